@@ -30,6 +30,7 @@ PLACES = {
     "ray": ("machines/ray/", "comm/tls/tls_identity.py"),
     "speech": ("speech/audio.py", "server/bodies/forms.py"),
     "torch": ("model/graph/torch_export.py",),
+    "vision": ("model/vision/pixels.py",),
 }
 """Where the source may import what an extra brings."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -75,6 +75,14 @@ void set_angles(StepMetadata& self, const ConstFloats& cos, const ConstFloats& s
   self.set_angles({{cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()}, int(cos.shape(1))});
 }
 
+void set_added(StepMetadata& self, const Ints& rows, const ConstFloats& values) {
+  require(values.ndim() == 3 && values.shape(0) <= 8192 && values.shape(2) <= (size_t(1) << 24) &&
+              values.shape(1) == rows.size(),
+          "what is added must be [layers, rows, hidden size]");
+  self.set_added({copy(rows, 1, "rows must have 1 dimension"), {values.data(), values.data() + values.size()},
+                  int(values.shape(0)), int(values.shape(2))});
+}
+
 void set_ends_seen(StepMetadata& self, const Ints& ends) {
   self.set_ends_seen(copy(ends, 1, "ends must have 1 dimension"));
 }
@@ -140,6 +148,7 @@ void bind_attention(nb::module_& module) {
       .def("set_states", &set_states, "slots"_a.noconvert(), "saves"_a.noconvert(), "num_slots"_a)
       .def("set_adapters", &set_adapters, "adapters"_a.noconvert(), "num_adapters"_a)
       .def("set_angles", &set_angles, "cos"_a.noconvert(), "sin"_a.noconvert())
+      .def("set_added", &set_added, "rows"_a.noconvert(), "values"_a.noconvert())
       .def("set_ends_seen", &set_ends_seen, "ends"_a.noconvert())
       .def_prop_ro("num_tokens", &StepMetadata::num_tokens)
       .def_prop_ro("num_sequences", &StepMetadata::num_sequences);

@@ -57,6 +57,15 @@ void StepMetadata::set_angles(RowAngles angles) {
   angles_.emplace(std::move(angles));
 }
 
+void StepMetadata::set_added(AddedRows added) {
+  const auto is_missing = [this](int32_t row) { return row < 0 || row >= num_tokens(); };
+  const size_t count = size_t(std::max(added.num_layers, 0)) * added.rows.size() * size_t(std::max(added.width, 0));
+  if (added.num_layers < 0 || added.width < 1 || added.values.size() != count ||
+      std::any_of(added.rows.begin(), added.rows.end(), is_missing))
+    throw std::invalid_argument("what is added must be [layers, rows, hidden size] for rows of the step");
+  added_.emplace(std::move(added));
+}
+
 void StepMetadata::set_ends_seen(std::vector<int32_t> ends) {
   if (ends.size() != arrays_.positions.size() || !plans_.empty())
     throw std::invalid_argument("every row must say what it sees, before the step is run");

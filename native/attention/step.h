@@ -52,6 +52,9 @@ class StepMetadata {
   void set_angles(RowAngles angles);
   // Pairs of dimensions that the angles are for; -1: layers have their own.
   int angles_width() const { return angles_ ? angles_->width : -1; }
+  // Throws std::invalid_argument for a row that there is not.
+  void set_added(AddedRows added);
+  const AddedRows* added() const { return added_ ? &*added_ : nullptr; }
   // The key before which each row sees [T]. Throws std::invalid_argument where one is not behind the row itself, is
   // beyond its sequence's context, or is before that of the row above it.
   void set_ends_seen(std::vector<int32_t> ends);
@@ -75,6 +78,7 @@ class StepMetadata {
   CacheLimits limits_;
   std::optional<StepStates> states_;
   std::optional<RowAngles> angles_;
+  std::optional<AddedRows> added_;
   std::vector<AdapterSpan> adapters_;
   std::map<int, std::vector<RowRange>> ranges_;
   std::map<Sharing, Plan> plans_;

@@ -15,4 +15,12 @@ struct StepArrays {
   std::vector<int32_t> ends_seen{};   // [T], or none: a row sees what is before it and itself
 };
 
+// What some rows are added behind each of a stage's first layers: values [layer, row, width].
+struct AddedRows {
+  std::vector<int32_t> rows;
+  std::vector<float> values;
+  int num_layers;
+  int width;
+};
+
 }  // namespace shoal

@@ -132,9 +132,11 @@ void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumO
       run_layer(i, x, step, memories, sum, queries);
       if (queries != nullptr && layers_[i].cross != nullptr)
         queries += int64_t(num_rows) * layers_[i].cross->attention->out_width();
+      add_to_rows(i, step, x);
     }
     return;
   }
+  require(step.added() == nullptr, "nothing can be added to rows that carry more than a hidden state");
   copy_hidden(x, shape_.carried_width(), num_rows, hidden_.get(), width);
   for (size_t i = 0; i < layers_.size(); ++i) run_carried(i, x, hidden_.get(), step, sum);
   if (!streams_) copy_hidden(hidden_.get(), width, num_rows, x, shape_.carried_width());
@@ -144,6 +146,17 @@ int64_t Stage::query_width() const {
   int64_t width = 0;
   for (const StageLayer& layer : layers_) width += layer.cross == nullptr ? 0 : layer.cross->attention->out_width();
   return width;
+}
+
+void Stage::add_to_rows(size_t index, const StepMetadata& step, float* x) {
+  const AddedRows* added = step.added();
+  if (added == nullptr || index >= size_t(added->num_layers)) return;
+  require(added->width == shape_.hidden_size, "what is added must have the hidden size");
+  const int width = added->width, num_rows = int(added->rows.size());
+  const float* values = added->values.data() + int64_t(index) * num_rows * width;
+  each_rows(*pool_, num_rows, width, [&](int i) {
+    isa_.layers->add(values + int64_t(i) * width, nullptr, width, x + int64_t(added->rows[i]) * width);
+  });
 }
 
 void Stage::copy_hidden(const float* from, int64_t from_width, int num_rows, float* to, int64_t to_width) {

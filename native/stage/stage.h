@@ -165,6 +165,8 @@ class Stage {
   // A layer, on rows [T, D].
   void run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum,
                  float* queries = nullptr);
+  // What the step has for its rows behind a layer.
+  void add_to_rows(size_t index, const StepMetadata& step, float* x);
   // A layer with what rows carry: `hidden` [T, D] are those that it computes.
   void run_carried(size_t index, float* x, float* hidden, StepMetadata& step, const SumOverShards& sum);
   void copy_hidden(const float* from, int64_t from_width, int num_rows, float* to, int64_t to_width);

@@ -160,6 +160,9 @@ class StepMetadata:
     def set_angles(self, cos: npt.NDArray[np.float32], sin: npt.NDArray[np.float32]) -> None:
         """Cosine and sine [T, rotary_dim / 2] of the angles that rows turn by in every layer, in the place of those of
         their positions. Raises ValueError for another number of rows."""
+    def set_added(self, rows: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> None:
+        """What rows [N] are added behind each of the stage's first layers, [layers, N, hidden size]. Raises ValueError
+        for a row that there is not."""
     def set_ends_seen(self, ends: npt.NDArray[np.int32]) -> None:
         """The key before which each row sees [T], in the place of the one behind its own. Raises ValueError where one
         lies not behind the row or beyond its context, or where a row sees less than the one above it."""

@@ -140,14 +140,9 @@ def _gemma3() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
         "vision_use_head": False,
         "initializer_range": 0.2,
     }
+    tokens = {"boi_token_index": VOCAB_SIZE, "image_token_id": VOCAB_SIZE + 1, "eoi_token_index": VOCAB_SIZE + 2}
     config = Gemma3Config(
-        text_config=text,
-        vision_config=vision,
-        mm_tokens_per_image=16,
-        boi_token_index=VOCAB_SIZE,
-        image_token_id=VOCAB_SIZE + 1,
-        eoi_token_index=VOCAB_SIZE + 2,
-        tie_word_embeddings=False,
+        text_config=text, vision_config=vision, mm_tokens_per_image=16, tie_word_embeddings=False, **tokens
     )
     preprocessor = {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 112, "width": 112}}
     model = Gemma3ForConditionalGeneration(config)
@@ -157,4 +152,56 @@ def _gemma3() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
     return model, GEMMA_TOKENS, GEMMA_TEMPLATE, preprocessor
 
 
-MAKERS = {"qwen2_5_vl": _qwen2_5_vl, "gemma3": _gemma3}
+def _qwen3_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text = {
+        "vocab_size": VOCAB_SIZE + len(QWEN_TOKENS),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+        "initializer_range": 0.15,
+        "bos_token_id": None,
+        "eos_token_id": 2,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 16,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 36,
+        "deepstack_visual_indexes": [0, 2],
+        "initializer_range": 0.2,
+    }
+    config = AutoConfig.for_model(
+        "qwen3_vl",
+        text_config=text,
+        vision_config=vision,
+        vision_start_token_id=VOCAB_SIZE,
+        image_token_id=VOCAB_SIZE + 1,
+        vision_end_token_id=VOCAB_SIZE + 2,
+        video_token_id=0,
+        tie_word_embeddings=False,
+    )
+    preprocessor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": 16,
+        "size": {"shortest_edge": 64 * 64, "longest_edge": 20 * 1024},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    return AutoModelForImageTextToText.from_config(config), QWEN_TOKENS, QWEN_TEMPLATE, preprocessor
+
+
+MAKERS = {
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "gemma3": _gemma3,
+}

@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.messages import Generation, PictureRows, SampleRow, Sampling, Step, StepId
 from shoal.worker.step_check import check_step
 
 VOCABULARY, MOST_TOKENS = 100, 8
@@ -53,6 +53,12 @@ def test_a_good_step_passes() -> None:
         {"adapters": ints(0, 2)},
         {"adapters": ints(-2, 0)},
         {"adapters": b"1234567"},
+        {"turns": ints(0, 0, 0)},
+        {"turns": b"123"},
+        {"ends_seen": ints(1, 2)},
+        {"pictures": (PictureRows(first_row=-1, num_rows=1, vectors=ints(0)),)},
+        {"pictures": (PictureRows(first_row=2, num_rows=2, vectors=ints(0, 0)),)},
+        {"pictures": (PictureRows(first_row=0, num_rows=0, vectors=b""),)},
         {"samples": sample(row=3)},
         {"samples": sample(row=-1)},
         {"samples": sample(target=100)},

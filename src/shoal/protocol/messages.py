@@ -122,8 +122,10 @@ class PictureRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     first_row: int
     """Index into the flat batch."""
+    num_rows: int
     vectors: bytes
-    """fp32 [rows, hidden size]"""
+    """fp32 [rows, (1 + K) hidden size]: a row's embedding, then what is added to its hidden state behind each of the
+    model's first K layers"""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):

@@ -44,7 +44,7 @@ class Tower(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedPictures:
+class CutPrompt:
     """A prompt and its pictures, of which nothing is computed yet. Implements `generation.seams.PlacedPictures`."""
 
     layout: PromptLayout
@@ -56,7 +56,7 @@ class PlacedPictures:
         return self.layout.prompt_ids
 
 
-class PicturePrompts:
+class VisionPrompts:
     """Implements `generation.seams.PicturePrompts` for one model."""
 
     def __init__(
@@ -77,7 +77,8 @@ class PicturePrompts:
         if placeholder is None:
             raise ModelLoadError(f"the tokenizer has no token {model.placeholder}, which stands for pictures")
         self._data_plane, self._model, self._tower = data_plane, model, tower
-        self._placeholder, self._hidden_size, self._allows_remote = placeholder, hidden_size, allows_remote
+        self._placeholder, self._allows_remote = placeholder, allows_remote
+        self._width = (1 + model.num_deep_layers) * hidden_size
         self._kept = KeptVectors()
 
     def start(self) -> None:
@@ -88,7 +89,7 @@ class PicturePrompts:
         """See `Tower.close`."""
         await self._tower.close()
 
-    async def place(self, prompt: str, urls: Sequence[str]) -> PlacedPictures:
+    async def place(self, prompt: str, urls: Sequence[str]) -> CutPrompt:
         """See `generation.seams.PicturePrompts.place`."""
         if len(urls) > MAX_PICTURES:
             raise InvalidRequest(f"{len(urls)} pictures; at most {MAX_PICTURES}", param="messages")
@@ -105,9 +106,9 @@ class PicturePrompts:
                 f"its pictures has {num_rows}: send fewer or smaller ones",
                 param="messages",
             )
-        return PlacedPictures(layout=lay_out(prompt_ids, self._placeholder, cut), cut=tuple(cut))
+        return CutPrompt(layout=lay_out(prompt_ids, self._placeholder, cut), cut=tuple(cut))
 
-    async def compute(self, placed: PlacedPictures) -> Pictures:
+    async def compute(self, placed: CutPrompt) -> Pictures:
         """See `generation.seams.PicturePrompts.compute`."""
         pictures: list[Picture] = []
         for first_row, cut in zip(placed.layout.first_rows, placed.cut, strict=True):
@@ -125,12 +126,12 @@ class PicturePrompts:
             raise InvalidRequest(str(error), param="messages") from error
 
     async def _vectors(self, key: bytes, cut: CutPicture) -> bytes:
-        """fp32 [rows, hidden size]"""
+        """fp32 [rows, W], see `Picture`"""
         kept = self._kept.get(key)
         if kept is not None:
             return kept
         vectors = (await self._tower.infer(cut.inputs))[VECTORS]
-        assert vectors.shape == (cut.num_rows, self._hidden_size), "the vision part is of another model"
+        assert vectors.shape == (cut.num_rows, self._width), "the vision part is of another model"
         packed = np.ascontiguousarray(vectors, "<f4").tobytes()
         self._kept.put(key, packed)
         return packed

@@ -80,8 +80,10 @@ def _check_pictures(step: Step) -> None:
             f"{step.num_tokens} rows turn by {len(step.turns)} bytes and see by {len(step.ends_seen)}"
         )
     for rows in step.pictures:
-        if not 0 <= rows.first_row < step.num_tokens:
-            raise RemoteProtocolError(f"a picture begins at row {rows.first_row} of {step.num_tokens}")
+        if rows.num_rows < 1 or not 0 <= rows.first_row <= step.num_tokens - rows.num_rows:
+            raise RemoteProtocolError(
+                f"a picture has {rows.num_rows} rows from {rows.first_row} on, of {step.num_tokens}"
+            )
 
 
 def _check_ids(what: str, data: bytes, vocab_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,16 +13,16 @@ from shoal.arrays import Array
 from shoal.config import GraphLaunchConfig
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.recovery.config import RecoveryConfig
-from shoal.errors import ConfigError
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.loaded_model import LoadedModel
+from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.vision.cut_picture import VisionModel
 from shoal.model.vision.open_vision import open_vision, sees_pictures
 from shoal.server.oip.models.model_files import ModelFile
 from shoal.server.oip.models.served_model import ServedModel
-from shoal.vision.prompts import PicturePrompts
+from shoal.vision.prompts import VisionPrompts
 
 _NAME = "vision"
 _DRAIN_TIMEOUT_S = 5.0
@@ -85,22 +86,17 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
         options: how.
 
     Raises:
-        As `TowerAtWork`; ConfigError where the model's files do not say how its rows turn.
+        As `TowerAtWork`, and ModelLoadError as `open_vision`.
     """
     if not sees_pictures(loaded.path):
         return
-    if any(shard.device for shard in loaded.plan.shards):
-        _logger.warning("pictures are not taken: layers on a device get tokens alone")
-        return
-    if find_spec("PIL") is None:
-        _logger.warning("pictures are not taken: Pillow is not installed (the extra `vision`)")
-        return
     model = open_vision(loaded.path)
-    if model.has_axes and not loaded.decoder.rope.axes:
-        raise ConfigError(f"{loaded.path}: config.json does not say which frequencies turn by height and width")
+    if (reason := _reason_against(loaded, model)) is not None:
+        _logger.warning("pictures are not taken: %s", reason)
+        return
     tower = TowerAtWork(model, options)
     try:
-        data_plane.pictures = PicturePrompts(
+        data_plane.pictures = VisionPrompts(
             data_plane,
             model,
             tower,
@@ -110,3 +106,16 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
     except BaseException:
         tower.stop()
         raise
+
+
+def _reason_against(loaded: LoadedModel, model: VisionModel) -> str | None:
+    """Why a model that sees can be given texts alone; None: it can be given pictures."""
+    if any(shard.device for shard in loaded.plan.shards):
+        return "layers on a device get tokens alone"
+    if find_spec("PIL") is None:
+        return "Pillow is not installed (the extra `vision`)"
+    if model.has_axes and not loaded.decoder.rope.axes:
+        return "config.json does not say which frequencies turn by height and width"
+    if model.num_deep_layers and not ForcedForm.of(os.environ).is_native:
+        return "the native extension is needed to add to rows between layers"
+    return None

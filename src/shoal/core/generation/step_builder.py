@@ -203,7 +203,7 @@ def _pictures(chunks: list[SequenceChunk]) -> tuple[PictureRows, ...]:
         pictures = chunk.sequence.request.pictures
         for span in () if pictures is None else pictures.spans_within(chunk.start, chunk.end):
             row = row_in_step + span.first_row - chunk.start
-            found.append(PictureRows(first_row=row, vectors=span.vectors))
+            found.append(PictureRows(first_row=row, num_rows=span.num_rows, vectors=span.vectors))
         row_in_step += chunk.end - chunk.start
     return tuple(found)
 

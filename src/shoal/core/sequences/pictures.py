@@ -1,6 +1,6 @@
 """Pictures within a prompt: rows that have vectors in the place of tokens, and how they turn and see.
 
-Shapes: N rows of a picture, W values of a row's vector.
+Shapes: N rows of a picture, W values of a row's vector, see `PictureRows`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class PictureSpan(NamedTuple):
 
     first_row: int
     """Of the prompt."""
+    num_rows: int
     vectors: bytes
     """fp32, of these rows alone"""
 
@@ -71,7 +72,9 @@ class Pictures:
             first, end = max(start, one.first_row), min(stop, one.end_row)
             if first < end:
                 width = len(one.vectors) // one.num_rows
-                yield PictureSpan(first, one.vectors[(first - one.first_row) * width : (end - one.first_row) * width])
+                yield PictureSpan(
+                    first, end - first, one.vectors[(first - one.first_row) * width : (end - one.first_row) * width]
+                )
 
     def turns_of(self, start: int, stop: int) -> array[int]:
         """Three positions for each of these rows; rows behind the prompt go on from its last."""

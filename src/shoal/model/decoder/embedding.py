@@ -1,6 +1,7 @@
-"""Token embedding: rows of a matrix that stays in its own format and is widened row by row.
+"""Token embedding: rows of a matrix that stays in its own format and is widened row by row; and rows of pictures, which
+bring their own.
 
-Shapes: T tokens, D hidden size, G = D / BLOCK.
+Shapes: T tokens, D hidden size, G = D / BLOCK, N rows of a picture, K layers behind which something is added.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from shoal.arrays import F32
+from shoal.arrays import F32, I32
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight, WeightSource
+from shoal.protocol.messages import PictureRows, Step
 
 
 class Embedding:
@@ -79,3 +82,28 @@ def _block_rows(matrix: BlockWeight, rows_T: npt.NDArray[np.int32]) -> F32:
     if matrix.offsets_NG is not None:
         q_TGB += matrix.offsets_NG[rows_T][..., None]
     return q_TGB.reshape(len(rows_T), matrix.shape[1])
+
+
+def picture_vectors(rows: PictureRows, decoder: DecoderConfig) -> F32:
+    """[N, 1 + K, D]. Raises ValueError where their length does not fit the model."""
+    vectors, hidden = np.frombuffer(rows.vectors, "<f4"), decoder.hidden_size
+    if not vectors.size or vectors.size % (rows.num_rows * hidden) or decoder.carried_width != hidden:
+        raise ValueError(f"{vectors.size} values are no vectors of {rows.num_rows} rows of {hidden} columns")
+    return vectors.reshape(rows.num_rows, -1, hidden)
+
+
+def added_rows(step: Step, decoder: DecoderConfig, first_layer: int, last_layer: int) -> tuple[I32, F32] | None:
+    """What is added to rows behind the first layers of a stage: their numbers [N], and values [layers, N, D].
+
+    Raises ValueError as `picture_vectors`.
+    """
+    numbers: list[I32] = []
+    values: list[F32] = []
+    for rows in step.pictures:
+        vectors_NKD = picture_vectors(rows, decoder)[:, 1 + first_layer : 1 + last_layer]
+        if vectors_NKD.shape[1]:
+            numbers.append(np.arange(rows.first_row, rows.first_row + rows.num_rows, dtype=np.int32))
+            values.append(vectors_NKD)
+    if not values:
+        return None
+    return np.concatenate(numbers), np.ascontiguousarray(np.concatenate(values).transpose(1, 0, 2))

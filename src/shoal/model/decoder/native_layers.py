@@ -16,6 +16,7 @@ from shoal.arrays import F32
 from shoal.model.adapter.adapter import Adapter
 from shoal.model.adapter.native_groups import NativeAdapters
 from shoal.model.decoder.carried_rows import CarriedRows
+from shoal.model.decoder.embedding import added_rows
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.own_rows import unpack_own_rows
 from shoal.model.decoder.stage_attention import StageAttention
@@ -65,6 +66,7 @@ class NativeLayers:
         decoder = source.config
         self._decoder, self._vocab_size, self._first_id = decoder, vocab_size, config.first_token_id
         self._num_layers = config.last_layer - config.first_layer
+        self._span = config.first_layer, config.last_layer
         self._attention = StageAttention(source, config, form, pool)
         self._recurrence = StageRecurrence(config, self.pool, isa=form.isa)
         self._memories = (
@@ -146,6 +148,8 @@ class NativeLayers:
         self._recurrence.describe(step, metadata)
         if step.adapters:
             metadata.set_adapters(np.frombuffer(step.adapters, "<i4"), self._num_adapters)
+        if added := added_rows(step, self._decoder, *self._span):
+            metadata.set_added(*added)
         memories = None if self._memories is None else self._memories.step(step)
         queries = None
         if step.alignment is not None and self._memories is not None:

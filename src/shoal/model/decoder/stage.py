@@ -16,7 +16,7 @@ from shoal.errors import ConfigError
 from shoal.model.adapter.adapter import Adapter
 from shoal.model.adapter.files import with_adapters
 from shoal.model.allocator import compact_loading
-from shoal.model.decoder.embedding import position_rows
+from shoal.model.decoder.embedding import picture_vectors, position_rows
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.sampling.exchanges import group_exchange, run_exchange
 from shoal.model.decoder.sampling.sampling import sample_rows
@@ -173,13 +173,9 @@ class Stage:
 
     def _show(self, step: Step, rows_TW: F32) -> None:
         """Rows of pictures have their own vectors, which every shard gets whole."""
-        width = self.decoder.hidden_size
         for rows in step.pictures:
-            vectors = np.frombuffer(rows.vectors, "<f4")
-            end = rows.first_row + vectors.size // width
-            if vectors.size % width or end > step.num_tokens or self.decoder.carried_width != width:
-                raise ValueError(f"{vectors.size} values are no rows of a picture for {width} columns")
-            rows_TW[rows.first_row : end] = vectors.reshape(-1, width)
+            embeddings_ND = picture_vectors(rows, self.decoder)[:, 0]
+            rows_TW[rows.first_row : rows.first_row + rows.num_rows] = embeddings_ND
 
     def _remember(self, step: Step, x_TD: F32 | None) -> list[F32]:
         """What the encoder gives for each clip of the step, kept in its slot."""

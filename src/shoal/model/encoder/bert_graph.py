@@ -19,7 +19,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 from shoal.model.encoder.detect import BERT_TYPES
 from shoal.model.encoder.sentence_settings import SentenceSettings
-from shoal.model.formats.huggingface.named_tensors import NamedTensors
+from shoal.model.formats.huggingface.part_tensors import PartTensors
 
 VECTORS, SCORES = "sentence_embedding", "logits"
 """Outputs: [B, H], or [B, 1] of a model that compares two texts."""
@@ -107,7 +107,7 @@ class _Bert:
         self._folder = folder
         self._settings = settings
         self._graph = GraphBuilder(str(folder))
-        self._tensor = NamedTensors(folder, _WORDS).read
+        self._tensor = PartTensors(folder, _WORDS).read
 
     def build(self, sentences: SentenceSettings) -> bytes:
         graph, hidden = self._graph, self._settings.hidden_size

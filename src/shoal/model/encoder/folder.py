@@ -12,7 +12,7 @@ from shoal.model.encoder.detect import given_graph
 from shoal.model.encoder.sentence_settings import LONGEST, SentenceSettings, read_sentence_settings
 from shoal.model.encoder.text_rows import TextRows
 from shoal.model.formats.model_file import read_json
-from shoal.model.kept_graph import kept_graph
+from shoal.model.graph.kept_graph import kept_graph
 
 _PLAIN = SentenceSettings(pooling="mean", is_normalized=False)
 """Of an encoder that nobody has trained for this. Source: sentence-transformers, for folders without `modules.json`."""

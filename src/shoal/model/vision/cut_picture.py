@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from shoal.arrays import Array
 
 VECTORS = "vectors"
-"""The output of every vision part's graph, fp32 [rows, hidden size of the language model]."""
+"""The output of every graph of a vision part, fp32 [rows, (1 + K) hidden size of the language model]: `PictureRows`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +63,11 @@ class VisionModel:
     """what then stands before and behind the placeholders of a picture, in the place of the mark"""
     has_axes: bool = False
     """whether its rows turn by height and width"""
+    num_deep_layers: int = 0
+    """first layers of the language model behind which something is added to its rows"""
     sees_whole: bool = False
     """whether its rows see each other whatever their order"""
 
     def sample(self) -> Mapping[str, Array]:
         """Inputs of a small gray picture, to try the graph with."""
         return self.cutter.cut(np.full((96, 96, 3), 128, np.uint8)).inputs
-
-
-def as_layers(shape: Sequence[int]) -> tuple[int, int]:
-    """Outputs and inputs of a convolution whose windows do not overlap, as of a matrix."""
-    return shape[0], int(np.prod(shape[1:]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from shoal.arrays import Array
 from shoal.errors import ModelLoadError
-from shoal.model.formats.huggingface.named_tensors import NamedTensors
+from shoal.model.formats.huggingface.part_tensors import PartTensors
 from shoal.model.vision.cut_picture import VECTORS, CutPicture
 from shoal.model.vision.pixels import normalize, resize
 from shoal.model.vision.settings import VisionSettings
@@ -103,7 +103,7 @@ class _Tower:
     def __init__(self, model: Gemma3Vision, folder: Path) -> None:
         self._model = model
         self._graph = TowerGraph(folder, _PATCHES)
-        self._projector = NamedTensors(folder, _NORM)
+        self._projector = PartTensors(folder, _NORM)
 
     def build(self) -> bytes:
         graph, model = self._graph, self._model

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from shoal.model.formats.model_file import read_json
-from shoal.model.kept_graph import kept_graph
+from shoal.model.graph.kept_graph import kept_graph
 from shoal.model.vision.cut_picture import VisionModel
 from shoal.model.vision.gemma3 import Gemma3Vision
 from shoal.model.vision.qwen2_5 import Qwen25Vision
+from shoal.model.vision.qwen3 import Qwen3Vision
 from shoal.model.vision.settings import VisionSettings, read_preprocessor
 
 _VERSION = 1
@@ -65,7 +66,20 @@ def _open_gemma3(folder: Path, vision: VisionSettings) -> VisionModel:
     )
 
 
+def _open_qwen3(folder: Path, vision: VisionSettings) -> VisionModel:
+    model = Qwen3Vision.read(vision, read_preprocessor(folder))
+    return VisionModel(
+        graph=kept_graph("vision", folder, f"{_VERSION} qwen3 {model}", lambda: model.build(folder)),
+        cutter=model,
+        placeholder="<|image_pad|>",
+        mark="<|image_pad|>",
+        has_axes=True,
+        num_deep_layers=len(model.deep_layers),
+    )
+
+
 _OPENERS: Mapping[str, Callable[[Path, VisionSettings], VisionModel]] = {
     "qwen2_5_vl": _open_qwen2_5,
+    "qwen3_vl": _open_qwen3,
     "gemma3": _open_gemma3,
 }

@@ -62,7 +62,7 @@ class Qwen25Vision:
             columns=vision.size("intermediate_size", 3420),
             num_outputs=vision.size("out_hidden_size", 3584),
             window=max(1, vision.size("window_size", 112) // cutter.merge // cutter.patch),
-            whole_layers=vision.places("fullatt_block_indexes", (7, 15, 23, 31)),
+            whole_layers=frozenset(vision.places("fullatt_block_indexes", (7, 15, 23, 31))),
             theta=vision.part("rope_parameters").number("rope_theta", 10000.0),
         )
 
@@ -154,7 +154,8 @@ class _Tower:
         normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm1.weight", model.hidden_size), _EPSILON)
         joined = graph.dense(normed, f"{name}attn.qkv", model.hidden_size, 3 * model.hidden_size)
         query, key, value = graph.split(joined, [model.hidden_size] * 3)
-        heads = [self._turn(part, turns) for part in (query, key)] + [self._heads(value)]
+        heads = [graph.turn(part, turns, model.num_heads, model.head_dim) for part in (query, key)]
+        heads.append(graph.reshape(value, (0, model.num_heads, model.head_dim)))
         mixed = self._over_windows(heads, unseen) if places is None else self._over_all(heads, *places)
         attended = graph.dense(mixed, f"{name}attn.proj", model.hidden_size, model.hidden_size)
         x_ND = graph.node("Add", [x_ND, attended])
@@ -164,23 +165,6 @@ class _Tower:
         )
         inner = graph.gated("silu", gate, up)
         return graph.node("Add", [x_ND, graph.dense(inner, f"{name}mlp.down_proj", model.columns, model.hidden_size)])
-
-    def _heads(self, x_ND: str) -> str:
-        """[N, H, C]"""
-        return self._graph.reshape(x_ND, (0, self._model.num_heads, self._model.head_dim))
-
-    def _turn(self, x_ND: str, turns: tuple[str, str]) -> str:
-        """Half-split rotation: pair i is columns i and i + C / 2."""
-        graph, half = self._graph, self._model.head_dim // 2
-        cos, sin = turns
-        first, second = graph.split(self._heads(x_ND), [half, half])
-
-        def product(part: str, factor: str) -> str:
-            return graph.node("Mul", [part, factor])
-
-        turned = graph.node("Sub", [product(first, cos), product(second, sin)])
-        other = graph.node("Add", [product(second, cos), product(first, sin)])
-        return graph.node("Concat", [turned, other], axis=-1)
 
     def _over_windows(self, heads: list[str], unseen: str) -> str:
         graph, model = self._graph, self._model

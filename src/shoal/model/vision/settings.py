@@ -42,12 +42,12 @@ class VisionSettings:
             raise ModelLoadError(f"{self.path}: {key!r} of the vision part must be {count} numbers")
         return tuple(map(float, values))
 
-    def places(self, key: str, default: tuple[int, ...]) -> frozenset[int]:
+    def places(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """Numbers of layers. Raises ModelLoadError."""
         values = self._values.get(key, default)
         if not isinstance(values, list | tuple) or any(type(one) is not int for one in values):
             raise ModelLoadError(f"{self.path}: {key!r} of the vision part must be numbers of layers")
-        return frozenset(values)
+        return tuple(values)
 
     def word(self, key: str, default: str) -> str:
         """A text. Raises ModelLoadError."""

@@ -1,6 +1,6 @@
 """What graphs of vision parts have in common: layers whose weights come by the names of tensors.
 
-Shapes: N patches, D hidden size.
+Shapes: N patches, D hidden size, H heads of C columns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.arrays import F32
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
-from shoal.model.formats.huggingface.named_tensors import NamedTensors
+from shoal.model.formats.huggingface.part_tensors import PartTensors
 
 _FLOAT = 1
 """Source: ONNX, TensorProto.FLOAT"""
@@ -24,12 +24,12 @@ class TowerGraph(GraphBuilder):
     large as fp32: ONNX Runtime widens them once, as it loads them."""
 
     def __init__(self, folder: Path, ends: str) -> None:
-        """`ends`: see `NamedTensors`. Raises ModelLoadError."""
+        """`ends`: see `PartTensors`. Raises ModelLoadError."""
         super().__init__(str(folder))
-        self._tensors = NamedTensors(folder, ends)
+        self._tensors = PartTensors(folder, ends)
 
     def tensor(self, name: str, *dims: int | None) -> F32:
-        """See `NamedTensors.read`."""
+        """See `PartTensors.read`."""
         return self._tensors.read(name, *dims)
 
     def ints(self, *values: int) -> str:
@@ -60,6 +60,22 @@ class TowerGraph(GraphBuilder):
     def swap(self, x: str, order: Sequence[int]) -> str:
         """Dims in another order."""
         return self.node("Transpose", [x], perm=list(order))
+
+    def turn(self, x_ND: str, turns: tuple[str, str], num_heads: int, head_dim: int) -> str:
+        """Half-split rotation of each head, [N, H, C]: pair i is columns i and i + C / 2.
+
+        `turns`: cosine and sine, [N, 1, C / 2].
+        """
+        cos, sin = turns
+        half = head_dim // 2
+        first, second = self.split(self.reshape(x_ND, (0, num_heads, head_dim)), [half, half])
+
+        def product(part: str, factor: str) -> str:
+            return self.node("Mul", [part, factor])
+
+        turned = self.node("Sub", [product(first, cos), product(second, sin)])
+        other = self.node("Add", [product(second, cos), product(first, sin)])
+        return self.node("Concat", [turned, other], axis=-1)
 
     def attention(self, query: str, key: str, value: str, num_heads: int, scale: float) -> str:
         """Every row over all rows of its picture, without ever keeping all scores: [B, N, D] each."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from shoal.arrays import F32
 from shoal.errors import ConfigError
-from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.embedding import Embedding, added_rows
 from shoal.model.decoder.forced_form import NATIVE, ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
 from shoal.model.decoder.onnx.segment_sizes import count_segments
@@ -58,6 +58,7 @@ class OnnxLayers:
         decoder = source.config
         check_onnx_form(decoder, f"leave {NATIVE}=0 out, or install Shoal with its native extension")
         share_pool(config.threads)
+        self._decoder, self._span = decoder, (config.first_layer, config.last_layer)
         self.weight_bytes = 0
         self._embedding: Embedding | None = None
         if config.first_layer == 0:
@@ -84,6 +85,8 @@ class OnnxLayers:
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
         """See `StageLayers`. Every segment but the head."""
+        if added_rows(step, self._decoder, *self._span) is not None:
+            raise ValueError("the ONNX form adds nothing to rows between layers")
         num_tokens = step.num_tokens
         attention_step = self._attention.step(step)
         self._buffers.x[:num_tokens] = x_TD

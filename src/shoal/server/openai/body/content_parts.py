@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class TextPart:
+class TextContent:
     """Text."""
 
     text: str
@@ -17,7 +17,7 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True)
-class PicturePart:
+class PictureContent:
     """A picture."""
 
     url: str

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
 from shoal.server.openai.body.constraints import CONSTRAINT_FIELDS, NamedConstraint, find_constraint
-from shoal.server.openai.body.content_parts import PicturePart, TextPart
+from shoal.server.openai.body.content_parts import PictureContent, TextContent
 from shoal.server.openai.body.fields import (
     MESSAGE_HARMLESS,
     MESSAGE_NEUTRAL,
@@ -79,19 +79,19 @@ def _content(value: object) -> object:
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of text parts")
     parts = [_part(part) for part in cast(list[object], value)]
-    if any(isinstance(part, PicturePart) for part in parts):
+    if any(isinstance(part, PictureContent) for part in parts):
         return tuple(parts)
-    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    return "\n".join(part.text for part in parts if isinstance(part, TextContent))
 
 
-def _part(part: object) -> TextPart | PicturePart:
+def _part(part: object) -> TextContent | PictureContent:
     fields = cast(dict[str, object], part) if isinstance(part, dict) else {}
     if fields.get("type") == "text" and isinstance(fields.get("text"), str):
-        return TextPart(cast(str, fields["text"]))
+        return TextContent(cast(str, fields["text"]))
     named = fields.get("image_url")
     url = cast(dict[str, object], named).get("url") if isinstance(named, dict) else named
     if fields.get("type") == "image_url" and isinstance(url, str):
-        return PicturePart(url)
+        return PictureContent(url)
     raise ValueError(
         'this model takes text only: every part must be {"type": "text", "text": "..."}, or of a model that sees, '
         '{"type": "image_url", "image_url": {"url": "..."}}'
@@ -240,7 +240,7 @@ class ChatMessage(_Schema):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | tuple[TextPart | PicturePart, ...], BeforeValidator(_content)] = ""
+    content: Annotated[str | tuple[TextContent | PictureContent, ...], BeforeValidator(_content)] = ""
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
@@ -249,8 +249,8 @@ class ChatMessage(_Schema):
     def template_form(self) -> dict[str, Any]:
         """As chat templates take it; `developer` is OpenAI's newer word for `system`."""
         fields = self.model_dump(include={"name", "reasoning_content", "tool_call_id"}, exclude_none=True)
-        is_text = isinstance(self.content, str)
-        fields["content"] = self.content if is_text else [part.template_form() for part in self.content]
+        content = self.content
+        fields["content"] = content if isinstance(content, str) else [part.template_form() for part in content]
         if self.tool_calls:
             fields["tool_calls"] = [call.template_form() for call in self.tool_calls]
         return {"role": "system" if self.role == "developer" else self.role, **fields}
@@ -323,7 +323,7 @@ class ChatBody(GenerationBody):
     def picture_urls(self) -> list[str]:
         """Of all pictures, in order."""
         parts = [part for one in self.messages if not isinstance(one.content, str) for part in one.content]
-        return [part.url for part in parts if isinstance(part, PicturePart)]
+        return [part.url for part in parts if isinstance(part, PictureContent)]
 
     def template_messages(self) -> list[dict[str, Any]]:
         """The conversation as chat templates take it."""

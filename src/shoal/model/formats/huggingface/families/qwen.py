@@ -72,6 +72,8 @@ _MOE_NAMES = {**LAYER_NAMES, **EXPERT_NAMES}
 
 _SECTIONS = (16, 24, 24)
 """Source: transformers, Qwen2_5_VLRotaryEmbedding's default"""
+_SECTIONS3 = (24, 20, 20)
+"""The same of Qwen3VLTextRotaryEmbedding"""
 
 
 def _read_qwen2(settings: Settings) -> DecoderConfig:
@@ -81,17 +83,32 @@ def _read_qwen2(settings: Settings) -> DecoderConfig:
 def _read_qwen2_vl(settings: Settings) -> DecoderConfig:
     """Neighboring frequencies turn by one axis, then by the next."""
     config = _read_qwen2(settings)
-    shares = _sections(settings, config.rope.rotary_dim // 2)
+    shares = _sections(settings, config.rope.rotary_dim // 2, _SECTIONS)
     axes = tuple(place % 3 for place, share in enumerate(shares) for _ in range(share))
     return replace(config, rope=replace(config.rope, axes=axes))
 
 
-def _sections(settings: Settings, num_frequencies: int) -> list[int]:
+def _read_qwen3_vl(settings: Settings) -> DecoderConfig:
+    return _with_turns(_read_qwen3(settings), settings)
+
+
+def _read_qwen3_vl_moe(settings: Settings) -> DecoderConfig:
+    return _with_turns(_read_qwen3_moe(settings), settings)
+
+
+def _with_turns(config: DecoderConfig, settings: Settings) -> DecoderConfig:
+    """Frequencies turn by the three axes in turn, as far as each has a share; those that are left turn by time."""
+    shares = _sections(settings, config.rope.rotary_dim // 2, _SECTIONS3)
+    axes = tuple(place % 3 if place < 3 * shares[place % 3] else 0 for place in range(sum(shares)))
+    return replace(config, rope=replace(config.rope, axes=axes))
+
+
+def _sections(settings: Settings, num_frequencies: int, default: tuple[int, ...]) -> list[int]:
     """Of the frequencies, how many turn by each axis; none where nobody says it. Raises ModelLoadError."""
     shares = settings.rope_parameters("full_attention").get("mrope_section")
     if shares is None:
-        return list(_SECTIONS) if sum(_SECTIONS) == num_frequencies else []
-    if not isinstance(shares, list) or any(type(one) is not int or one < 0 for one in shares):
+        return list(default) if sum(default) == num_frequencies else []
+    if not isinstance(shares, list) or len(shares) != 3 or any(type(one) is not int or one < 0 for one in shares):
         raise ModelLoadError(f"{settings.path}: 'mrope_section' is {shares!r:.200}, which are no counts")
     if sum(shares) != num_frequencies:
         raise ModelLoadError(f"{settings.path}: 'mrope_section' has {sum(shares)} of {num_frequencies} frequencies")
@@ -162,7 +179,7 @@ QWEN2_VL = Family(
     needless=OTHER_MODALITIES,
 )
 QWEN3_VL = Family(
-    read=_read_qwen3,
+    read=_read_qwen3_vl,
     defaults={**_DEFAULTS, "head_dim": 128, "max_position_embeddings": 128000, "rope_theta": 5e6},
     text_types=("qwen3_vl_text",),
     needless=OTHER_MODALITIES,
@@ -170,7 +187,7 @@ QWEN3_VL = Family(
 QWEN2_MOE = Family(read=_read_qwen2_moe, defaults=_QWEN2_MOE_DEFAULTS, names=_MOE_NAMES)
 QWEN3_MOE = Family(read=_read_qwen3_moe, defaults=_QWEN3_MOE_DEFAULTS, names=_MOE_NAMES)
 QWEN3_VL_MOE = Family(
-    read=_read_qwen3_moe,
+    read=_read_qwen3_vl_moe,
     defaults=_QWEN3_VL_MOE_DEFAULTS,
     names=_QWEN3_VL_MOE_NAMES,
     text_types=("qwen3_vl_moe_text",),

@@ -15,7 +15,7 @@ from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, we
 from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
 
 
-class NamedTensors:
+class PartTensors:
     """All tensors of a directory. What each is read for says its shape."""
 
     def __init__(self, folder: Path, ends: str) -> None:

@@ -5,6 +5,8 @@ Shapes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from threading import BrokenBarrierError
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from shoal.model.formats.open_weights import open_weights
 from tests.model.tiny_models import VOCAB_SIZE
 from tests.model.tiny_vision import MAKERS, make_tiny_vision
 from tests.numerics.engines import make_engine, make_executor
-from tests.numerics.picture_models import SeenPrompt, answers
+from tests.numerics.vision.picture_models import SeenPrompt, answers
 
 TOLERANCE = 1e-4
 """Logits are up to 5: fp32 sums in another order, in the vision part and in the layers."""
@@ -52,6 +54,10 @@ def test_chunks_splits_and_forms_give_the_same(
 ) -> None:
     executor = make_executor(open_weights(seen.directory), cuts=cuts, shares=shares, native=native)
     engine = make_engine(executor, prefill_chunk_tokens=16)
+    if seen.vision.num_deep_layers and native is False:
+        with pytest.raises((ValueError, BrokenBarrierError)):  # of the shard that waits for the other
+            answers(engine, [seen.request("chunks", max_tokens=1)])
+        return
     assert answers(engine, [seen.request("chunks", max_tokens=NUM_OUTPUT)]) == [whole]
     assert max(executor.step_sizes) <= 32
 

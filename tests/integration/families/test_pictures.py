@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,41 +11,46 @@ from typing import Any
 
 import anthropic
 import httpx
+import numpy as np
 import ollama
 import openai
-import psutil
 import pytest
 from tokenizers import Tokenizer
 
+from tests.integration.running import kill
 from tests.integration.served import Served, served
-from tests.model.tiny_models import VOCAB_SIZE
-from tests.model.tiny_vision import MAKERS, data_url, make_tiny_vision, picture, picture_file
-from tests.numerics.picture_models import SeenPrompt
+from tests.model.tiny_models import VOCAB_SIZE, make_tiny_model
+from tests.model.tiny_vision import data_url, make_tiny_vision, picture, picture_file
+from tests.numerics.vision.picture_models import SeenPrompt
 
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "gemma3")
 NUM_OUTPUT = 48
 TEXT = "What swims there?"
 TIMEOUT_S = 120.0
 
 
-@pytest.fixture(scope="module", params=MAKERS)
-def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SeenPrompt:
-    directory = make_tiny_vision(request.param, tmp_path_factory.mktemp(request.param))
-    return SeenPrompt(directory, VOCAB_SIZE + 1, request.param)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SeenPrompt]:
+    """By family."""
+    return {
+        family: SeenPrompt(make_tiny_vision(family, tmp_path_factory.mktemp(family)), VOCAB_SIZE + 1, family)
+        for family in FAMILIES
+    }
 
 
 @pytest.fixture(scope="module")
-def expected(seen: SeenPrompt) -> str:
-    """transformers' greedy answer to `QUESTION`, as the tokenizer writes it."""
-    return reference_answer(seen)
+def expected(models: dict[str, SeenPrompt]) -> dict[str, str]:
+    """transformers' greedy answer of each family to `question()`, as the tokenizer writes it."""
+    return {family: reference_answer(seen) for family, seen in models.items()}
 
 
 @pytest.fixture(scope="module")
-def server(seen: SeenPrompt) -> Iterator[Served]:
-    with served(seen.directory, "--split", "1", "--vision-split", "1") as running:
+def server(models: dict[str, SeenPrompt]) -> Iterator[Served]:
+    with served(models["gemma3"].directory, "--split", "1") as running:
         yield running
 
 
-def question(*seeds: int) -> list[dict[str, Any]]:
+def question(*seeds: int) -> Any:
     """Two pictures and a text, as OpenAI's chats have them."""
     shown = [{"type": "image_url", "image_url": {"url": data_url(picture(seed))}} for seed in seeds or (0, 1)]
     return [{"role": "user", "content": [*shown, {"type": "text", "text": TEXT}]}]
@@ -66,55 +69,64 @@ def reference_answer(seen: SeenPrompt) -> str:
     return tokenizer.decode(answer, skip_special_tokens=True)
 
 
-def ask(server: Served, messages: list[dict[str, Any]], **more: Any) -> str:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
-    answer = client.chat.completions.create(
-        model="tiny", messages=messages, temperature=0, max_tokens=NUM_OUTPUT, extra_body={"ignore_eos": True}, **more
-    )
+def openai_client(server: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
+
+
+def ask(server: Served, messages: Any) -> str | None:
+    """The answer to a chat, past the model's own end."""
+    with openai_client(server) as client:
+        answer = client.chat.completions.create(
+            model="tiny", messages=messages, temperature=0, max_tokens=NUM_OUTPUT, extra_body={"ignore_eos": True}
+        )
     return answer.choices[0].message.content
 
 
-def test_openai_chats_answer_as_transformers(server: Served, expected: str) -> None:
-    assert ask(server, question()) == expected
-    assert ask(server, question()) == expected, "the second time from kept vectors and cached blocks"
+def test_an_answer_comes_again_from_kept_vectors_and_cached_blocks(server: Served, expected: dict[str, str]) -> None:
+    assert ask(server, question()) == expected["gemma3"]
+    hits = server.metric("prefix_cache_hits_total")
+    assert ask(server, question()) == expected["gemma3"]
+    assert server.metric("prefix_cache_hits_total") > hits
 
 
 def test_other_dialects_answer_the_same(server: Served) -> None:
     """With the model's own end, which some of their bodies cannot ignore."""
-    options: dict[str, Any] = {"model": "tiny", "temperature": 0}
-    chat = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
-    whole = chat.chat.completions.create(messages=question(), max_tokens=12, **options)
-    expected = whole.choices[0].message.content
     files = [picture_file(picture(seed)) for seed in (0, 1)]
-    blocks: list[Any] = [
+    with openai_client(server) as client:
+        whole = client.chat.completions.create(model="tiny", messages=question(), max_tokens=12, temperature=0)
+        shown = [{"type": "input_image", "image_url": data_url(picture(seed))} for seed in (0, 1)]
+        turns: Any = [{"role": "user", "content": [*shown, {"type": "input_text", "text": TEXT}]}]
+        response = client.responses.create(model="tiny", input=turns, max_output_tokens=12, temperature=0)
+    expected = whole.choices[0].message.content
+    assert response.output_text == expected
+    blocks = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": _base64(file)}}
         for file in files
     ]
-    claude = anthropic.Anthropic(base_url=server.url, api_key="none", timeout=TIMEOUT_S, max_retries=0)
     turn: Any = {"role": "user", "content": [*blocks, {"type": "text", "text": TEXT}]}
-    message = claude.messages.create(messages=[turn], max_tokens=12, model="tiny", extra_body={"temperature": 0})
+    with anthropic.Anthropic(base_url=server.url, api_key="none", timeout=TIMEOUT_S, max_retries=0) as claude:
+        message = claude.messages.create(model="tiny", messages=[turn], max_tokens=12, extra_body={"temperature": 0})
+        counted = claude.messages.count_tokens(model="tiny", messages=[turn])
     assert [getattr(block, "text", None) for block in message.content] == [expected]
-    counted = claude.messages.count_tokens(model="tiny", messages=[turn])
     assert whole.usage is not None
     assert counted.input_tokens == whole.usage.prompt_tokens
-    shown: list[Any] = [{"type": "input_image", "image_url": data_url(picture(seed))} for seed in (0, 1)]
-    content: list[Any] = [*shown, {"type": "input_text", "text": TEXT}]
-    response = chat.responses.create(input=[{"role": "user", "content": content}], max_output_tokens=12, **options)
-    assert response.output_text == expected
-    local = ollama.Client(server.url, timeout=TIMEOUT_S)
-    told = local.chat(
-        "tiny",
-        messages=[{"role": "user", "content": TEXT, "images": files}],
-        options={"temperature": 0, "num_predict": 12},
-    )
-    assert told.message.content == expected
+    options = {"temperature": 0, "num_predict": 12}
+    with ollama.Client(host=server.url) as local:
+        told = local.chat("tiny", messages=[{"role": "user", "content": TEXT, "images": files}], options=options)
+        asked = local.generate("tiny", prompt=TEXT, images=files, options=options)
+    assert told.message.content == asked.response == expected
 
 
-@pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=2"])
-def test_killed_workers_change_no_word(split: str, seen: SeenPrompt, expected: str) -> None:
-    """One of the language model and that of the vision part, while an answer comes."""
-    with served(seen.directory, "--split", split) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
+@pytest.mark.parametrize(
+    ("family", "split", "vision_split"),
+    [("qwen2_5_vl", "pp=2", "1"), ("gemma3", "tp=2", "pp=2"), ("qwen3_vl", "dp=2", "dp=2"), ("qwen3_vl", "pp=2", "1")],
+)
+def test_killed_workers_change_no_word(
+    family: str, split: str, vision_split: str, models: dict[str, SeenPrompt], expected: dict[str, str]
+) -> None:
+    """One of the language model and one of the vision part, while an answer comes that is transformers' own."""
+    options = ("--split", split, "--vision-split", vision_split)
+    with served(models[family].directory, *options) as server, openai_client(server) as client:
         before = server.workers()
         stream = client.chat.completions.create(
             model="tiny",
@@ -126,16 +138,14 @@ def test_killed_workers_change_no_word(split: str, seen: SeenPrompt, expected: s
         )
         pieces = [next(stream).choices[0].delta.content or ""]
         for pid in (before[0], before[-1]):
-            with_handle = psutil.Process(pid)
-            os.kill(pid, signal.SIGKILL)
-            with_handle.wait(TIMEOUT_S)
+            kill(pid)
         pieces += [chunk.choices[0].delta.content or "" for chunk in stream]
-        assert "".join(pieces) == expected
+        assert "".join(pieces) == expected[family]
         fresh = question(2, 1)
         assert ask(server, fresh) == ask(server, fresh), "the vision part works again"
 
 
-def test_what_is_no_picture_is_refused(server: Served) -> None:
+def test_what_is_no_picture_is_refused(server: Served, models: dict[str, SeenPrompt]) -> None:
     def refusal(url: str) -> str:
         part = {"type": "image_url", "image_url": {"url": url}}
         body = {"model": "tiny", "messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
@@ -152,7 +162,10 @@ def test_what_is_no_picture_is_refused(server: Served) -> None:
     bomb = picture_file(_blank(9000, 9000))
     assert len(bomb) < 1 << 20
     assert "at most 64,000,000" in refusal("data:image/png;base64," + _base64(bomb))
-    message = {"role": "user", "content": [*question()[0]["content"], {"type": "text", "text": MARK[0]}]}
+    message = {
+        "role": "user",
+        "content": [*question()[0]["content"], {"type": "text", "text": models["gemma3"].vision.mark}],
+    }
     with pytest.raises(openai.BadRequestError, match="places for 3 pictures, and there are 2"):
         ask(server, [message])
     with pytest.raises(openai.BadRequestError, match="at most 32"):
@@ -161,10 +174,7 @@ def test_what_is_no_picture_is_refused(server: Served) -> None:
         ask(server, question(*[0] * 32))
 
 
-MARK = ("<|image_pad|>",)
-
-
-def test_pictures_from_elsewhere_where_that_is_allowed(seen: SeenPrompt, expected: str) -> None:
+def test_pictures_from_elsewhere_where_that_is_allowed(models: dict[str, SeenPrompt], expected: dict[str, str]) -> None:
     files = {f"/{seed}.png": picture_file(picture(seed)) for seed in (0, 1)}
 
     class Files(BaseHTTPRequestHandler):
@@ -182,10 +192,10 @@ def test_pictures_from_elsewhere_where_that_is_allowed(seen: SeenPrompt, expecte
         thread.start()
         place = f"http://127.0.0.1:{elsewhere.server_port}"
         try:
-            with served(seen.directory, "--split", "1", "--allow-remote-media") as server:
+            with served(models["qwen3_vl"].directory, "--split", "1", "--allow-remote-media") as server:
                 shown = [{"type": "image_url", "image_url": {"url": f"{place}/{seed}.png"}} for seed in (0, 1)]
                 text = {"type": "text", "text": TEXT}
-                assert ask(server, [{"role": "user", "content": [*shown, text]}]) == expected
+                assert ask(server, [{"role": "user", "content": [*shown, text]}]) == expected["qwen3_vl"]
                 missing = {"type": "image_url", "image_url": {"url": f"{place}/none.png"}}
                 with pytest.raises(openai.BadRequestError, match="cannot be fetched"):
                     ask(server, [{"role": "user", "content": [missing, text]}])
@@ -195,8 +205,6 @@ def test_pictures_from_elsewhere_where_that_is_allowed(seen: SeenPrompt, expecte
 
 
 def test_a_model_of_texts_takes_no_pictures(tmp_path: Path) -> None:
-    from tests.model.tiny_models import make_tiny_model
-
     model = make_tiny_model("llama", tmp_path)
     with served(model, "--split", "1") as server, pytest.raises(openai.BadRequestError, match="takes text only"):
         ask(server, question())
@@ -206,7 +214,5 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _blank(height: int, width: int) -> Any:
-    import numpy as np
-
+def _blank(height: int, width: int) -> np.ndarray:
     return np.zeros((height, width, 3), np.uint8)
