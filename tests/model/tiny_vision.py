@@ -69,7 +69,7 @@ def data_url(pixels: np.ndarray) -> str:
 
 
 def _qwen2_5_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = {
         "vocab_size": VOCAB_SIZE + len(QWEN_TOKENS),
@@ -95,7 +95,8 @@ def _qwen2_5_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
         "fullatt_block_indexes": [1],
         "initializer_range": 0.2,
     }
-    config = Qwen2_5_VLConfig(
+    config = AutoConfig.for_model(
+        "qwen2_5_vl",
         text_config=text,
         vision_config=vision,
         vision_start_token_id=VOCAB_SIZE,
@@ -105,12 +106,12 @@ def _qwen2_5_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
         tie_word_embeddings=False,
     )
     preprocessor = {"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 56 * 56, "max_pixels": 20 * 784}
-    return Qwen2_5_VLForConditionalGeneration(config), QWEN_TOKENS, QWEN_TEMPLATE, preprocessor
+    return AutoModelForImageTextToText.from_config(config), QWEN_TOKENS, QWEN_TEMPLATE, preprocessor
 
 
 def _gemma3() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
     """Its windows are shorter than a picture."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = {
         "vocab_size": VOCAB_SIZE + len(GEMMA_TOKENS),
@@ -140,12 +141,18 @@ def _gemma3() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
         "vision_use_head": False,
         "initializer_range": 0.2,
     }
-    tokens = {"boi_token_index": VOCAB_SIZE, "image_token_id": VOCAB_SIZE + 1, "eoi_token_index": VOCAB_SIZE + 2}
-    config = Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=16, tie_word_embeddings=False, **tokens
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=16,
+        boi_token_index=VOCAB_SIZE,
+        image_token_id=VOCAB_SIZE + 1,
+        eoi_token_index=VOCAB_SIZE + 2,
+        tie_word_embeddings=False,
     )
     preprocessor = {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 112, "width": 112}}
-    model = Gemma3ForConditionalGeneration(config)
+    model = AutoModelForImageTextToText.from_config(config)
     for name, weights in model.named_parameters():  # which the library leaves at values that hide mistakes
         if "multi_modal_projector" in name or "position_embedding" in name or name.endswith("bias"):
             weights.data.normal_(0.0, 0.2)
