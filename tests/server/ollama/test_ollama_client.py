@@ -148,7 +148,7 @@ def test_loading_is_nothing_to_do(client: ollama.Client) -> None:
         ({"options": {"temprature": 1}}, r"did you mean `options\.temperature`"),
         ({"options": {"num_ctx": 100_000}}, "512 tokens of context"),
         ({"template": "x"}, "template"),
-        ({"images": ["aGk="]}, "images"),
+        ({"images": ["aGk="]}, "text only"),
         ({"context": [1]}, "context"),
         ({"format": "yaml"}, "JSON schema"),
         ({"streem": False}, "did you mean `stream`"),
