@@ -74,6 +74,7 @@ class PictureBlock(ApiSchema):
     """A picture."""
 
     harmless = frozenset({"cache_control"})
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"transformations": ()}
     prefix = "content."
 
     type: Literal["image"]
