@@ -44,11 +44,17 @@ DEFAULT_FORM = ForcedForm()
 class ProcessesSteps(Protocol):
     """A stage, or all shards of one."""
 
+    @property
+    def alignment(self) -> bytes: ...
+
     def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]: ...
 
 
 class ShardedStage:
     """All shards of a stage, each in a thread of its own; they must come to the same bits."""
+
+    alignment = b""
+    """of models with an encoder, which are not cut into shards"""
 
     def __init__(self, shards: Sequence[Stage], groups: Sequence[SummingGroup]) -> None:
         self.shards = shards
