@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from shoal.config import DevicesConfig
 from shoal.core.plan.devices.description import MachineDevices
 from shoal.core.plan.devices.device_text import AUTO
 from shoal.core.plan.devices.workers import chosen_devices, named_pythons, worker_python
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, ShoalError
+from shoal.planner.choice.device_options import DeviceOption
 from shoal.protocol.device_config import DeviceConfig
+
+_LABEL = re.compile(r"(replica \d+ stage \d+ on [\w-]+:\d+|profile \d+ \([\w-]+:\d+\)): ")
+"""What messages of workers begin with that were started to measure."""
 
 
 def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
@@ -20,9 +26,7 @@ def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
         ConfigError: `auto`, which goes with `--split auto`, or what makes no sense.
     """
     if [name.strip().lower() for name in config.names] == [AUTO]:
-        raise ConfigError(
-            "--device auto goes with --split auto of an ONNX graph; otherwise name the device of each worker"
-        )
+        raise ConfigError("--device auto goes with --split auto; otherwise name the device of each worker")
     return chosen_devices(config, partial(_find_gpu, config))
 
 
@@ -68,6 +72,22 @@ def offered_devices(config: DevicesConfig) -> Offer:
     )
 
 
+def offer_for(config: DevicesConfig, *, is_elsewhere: bool) -> Offer:
+    """What `--split auto` may use; on machines other than this one, what these say themselves.
+
+    Raises:
+        ConfigError: devices are named for other machines; and as `offered_devices`.
+        WorkerLost: as `offered_devices`.
+    """
+    if not is_elsewhere:
+        return offered_devices(config)
+    if config != DevicesConfig():
+        raise ConfigError(
+            "--device goes with --split auto on this machine alone; a cluster file says device: of its machines"
+        )
+    return Offer()
+
+
 def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
     """Bytes that weights may take on a device; None: its memory is the machine's, or nobody tells."""
     if device.memory_bytes is not None:
@@ -77,6 +97,11 @@ def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
     if device.provider == "webgpu" or vendor is not None:
         return sizes[device.index] if device.index < len(sizes) else None
     return None
+
+
+def cannot_be_used(device: DeviceConfig, error: ShoalError) -> DeviceOption[Any]:
+    """A device that could not be measured, with what its worker said."""
+    return DeviceOption(what=f"{device.name} alone", choice=None, reason=_LABEL.sub("", str(error)))
 
 
 def _has_providers() -> bool:

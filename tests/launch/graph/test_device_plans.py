@@ -10,7 +10,6 @@ from shoal.config import DevicesConfig, GraphLaunchConfig, PlanningConfig
 from shoal.errors import ConfigError
 from shoal.launch import devices as offers
 from shoal.launch.devices import Offer, OfferedDevice
-from shoal.launch.graph import planning
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
 from shoal.protocol.device_config import DeviceConfig
 from tests.executor.graphs import skip_chain
@@ -35,7 +34,7 @@ def plan(
     path: Path, monkeypatch: pytest.MonkeyPatch, measurer: FakeMeasurer, *devices: DeviceConfig, alone: bool = False
 ) -> PlannedGraph:
     offered = tuple(OfferedDevice(device=one, python="/p", memory_bytes=None) for one in devices)
-    monkeypatch.setattr(planning, "offered_devices", lambda config: Offer(devices=offered, with_processor=not alone))
+    monkeypatch.setattr(offers, "offered_devices", lambda config: Offer(devices=offered, with_processor=not alone))
     config = GraphLaunchConfig(model=str(path), split="auto", planning=PlanningConfig(objective="throughput"))
     return plan_graph(config, make_measurer=measurer)
 

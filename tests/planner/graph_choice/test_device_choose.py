@@ -10,7 +10,7 @@ import pytest
 
 from shoal.errors import CapacityError
 from shoal.planner.choice.goal import Goal
-from shoal.planner.graph_choice.device_choose import DeviceOption, OfferedFleet, choose_devices
+from shoal.planner.graph_choice.device_choose import GraphDeviceOption, OfferedFleet, choose_devices
 from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from tests.planner.graph_choice.example_graph_fleets import FAST_LINK, make_graph_fleet
@@ -18,7 +18,7 @@ from tests.planner.graph_choice.example_graph_fleets import FAST_LINK, make_grap
 THROUGHPUT = Goal(objective="throughput")
 
 
-def choose(*speeds: float, processor: float | None = 1.0, goal: Goal = THROUGHPUT) -> list[DeviceOption]:
+def choose(*speeds: float, processor: float | None = 1.0, goal: Goal = THROUGHPUT) -> list[GraphDeviceOption]:
     """Of a device alone, then beside the processor, which then has the first of the speeds."""
     alone = None if processor is None else choose_graph_fleet(make_graph_fleet(processor), goal)
     offered = [OfferedFleet(what="gpu:0 alone", fleet=make_graph_fleet(speeds[-1]))]
@@ -27,7 +27,7 @@ def choose(*speeds: float, processor: float | None = 1.0, goal: Goal = THROUGHPU
     return list(choose_devices(alone, offered, goal))
 
 
-def taken(options: list[DeviceOption]) -> str:
+def taken(options: list[GraphDeviceOption]) -> str:
     (one,) = [option.what for option in options if not option.reason]
     return one
 

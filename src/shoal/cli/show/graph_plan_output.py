@@ -12,7 +12,7 @@ from shoal.launch.graph.auto_plan import GraphAutoPlan
 from shoal.planner.choice.compare import Alternative
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.planner.graph_choice.choice import GraphSplit
-from shoal.planner.graph_choice.device_choose import DeviceOption
+from shoal.planner.graph_choice.device_choose import GraphDeviceOption
 
 _MB = 1e6
 
@@ -93,7 +93,7 @@ def _alternative(alternative: Alternative[GraphSplit]) -> dict[str, Any]:
     return found | {"split": alternative.candidate.split, "predicted": _predicted(alternative.candidate)}
 
 
-def _device_option(option: DeviceOption) -> dict[str, Any]:
+def _device_option(option: GraphDeviceOption) -> dict[str, Any]:
     best = None if option.choice is None else option.choice.best
     found = {"workers": option.what, "rejected": option.reason}
     return found if best is None else found | {"split": best.split, "predicted": _predicted(best)}

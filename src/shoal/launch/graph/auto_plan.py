@@ -26,7 +26,7 @@ from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.graph_choice.candidate import GraphCandidate
 from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit, SplitT
 from shoal.planner.graph_choice.choose import choose_graph
-from shoal.planner.graph_choice.device_choose import DeviceOption
+from shoal.planner.graph_choice.device_choose import GraphDeviceOption
 from shoal.planner.graph_choice.fleet_candidate import FleetCandidate, GraphReplica
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from shoal.planner.graph_choice.fleet_extend import extend_graph
@@ -46,7 +46,7 @@ class GraphAutoPlan(Generic[SplitT]):
     """comparing, measuring excluded"""
     growth: Growth[PlacedGraphFleet, GraphReplicaPlan] | None = None
     """what to do with machines that join; None: none can"""
-    devices: tuple[DeviceOption, ...] = ()
+    devices: tuple[GraphDeviceOption, ...] = ()
     """the ways to use the devices of this machine; empty: there are none"""
     notes: tuple[str, ...] = ()
     """what a user should know of how devices compute the graph, a line each"""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shoal.core.plan.placement import WorkerPlacement
-from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError, WorkerLost
-from shoal.launch.devices import OfferedDevice
+from shoal.errors import CapacityError, ConfigError, ModelLoadError, WorkerLost
+from shoal.launch.devices import OfferedDevice, cannot_be_used
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.fleet import make_graph_fleet
@@ -16,17 +15,12 @@ from shoal.measure.graph.measurer import GraphMeasurer
 from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_places, measure_whole
 from shoal.measure.measuring import Measuring
 from shoal.model.graph.sample.node_times import NodeTimes
+from shoal.planner.choice.device_options import HOPELESS, named_together, too_slow
 from shoal.planner.choice.goal import Goal
 from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
-from shoal.planner.graph_choice.device_choose import DeviceOption, OfferedFleet, choose_devices
+from shoal.planner.graph_choice.device_choose import GraphDeviceOption, OfferedFleet, choose_devices
 from shoal.planner.graph_choice.fleet import GraphWorkerClass
 from shoal.planner.graph_cut import LINK
-
-_HOPELESS = 30.0
-"""Times as slow as the processor: such a device is not measured beside it, which would take as many times as long. A
-judgment: it could add a thirtieth at most."""
-
-_LABEL = re.compile(r"replica \d+ stage \d+ on [\w-]+:\d+: ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +29,7 @@ class DeviceSpeeds:
 
     placed: tuple[PlacedGraphFleet, ...]
     """each device alone, then all that are worth it beside the processor, or beside each other"""
-    left_out: tuple[DeviceOption, ...]
+    left_out: tuple[GraphDeviceOption, ...]
     """devices that cannot be used, or are hopelessly slow"""
     notes: tuple[str, ...]
     """what a user should know of how devices compute the graph, a line each"""
@@ -68,21 +62,19 @@ def measure_devices(
     makes = _FleetMaker(setting, nodes, whole.message_s, {one.device.name: one.memory_bytes for one in offered})
     alone: list[PlacedGraphFleet] = []
     useful: list[WorkerPlacement] = []
-    left_out: list[DeviceOption] = []
+    left_out: list[GraphDeviceOption] = []
     notes: list[str] = []
     for one in offered:
         place = WorkerPlacement(threads=threads, cores=(), device=one.device, python=one.python)
         try:
             times = measure_places(setting, measurer, measuring, [place])
         except (ConfigError, CapacityError, ModelLoadError, WorkerLost) as error:
-            left_out.append(DeviceOption(what=f"{one.device.name} alone", choice=None, reason=_brief(error)))
+            left_out.append(cannot_be_used(one.device, error))
             continue
         notes += times.notes
         alone.append(makes.fleet([place], times.compute_s))
-        if with_processor and times.compute_s[0] > _HOPELESS * whole.lone_compute_s:
-            factor = times.compute_s[0] / whole.lone_compute_s
-            reason = f"{factor:.0f} times as slow as the processor alone: it would slow the whole down"
-            left_out.append(DeviceOption(what=f"{one.device.name} beside others", choice=None, reason=reason))
+        if with_processor and times.compute_s[0] > HOPELESS * whole.lone_compute_s:
+            left_out.append(too_slow(one.device.name, times.compute_s[0] / whole.lone_compute_s))
         else:
             useful.append(place)
     together = [*([processor] if with_processor else []), *useful]
@@ -121,7 +113,7 @@ class _FleetMaker:
 
 def choose_placed(
     processor: GraphChoice[GraphSplit] | None, speeds: DeviceSpeeds, goal: Goal
-) -> tuple[DeviceOption, PlacedGraphFleet | None, tuple[DeviceOption, ...]]:
+) -> tuple[GraphDeviceOption, PlacedGraphFleet | None, tuple[GraphDeviceOption, ...]]:
     """What is taken, over which workers (None: the processor alone), and all that there was to choose from.
 
     Raises as `choose_devices`; ConfigError where no device can be used and the processor is not to be.
@@ -138,9 +130,4 @@ def choose_placed(
 
 def _what(placed: PlacedGraphFleet) -> str:
     names = ["the processor" if name == "processor" else name for name in placed.names]
-    return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)
-
-
-def _brief(error: ShoalError) -> str:
-    """Without the label of the worker that was started to measure."""
-    return _LABEL.sub("", str(error))
+    return named_together(names)

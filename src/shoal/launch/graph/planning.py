@@ -15,7 +15,7 @@ from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.rebuilding import with_placements
 from shoal.errors import CapacityError, ConfigError, while_reading
 from shoal.executor.graph_replicas import build_replicas
-from shoal.launch.devices import Offer, devices_by_hand, offered_devices
+from shoal.launch.devices import devices_by_hand, offer_for
 from shoal.launch.graph.auto_plan import GraphAutoPlan, choose_graph_plan
 from shoal.launch.graph.sample import GraphSample, open_sample
 from shoal.launch.graph.stored_plan import read_graph_plan
@@ -147,7 +147,8 @@ class _Planning:
     def automatic(self, on_progress: Progress, make_measurer: MakeMeasurer) -> PlannedGraph:
         """The split that is best here, or on the machines."""
         config, graph, cores = self._config, self._graph, self._cores
-        offer = self._offer()
+        is_elsewhere = self._machines is not None or config.planning.cluster is not None
+        offer = offer_for(config.devices, is_elsewhere=is_elsewhere)
         whole = self._open_whole(config.threads or len(cores), 1, "--split auto")
         sample = open_sample(config, graph, whole, self._given)
         micro_batch = sample.with_rows(config.micro_batch)
@@ -171,16 +172,6 @@ class _Planning:
             offer,
         )
         return self._planned(auto.plan, sample, here, auto)
-
-    def _offer(self) -> Offer:
-        """What may be computed on. Raises ConfigError."""
-        if self._machines is None and self._config.planning.cluster is None:
-            return offered_devices(self._config.devices)
-        if self._config.devices != DevicesConfig():
-            raise ConfigError(
-                "--device goes with --split auto on this machine alone; a cluster file says device: of its machines"
-            )
-        return Offer()
 
     def stored(self, name: str) -> PlannedGraph:
         """The plan in a file."""

@@ -93,7 +93,11 @@ class _FleetSearch:
 
     def __init__(self, fleet: Fleet, model: ModelSizes, workload: Workload, precisions: Sequence[Precision]) -> None:
         every = make_groups(
-            fleet.counts, precisions, max_shards=model.atoms.max_shards, max_expert_shards=model.atoms.max_expert_shards
+            fleet.counts,
+            precisions,
+            max_shards=model.atoms.max_shards,
+            max_expert_shards=model.atoms.max_expert_shards,
+            whole_only=fleet.whole_only,
         )
         singles = tuple(group for group in every if group.is_single)
 

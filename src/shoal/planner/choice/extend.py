@@ -125,6 +125,7 @@ def extend(
             precisions,
             max_shards=model.atoms.max_shards,
             max_expert_shards=model.atoms.max_expert_shards,
+            whole_only=fleet.whole_only,
         ),
         kv_streams=workload.streams,
         is_alone=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import comb
@@ -37,7 +37,12 @@ class Group:
 
 
 def make_groups(
-    counts: Sequence[int], precisions: Sequence[Precision], *, max_shards: int, max_expert_shards: int = 0
+    counts: Sequence[int],
+    precisions: Sequence[Precision],
+    *,
+    max_shards: int,
+    max_expert_shards: int = 0,
+    whole_only: Collection[int] = (),
 ) -> tuple[Group, ...]:
     """List single workers first, then groups by size, each at every precision.
 
@@ -46,10 +51,12 @@ def make_groups(
         precisions: that a stage may have.
         max_shards: into how many the model can be cut.
         max_expert_shards: to how many its experts can be dealt out; 0: it has none.
+        whole_only: classes whose workers take no shards.
     """
     singles: Iterator[tuple[int, ...]] = ((index,) for index in range(len(counts)))
-    members = [*singles, *_tensor_groups(counts, min(max_shards, MAX_RANKS))]
-    dealt = _tensor_groups(counts, min(max_expert_shards, MAX_RANKS))
+    sharing = [0 if index in whole_only else count for index, count in enumerate(counts)]
+    members = [*singles, *_tensor_groups(sharing, min(max_shards, MAX_RANKS))]
+    dealt = _tensor_groups(sharing, min(max_expert_shards, MAX_RANKS))
     ways = [*((group, False) for group in members), *((group, True) for group in dealt)]
     return tuple(
         Group(members=group, precision=precision, deals_experts=deals)

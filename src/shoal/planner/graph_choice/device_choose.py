@@ -1,32 +1,18 @@
-"""Whether devices of one machine are worth using beside its processor, or in its place, or not at all.
-
-The processor alone is planned as ever, as one worker or several. A device alone is one worker. Together, processor and
-devices are a fleet of unlike workers, with the speeds that they were measured to have while all of them compute: some
-devices share the processor's cores.
-"""
+"""Whether devices of one machine are worth using for an ONNX graph: see `planner.choice.device_options`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from shoal.errors import CapacityError, ConfigError
-from shoal.planner.choice.goal import Goal, choose_simplest
+from shoal.planner.choice.device_options import DeviceOption, choose_option
+from shoal.planner.choice.goal import Goal
 from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
 from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceOption:
-    """One way to use the devices that there are."""
-
-    what: str
-    """which workers there are, in words"""
-    choice: GraphChoice[GraphSplit] | None
-    """the best split of these workers; None: there is none"""
-    reason: str = ""
-    """why it was not taken; empty: it was taken"""
+GraphDeviceOption = DeviceOption[GraphChoice[GraphSplit]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +26,7 @@ class OfferedFleet:
 
 def choose_devices(
     processor: GraphChoice[GraphSplit] | None, offered: Sequence[OfferedFleet], goal: Goal
-) -> tuple[DeviceOption, ...]:
+) -> tuple[GraphDeviceOption, ...]:
     """The ways to use a machine, the processor alone first; exactly one of them is taken.
 
     Args:
@@ -51,30 +37,12 @@ def choose_devices(
     Raises:
         CapacityError, ConfigError: nothing fits, or nothing meets the latency target; of the last one.
     """
-    options = [] if processor is None else [DeviceOption(what="the processor alone", choice=processor)]
-    failure: CapacityError | ConfigError | None = None
-    for one in offered:
-        try:
-            options.append(DeviceOption(what=one.what, choice=choose_graph_fleet(one.fleet, goal)))
-        except (CapacityError, ConfigError) as error:
-            failure = error
-            options.append(DeviceOption(what=one.what, choice=None, reason=str(error)))
-    found = [option for option in options if option.choice is not None]
-    if not found:
-        assert failure is not None
-        raise failure
-    best = choose_simplest(found, lambda option: _score(option, goal))
-    return tuple(_with_reason(option, best, goal) for option in options)
 
+    def of_fleet(fleet: GraphFleet) -> GraphChoice[GraphSplit]:
+        return choose_graph_fleet(fleet, goal)
 
-def _score(option: DeviceOption, goal: Goal) -> float:
-    assert option.choice is not None
-    return option.choice.best.score(goal)
-
-
-def _with_reason(option: DeviceOption, best: DeviceOption, goal: Goal) -> DeviceOption:
-    if option is best or option.choice is None:
-        return option
-    loss = 1.0 - _score(option, goal) / _score(best, goal)
-    reason = f"{loss:.0%} worse by {goal.objective}" if loss > 0 else "hardly better, and less simple"
-    return DeviceOption(what=option.what, choice=option.choice, reason=reason)
+    ways: list[tuple[str, Callable[[], GraphChoice[GraphSplit]]]] = []
+    if processor is not None:
+        ways.append(("the processor alone", lambda: processor))
+    ways += [(one.what, partial(of_fleet, one.fleet)) for one in offered]
+    return choose_option(ways, lambda choice: choice.best.score(goal), goal)

@@ -121,6 +121,8 @@ class WorkerClass:
     """whether they were measured in a hurry, for a first decision"""
     others_share: float = 0.0
     """part of the time of the measured cores that other processes took meanwhile, 0 to 1"""
+    takes_shards: bool = True
+    """whether it can hold a shard of a stage; devices take whole stages"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,11 @@ class Fleet:
     def counts(self) -> tuple[int, ...]:
         """Workers of each class."""
         return tuple(one.count for one in self.classes)
+
+    @property
+    def whole_only(self) -> tuple[int, ...]:
+        """Indexes of the classes whose workers take no shards."""
+        return tuple(index for index, one in enumerate(self.classes) if not one.takes_shards)
 
     def routed(self, experts: ExpertRouting | None) -> Fleet:
         """The same for a model with such experts: speeds were measured or estimated without knowing them."""
