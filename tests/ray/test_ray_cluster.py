@@ -27,6 +27,16 @@ def test_agrees_with_the_whole_model(split: str, cluster: RayHosts, model: Path)
     assert len({worker["machine"] for worker in result["plan"]["workers"]}) == int(split[-1])
 
 
+def test_a_machine_computes_on_a_device_of_its_own(cluster: RayHosts, model: Path, openvino_python: str) -> None:
+    devices = ("--device", "cpu,openvino", "--worker-python", openvino_python)
+    done = cluster.run("verify", str(model), "--split", "pp=2", "--max-tokens", "12", "--json", *devices, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["agrees"]
+    assert [(worker["device"] or {}).get("provider") for worker in result["plan"]["workers"]] == [None, "openvino"]
+    assert len({worker["machine"] for worker in result["plan"]["workers"]}) == 2
+
+
 def test_machines_are_measured_and_a_plan_is_chosen(cluster: RayHosts, model: Path) -> None:
     done = cluster.run("plan", str(model), "--cluster", "ray", "--precision", "fp32", "--json")
     assert done.returncode == 0, done.stderr

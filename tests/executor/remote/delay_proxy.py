@@ -74,8 +74,10 @@ class FarHost(LocalHost):
         self._delay_s = delay_s
         self._proxies: list[DelayProxy] = []
 
-    def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
-        started = super().start(admit, is_wanted)
+    def start(
+        self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True, python: str | None = None
+    ) -> StartedWorker:
+        started = super().start(admit, is_wanted, python)
         self._proxies.append(DelayProxy(started.address, self._delay_s))
         return StartedWorker(pid=started.pid, address=self._proxies[-1].address)
 

@@ -162,7 +162,9 @@ def test_a_start_that_never_answers_is_not_waited_for_at_the_end(tiny_model: Pat
     """As one on a host that is frozen."""
 
     class FrozenHost(LocalHost):
-        def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
+        def start(
+            self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True, python: str | None = None
+        ) -> StartedWorker:
             while is_wanted():
                 asked.set()
             raise WorkerLost("nobody wants it any more")

@@ -44,6 +44,11 @@ def module_command(module: str, *arguments: str, python: str | None = None) -> l
     return [python or sys.executable, "-P", "-m", module, *arguments]
 
 
+def no_such_python(python: str | None, error: OSError, where: str = "") -> Exception:
+    """What to raise where a process cannot be started: the Python that was named is not there, or the error itself."""
+    return error if python is None else ConfigError(f"--worker-python {python}{where}: {error.strerror}")
+
+
 class Child(Protocol):
     """The process behind a worker, on this machine or another."""
 
@@ -109,9 +114,7 @@ class ChildProcess:
                 start_new_session=True,
             )
         except (FileNotFoundError, PermissionError) as error:
-            if python is None:
-                raise
-            raise ConfigError(f"--worker-python {python}: {error.strerror}") from error
+            raise no_such_python(python, error) from error
 
     @property
     def pid(self) -> int:

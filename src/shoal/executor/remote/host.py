@@ -18,7 +18,7 @@ from shoal.comm.tls.tls_identity import Credentials, MachineKey, Membership
 from shoal.comm.tls.tls_link import Address
 from shoal.errors import WorkerLost
 from shoal.executor.launcher import LoadMessage
-from shoal.executor.process.child_process import module_command, worker_environment
+from shoal.executor.process.child_process import module_command, no_such_python, worker_environment
 
 _START_TIMEOUT_S = 60.0
 """For Python and its imports, on a slow disk."""
@@ -48,7 +48,7 @@ class WorkerHost(Protocol):
         """For messages."""
         ...
 
-    def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
+    def start(self, admit: Admit, is_wanted: Callable[[], bool], python: str | None = None) -> StartedWorker:
         """Start a worker; blocks, from any thread, but not long once it is not wanted any more.
 
         A start that is given up leaves nothing behind: should it succeed after all, the worker is ended.
@@ -56,6 +56,7 @@ class WorkerHost(Protocol):
         Args:
             admit: makes a key of the machine a member of the cluster.
             is_wanted: asked now and then.
+            python: path of the Python that runs it, on that machine; None: the one that runs Shoal there.
 
         Raises:
             WorkerLost, ConfigError: it could not be started, or is not wanted any more.
@@ -123,10 +124,12 @@ class LocalHost:
                 self._key = MachineKey()
             return self._key
 
-    def start(self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True) -> StartedWorker:
+    def start(
+        self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True, python: str | None = None
+    ) -> StartedWorker:
         """See `WorkerHost.start`."""
         credentials = self.key.credentials(admit(self.key.request()))
-        process = self._parent.submit(self._spawn).result()
+        process = self._parent.submit(self._spawn, python).result()
         try:
             port = _hand_credentials_over(process, credentials, is_wanted)
         except (OSError, ValueError) as error:
@@ -175,15 +178,19 @@ class LocalHost:
         self._processes.clear()
         self._parent.shutdown()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, python: str | None) -> subprocess.Popen[bytes]:
+        """Raises ConfigError: there is no such Python."""
         ports = () if self._ports == ANY_PORT else ("--ports", format_ports(self._ports))
-        return subprocess.Popen(
-            module_command("shoal.worker.remote_main", self._address, *ports),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=worker_environment(),
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(
+                module_command("shoal.worker.remote_main", self._address, *ports, python=python),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=worker_environment(),
+                start_new_session=True,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise no_such_python(python, error, f" on {self._address}") from error
 
 
 def _hand_credentials_over(

@@ -32,9 +32,14 @@ class RemoteLauncher:
         host = self._hosts.get(place.machine or "")
         if host is None:
             raise ConfigError(f"machine {place.machine} is not in the cluster (there: {', '.join(self._hosts)})")
-        if place.python is not None:
-            raise ConfigError(f"{place.label}: --worker-python goes with workers of this machine only")
-        return RemoteWorker(place.label, host, place.load, admit=self._authority.admit, heads=self._credentials)
+        return RemoteWorker(
+            place.label,
+            host,
+            place.load,
+            admit=self._authority.admit,
+            heads=self._credentials,
+            python=place.python,
+        )
 
     def wire(
         self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation

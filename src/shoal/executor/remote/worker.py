@@ -61,12 +61,17 @@ class RemoteChild:
         return self._was_told_to_end
 
     def start(
-        self, load: LoadMessage, admit: Admit, heads: Credentials, note_progress: Callable[[], None]
+        self,
+        load: LoadMessage,
+        admit: Admit,
+        heads: Credentials,
+        note_progress: Callable[[], None],
+        python: str | None = None,
     ) -> SocketLink:
         """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
         try:
             self._host.provide(load, lambda: not self._is_unwanted, note_progress)
-            started = self._started = self._host.start(admit, lambda: not self._is_unwanted)
+            started = self._started = self._host.start(admit, lambda: not self._is_unwanted, python)
         except BaseException:
             self._never_was = True
             raise
@@ -127,7 +132,16 @@ def _as_there(load: LoadMessage, host: WorkerHost) -> LoadMessage:
 class RemoteWorker(MessageWorker):
     """Its control link is there at once and carries what is sent as soon as it can."""
 
-    def __init__(self, name: str, host: WorkerHost, load: LoadMessage, *, admit: Admit, heads: Credentials) -> None:
+    def __init__(
+        self,
+        name: str,
+        host: WorkerHost,
+        load: LoadMessage,
+        *,
+        admit: Admit,
+        heads: Credentials,
+        python: str | None = None,
+    ) -> None:
         """Start it and tell it what to load.
 
         Args:
@@ -136,10 +150,11 @@ class RemoteWorker(MessageWorker):
             load: what it loads, with the model's path here.
             admit: makes a key of the host a member of the cluster.
             heads: this process's credentials.
+            python: path of the Python that runs it there; None: the one that runs Shoal there.
         """
         self._process = RemoteChild(name, host)
         self._deferred = DeferredLink(
-            lambda note_progress: self._process.start(load, admit, heads, note_progress), f"start {name}"
+            lambda note_progress: self._process.start(load, admit, heads, note_progress, python), f"start {name}"
         )
         super().__init__(self._process, self._deferred)
         self.send(encode(_as_there(load, host)))

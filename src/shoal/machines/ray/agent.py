@@ -73,9 +73,9 @@ class MachineAgent:
         """For the key of this machine's processes, which stays here. Raises ConfigError."""
         return self._host.key.request()
 
-    def start(self, membership: Membership) -> StartedWorker:
-        """Start a worker with what the head has made of the signing request. Raises WorkerLost."""
-        return self._host.start(lambda request: membership)
+    def start(self, membership: Membership, python: str | None = None) -> StartedWorker:
+        """Start a worker with what the head has made of the signing request. Raises WorkerLost, ConfigError."""
+        return self._host.start(lambda request: membership, python=python)
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""

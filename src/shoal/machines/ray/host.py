@@ -111,12 +111,12 @@ class RayHost:
                 layers, num_layers = (load.stage.first_layer, load.stage.last_layer), load.num_layers
             self._models.bring(self.name, layers, num_layers, is_wanted=is_wanted, note_progress=note_progress)
 
-    def start(self, admit: Admit, is_wanted: Callable[[], bool]) -> StartedWorker:
+    def start(self, admit: Admit, is_wanted: Callable[[], bool], python: str | None = None) -> StartedWorker:
         """See `WorkerHost.start`."""
         agent = self._machine.agent
         request = agent.signing_request.remote()
         wait_for(self._ray, request, f"machine {self.name} does not answer", _ANSWER_TIMEOUT_S, is_wanted)
-        reference = agent.start.remote(admit(answer_of(self._ray, request, self.name)))
+        reference = agent.start.remote(admit(answer_of(self._ray, request, self.name)), python)
         try:
             complaint = f"machine {self.name} has started no worker"
             wait_for(self._ray, reference, complaint, _START_TIMEOUT_S, is_wanted)
