@@ -87,13 +87,16 @@ def plan(
         planned = plan_for_command(graph_config(context, model), given, graph, quiet=json)
         report_choice(planned, GRAPH_VIEW, output=output, explain=explain, as_json=json)
         return
-    option_values.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a language model")
+    option_values.refuse(context, _GRAPH_ONLY, "a language model")
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import LANGUAGE_VIEW, plan_for
+    from shoal.launch.language.by_hand import check_choosable
     from shoal.launch.language.graph_spec import check_plannable
 
     config = language_config(context, model, settings_suffice=True)
+    check_choosable(config)
     if add is not None:
+        option_values.refuse(context, options.DEVICE_OPTIONS, "machines on offer")
         from shoal.cli.show.offer_output import report_offers
 
         report_offers(config, add, as_json=json)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shoal.errors import ConfigError
 from shoal.planner.split.cores import cores_by_node, deal_cores
+from shoal.protocol.device_config import DeviceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,26 +15,32 @@ class Slot:
     """Place for one worker. Raises ConfigError for one without cores or with an impossible quota."""
 
     cores: tuple[int, ...]
-    """CPU ids that it is pinned to; a thread on each"""
+    """CPU ids that it is pinned to; a thread on each. Empty: one on a device is not pinned, and has one thread"""
     cpu_quota: float = 1.0
     """part of its cores' time that it may have, above 0, to 1; kept by a control group"""
+    device: DeviceConfig | None = None
+    """what the worker computes on; None: its cores"""
+    python: str | None = None
+    """path of the Python that runs the worker; None: this one"""
 
     def __post_init__(self) -> None:
-        if not self.cores:
+        if not self.cores and self.device is None:
             raise ConfigError("a worker needs at least one core")
         if not 0 < self.cpu_quota <= 1:
             raise ConfigError(f"a CPU quota of {self.cpu_quota:g} is not above 0 and at most 1")
 
     @property
     def threads(self) -> int:
-        return len(self.cores)
+        return len(self.cores) or 1
 
     @property
-    def kind(self) -> tuple[int, float]:
+    def kind(self) -> tuple[int, float, DeviceConfig | None]:
         """What makes slots of one machine alike."""
-        return self.threads, self.cpu_quota
+        return self.threads, self.cpu_quota, self.device
 
     def __str__(self) -> str:
+        if self.device is not None:
+            return self.device.name
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         return threads if self.cpu_quota == 1 else f"{threads} at {self.cpu_quota:.0%}"
 
@@ -69,7 +76,7 @@ def local_layouts(cores: Sequence[int], nodes: Iterable[Sequence[int]] = ()) -> 
 
 def kinds_of(slots: Sequence[Slot]) -> list[Slot]:
     """One slot of each kind, in the order in which they first come."""
-    kinds: dict[tuple[int, float], Slot] = {}
+    kinds: dict[tuple[int, float, DeviceConfig | None], Slot] = {}
     for slot in slots:
         kinds.setdefault(slot.kind, slot)
     return list(kinds.values())

@@ -9,10 +9,11 @@ from __future__ import annotations
 import msgspec
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
+from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.messages import Shutdown, StageFailed
 from shoal.protocol.stage_config import Precision, StageConfig
 
-PROFILE_PROTOCOL_VERSION = 3
+PROFILE_PROTOCOL_VERSION = 4
 PAIR = 2
 """Processes whose links are measured, those of rank 0 and 1."""
 
@@ -34,6 +35,8 @@ class LoadPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
     name: str
     model_path: str
     stage: StageConfig
+    device: DeviceConfig | None = None
+    """what computes it; None: the processor"""
 
 
 class DropPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=42):

@@ -100,8 +100,8 @@ def test_too_little_memory_names_the_bytes_and_the_layers(model: Path, openvino_
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"split": "auto", "names": ("cpu", "cuda")}, "say --split pp=N:M"),
-        ({"split": "auto", "names": ("auto",)}, "--device auto goes with --split auto of an ONNX graph"),
+        ({"split": "auto", "names": ("auto", "cuda")}, "--device auto stands alone"),
+        ({"split": "pp=2", "names": ("auto",)}, "--device auto goes with --split auto"),
         ({"split": "pp=2", "names": ("cuda", "cpu", "cpu")}, "names 3 devices for 2 workers"),
         ({"split": "tp=2", "names": ("cuda",)}, "takes whole stages: split with pp and dp"),
         ({"split": "1", "names": ("cuda",)}, "has no CUDAExecutionProvider"),

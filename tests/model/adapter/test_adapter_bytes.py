@@ -7,8 +7,8 @@ import pytest
 
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import held_bytes
-from shoal.launch.language.auto_plan import model_sizes
 from shoal.launch.language.planning import plan_model
+from shoal.launch.language.sizes import model_sizes
 from shoal.model.adapter.files import find_adapter
 from shoal.model.decoder.stage import Stage
 from shoal.model.on_disk import ModelOnDisk

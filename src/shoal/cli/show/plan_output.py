@@ -14,10 +14,11 @@ from shoal.cli.show.output import note, print_table
 from shoal.planner.files.plan_data import plan_dict
 
 if TYPE_CHECKING:  # what a split said by hand does without
-    from shoal.launch.language.auto_plan import AutoPlan
+    from shoal.launch.language.auto_plan import AutoPlan, Chosen
     from shoal.planner.choice.candidate import Candidate, ChosenStage
     from shoal.planner.choice.choose import PlanChoice
     from shoal.planner.choice.compare import Alternative
+    from shoal.planner.choice.device_options import DeviceOption
     from shoal.planner.speeds.figures import Figures
 
 _MB = 1e6
@@ -58,6 +59,19 @@ def print_explanation(auto: AutoPlan) -> None:
         table.add_row(alternative.kind, *_cells(alternative.candidate), alternative.reason or "chosen")
     print_table(table, to_stderr=True)
     note("alone: a request's time while it is the only one; largest: memory of the worker that needs most")
+    if auto.devices:
+        _print_devices(auto)
+
+
+def _print_devices(auto: AutoPlan) -> None:
+    """The ways to use the devices of the machine beside the chosen one."""
+    table = Table(title=f"with and without devices; chosen by {auto.goal.objective}", title_justify="left")
+    for column in ("workers", "split", "tokens/s", "first token", "per token", "alone", ""):
+        table.add_column(column, justify="left" if column in ("workers", "split", "") else "right")
+    for option in auto.devices:
+        best = None if option.choice is None else option.choice.choice.best
+        table.add_row(option.what, *_cells(best)[:5], option.reason or "chosen")
+    print_table(table, to_stderr=True)
 
 
 def choice_dict(auto: AutoPlan) -> dict[str, Any]:
@@ -69,6 +83,7 @@ def choice_dict(auto: AutoPlan) -> dict[str, Any]:
         "planning_s": auto.planning_s,
         "figures": asdict(auto.figures),
         "links": links_between(auto.placed.fleet, auto.placed.places),
+        "devices": [_device_option(one) for one in auto.devices],
     }
 
 
@@ -82,6 +97,14 @@ def chosen_dict(choice: PlanChoice) -> dict[str, Any]:
         "gap": choice.gap,
         "alternatives": [_alternative(one) for one in choice.alternatives if one.candidate is not choice.best],
     }
+
+
+def _device_option(option: DeviceOption[Chosen]) -> dict[str, Any]:
+    found = {"workers": option.what, "rejected": option.reason}
+    if option.choice is None:
+        return found
+    best = option.choice.choice.best
+    return found | {"split": describe_candidate(best), "predicted": _predicted(best)}
 
 
 def _alternative(alternative: Alternative[Candidate]) -> dict[str, Any]:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
-from shoal.core.plan.state_room import num_state_slots
 from shoal.errors import ConfigError
-from shoal.launch.language.fleets import find_fleets
+from shoal.launch.devices import Offer
+from shoal.launch.language.device_fleets import DeviceFleets, measure_devices
+from shoal.launch.language.fleets import find_fleets, whole_processor
+from shoal.launch.language.sizes import model_sizes
 from shoal.machines.machines import Machines
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.measure.measuring import Measuring
-from shoal.model.attention.kv_storage import kv_dtype
-from shoal.model.decoder.blocks import LayerBytes, end_bytes, layer_bytes, layer_kv_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.build_plan import Limits, build_plan
 from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import PlanChoice
+from shoal.planner.choice.device_options import DeviceOption, choose_option, named_together
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
-from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload
@@ -33,7 +34,7 @@ from shoal.planner.what_if import PlanQuestion
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import BLOCK_SIZE
 
-_HIDDEN_ITEM_BYTES = 4
+NOTHING_OFFERED = Offer()
 _LOWER: tuple[Precision, ...] = ("int8", "int4")
 """precisions below fp32, from the better to the worse"""
 
@@ -56,6 +57,18 @@ class AutoPlan:
     """that made it"""
     question: PlanQuestion
     """to which the choice is the answer"""
+    devices: tuple[DeviceOption[Chosen], ...] = ()
+    """the ways to use the devices of this machine; empty: there are none"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The best plan over some fleets."""
+
+    choice: PlanChoice
+    link_precision: LinkPrecision
+    question: PlanQuestion
+    placed: PlacedFleet
 
 
 class AutoPlanner:
@@ -71,6 +84,7 @@ class AutoPlanner:
         measuring: Measuring,
         machines: Machines | None = None,
         shares_weights: bool = False,
+        offer: Offer = NOTHING_OFFERED,
     ) -> None:
         """Plan nothing yet.
 
@@ -82,13 +96,14 @@ class AutoPlanner:
             measuring: how machines are measured.
             machines: to plan for; None: this one, or those of the file.
             shares_weights: whether workers of this machine that hold the same map one kept copy of it.
+            offer: the devices of this machine that may compute.
 
         Raises:
             ConfigError: the planning makes no sense.
         """
         self._planning, self._model = planning, model
         self._precision: Precision = precision
-        self._limits, self._measuring, self._machines = limits, measuring, machines
+        self._limits, self._measuring, self._machines, self._offer = limits, measuring, machines, offer
         self._shares_weights = shares_weights and machines is None and planning.cluster is None
         self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
@@ -102,32 +117,64 @@ class AutoPlanner:
             ConfigError: the cluster file makes no sense, or no plan meets the latency target.
             CapacityError: the model fits nowhere.
         """
-        fleets = find_fleets(self._planning.cluster, self._model, self._precisions, self._measuring, self._machines)
-        figures = figures_of(worker for one in fleets for worker in one.fleet.classes)
+        fleets: list[PlacedFleet] = []
+        if self._offer.with_processor:
+            fleets = find_fleets(self._planning.cluster, self._model, self._precisions, self._measuring, self._machines)
+        found = self._measure_devices(fleets)
+        figures = figures_of(worker for one in (*fleets, *found.placed) for worker in one.fleet.classes)
         fleets += self._for_copies(fleets)
         started_s = time.perf_counter()
-        chosen: tuple[LinkPrecision, PlanQuestion, PlanChoice, PlacedFleet] | None = None
+        options = self._options(fleets, found)
+        (chosen,) = (option.choice for option in options if option.choice is not None and not option.reason)
+        planning_s = time.perf_counter() - started_s
+        plan = self._build_plan(chosen.choice.best, chosen.placed)
+        return AutoPlan(
+            plan=replace(plan, link_precision=chosen.link_precision),
+            choice=chosen.choice,
+            workload=self._workload,
+            goal=self._goal,
+            planning_s=planning_s,
+            placed=chosen.placed,
+            figures=figures,
+            planner=self,
+            question=chosen.question,
+            devices=(*options, *found.left_out) if self._offer.devices else (),
+        )
+
+    def _measure_devices(self, processor: Sequence[PlacedFleet]) -> DeviceFleets:
+        if not self._offer.devices:
+            return DeviceFleets(placed=(), left_out=())
+        return measure_devices(
+            self._model,
+            self._precisions,
+            self._measuring,
+            self._offer.devices,
+            processor[0].fleet if processor else None,
+            whole_processor(self._measuring.threads),
+        )
+
+    def _options(self, processor: Sequence[PlacedFleet], found: DeviceFleets) -> tuple[DeviceOption[Chosen], ...]:
+        """The best over the processor, over each device, and over all; one of them is taken. Raises as `plan`."""
+        if not processor and not found.placed:
+            first = found.left_out[0]
+            raise ConfigError(f"no device can be used: {first.what.removesuffix(' alone')}: {first.reason}")
+        ways = [(_what(one), partial(self._chosen, [one])) for one in found.placed]
+        if processor:
+            ways.insert(0, ("the processor alone", partial(self._chosen, processor)))
+        return choose_option(ways, lambda one: one.choice.score(self._goal), self._goal)
+
+    def _chosen(self, fleets: Sequence[PlacedFleet]) -> Chosen:
+        """The best plan over one of some fleets, with the links that pay. Raises as `plan`."""
+        chosen: Chosen | None = None
         for link_precision in self._link_precisions:
             over = [replace(one, fleet=self._fleet(one, link_precision)) for one in fleets]
             question = self._question([one.fleet for one in over])
             choice = question.answer()
-            if chosen is None or pays(choice.score(self._goal), chosen[2].score(self._goal)):
+            if chosen is None or pays(choice.score(self._goal), chosen.choice.score(self._goal)):
                 index = next(index for index, one in enumerate(over) if one.fleet is choice.best.fleet)
-                chosen = (link_precision, question, choice, fleets[index])
+                chosen = Chosen(choice=choice, link_precision=link_precision, question=question, placed=fleets[index])
         assert chosen is not None
-        link_precision, question, choice, placed = chosen
-        planning_s = time.perf_counter() - started_s
-        return AutoPlan(
-            plan=replace(self._build_plan(choice.best, placed), link_precision=link_precision),
-            choice=choice,
-            workload=self._workload,
-            goal=self._goal,
-            planning_s=planning_s,
-            placed=placed,
-            figures=figures,
-            planner=self,
-            question=question,
-        )
+        return chosen
 
     def _question(self, fleets: Sequence[Fleet]) -> PlanQuestion:
         return PlanQuestion(
@@ -214,6 +261,11 @@ class AutoPlanner:
         )
 
 
+def _what(placed: PlacedFleet) -> str:
+    classes = placed.fleet.classes
+    return named_together([one.name if not one.takes_shards else "the processor" for one in classes])
+
+
 def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
     """What every replica of a chosen plan is to be able to take."""
     planning = config.planning
@@ -225,51 +277,6 @@ def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
         kv_memory_bytes=config.kv_memory_bytes,
         least_kv_tokens=planning.streams * (planning.prompt_tokens + planning.output_tokens),
     )
-
-
-def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs: int) -> ModelSizes:
-    """A model's sizes at some precisions, from its headers. `max_seqs`: sequences of a replica that run at once."""
-    config, source = model.config, model.source
-    num_states = num_state_slots(model.blocks(precisions[0]), max_seqs)
-
-    def sizes(precision: Precision) -> PrecisionSizes:
-        layers = [
-            _with_adapters(model, layer, layer_bytes(source, precision, layer)) for layer in range(config.num_layers)
-        ]
-        embedding_bytes, head_bytes = end_bytes(source, precision)
-        return PrecisionSizes(
-            attention_bytes=tuple(layer.attention for layer in layers),
-            mlp_bytes=tuple(
-                layer.mlp + num_states * layer_state_bytes(config, index) for index, layer in enumerate(layers)
-            ),
-            embedding_bytes=embedding_bytes,
-            head_bytes=head_bytes,
-        )
-
-    return ModelSizes(
-        name=model.name,
-        hidden_bytes=config.carried_width * _HIDDEN_ITEM_BYTES,
-        kv_bytes_per_token=max(
-            layer_kv_bytes(config, layer, kv_dtype(precision, exact_activations=False))
-            for precision in precisions
-            for layer in range(config.num_layers)
-        ),
-        layers_without_kv=tuple(
-            layer
-            for layer in range(config.num_layers)
-            if not layer_kv_bytes(config, layer, kv_dtype("fp32", exact_activations=False))
-        ),
-        shares_kv=config.latent is not None,
-        last_cut=config.last_cut,
-        atoms=model.atoms,
-        by_precision={precision: sizes(precision) for precision in precisions},
-        max_context=config.max_context,
-    )
-
-
-def _with_adapters(model: ModelOnDisk, layer: int, held: LayerBytes) -> LayerBytes:
-    attention, mlp = model.adapter_bytes(layer)
-    return replace(held, attention=held.attention + attention, mlp=held.mlp + mlp)
 
 
 def _workload(planning: PlanningConfig) -> Workload:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from shoal.config import LaunchConfig
+from shoal.core.plan.devices.device_text import AUTO as AUTO_DEVICE
+from shoal.core.plan.devices.device_text import CPU
 from shoal.core.plan.language import Block, Plan, held_bytes
 from shoal.core.plan.state_room import num_state_slots
 from shoal.errors import ConfigError
@@ -20,7 +22,7 @@ from shoal.planner.split.device_layers import layers_that_fit
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.manual import plan_from_spec
 from shoal.planner.split.shares import shard_parts
-from shoal.planner.split.split_spec import SplitSpec
+from shoal.planner.split.split_spec import AUTO, SplitSpec
 from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.stage_config import BLOCK_SIZE, ShardPart
 from shoal.worker.memory_nodes import node_cpus
@@ -104,6 +106,21 @@ def _cores() -> list[int]:
     return [core for group in cores_by_node(cores, node_cpus().values()) for core in group]
 
 
+def chooses_devices(config: LaunchConfig) -> bool:
+    """Whether `auto` is to decide what computes: where nothing is named, or more than one thing without a split."""
+    names = [name.strip().lower() for name in config.devices.names]
+    return config.plan_file is None and config.split == AUTO and (names in ([], [AUTO_DEVICE]) or len(names) > 1)
+
+
+def check_choosable(config: LaunchConfig) -> None:
+    """Raises ConfigError where one device is named, so that `auto` has nothing to choose."""
+    if not chooses_devices(config) and config.devices.names not in ((), (CPU,)):
+        raise ConfigError(
+            f"--device {config.devices.names[0]} leaves nothing to choose; name the processor as well, such as "
+            f"cpu,{config.devices.names[0]}, or auto for all that there is"
+        )
+
+
 def spec_for_devices(
     config: LaunchConfig, spec: SplitSpec | None, devices: Sequence[DeviceConfig | None]
 ) -> SplitSpec | None:
@@ -115,17 +132,13 @@ def spec_for_devices(
         devices: that were named, one for all workers or one for each; empty: none.
 
     Raises:
-        ConfigError: several are named for `auto`, or beside a stored plan.
+        ConfigError: they are named beside a stored plan.
     """
     if spec is not None or not devices:
         return spec
     if config.plan_file is not None:
         raise ConfigError(f"{config.plan_file} says the devices; leave --device and what goes with it out")
-    if len(devices) == 1:
-        return SplitSpec() if devices[0] is not None else None
-    raise ConfigError(
-        "--device names several devices, but not which layers each has: say --split pp=N:M, or dp=2 for whole copies"
-    )
+    return SplitSpec() if devices[0] is not None else None
 
 
 def spec_that_fits(

@@ -24,6 +24,7 @@ from shoal.model.weights import Precision
 from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, Rates
 from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
+from shoal.planner.split.device_layers import part_on_devices
 from shoal.worker.memory_nodes import node_cpus
 
 _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
@@ -69,14 +70,7 @@ def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring:
         precisions: at which to measure it.
         measuring: how.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    threads = measuring.threads
-    if threads is None:
-        layouts = local_layouts(cores, node_cpus().values())
-    elif threads > len(cores):
-        raise ConfigError(f"--threads is {threads}, but there are {len(cores)} cores")
-    else:
-        layouts = (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
+    layouts = _layouts(measuring.threads)
     if measuring.is_rough:
         layouts = tuple(
             slots for slots in layouts if len(slots) <= _MOST_ROUGH_WORKERS or is_measured(model, precisions, slots)
@@ -87,15 +81,33 @@ def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring:
     def fleet_of(index: int, slots: Sequence[Slot]) -> PlacedFleet:
         steps.skip_to(sum(counts[:index]))
         fleet = measure_fleet(model, precisions, slots, replace(measuring, on_progress=steps.begin))
-        return PlacedFleet(fleet=fleet, places=_places(slots))
+        return PlacedFleet(fleet=fleet, places=places_of_slots(slots))
 
     return [fleet_of(index, slots) for index, slots in enumerate(layouts)]
 
 
-def _places(slots: Sequence[Slot]) -> Places:
+def whole_processor(threads: int | None) -> tuple[tuple[int, ...], ...]:
+    """Cores of the fewest workers that take the whole processor: one a NUMA node. Raises ConfigError."""
+    return tuple(slot.cores for slot in _layouts(threads)[0])
+
+
+def _layouts(threads: int | None) -> tuple[tuple[Slot, ...], ...]:
+    """Divisions of this machine, that of the fewest workers first. Raises ConfigError."""
+    cores = sorted(os.sched_getaffinity(0))
+    if threads is None:
+        return local_layouts(cores, node_cpus().values())
+    if threads > len(cores):
+        raise ConfigError(f"--threads is {threads}, but there are {len(cores)} cores")
+    return (even_layout(cores[: len(cores) // threads * threads], len(cores) // threads),)
+
+
+def places_of_slots(slots: Sequence[Slot]) -> Places:
     """Where workers sit, class by class."""
     kinds = class_of_each(slots)
-    places = [WorkerPlacement(threads=slot.threads, cores=slot.cores) for slot in slots]
+    places = [
+        WorkerPlacement(threads=slot.threads, cores=slot.cores, device=slot.device, python=slot.python)
+        for slot in slots
+    ]
     return tuple(
         tuple(place for place, own in zip(places, kinds, strict=True) if own == kind) for kind in sorted(set(kinds))
     )
@@ -112,7 +124,9 @@ def fleet_from_file(
     slots = _slots(cluster)
     measured = None
     if slots:
-        steps = StepsTold(measuring.on_progress, len(precisions) * num_parts(len(slots), model.atoms.max_shards))
+        has_devices = any(slot.device is not None for slot in slots)
+        parts = num_parts(len(slots), model.atoms.max_shards, has_devices=has_devices)
+        steps = StepsTold(measuring.on_progress, len(precisions) * parts)
         measured = measure_fleet(model, precisions, slots, replace(measuring, on_progress=steps.begin))
     class_indexes = iter(class_of_each(slots))
     classes = tuple(
@@ -121,12 +135,9 @@ def fleet_from_file(
         else _described(machine, model, precisions)
         for machine in cluster.machines
     )
-    links = cluster.links_between()
+    links, part = cluster.links_between(), device_part(model, precisions)
     fleet = Fleet(
-        classes=tuple(
-            replace(one, memory_bytes=machine.memory_bytes or one.memory_bytes)
-            for one, machine in zip(classes, cluster.machines, strict=True)
-        ),
+        classes=tuple(_with_memory(one, machine, part) for one, machine in zip(classes, cluster.machines, strict=True)),
         links=_mixed(links, measured and measured.links, cluster),
         sums=_mixed(links, measured and measured.sums, cluster),
     )
@@ -136,21 +147,41 @@ def fleet_from_file(
     return PlacedFleet(fleet=fleet, places=places)
 
 
+def _with_memory(one: WorkerClass, machine: DescribedMachine, part: float) -> WorkerClass:
+    """With the memory that the file says; of a device in the bytes that a processor would need for the same."""
+    memory_bytes = machine.memory_bytes or one.memory_bytes
+    return replace(one, memory_bytes=memory_bytes if one.takes_shards else int(part * memory_bytes))
+
+
+def device_part(model: ModelOnDisk, precisions: Sequence[Precision]) -> float:
+    """The bytes that a model takes on processors over those that it takes on devices, at most 1."""
+    return min(
+        part_on_devices(model.blocks(precision), model.blocks(precision, exact_activations=True))
+        for precision in precisions
+    )
+
+
 def _slots(cluster: ClusterFile) -> list[Slot]:
     """Of the machines at hand, in the file's order."""
     allowed = os.sched_getaffinity(0)
     slots: list[Slot] = []
     for machine in cluster.machines:
-        if machine.is_local and machine.device is not None:
-            raise ConfigError(f"machine {machine.name}: device: of this machine is measured for ONNX graphs only")
-        if machine.cpus is None:
+        if not machine.is_local:
             continue
-        if missing := set(machine.cpus) - allowed:
+        if missing := set(machine.cpus or ()) - allowed:
             raise ConfigError(
                 f"machine {machine.name}: there is no CPU {min(missing)} to use here; there are "
                 f"{', '.join(map(str, sorted(allowed)))}"
             )
-        slots.append(Slot(cores=machine.cpus, cpu_quota=machine.cpu_quota or 1.0))
+        device = machine.device_config
+        slots.append(
+            Slot(
+                cores=machine.cpus or (),
+                cpu_quota=machine.cpu_quota or 1.0,
+                device=device and replace(device, memory_bytes=None),
+                python=machine.python,
+            )
+        )
     return slots
 
 
@@ -176,6 +207,7 @@ def _described(machine: DescribedMachine, model: ModelOnDisk, precisions: Sequen
         memory_bytes=machine.memory_bytes,
         alone=speeds,
         busy=speeds,
+        takes_shards=machine.device is None,
     )
 
 

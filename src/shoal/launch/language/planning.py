@@ -14,8 +14,8 @@ from shoal.core.plan.language import Plan
 from shoal.core.plan.rebuilding import with_placements
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
-from shoal.launch.devices import devices_by_hand
-from shoal.launch.language.by_hand import plan_by_hand, spec_for_devices, spec_that_fits
+from shoal.launch.devices import devices_by_hand, offer_for
+from shoal.launch.language.by_hand import chooses_devices, plan_by_hand, spec_for_devices, spec_that_fits
 from shoal.launch.language.graph_spec import check_plannable, graph_spec
 from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
@@ -89,7 +89,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         config = replace(config, keep_weights=False)  # what is kept belongs to the model's own files
     planning = config.planning
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
-    devices = devices_by_hand(config.devices)
+    devices = () if chooses_devices(config) else devices_by_hand(config.devices)
     spec = spec_for_devices(config, spec, devices)
     routing, precision = parse_routing(config.routing), parse_precision(config.precision)
     link_precisions = parse_link_precisions(planning.link_precision)
@@ -100,6 +100,8 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         spec = graph_spec(config, spec, precision)
     elif spec is None and model.config.encoder is not None and not config.plan_file:
         spec = parse_split(_UNMEASURED)
+    if spec is not None and chooses_devices(config):
+        devices = devices_by_hand(config.devices)  # of these models there is nothing to choose
     if machines is not None:
         on_progress("whether all machines have the model")
         machines.find_model(model.path, [file_to_send(one.path) for one in adapters])
@@ -223,6 +225,7 @@ def _auto_plan(
 ) -> AutoPlan:
     from shoal.launch.language.auto_plan import AutoPlanner, limits_of  # and all that measures and searches
 
+    is_elsewhere = machines is not None or config.planning.cluster is not None
     planner = AutoPlanner(
         config.planning,
         model,
@@ -231,5 +234,6 @@ def _auto_plan(
         measuring=_measuring(config, on_progress),
         machines=machines,
         shares_weights=config.keep_weights,
+        offer=offer_for(config.devices, is_elsewhere=is_elsewhere),
     )
     return planner.plan()

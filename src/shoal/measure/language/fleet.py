@@ -115,6 +115,7 @@ def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, ModelSp
                 busy={precision: one.classes[index].busy for precision, one in speeds.items()},
                 is_rough=is_rough,
                 others_share=max(one.others_share for one in speeds.values()),
+                takes_shards=kind.device is None,
             )
             for index, kind in enumerate(kinds)
         ),
@@ -138,9 +139,11 @@ def _model_key(model: ModelToTime, slots: Sequence[Slot], *, is_rough: bool) -> 
 
 
 def _key(what: str, slots: Sequence[Slot], **more: object) -> dict[str, object]:
+    devices = [slot.device and (asdict(slot.device), slot.python) for slot in slots]
     return {
         "what": what,
         "machine": asdict(this_machine()),
         "slots": [(list(slot.cores), slot.cpu_quota) for slot in slots],
+        **({"devices": devices} if any(devices) else {}),
         **more,
     }

@@ -73,15 +73,18 @@ def time_model(
         ModelLoadError: the model cannot be loaded.
         CapacityError: there is not enough memory.
     """
-    with_others = len(team.slots) > 1
+    with_others, has_devices = len(team.slots) > 1, any(slot.device is not None for slot in team.slots)
     has_quota = any(slot.cpu_quota < 1 for slot in team.slots)
     limits = QUOTA_LIMITS if has_quota else QUICK_LIMITS if is_rough else LIMITS
     effort = QUICK if is_rough else FULL
     busy: dict[str, list[PartPoints]] = {}
     alone: dict[str, list[PartPoints]] = {}
-    for part in plan_parts(model.blocks, model.atoms, limits, with_shards=with_others, effort=effort):
+    parts = plan_parts(
+        model.blocks, model.atoms, limits, with_shards=with_others, effort=effort, whole_layers=has_devices
+    )
+    for part in parts:
         on_progress(f"{_workers(team)}: {WORDS[part.name]}")
-        team.ask_each(lambda rank, part=part: _load_message(model, part, team.slots[rank].threads))
+        team.ask_each(lambda rank, part=part: _load_message(model, part, team.slots[rank]))
         busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks)]
         if with_others and part.alone_steps:
             alone[part.name] = [
@@ -92,12 +95,16 @@ def time_model(
     return [_timed_model(busy, alone, index) for index in range(len(ranks))]
 
 
-def num_parts(num_workers: int, num_shards: int) -> int:
+def num_parts(num_workers: int, num_shards: int, *, has_devices: bool = False) -> int:
     """Parts that `time_model` goes through. `num_shards`: into which the model can be cut at most."""
+    if has_devices:
+        return 2
     return 5 if num_workers > 1 and num_shards > 1 else 3
 
 
 def _workers(team: ProfileTeam) -> str:
+    if any(slot.device is not None for slot in team.slots):
+        return " and ".join(map(str, team.slots))
     count, threads = len(team.slots), team.slots[0].threads
     return f"{count} worker{'' if count == 1 else 's'} of {threads} thread{'' if threads == 1 else 's'}"
 
@@ -132,7 +139,7 @@ def _keep_going(step: TimeStep) -> TimeStep:
     return replace(step, limits=replace(step.limits, keep_going=True))
 
 
-def _load_message(model: ModelToTime, part: TimedPart, threads: int) -> LoadPart:
+def _load_message(model: ModelToTime, part: TimedPart, slot: Slot) -> LoadPart:
     steps = (*part.steps, *part.alone_steps)
     return LoadPart(
         name=part.name,
@@ -141,7 +148,7 @@ def _load_message(model: ModelToTime, part: TimedPart, threads: int) -> LoadPart
             first_layer=part.first_layer,
             last_layer=part.last_layer,
             precision=model.precision,
-            threads=threads,
+            threads=slot.threads,
             num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
             block_size=BLOCK_SIZE,
             num_states=max(map(states_needed, steps)),
@@ -149,6 +156,7 @@ def _load_message(model: ModelToTime, part: TimedPart, threads: int) -> LoadPart
             max_context=max(step.past_tokens + max(1, step.prompt_rows) for step in steps) + 1,
             part=part.shard,
         ),
+        device=slot.device,
     )
 
 
@@ -170,7 +178,7 @@ def _timed_model(busy: dict[str, list[PartPoints]], alone: dict[str, list[PartPo
     def part(name: str) -> PartPoints | None:
         return busy[name][index] if name in busy else None
 
-    (step_s,) = busy[NOTHING][index].seconds.values()
+    (step_s,) = busy[NOTHING][index].seconds.values() if NOTHING in busy else (0.0,)  # else it counts with the layers
     points = ModelPoints(
         long=busy[LONG][index], short=busy[SHORT][index], half=part(HALF), columns=part(COLUMNS), step_s=step_s
     )

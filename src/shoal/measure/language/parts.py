@@ -85,7 +85,13 @@ class TimedPart:
 
 
 def plan_parts(
-    blocks: Sequence[Block], atoms: ShardAtoms, limits: TimeLimits, *, with_shards: bool, effort: Effort = FULL
+    blocks: Sequence[Block],
+    atoms: ShardAtoms,
+    limits: TimeLimits,
+    *,
+    with_shards: bool,
+    effort: Effort = FULL,
+    whole_layers: bool = False,
 ) -> tuple[TimedPart, ...]:
     """The parts to time, in order.
 
@@ -95,6 +101,7 @@ def plan_parts(
         limits: how often to repeat a step.
         with_shards: whether there is anybody to share a layer with.
         effort: FULL or QUICK.
+        whole_layers: whether somebody takes no shards at all, not even the smallest.
     """
     num_layers = len(blocks) - 2
     steps = _Steps(limits)
@@ -119,6 +126,8 @@ def plan_parts(
         steps=(*steps.prefill(SHORT, effort.many_prefill), *steps.contexts(SHORT, effort.far_decode)),
         alone_steps=steps.prefill(SHORT, _ALONE_PREFILL_ROWS),
     )
+    if whole_layers:
+        return long, short
     nothing = TimedPart(
         name=NOTHING,
         first_layer=0,

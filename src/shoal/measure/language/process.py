@@ -40,13 +40,23 @@ _RING_BYTES = 16 << 20
 class ProfileProcess(Worker[Answer]):
     """A child that runs `shoal.worker.measuring.profile_main`."""
 
-    def __init__(self, name: str, fds: Sequence[tuple[str, int]]) -> None:
-        """`fds`: options with the descriptors to hand over; they stay the caller's to close."""
+    def __init__(self, name: str, fds: Sequence[tuple[str, int]], python: str | None = None) -> None:
+        """Start it.
+
+        Args:
+            name: for messages.
+            fds: options with the descriptors to hand over; they stay the caller's to close.
+            python: path of the Python that runs it; None: this one.
+
+        Raises:
+            ConfigError: there is no such Python.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             given = [("--control", theirs.fileno()), *fds]
             arguments = [word for option, fd in given for word in (option, str(fd))]
-            child = ChildProcess(name, "shoal.worker.measuring.profile_main", arguments, [fd for _, fd in given])
+            module, inherited = "shoal.worker.measuring.profile_main", [fd for _, fd in given]
+            child = ChildProcess(name, module, arguments, inherited, python)
         self._link = SocketLink(ours)
         super().__init__(child, self._link)
 
@@ -133,7 +143,7 @@ class ProfileTeam:
         with ExitStack() as fds:
             links = _connect(len(self.slots), fds)
             for rank, slot in enumerate(self.slots):
-                self._processes.append(ProfileProcess(f"profile {rank} ({slot})", links[rank]))
+                self._processes.append(ProfileProcess(f"profile {rank} ({slot})", links[rank], slot.python))
         self.ask_each(self._start_message)
         for slot, process in zip(self.slots, self._processes, strict=True):
             self._held.enter_context(held(process.pid, slot.cpu_quota, num_cores=slot.threads))

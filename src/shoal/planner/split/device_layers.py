@@ -47,6 +47,19 @@ def layers_that_fit(
     return round_shares(len(layers), [1.0] * len(caps), at_least=1, caps=caps)
 
 
+def part_on_devices(blocks: Sequence[Block], device_blocks: Sequence[Block]) -> float:
+    """The bytes that a model takes on processors over those that it takes on devices, at most 1: of weights or of keys
+    and values, whichever grows more.
+
+    Args:
+        blocks: embedding, layers, head, as processors hold them.
+        device_blocks: the same with the keys and values that devices have.
+    """
+    weights = sum(block.weight_bytes for block in blocks) / sum(map(_device_bytes, blocks))
+    kv, device_kv = (sum(block.kv_bytes_per_token for block in each) for each in (blocks, device_blocks))
+    return min(1.0, weights, kv / device_kv if device_kv else 1.0)
+
+
 def _device_bytes(block: Block) -> int:
     """What a device holds of a block; of experts what a file does, whose weights a token meets in part."""
     if block.expert_bytes:

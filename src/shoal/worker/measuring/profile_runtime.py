@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ class ProfileRuntime:
 
     def _load(self, load: LoadPart) -> Stage:
         source, form = open_weights(Path(load.model_path)), ForcedForm.of(os.environ)
-        stage = Stage(source, load.stage, form=form)
+        stage = Stage(source, load.stage, form=replace(form, device=load.device))
         stage.touch_kv()
         return stage
 
