@@ -12,11 +12,13 @@ from shoal.core.plan.devices.description import MachineDevices
 from shoal.core.plan.devices.device_text import AUTO
 from shoal.core.plan.devices.workers import chosen_devices, named_pythons, worker_python
 from shoal.errors import ConfigError, ShoalError
-from shoal.planner.choice.device_options import DeviceOption
+from shoal.planner.device_options import DeviceOption
 from shoal.protocol.device_config import DeviceConfig
 
 _LABEL = re.compile(r"(replica \d+ stage \d+ on [\w-]+:\d+|profile \d+ \([\w-]+:\d+\)): ")
 """What messages of workers begin with that were started to measure."""
+
+_VENDORS = {"cuda": "nvidia", "tensorrt": "nvidia", "tensorrt-rtx": "nvidia", "migraphx": "amd", "rocm": "amd"}
 
 
 def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
@@ -92,7 +94,7 @@ def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
     """Bytes that weights may take on a device; None: its memory is the machine's, or nobody tells."""
     if device.memory_bytes is not None:
         return device.memory_bytes
-    vendor = {"cuda": "nvidia", "tensorrt-rtx": "nvidia", "migraphx": "amd"}.get(device.provider)
+    vendor = _VENDORS.get(device.provider)
     sizes = [one.memory_bytes for one in found.hardware if one.kind != "npu" and vendor in (None, one.vendor)]
     if device.provider == "webgpu" or vendor is not None:
         return sizes[device.index] if device.index < len(sizes) else None

@@ -84,6 +84,33 @@ def test_so_does_a_gpu_in_software(split: str, names: tuple[str, ...], chain: Pa
         check(loaded, chain)
 
 
+def test_what_a_provider_computes_wrongly_stays_on_the_processor(
+    tmp_path: Path, webgpu_python: str, told: list[str]
+) -> None:
+    """WebGPU's convolutions over 6, 9, 15, ... channels: microsoft/onnxruntime#29651."""
+    path = convolution(tmp_path / "named.onnx", "convolution")
+    x = np.random.default_rng(0).standard_normal((2, 9, 8), np.float32)
+    options = {"device": "webgpu", "worker_python": [webgpu_python], "threads": 1}
+    with shoal.load(path, example_inputs={"x": x}, **options) as model:  # type: ignore[arg-type]
+        found = model({"x": x})["y"]
+    np.testing.assert_allclose(found, plain_session(path).run(["y"], {"x": x})[0], rtol=0, atol=1e-4)
+    nameless = convolution(tmp_path / "nameless.onnx", "")
+    with pytest.raises(ConfigError, match="webgpu:0 would compute a convolution of this graph wrongly"):
+        shoal.load(nameless, example_inputs={"x": x}, **options)  # type: ignore[arg-type]
+
+
+def convolution(path: Path, name: str) -> Path:
+    """Input `x` [N, 9, 8], output `y` [N, 4, 8]."""
+    kernel = np.random.default_rng(1).standard_normal((4, 9, 3), np.float32)
+    node = helper.make_node("Conv", ["x", "kernel"], ["y"], pads=[1, 1], name=name)
+    return save_graph(path, [node], [floats("x", "N", 9, 8)], [floats("y", "N", 4, 8)], {"kernel": kernel})
+
+
+def test_options_of_a_build_reach_its_provider(chain: Path, webgpu_python: str) -> None:
+    with pytest.raises(ModelLoadError, match="webgpu:0: Invalid preferred layout: XYZ"):
+        launch(chain, "1", "webgpu", pythons=(webgpu_python,), options=("preferredLayout=XYZ",))
+
+
 def test_two_devices_of_two_environments_share_a_graph(chain: Path, webgpu_python: str, openvino_python: str) -> None:
     pythons = (f"webgpu={webgpu_python}", f"openvino={openvino_python}")
     with launch(chain, "pp=3", "cpu", "webgpu", "openvino", pythons=pythons) as loaded:

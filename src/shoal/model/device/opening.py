@@ -45,6 +45,10 @@ def choose_device(options: ort.SessionOptions, device: DeviceConfig) -> Provider
         raise ConfigError(f"{device.name}: {provider.runtime_name} takes the first device; choose by --provider-option")
     if provider.memory_option is not None and device.memory_bytes is not None:
         given.setdefault(provider.memory_option, str(device.memory_bytes))
+    if provider.config_prefix is not None:
+        for name, value in given.items():
+            options.add_session_config_entry(provider.config_prefix + name, value)
+        return [(provider.runtime_name, {})]
     return [(provider.runtime_name, given)]
 
 

@@ -82,8 +82,8 @@ class MachineDevices:
 
 
 _PROVIDERS_OF = {
-    "nvidia": ("cuda", "tensorrt-rtx", "webgpu"),
-    "amd": ("migraphx", "webgpu"),
+    "nvidia": ("cuda", "tensorrt-rtx", "tensorrt", "webgpu"),
+    "amd": ("migraphx", "webgpu", "rocm"),
     "intel": ("openvino", "webgpu"),
     "apple": ("coreml", "mlx", "webgpu"),
 }

@@ -28,6 +28,9 @@ class Provider:
     binding: str = "cpu"
     """What ONNX Runtime's bindings call the memory in which outputs stay; `cpu`: they come back to the processor's."""
 
+    config_prefix: str | None = None
+    """What a build's options are called by in the session's configuration, before their names; None: the provider takes
+    them itself."""
     plugin_options: tuple[tuple[str, str], ...] = ()
     """Options that the plugin gets where the user does not give them."""
 
@@ -51,6 +54,13 @@ PROVIDERS: Mapping[str, Provider] = {
         memory_option="gpu_mem_limit",
         binding="cuda",
     ),
+    "tensorrt": Provider(
+        runtime_name="TensorrtExecutionProvider",
+        plugin=None,
+        build="onnxruntime-gpu",
+        kind="gpu",
+        index_option="device_id",
+    ),
     "tensorrt-rtx": Provider(
         runtime_name="NvTensorRTRTXExecutionProvider",
         plugin="onnxruntime-ep-nv-tensorrt-rtx-cu13",
@@ -66,6 +76,14 @@ PROVIDERS: Mapping[str, Provider] = {
         index_option="device_id",
         memory_option="migraphx_mem_limit",
     ),
+    "rocm": Provider(
+        runtime_name="ROCMExecutionProvider",
+        plugin=None,
+        build="onnxruntime-rocm",
+        kind="gpu",
+        index_option="device_id",
+        memory_option="gpu_mem_limit",
+    ),
     "coreml": Provider(runtime_name="CoreMLExecutionProvider", plugin=None, build="onnxruntime", kind="gpu"),
     "mlx": Provider(runtime_name="MLXExecutionProvider", plugin="onnxruntime-ep-mlx", build=None, kind="gpu"),
     "webgpu": Provider(
@@ -74,6 +92,7 @@ PROVIDERS: Mapping[str, Provider] = {
         build="onnxruntime-webgpu",
         kind="gpu",
         binding="webgpu",
+        config_prefix="ep.webgpuexecutionprovider.",  # its options beside its name are ignored without a word
     ),
     "openvino": Provider(
         runtime_name="OpenVINOExecutionProvider",

@@ -15,6 +15,7 @@ from shoal.errors import CapacityError, ConfigError, InvalidRequest, ModelLoadEr
 from shoal.model.device.failures import device_loss, is_out_of_memory, unusable
 from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.device_faults import avoid_faults
 from shoal.model.graph.stage.device_room import check_room, describe_room
 from shoal.model.graph.stage.ort_values import NUMPY_KINDS, to_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
@@ -165,6 +166,8 @@ def open_session(
     """
     if isinstance(model, bytes):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.folder))
+    if device is not None:
+        avoid_faults(options, graph.model, device)
     try:
         return start_session(model, options, device)
     except RUNTIME_ERRORS as error:

@@ -21,6 +21,7 @@ from shoal.errors import CapacityError, ModelLoadError, RequestError, WorkerLost
 from shoal.model.device.failures import is_out_of_memory
 from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.value_types import output_type
+from shoal.model.graph.stage.device_faults import avoid_faults
 from shoal.model.graph.stage.ort_values import as_array, to_value
 from shoal.model.graph.stage.run_limit import RunLimit
 from shoal.model.graph.stage.segments import Gathering, GraphSegment, Reduction, cut_at_markers, segment_model
@@ -220,6 +221,8 @@ class _LoadedSegment:
         self.output_types: dict[str, onnx.TypeProto] = {}
         if segment.outputs:
             options = compute_options(threads)
+            if device is not None:
+                avoid_faults(options, model, device)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
             try:
                 content = segment_model(model, segment, input_types).SerializeToString()
