@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from shoal.errors import CapacityError, ConfigError, DeviceLost
-from shoal.model.decoder.device import sessions
+from shoal.model.decoder.device import device_layers, sessions
 from shoal.model.decoder.device.attention_graph import gather_graph
+from shoal.model.decoder.device.sessions import device_floats
 from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.stage import Stage
 from shoal.model.runtime_sessions import start_session
 from shoal.model.weights import WeightSource
@@ -36,7 +38,7 @@ from tests.numerics.engines import (
 )
 
 TEXT = random_tokens(70)
-TOLERANCE = 1e-4
+TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-2
 NUM_OUTPUT = 64
 DEVICE = DeviceConfig(provider="openvino")
 FAMILIES = ["llama", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_oss", "qwen3", "qwen3_moe", *DENSE_FAMILIES]
@@ -46,6 +48,9 @@ FAMILIES = ["llama", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_oss", "qwe
 def _on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "start_session", lambda model, options, device: start_session(model, options))
     monkeypatch.setattr(sessions, "check_nodes", lambda session, device: None)
+    monkeypatch.setattr(
+        device_layers, "device_form", lambda device: GraphForm(exact_activations=True, floats=device_floats(device))
+    )
 
 
 def on_device(source: WeightSource, *, cuts: Sequence[int] = (), device: DeviceConfig = DEVICE) -> PipelineExecutor:
@@ -75,6 +80,15 @@ def test_a_family_says_what_it_says_on_processors(family: str, tiny_source: Make
     assert continuations(engine, texts, max_tokens=NUM_OUTPUT) == answers
     assert engine.stats().prefix_hit_tokens >= 48
     assert answers == continuations(make_engine(processor), texts, max_tokens=NUM_OUTPUT)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
+def test_half_floats_say_nearly_the_same(family: str, tiny_source: MakeSource) -> None:
+    source = tiny_source(family)
+    half = on_device(source, device=replace(DEVICE, precision="fp16"))
+    (got,), (want,) = (text_logits(make_engine(one), [TEXT]) for one in (half, make_executor(source)))
+    np.testing.assert_allclose(got, want, rtol=0, atol=HALF_TOLERANCE * float(np.abs(want).max()))
+    assert np.abs(got - want).max() > 1e-5, "16 bits round"
 
 
 @pytest.mark.parametrize("cuts", [(2,), (1, 3)])

@@ -23,6 +23,10 @@ _FATAL_ONLY = 4
 _EXTEND_AS_REQUESTED = 1
 """Arena strategy; the default one doubles. Source: `OrtArenaCfg` in ONNX Runtime's C API."""
 
+_NO_FALLBACK = "session.disable_cpu_ep_fallback"
+"""Session option after which a node that the device does not compute is an error. Source: ONNX Runtime,
+onnxruntime_session_options_config_keys.h."""
+
 _shared_pool_threads: int | None = None
 """ONNX Runtime's global pool is one a process and is made once: this mirrors its state, it does not add any."""
 
@@ -56,15 +60,28 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
 
 
 def start_session(
-    model: str | Path | bytes, options: ort.SessionOptions, device: DeviceConfig | None = None
+    model: str | Path | bytes,
+    options: ort.SessionOptions,
+    device: DeviceConfig | None = None,
+    *,
+    needs_device: bool = False,
 ) -> ort.InferenceSession:
     """A session on the processor or on a device. Raises what ONNX Runtime raises, and prints nothing.
+
+    Args:
+        model: a file, or what is in it.
+        options: of the session.
+        device: to compute on; None: the processor.
+        needs_device: whether every node must be computed by the device: what is not is an error then.
 
     Raises:
         ConfigError: the device's provider is not installed here, or has no such device.
     """
     chosen = () if device is None else choose_device(options, device)
-    providers = None if chosen is None else [*chosen, "CPUExecutionProvider"]
+    processor = () if needs_device else ("CPUExecutionProvider",)
+    if needs_device:
+        options.add_session_config_entry(_NO_FALLBACK, "1")
+    providers = None if chosen is None else [*chosen, *processor]
     session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if isinstance(model, bytes):
         session._model_bytes = None  # kept for a change of providers, which is a second copy of all weights

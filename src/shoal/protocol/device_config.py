@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+FloatPrecision = Literal["fp32", "fp16"]
+FLOAT_PRECISIONS: tuple[FloatPrecision, ...] = get_args(FloatPrecision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,8 @@ class DeviceConfig:
     """Options that the provider gets as they are: names and values."""
     memory_bytes: int | None = None
     """Bytes of the device's memory that the worker may take; None: as many as there are."""
+    precision: FloatPrecision = "fp32"
+    """Of a language model's floats there: activations, keys and values, and weights that are no blocks of 4 bits."""
 
     @property
     def name(self) -> str:

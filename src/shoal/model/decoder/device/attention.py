@@ -25,6 +25,7 @@ from shoal.model.decoder.device.attention_graph import (
 )
 from shoal.model.decoder.device.sessions import DeviceSession
 from shoal.model.decoder.device.step_groups import RowGroup, row_groups, slots_of_rows
+from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.stage_attention import attention_vectors
 from shoal.model.weights import WeightSource
 from shoal.protocol.device_config import DeviceConfig
@@ -35,9 +36,9 @@ from shoal.protocol.stage_config import StageConfig
 class DeviceAttention:
     """Owns the cache."""
 
-    def __init__(self, source: WeightSource, config: StageConfig, device: DeviceConfig) -> None:
+    def __init__(self, source: WeightSource, config: StageConfig, device: DeviceConfig, form: GraphForm) -> None:
         """Make the cache and the sessions of every kind of layer. Raises as `DeviceSession`."""
-        self._config, self._decoder, self._device = config, source.config, device
+        self._config, self._decoder, self._device, self._form = config, source.config, device, form
         self._sessions: dict[Hashable, DeviceSession] = {}
         self._tables: dict[int, tuple[F32, F32]] = {}
         self.layers = [self._layer(source, layer) for layer in range(config.first_layer, config.last_layer)]
@@ -63,15 +64,17 @@ class DeviceAttention:
         shape, vectors = AttentionShape.of(decoder, layer), attention_vectors(source, layer, config.num_positions)
         norms = layer if vectors.q_norm is not None else None
         num_slots, width = config.num_blocks * config.block_size, shape.num_kv_heads * shape.head_dim
-        zeros = self._session(("zeros", width), lambda: zeros_graph(num_slots, width), computes=False)
+        zeros = self._session(("zeros", width), lambda: zeros_graph(num_slots, width, self._form), computes=False)
         kind = (shape, vectors.sinks is None, vectors.query_scales is None)
         return DeviceLayer(
             shape=shape,
             vectors=vectors,
             angles=self._angles(layer) if shape.rotary_dim else None,
-            append=self._session(("append", kind, norms), lambda: append_graph(shape, vectors)),
+            append=self._session(("append", kind, norms), lambda: append_graph(shape, vectors, self._form)),
             attend={
-                group: self._session(("attend", kind, group), lambda group=group: attend_graph(shape, vectors, group))
+                group: self._session(
+                    ("attend", kind, group), lambda group=group: attend_graph(shape, vectors, group, self._form)
+                )
                 for group in (ALL_ROWS, ONE_ROW)
             },
             keys=zeros.run({})["zeros"],

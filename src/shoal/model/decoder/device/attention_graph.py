@@ -11,17 +11,18 @@ H query heads, K key heads, g = H / K, D dimensions, R half the rotated ones, W 
 from __future__ import annotations
 
 import numpy as np
+from onnx import numpy_helper
 
 from shoal.model.attention.interface import AttentionShape, AttentionVectors
-from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.decoder.onnx.graph_builder import USUAL_FORM, GraphBuilder, GraphForm
 
 ALL_ROWS, ONE_ROW = "a piece of one sequence", "one row of each sequence"
 
 
-def append_graph(shape: AttentionShape, vectors: AttentionVectors) -> bytes:
+def append_graph(shape: AttentionShape, vectors: AttentionVectors, form: GraphForm = USUAL_FORM) -> bytes:
     """Inputs qkv [T, .], cos and sin [T, 1, R], factors [T, 1, 1], slots [T, 1], keys and values [C, W]; outputs q
     [T, H, D], scaled, and keys_out and values_out, which may be the memory of keys and values."""
-    builder, width = GraphBuilder("append"), shape.num_kv_heads * shape.head_dim
+    builder, width = GraphBuilder("append", form), shape.num_kv_heads * shape.head_dim
     qkv = builder.declare_input("qkv", np.float32, ["T", shape.qkv_width])
     slots = builder.declare_input("slots", np.int64, ["T", 1])
     half = shape.rotary_dim // 2
@@ -44,11 +45,11 @@ def append_graph(shape: AttentionShape, vectors: AttentionVectors) -> bytes:
     return builder.serialize()
 
 
-def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str) -> bytes:
+def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str, form: GraphForm = USUAL_FORM) -> bytes:
     """Inputs q [T, H, D], keys and values [C, W], rows [G, 1], context [B, L], mask [B, 1, M, L], with M = g or, of a
     piece of one sequence, G g; sinks [B, K, M, 1]; into [T, O]. Output attention [T, O], in which these rows are
     written."""
-    builder, width = GraphBuilder("attend"), shape.num_kv_heads * shape.head_dim
+    builder, width = GraphBuilder("attend", form), shape.num_kv_heads * shape.head_dim
     num_kv, dim, group_size = shape.num_kv_heads, shape.head_dim, shape.num_heads // shape.num_kv_heads
     q = builder.declare_input("q", np.float32, ["T", shape.num_heads, dim])
     rows = builder.declare_input("rows", np.int64, ["G", 1])
@@ -81,17 +82,18 @@ def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str) -
     return builder.serialize()
 
 
-def zeros_graph(num_slots: int, width: int) -> bytes:
+def zeros_graph(num_slots: int, width: int, form: GraphForm = USUAL_FORM) -> bytes:
     """Output zeros [num_slots, width]: how memory of a device is had."""
-    builder = GraphBuilder("zeros")
-    zeros = builder.node("ConstantOfShape", [builder.constant(np.array([num_slots, width], np.int64))])
+    builder = GraphBuilder("zeros", form)
+    dims = builder.constant(np.array([num_slots, width], np.int64))
+    zeros = builder.node("ConstantOfShape", [dims], value=numpy_helper.from_array(np.zeros(1, form.floats)))
     builder.declare_output("zeros", zeros, [num_slots, width])
     return builder.serialize()
 
 
-def gather_graph(width: int) -> bytes:
+def gather_graph(width: int, form: GraphForm = USUAL_FORM) -> bytes:
     """Inputs x [T, width] and rows [R]; output gathered [R, width]."""
-    builder = GraphBuilder("gather")
+    builder = GraphBuilder("gather", form)
     x, rows = builder.input("x", width), builder.declare_input("rows", np.int64, ["R"])
     builder.declare_output("gathered", builder.node("Gather", [x, rows], axis=0), ["R", width])
     return builder.serialize()

@@ -19,7 +19,8 @@ from shoal.errors import CapacityError, ConfigError
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.device.attention import DeviceAttention
 from shoal.model.decoder.device.attention_graph import gather_graph
-from shoal.model.decoder.device.sessions import DeviceSession
+from shoal.model.decoder.device.probes import device_form
+from shoal.model.decoder.device.sessions import DeviceSession, device_floats
 from shoal.model.decoder.embedding import Embedding
 from shoal.model.decoder.onnx.decoder_graph import SegmentGraph, build_segments
 from shoal.model.decoder.onnx.onnx_layers import check_onnx_form, load_embedding
@@ -66,16 +67,17 @@ class DeviceLayers:
         self._config, self._decoder, self._device = config, source.config, device
         self.alignment = b""
         report = on_progress or (lambda done, total: None)
-        graphs = build_segments(source, config.first_layer, config.last_layer, config.precision, exact_activations=True)
+        form = device_form(device)
+        graphs = build_segments(source, config.first_layer, config.last_layer, config.precision, form=form)
         self._segments = self._load(graphs, report)
-        self._attention = DeviceAttention(source, config, device)
+        self._attention = DeviceAttention(source, config, device, form)
         notes = (session.note for session in (*self._segments, *self._attention.sessions))
         self.note = next((note for note in notes if note), None)
         """of the first graph that there is something to say of: the others are like it"""
         is_last = config.last_layer == source.config.num_layers
         self._head = self._segments.pop() if is_last else None
         self._gathers = {
-            name: DeviceSession("gather", gather_graph(width), device, computes=False)
+            name: DeviceSession("gather", gather_graph(width, form), device, computes=False)
             for name, width in self._head_widths().items()
         }
         self._end: dict[str, ort.OrtValue | Array] = {}
@@ -139,7 +141,9 @@ class DeviceLayers:
         """Sessions of all segments, as long as they and the cache of their layers fit. Raises CapacityError."""
         config, sessions = self._config, list[DeviceSession]()
         num_layers = config.last_layer - config.first_layer
-        layer_kv = kv_bytes_per_token(self._decoder, 1) * config.num_blocks * config.block_size
+        layer_kv = (
+            kv_bytes_per_token(self._decoder, 1, device_floats(self._device)) * config.num_blocks * config.block_size
+        )
         allowed, held = self._device.memory_bytes, 0
         for index, graph in enumerate(graphs):
             held += graph.builder.weight_bytes + (layer_kv if index < num_layers else 0)
@@ -175,4 +179,4 @@ def _way_out(most: int, num_layers: int) -> str:
 
 
 def _array(value: ort.OrtValue | Array) -> F32:
-    return value if isinstance(value, np.ndarray) else value.numpy()
+    return np.asarray(value if isinstance(value, np.ndarray) else value.numpy(), np.float32)

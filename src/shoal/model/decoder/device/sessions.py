@@ -36,7 +36,7 @@ class DeviceSession:
             CapacityError: its memory does not hold the graph's weights.
             ModelLoadError: ONNX Runtime refuses the graph.
         """
-        self._device = device
+        self._device, self._floats = device, device_floats(device)
         self._memory = PROVIDERS[device.provider].binding
         try:
             self._session = start_session(model, session_options(), device)
@@ -57,7 +57,7 @@ class DeviceSession:
         """Every output.
 
         Args:
-            values: of the inputs, and perhaps others; arrays are brought to the device.
+            values: of the inputs, and perhaps others; arrays are brought to the device, floats as it computes with.
             fetched: outputs that are wanted in the processor's memory.
             into: values whose memory outputs are to be written to.
 
@@ -68,6 +68,8 @@ class DeviceSession:
         for name in self.inputs:
             value = values[name]
             if isinstance(value, np.ndarray):
+                if value.dtype == np.float32:
+                    value = value.astype(self._floats, copy=False)
                 value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
             binding.bind_ortvalue_input(name, value)
         for name in self.outputs:
@@ -80,6 +82,11 @@ class DeviceSession:
         except Exception as error:  # as above
             raise device_loss(error, self._device) or error from error
         return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+
+
+def device_floats(device: DeviceConfig) -> type[np.float32 | np.float16]:
+    """What a language model's floats are on a device."""
+    return np.float16 if device.precision == "fp16" else np.float32
 
 
 def _load_error(name: str, device: DeviceConfig, error: Exception) -> ShoalError:

@@ -15,8 +15,9 @@ from shoal.arrays import F32, I64
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.attention.paged_attention_numpy import NumpyStep
 
-_UNSEEN = np.float32(-1e30)
-"""Added to scores of what a row does not see; finite, since some kernels subtract the largest score first."""
+_UNSEEN = np.float32(-6e4)
+"""Added to scores of what a row does not see; finite, since some kernels subtract the largest score first, and in 16
+bits as well. Scores are far from as large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from enum import Enum
 import numpy as np
 
 from shoal.model.attention.interface import AttentionShape
-from shoal.model.decoder.onnx.graph_builder import GraphBuilder
+from shoal.model.decoder.onnx.graph_builder import USUAL_FORM, GraphBuilder, GraphForm
 from shoal.model.decoder.onnx.mlp_graph import MlpGraph
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Precision, Weight, WeightSource, concatenate_rows
@@ -58,14 +58,14 @@ class SegmentGraph:
 
 
 def build_segments(
-    source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, exact_activations: bool = False
+    source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, form: GraphForm = USUAL_FORM
 ) -> Iterator[SegmentGraph]:
     """The segments of whole layers [first_layer, last_layer), in order: one more than there are layers.
 
     Weights are read as each segment is built, so no more than one segment's are in memory at a time.
     """
     for layer in range(first_layer, last_layer + 1):
-        segment = _Segment(f"segment_{layer}", source, precision, exact_activations)
+        segment = _Segment(f"segment_{layer}", source, precision, form)
         x, delta = segment.input("x"), None
         if layer > first_layer and source.config.is_parallel:
             delta = segment.add_biases(segment.both_halves(x, layer - 1), layer - 1)
@@ -80,7 +80,7 @@ def build_segments(
 
 
 def build_shard_segments(
-    source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, exact_activations: bool = False
+    source: WeightSource, first_layer: int, last_layer: int, precision: Precision, *, form: GraphForm = USUAL_FORM
 ) -> Iterator[SegmentGraph]:
     """The segments of one shard's part of layers [first_layer, last_layer), in order: three a layer and one more.
 
@@ -89,11 +89,11 @@ def build_shard_segments(
         first_layer: of the stage.
         last_layer: exclusive.
         precision: of the matrices.
-        exact_activations: see GraphBuilder.
+        form: of the graphs.
     """
 
     def new(name: str) -> _Segment:
-        return _Segment(name, source, precision, exact_activations)
+        return _Segment(name, source, precision, form)
 
     if source.config.is_parallel:
         yield from _parallel_shard_segments(new, source.config, first_layer, last_layer)
@@ -145,7 +145,7 @@ def _parallel_shard_segments(
 class _Segment:
     """One graph in the making. Methods that compute return the name of their result."""
 
-    def __init__(self, name: str, source: WeightSource, precision: Precision, exact_activations: bool) -> None:
+    def __init__(self, name: str, source: WeightSource, precision: Precision, form: GraphForm) -> None:
         self._name = name
         self._source = source
         self._config = config = source.config
@@ -156,7 +156,7 @@ class _Segment:
             "attention": self._shape.out_width,
             "logits": config.vocab_size,
         }
-        self._builder = GraphBuilder(name, exact_activations=exact_activations)
+        self._builder = GraphBuilder(name, form)
 
     def input(self, name: str) -> str:
         """A value that comes from outside."""

@@ -6,12 +6,13 @@ Shapes: T tokens, D hidden, K input features, N output features, G = K / BLOCK.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from shoal.errors import ModelLoadError
 from shoal.model.decoder.onnx.segment_sizes import int8_packing_bytes
@@ -23,8 +24,27 @@ _OPSET = 21
 _IR_VERSION = 10
 _PROTOBUF_LIMIT_BYTES = 2**31 - 1
 """Source: protobuf's documented limit on one serialized message."""
-_FP32_COMPUTE, _INT8_COMPUTE = 0, 4
-"""MatMulNBits `accuracy_level`: fp32 activations, or 8-bit ones by block. Source: ONNX Runtime contrib operators."""
+_EXACT_COMPUTE, _INT8_COMPUTE = 0, 4
+"""MatMulNBits `accuracy_level`: activations as they are, or 8-bit ones by block. Source: ONNX Runtime contrib
+operators."""
+_MOST_HALF = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphForm:
+    """In which of the ways that there are a decoder's graphs are written down."""
+
+    exact_activations: bool = False
+    """quantized matrices meet activations as they are everywhere, never 8-bit ones"""
+    floats: type[np.float32 | np.float16] = np.float32
+    """what activations, vectors and floating matrices are"""
+    narrow_bits: tuple[int, ...] = (4,)
+    """widths of blocks that meet exact activations as they are; others become floats first. Every provider that has
+    MatMulNBits takes 4 bits; ONNX Runtime's processor provider has no fast kernel for 8 (verifying SmolLM2 did not end
+    within 200 s)"""
+
+
+USUAL_FORM = GraphForm()
 
 
 class GraphBuilder:
@@ -33,10 +53,10 @@ class GraphBuilder:
     The model has the only copy of the weights: protobuf would make another one of each that is handed to it complete.
     """
 
-    def __init__(self, name: str, *, exact_activations: bool = False) -> None:
-        """`exact_activations`: quantized matrices meet fp32 activations everywhere, never 8-bit ones."""
-        self._name = name
-        self._compute_level = _FP32_COMPUTE if exact_activations else _INT8_COMPUTE
+    def __init__(self, name: str, form: GraphForm = USUAL_FORM) -> None:
+        """An empty graph. `name`: for messages."""
+        self._name, self._form = name, form
+        self._compute_level = _EXACT_COMPUTE if form.exact_activations else _INT8_COMPUTE
         self._model = helper.make_model(
             helper.make_graph([], name, [], []),
             opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
@@ -67,6 +87,7 @@ class GraphBuilder:
     def constant(self, values: npt.NDArray[np.generic]) -> str:
         """A weight or shape."""
         name = f"w{len(self._graph.initializer)}"
+        values = self._as_floats(values)
         self._weight_bytes += values.nbytes
         if self._weight_bytes > _PROTOBUF_LIMIT_BYTES:
             raise ModelLoadError(f"{self._name} holds more than 2 GB of weights; use --precision int8 or int4")
@@ -121,7 +142,7 @@ class GraphBuilder:
         """silu, gelu, or gelu approximated by a hyperbolic tangent."""
         match kind:
             case "silu":
-                return self.node("QuickGelu", [x], domain="com.microsoft", alpha=1.0)
+                return self._swish(x, 1.0)
             case "gelu":
                 return self.node("Gelu", [x], approximate="none")
             case "gelu_tanh":
@@ -138,8 +159,14 @@ class GraphBuilder:
             return self.node("Mul", [self.activation(kind, gate), up])
         limit, negative = (self.constant(np.array(value, np.float32)) for value in (7.0, -7.0))
         gate, up = self.node("Min", [gate, limit]), self.node("Clip", [up, negative, limit])
-        swish = self.node("QuickGelu", [gate], domain="com.microsoft", alpha=1.702)
+        swish = self._swish(gate, 1.702)
         return self.node("Mul", [swish, self.add(up, np.ones(1, np.float32))])
+
+    def _swish(self, x: str, alpha: float) -> str:
+        """x sigmoid(alpha x). OpenVINO's form of the fused operator takes fp32 alone."""
+        if self._form.floats is np.float32:
+            return self.node("QuickGelu", [x], domain="com.microsoft", alpha=alpha)
+        return self.node("Mul", [x, self.node("Sigmoid", [x if alpha == 1.0 else self.scale(x, alpha)])])
 
     def scale(self, x: str, factor: float) -> str:
         """x times a number."""
@@ -151,24 +178,24 @@ class GraphBuilder:
         return self.node("Mul", [self.node("Tanh", [self.node("Div", [x, factor])]), factor])
 
     def input(self, name: str, width: int) -> str:
-        """A value from outside, fp32 [T, width]."""
-        self._graph.input.append(_rows_of(name, width))
+        """A value from outside, floats [T, width]."""
+        self._graph.input.append(self._rows_of(name, width))
         return name
 
     def declare_input(self, name: str, dtype: npt.DTypeLike, dims: Sequence[int | str]) -> str:
-        """A value from outside of any type and shape; dims of unknown size have names."""
-        data_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        """A value from outside of any shape; dims of unknown size have names, and fp32 stands for the form's floats."""
+        data_type = self._float_type if dtype is np.float32 else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._graph.input.append(helper.make_tensor_value_info(name, data_type, list(dims)))
         return name
 
     def declare_output(self, name: str, value: str, dims: Sequence[int | str]) -> None:
-        """Hand a result, fp32 of any shape, outside under this name."""
-        self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
+        """Hand a result, floats of any shape, outside under this name."""
+        self._graph.output.append(helper.make_tensor_value_info(name, self._float_type, list(dims)))
         self.node("Identity", [value], outputs=[name])
 
     def output(self, name: str, value: str, width: int) -> None:
-        """Hand a result, fp32 [T, width], outside under this name."""
-        self._graph.output.append(_rows_of(name, width))
+        """Hand a result, floats [T, width], outside under this name."""
+        self._graph.output.append(self._rows_of(name, width))
         self.node("Identity", [value], outputs=[name])
 
     def serialize(self) -> bytes:
@@ -183,8 +210,7 @@ class GraphBuilder:
         match weight:
             case DenseWeight():
                 return self.node("MatMul", [x, self.constant(weight.values_NK.T)])
-            case BlockWeight() if weight.bits == 8 and self._compute_level == _FP32_COMPUTE:
-                # MatMulNBits could do it too, without a fast kernel: verifying SmolLM2 did not end within 200 s
+            case BlockWeight() if self._form.exact_activations and weight.bits not in self._form.narrow_bits:
                 return self.node("MatMul", [x, self.constant(dequantize(weight).T)])
             case BlockWeight():
                 return self._block_matmul(x, weight)
@@ -202,7 +228,7 @@ class GraphBuilder:
             block_size=BLOCK,
             accuracy_level=self._compute_level,
         )
-        if self._compute_level != _FP32_COMPUTE:
+        if self._compute_level != _EXACT_COMPUTE:
             self._packing_bytes += int8_packing_bytes(weight.scales_NG.size)
         if weight.offsets_NG is None:
             return y
@@ -216,6 +242,15 @@ class GraphBuilder:
             self._block_sums[x] = self.node("ReduceSum", [blocks, axes], keepdims=0)
         return self._block_sums[x]
 
+    @property
+    def _float_type(self) -> int:
+        return helper.np_dtype_to_tensor_dtype(np.dtype(self._form.floats))
 
-def _rows_of(name: str, width: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["T", width])
+    def _rows_of(self, name: str, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, self._float_type, ["T", width])
+
+    def _as_floats(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """fp32 as the form has it; what 16 bits do not hold, such as very low scores, becomes the most that they do."""
+        if values.dtype != np.float32 or self._form.floats is np.float32:
+            return values
+        return np.clip(values, -_MOST_HALF, _MOST_HALF).astype(np.float16)

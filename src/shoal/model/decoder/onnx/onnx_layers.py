@@ -16,6 +16,7 @@ from shoal.errors import ConfigError
 from shoal.model.decoder.embedding import Embedding, added_rows
 from shoal.model.decoder.forced_form import NATIVE, ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
+from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers
@@ -130,7 +131,7 @@ class OnnxLayers:
             config.first_layer,
             config.last_layer,
             config.precision,
-            exact_activations=config.exact_activations,
+            form=GraphForm(exact_activations=config.exact_activations),
         )
         segments, weight_bytes = load_segments(graphs, on_loaded=lambda done: on_progress(done, total))
         self.weight_bytes += weight_bytes
