@@ -73,6 +73,8 @@ class DevicesConfig:
     """`KEY=VALUE` for the provider of every device."""
     memory_bytes: int | None = None
     """Bytes that a worker may take of its device's memory; None: all there are."""
+    precision: str = "fp32"
+    """`fp32` or `fp16`: floats of language models on devices."""
     pythons: tuple[str, ...] = ()
     """`PATH` of the Python that runs the workers on devices, or `PROVIDER=PATH` for those of one provider; none: the
     Python that runs the head."""

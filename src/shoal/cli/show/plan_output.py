@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # what a split said by hand does without
     from shoal.planner.choice.candidate import Candidate, ChosenStage
     from shoal.planner.choice.choose import PlanChoice
     from shoal.planner.choice.compare import Alternative
-    from shoal.planner.choice.device_options import DeviceOption
+    from shoal.planner.device_options import DeviceOption
     from shoal.planner.speeds.figures import Figures
 
 _MB = 1e6

@@ -15,8 +15,8 @@ from shoal.measure.graph.measurer import GraphMeasurer
 from shoal.measure.graph.profile import GraphSetting, measure_node_times, measure_places, measure_whole
 from shoal.measure.measuring import Measuring
 from shoal.model.graph.sample.node_times import NodeTimes
-from shoal.planner.choice.device_options import HOPELESS, named_together, too_slow
 from shoal.planner.choice.goal import Goal
+from shoal.planner.device_options import HOPELESS, named_together, too_slow
 from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
 from shoal.planner.graph_choice.device_choose import GraphDeviceOption, OfferedFleet, choose_devices
 from shoal.planner.graph_choice.fleet import GraphWorkerClass

@@ -22,9 +22,9 @@ from shoal.model.weights import Precision
 from shoal.planner.choice.build_plan import Limits, build_plan
 from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import PlanChoice
-from shoal.planner.choice.device_options import DeviceOption, choose_option, named_together
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
+from shoal.planner.device_options import DeviceOption, choose_option, named_together
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload

@@ -22,7 +22,7 @@ from shoal.model.decoder.blocks import PROCESS_BYTES
 from shoal.model.decoder.onnx.onnx_layers import check_onnx_form
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
-from shoal.planner.choice.device_options import HOPELESS, DeviceOption, too_slow
+from shoal.planner.device_options import HOPELESS, DeviceOption, too_slow
 from shoal.planner.speeds.speeds import Fleet
 
 
@@ -92,7 +92,6 @@ class _Measures:
         self, model: ModelOnDisk, precisions: Sequence[Precision], measuring: Measuring, start: StartMeasuring
     ) -> None:
         self._model, self._precisions, self._measuring, self._start = model, precisions, measuring, start
-        self._part = device_part(model, precisions)
 
     def quickly(self, devices: Sequence[OfferedDevice]) -> PlacedFleet:
         """Devices alone, by few steps: a hopeless one takes long enough for these."""
@@ -114,9 +113,12 @@ class _Measures:
         """What weights and KV may take, in the bytes that they take on a processor."""
         num_here = num_beside + sum(one.memory_bytes is None for one in devices)
         here = max(0, free_memory_bytes() // max(1, num_here) - PROCESS_BYTES)
-        own = iter([int(self._part * (here if one.memory_bytes is None else one.memory_bytes)) for one in devices])
+        own = iter(int(self._part(one) * (here if one.memory_bytes is None else one.memory_bytes)) for one in devices)
         classes = (replace(one, memory_bytes=here if one.takes_shards else next(own)) for one in fleet.classes)
         return replace(fleet, classes=tuple(classes))
+
+    def _part(self, offered: OfferedDevice) -> float:
+        return device_part(self._model, self._precisions, offered.device.precision)
 
 
 def _slot(offered: OfferedDevice) -> Slot:

@@ -25,6 +25,7 @@ from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, Rate
 from shoal.planner.speeds.roofline import RooflineRates, roofline_worker
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
 from shoal.planner.split.device_layers import part_on_devices
+from shoal.protocol.device_config import FloatPrecision
 from shoal.worker.memory_nodes import node_cpus
 
 _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
@@ -135,9 +136,12 @@ def fleet_from_file(
         else _described(machine, model, precisions)
         for machine in cluster.machines
     )
-    links, part = cluster.links_between(), device_part(model, precisions)
+    links = cluster.links_between()
     fleet = Fleet(
-        classes=tuple(_with_memory(one, machine, part) for one, machine in zip(classes, cluster.machines, strict=True)),
+        classes=tuple(
+            _with_memory(one, machine, model, precisions)
+            for one, machine in zip(classes, cluster.machines, strict=True)
+        ),
         links=_mixed(links, measured and measured.links, cluster),
         sums=_mixed(links, measured and measured.sums, cluster),
     )
@@ -147,16 +151,19 @@ def fleet_from_file(
     return PlacedFleet(fleet=fleet, places=places)
 
 
-def _with_memory(one: WorkerClass, machine: DescribedMachine, part: float) -> WorkerClass:
+def _with_memory(
+    one: WorkerClass, machine: DescribedMachine, model: ModelOnDisk, precisions: Sequence[Precision]
+) -> WorkerClass:
     """With the memory that the file says; of a device in the bytes that a processor would need for the same."""
-    memory_bytes = machine.memory_bytes or one.memory_bytes
-    return replace(one, memory_bytes=memory_bytes if one.takes_shards else int(part * memory_bytes))
+    memory_bytes, device = machine.memory_bytes or one.memory_bytes, machine.device_config
+    part = 1.0 if device is None else device_part(model, precisions, device.precision)
+    return replace(one, memory_bytes=int(part * memory_bytes))
 
 
-def device_part(model: ModelOnDisk, precisions: Sequence[Precision]) -> float:
-    """The bytes that a model takes on processors over those that it takes on devices, at most 1."""
+def device_part(model: ModelOnDisk, precisions: Sequence[Precision], floats: FloatPrecision) -> float:
+    """The bytes that a model takes on processors over those that it takes on devices with such floats, at most 1."""
     return min(
-        part_on_devices(model.blocks(precision), model.blocks(precision, exact_activations=True))
+        part_on_devices(model.blocks(precision), model.blocks(precision, exact_activations=True), floats)
         for precision in precisions
     )
 

@@ -28,7 +28,7 @@ from math import isfinite
 import msgspec
 
 from shoal.config import parse_size
-from shoal.core.plan.devices.device_text import parse_device
+from shoal.core.plan.devices.device_text import parse_device, parse_float_precision
 from shoal.errors import ConfigError, while_reading
 from shoal.planner.files.yaml_text import parse_yaml
 from shoal.planner.speeds.speeds import LinkSpeed
@@ -72,6 +72,8 @@ class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """what its worker computes on, as `--device` says it; None: its processor"""
     provider_options: Mapping[str, str] | None = None
     """for the device's provider"""
+    device_precision: str = "fp32"
+    """of a language model's floats on the device: fp32 or fp16"""
     python: str | None = None
     """path of the Python that runs the worker; at hand alone"""
 
@@ -85,7 +87,8 @@ class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """The device, with its options and memory; None: the processor. Raises ConfigError."""
         found = None if self.device is None else parse_device(self.device, f"machine {self.name}: device")
         options = tuple((self.provider_options or {}).items())
-        return found and replace(found, options=options, memory_bytes=self.memory_bytes)
+        precision = parse_float_precision(self.device_precision, f"machine {self.name}: device_precision")
+        return found and replace(found, options=options, memory_bytes=self.memory_bytes, precision=precision)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -199,8 +202,9 @@ def _check_machine(machine: DescribedMachine) -> None:
     if price is not None and not (isfinite(price) and price >= 0.0):
         raise ConfigError(f"{what}: price_per_hour is {price:g}, but it must be at least 0")
     device = machine.device_config
-    if machine.provider_options is not None and device is None:
-        raise ConfigError(f"{what}: provider_options belongs to a device")
+    if device is None and (machine.provider_options is not None or machine.device_precision != "fp32"):
+        name = "device_precision" if machine.provider_options is None else "provider_options"
+        raise ConfigError(f"{what}: {name} belongs to a device")
     if machine.python is not None and (device is None or not machine.is_local):
         raise ConfigError(f"{what}: python belongs to a device of this machine")
     if machine.is_local:

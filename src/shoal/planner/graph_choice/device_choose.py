@@ -1,4 +1,4 @@
-"""Whether devices of one machine are worth using for an ONNX graph: see `planner.choice.device_options`."""
+"""Whether devices of one machine are worth using for an ONNX graph: see `planner.device_options`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from shoal.planner.choice.device_options import DeviceOption, choose_option
 from shoal.planner.choice.goal import Goal
+from shoal.planner.device_options import DeviceOption, choose_option
 from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
 from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet

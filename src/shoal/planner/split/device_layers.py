@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from shoal.core.plan.language import Block
 from shoal.core.plan.share_rounding import round_shares
 from shoal.errors import CapacityError
-from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.device_config import FLOAT_PRECISIONS, DeviceConfig, FloatPrecision
 
 _MOST_INT4_BYTES = 0.9
-"""A weight, with scales and offsets; wider ones are held as fp32 on a device, which has no product for them."""
-_FP32_BYTES = 4
+"""A weight, with scales and offsets; wider ones are counted as floats, though some devices multiply 8 bits as they are.
+"""
+_FLOAT_BYTES = {"fp32": 4, "fp16": 2}
 
 
 def layers_that_fit(
@@ -33,37 +34,61 @@ def layers_that_fit(
     if not any(device and device.memory_bytes for devices in stages for device in devices):
         return None
     layers, head = blocks[1:-1], blocks[-1]
-    layer_bytes = max(_device_bytes(layer) + kv_tokens * layer.kv_bytes_per_token for layer in layers)
+    layer_bytes = {
+        precision: max(_device_bytes(layer, precision) + kv_tokens * _kv_bytes(layer, precision) for layer in layers)
+        for precision in FLOAT_PRECISIONS
+    }
     caps: list[int] = []
     for index, devices in enumerate(stages):
-        beside = _device_bytes(head) if index == len(stages) - 1 else 0
-        allowed = [device.memory_bytes for device in devices if device is not None and device.memory_bytes is not None]
-        caps.append(min([len(layers), *(max(0, size - beside) // layer_bytes for size in allowed)]))
+        caps.append(len(layers))
+        for device in devices:
+            if device is not None and device.memory_bytes is not None:
+                beside = _device_bytes(head, device.precision) if index == len(stages) - 1 else 0
+                room = max(0, device.memory_bytes - beside) // layer_bytes[device.precision]
+                caps[-1] = min(caps[-1], room)
     if min(caps) < 1 or sum(caps) < len(layers):
         raise CapacityError(
-            f"the stages have room for {':'.join(map(str, caps))} of the {len(layers)} layers, of {layer_bytes:,} "
-            "bytes each with their KV cache; allow devices more with --device-memory, or take a smaller --kv-memory"
+            f"the stages have room for {':'.join(map(str, caps))} of the {len(layers)} layers, of "
+            f"{layer_bytes[_widest(stages)]:,} bytes each with their KV cache; allow devices more with "
+            "--device-memory, or take a smaller --kv-memory"
         )
     return round_shares(len(layers), [1.0] * len(caps), at_least=1, caps=caps)
 
 
-def part_on_devices(blocks: Sequence[Block], device_blocks: Sequence[Block]) -> float:
+def part_on_devices(
+    blocks: Sequence[Block], device_blocks: Sequence[Block], precision: FloatPrecision = "fp32"
+) -> float:
     """The bytes that a model takes on processors over those that it takes on devices, at most 1: of weights or of keys
     and values, whichever grows more.
 
     Args:
         blocks: embedding, layers, head, as processors hold them.
-        device_blocks: the same with the keys and values that devices have.
+        device_blocks: the same with keys and values in fp32.
+        precision: of floats on devices.
     """
-    weights = sum(block.weight_bytes for block in blocks) / sum(map(_device_bytes, blocks))
-    kv, device_kv = (sum(block.kv_bytes_per_token for block in each) for each in (blocks, device_blocks))
+    weights = sum(block.weight_bytes for block in blocks) / sum(_device_bytes(block, precision) for block in blocks)
+    kv = sum(block.kv_bytes_per_token for block in blocks)
+    device_kv = sum(_kv_bytes(block, precision) for block in device_blocks)
     return min(1.0, weights, kv / device_kv if device_kv else 1.0)
 
 
-def _device_bytes(block: Block) -> int:
+def _widest(stages: Sequence[Sequence[DeviceConfig | None]]) -> FloatPrecision:
+    found = {device.precision for devices in stages for device in devices if device is not None}
+    return "fp32" if "fp32" in found else "fp16"
+
+
+def _kv_bytes(block: Block, precision: FloatPrecision) -> int:
+    """Of a token. `block`: with keys and values in fp32."""
+    return block.kv_bytes_per_token * _FLOAT_BYTES[precision] // _FLOAT_BYTES["fp32"]
+
+
+def _device_bytes(block: Block, precision: FloatPrecision) -> int:
     """What a device holds of a block; of experts what a file does, whose weights a token meets in part."""
     if block.expert_bytes:
         return block.weight_bytes
     num_weights = block.flops_per_token / 2
     is_narrow = num_weights > 0 and block.weight_bytes / num_weights < _MOST_INT4_BYTES
-    return block.weight_bytes if is_narrow else max(block.weight_bytes, round(_FP32_BYTES * num_weights))
+    if is_narrow or not num_weights:
+        return block.weight_bytes
+    floats = round(_FLOAT_BYTES[precision] * num_weights)
+    return floats if precision == "fp16" else max(block.weight_bytes, floats)

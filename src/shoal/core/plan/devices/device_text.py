@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from shoal.core.plan.devices.providers import PROVIDERS
 from shoal.errors import ConfigError
-from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.device_config import FLOAT_PRECISIONS, DeviceConfig, FloatPrecision
 
 CPU = "cpu"
 AUTO = "auto"
@@ -26,6 +26,15 @@ def parse_device(text: str, what: str = "--device") -> DeviceConfig | None:
     if colon and not (number.isascii() and number.isdecimal() and len(number) <= 4):
         raise ConfigError(f"{what} {text}: give PROVIDER or PROVIDER:INDEX, such as webgpu:0")
     return DeviceConfig(provider=name, index=int(number or 0))
+
+
+def parse_float_precision(text: str, what: str = "--device-precision") -> FloatPrecision:
+    """`fp32` or `fp16`. Raises ConfigError, naming `what`."""
+    known: dict[str, FloatPrecision] = {one: one for one in FLOAT_PRECISIONS}
+    found = known.get(text)
+    if found is None:
+        raise ConfigError(f"{what} is {text!r}, but it must be {' or '.join(FLOAT_PRECISIONS)}")
+    return found
 
 
 def parse_options(items: Sequence[str], what: str = "--provider-option") -> tuple[tuple[str, str], ...]:

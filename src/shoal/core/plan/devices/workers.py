@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shoal.config import DevicesConfig
-from shoal.core.plan.devices.device_text import AUTO, GPU, parse_device, parse_options
+from shoal.core.plan.devices.device_text import AUTO, GPU, parse_device, parse_float_precision, parse_options
 from shoal.core.plan.devices.providers import PROVIDERS
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
 from shoal.protocol.device_config import DeviceConfig
 
+_MORE = "--provider-option, --device-memory and --device-precision"
 FindGpu = Callable[[], DeviceConfig]
 """the GPU that `--device gpu` means on this machine; raises ConfigError where there is none"""
 
@@ -22,19 +23,23 @@ def chosen_devices(config: DevicesConfig, find_gpu: FindGpu) -> tuple[DeviceConf
     Raises:
         ConfigError: a name, an option or a Python makes no sense; `auto` stands beside others.
     """
-    options = parse_options(config.options)
+    options, precision = parse_options(config.options), parse_float_precision(config.precision)
+    says_more = bool(config.options) or config.memory_bytes is not None or precision != "fp32"
     named_pythons(config)
     names = [name.strip().lower() for name in config.names]
     if AUTO in names and len(names) > 1:
         raise ConfigError("--device auto stands alone: it chooses for all workers")
     if names in ([], [AUTO]):
-        if config.options or config.memory_bytes is not None:
-            raise ConfigError("--provider-option and --device-memory go with devices: name them with --device")
+        if says_more:
+            raise ConfigError(f"{_MORE} go with devices: name them with --device")
         return ()
     found = [find_gpu() if name == GPU else parse_device(name) for name in names]
-    if not any(found) and (config.options or config.memory_bytes is not None):
-        raise ConfigError("--provider-option and --device-memory mean nothing for cpu")
-    return tuple(device and replace(device, options=options, memory_bytes=config.memory_bytes) for device in found)
+    if not any(found) and says_more:
+        raise ConfigError(f"{_MORE} mean nothing for cpu")
+    return tuple(
+        device and replace(device, options=options, memory_bytes=config.memory_bytes, precision=precision)
+        for device in found
+    )
 
 
 def named_pythons(config: DevicesConfig) -> dict[str, str]:
