@@ -20,6 +20,7 @@ import numpy as np
 from report import write_result
 
 import shoal
+from shoal.errors import ShoalError
 
 sys.path.append(str(Path(__file__).parents[1]))  # the tests know tiny models of all families already
 from tests.model.dense_families import DENSE_FAMILIES
@@ -71,7 +72,7 @@ def _family(family: str, ways: Mapping[str, Mapping[str, Any]], options: Mapping
         for way in ways.values():
             try:
                 cells.append(_agreement(_answers(model, {**options, **way}), want))
-            except shoal.ShoalError as error:
+            except ShoalError as error:
                 cells.append(str(error).splitlines()[0])
         return cells
 
