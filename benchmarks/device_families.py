@@ -78,7 +78,7 @@ def _family(family: str, ways: Mapping[str, Mapping[str, Any]], options: Mapping
 
 
 def _answers(model: Path, options: Mapping[str, Any]) -> Answers:
-    prompts = [np.random.default_rng(n).integers(3, VOCAB_SIZE, n).tolist() for n in _PROMPT_LENGTHS]
+    prompts: list[list[int]] = [np.random.default_rng(n).integers(3, VOCAB_SIZE, n).tolist() for n in _PROMPT_LENGTHS]
     with shoal.LLM(model, **options) as llm:
         outputs = llm.generate(prompts, max_tokens=_OUTPUT_TOKENS, temperature=0, ignore_eos=True)
         return [list(one.token_ids) for one in outputs]

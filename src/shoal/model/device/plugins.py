@@ -72,9 +72,8 @@ def package_of(provider: str) -> str:
 
 def clashing_packages() -> tuple[str, ...]:
     """Packages that share the module name `onnxruntime`, with their versions, where a provider is hidden by that."""
-    builds = {
-        one.build: one.runtime_name for one in list(PROVIDERS.values())[::-1] if one.build not in (None, _RUNTIME)
-    }
+    others = [one for one in PROVIDERS.values() if one.build not in (None, _RUNTIME)]
+    builds = {one.build: one.runtime_name for one in reversed(others)}  # of several in a build, the first that we name
     found = {name: one.version for one in distributions() if (name := one.name.lower()) in {_RUNTIME, *builds}}
     hidden = [name for name in found if name in builds and builds[name] not in ort.get_available_providers()]
     return tuple(f"{name} {version}" for name, version in sorted(found.items())) if hidden else ()
