@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -298,6 +299,26 @@ def test_a_client_that_goes_away_ends_its_call() -> None:
             client.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
             assert engine.added.acquire(timeout=30)
         assert engine.cancel_seen.wait(30)
+
+
+def test_a_signal_ends_a_server_that_still_loads_its_models() -> None:
+    begun, told = threading.Event(), list[str]()
+
+    async def load_for_ever(name: str) -> FakeServer:
+        begun.set()
+        await asyncio.Event().wait()
+        return FakeServer("")
+
+    board = Switchboard([MODEL], load_for_ever)
+    app = create_switch_app(board, server_key=SERVER_KEY, options=AppOptions())
+    server = AppServer(app, on_started=lambda: told.append("serving"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bind("127.0.0.1", 0)]}, daemon=True)
+    thread.start()
+    assert begun.wait(30)
+    server.handle_exit(signal.SIGTERM, None)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert told == []
 
 
 def test_what_is_known_of_all_is_told_together(models: Models) -> None:

@@ -171,7 +171,8 @@ class AppServer(uvicorn.Server):
             loop = asyncio.get_running_loop()
             for sock in sockets or ():
                 self.servers.append(await self._listen(loop, sock))
-            self._on_started()
+            if not self._drain.is_on:  # a signal may have come meanwhile
+                self._on_started()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> asyncio.Server:
         """As uvicorn does, but that a client who never ends its TLS handshake is let go of."""

@@ -53,6 +53,8 @@ _HOP_BY_HOP = frozenset(
 _KEPT_OF_ANSWERS = frozenset({"cache-control", "content-type", "retry-after", "x-accel-buffering"})
 _CONNECT_TIMEOUT_S = 10.0
 _ATTEMPTS = 2
+_SIGNAL_S = 0.1
+"""Between two looks at whether a signal has come while models are loaded."""
 _NOTICED_S = 5.0
 """In which the end of a server is known that has broken a connection off."""
 _STORED = "/v1/responses/{name}"
@@ -90,7 +92,7 @@ def create_switch_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:
         try:
-            if reason := await switchboard.load_all():
+            if reason := await _loaded(switchboard, drain):
                 drain.leave(reason)
             async with page_at_work(page):
                 yield
@@ -119,6 +121,18 @@ def create_switch_app(
     app.router.redirect_slashes = False
     app.state.backend, app.state.drain = backend, drain
     return app
+
+
+async def _loaded(switchboard: Switchboard, drain: Drain) -> str | None:
+    """As `load_all`, but given up at once when a signal ends the server."""
+    loading = asyncio.ensure_future(switchboard.load_all())
+    while not loading.done() and not drain.is_on:
+        await asyncio.wait({loading}, timeout=_SIGNAL_S)
+    if loading.done():
+        return loading.result()
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
+    return None
 
 
 class _Backend:
