@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import islice
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from shoal.errors import ModelLoadError
 from shoal.model.formats.gguf.header import GgufHeader
@@ -145,6 +146,49 @@ def test_splits_that_tiktoken_files_have(tmp_path: Path, ranks: Path, byte_level
             patch.setattr(public, "load_tiktoken_bpe", lambda *_, **__: {})
             theirs = converter(str(ranks), pattern=public.o200k_base()["pat_str"])
     check_alike(ids_of(build(tmp_path, **byte_level, pre=split)), ids_of(theirs.converted()))
+
+
+@pytest.mark.parametrize(("split", "name"), [("gpt-2", "r50k_base"), ("dbrx", "cl100k_base"), ("gpt-4o", "o200k_base")])
+def test_splits_of_openai_against_tiktoken_itself(
+    tmp_path: Path, ranks: Path, byte_level: dict[str, Any], split: str, name: str
+) -> None:
+    """With another engine of expressions than Hugging Face's."""
+    tiktoken = pytest.importorskip("tiktoken")
+    public = pytest.importorskip("tiktoken_ext.openai_public")
+    with pytest.MonkeyPatch.context() as patch:
+        for loader in ("load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks"):
+            patch.setattr(public, loader, lambda *_, **__: {})
+        pattern = {**getattr(public, name)(), "explicit_n_vocab": None}["pat_str"]
+    lines = (line.split() for line in ranks.read_bytes().splitlines())
+    theirs = tiktoken.Encoding(
+        name,
+        pat_str=pattern,
+        mergeable_ranks={b64decode(token): int(rank) for token, rank in lines},
+        special_tokens={},
+    )
+    check_alike(ids_of(build(tmp_path, **byte_level, pre=split)), theirs.encode_ordinary)
+
+
+def test_the_split_of_tekken_is_the_one_that_transformers_repairs_others_to(
+    tmp_path: Path, byte_level: dict[str, Any]
+) -> None:
+    """Of large vocabularies alone, so that tokens that no text has are added."""
+    transformers = pytest.importorskip("transformers")
+    unused = (f"<unused {number}>" for number in range(100_001 - NUM_RANKS))
+    broken = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate([*byte_level["tokens"], *unused])},
+            merges=[tuple(merge.split(" ")) for merge in byte_level["merges"]],
+            ignore_merges=True,
+        )
+    )
+    broken.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    broken.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"model_type": "mistral", "transformers_version": "4.50.0"}')
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path, fix_mistral_regex=True)
+    check_alike(ids_of(build(tmp_path, **byte_level, pre="tekken")), ids_of(theirs.backend_tokenizer))
 
 
 @pytest.mark.parametrize("split", sorted(SPLITS))
