@@ -13,6 +13,17 @@ from shoal.speech.features import SAMPLE_RATE
 
 FORMATS = "flac, mp3, mp4, mpeg, mpga, m4a, ogg, wav, webm and what else FFmpeg reads"
 _REASON_CHARACTERS = 120
+_CONTAINERS = (
+    "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp3,mp4,mpeg,mpegts,ogg,"
+    "rm,tta,w64,wav,webm,wv"
+)
+"""What is read of a client: files that have all they are made of in them. Playlists and descriptions of sessions would
+have FFmpeg open other files or sockets. Source: ffmpeg-formats, Demuxers."""
+_LEAST_RATE, _MOST_RATE = 1_000, 768_000
+"""Samples a second. A file may claim any rate: at 1 Hz a kilobyte would be a quarter of an hour."""
+_MOST_CHANNELS = 64
+_MOST_FRAME_SAMPLES = 1 << 20
+"""of all channels of one frame, which is resampled at once"""
 
 
 def decode_audio(data: bytes, *, max_s: float, param: str = "file") -> F32:
@@ -51,11 +62,14 @@ def _decode(data: bytes, max_s: float, param: str) -> F32:
 
     pieces: list[F32] = []
     num_samples = 0
-    with av.open(io.BytesIO(data), mode="r", metadata_errors="ignore") as container:
+    allowed = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
+    with av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=allowed) as container:
         if not container.streams.audio:
             raise InvalidRequest(f"`{param}` has no sound in it", param=param)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         for frame in chain(container.decode(container.streams.audio[0]), (None,)):  # the last one flushes
+            if frame is not None:
+                _check_frame(frame.sample_rate, frame.layout.nb_channels, frame.samples, param)
             for piece in resampler.resample(frame):
                 values = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
                 pieces.append(values)
@@ -66,3 +80,16 @@ def _decode(data: bytes, max_s: float, param: str) -> F32:
                     param=param,
                 )
     return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+
+
+def _check_frame(rate: int, num_channels: int, num_samples: int, param: str) -> None:
+    """Raises InvalidRequest for what no microphone gives and a few bytes can claim."""
+    if not _LEAST_RATE <= rate <= _MOST_RATE:
+        raise InvalidRequest(
+            f"`{param}` has {rate} samples a second: from {_LEAST_RATE} to {_MOST_RATE} are taken", param=param
+        )
+    if num_channels > _MOST_CHANNELS or num_samples * num_channels > _MOST_FRAME_SAMPLES:
+        raise InvalidRequest(
+            f"`{param}` has {num_channels} channels with {num_samples} samples in a frame, more than are taken",
+            param=param,
+        )
