@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import shoal
 from shoal.cli.main import app
 from shoal.errors import ConfigError, InvalidRequest, ModelLoadError
+from shoal.speech.transcriber import SpeechOptions, WindowText
 from tests.model.tiny_models import make_tiny_gguf
 from tests.model.tiny_whisper import make_tiny_whisper
 from tests.speech.sounds import sound_file, tone
@@ -48,6 +50,28 @@ def test_what_cannot_be_transcribed(model: shoal.Transcriber, tmp_path: Path) ->
         model.transcribe(tone(0.3), langauge="en")  # pyright: ignore[reportCallIssue]
     with pytest.raises(InvalidRequest, match="klingon"):
         model.transcribe(tone(0.3), language="klingon")
+
+
+def test_windows_are_told_one_by_one(model: shoal.Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is told while the sound goes on: those behind it are not decoded before they are asked for."""
+    monkeypatch.setattr("shoal.speech.pieces.voice_available", lambda: False)  # nobody speaks in a tone
+    sound, options = tone(4.0), SpeechOptions(language="en", temperature=[0.0], beam_size=1)
+
+    async def first_then_all() -> tuple[list[WindowText], int]:
+        told: list[WindowText] = []
+        open_then = -1
+        async for window in model._windows.windows(sound, options):
+            told.append(window)
+            if len(told) == 1:
+                current = asyncio.current_task()
+                open_then = sum(task is not current and not task.done() for task in asyncio.all_tasks())
+        return told, open_then
+
+    told, open_then = model._thread.run(first_then_all())
+    assert len(told) >= 4
+    assert open_then > 0, "the piece is still being decoded"
+    text = "".join(segment.text for window in told for segment in window.segments).strip()
+    assert text == model.transcribe(sound, language="en", temperature=[0.0], beam_size=1).text
 
 
 def test_how_texts_are_looked_for(model: shoal.Transcriber) -> None:

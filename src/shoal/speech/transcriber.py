@@ -144,12 +144,17 @@ class WindowTranscriber:
         if language is None:  # the first piece says it for all
             language, _ = await self._listen(await self._clip(samples_S, pieces[0].start, pieces[0].stop), options)
         places = asyncio.Semaphore(_MAX_SIDE_BY_SIDE)
+        told: list[asyncio.Queue[Sequence[SpeechSegment] | None]] = [asyncio.Queue() for _ in pieces]
         tasks = [
-            asyncio.create_task(self._piece(samples_S, piece, options, language, before, places)) for piece in pieces
+            asyncio.create_task(self._piece(samples_S, piece, options, language, before, places, queue))
+            for piece, queue in zip(pieces, told, strict=True)
         ]
         try:
-            for task in tasks:
-                yield WindowText(segments=await task, language=language)
+            for task, queue in zip(tasks, told, strict=True):
+                task.add_done_callback(lambda _, queue=queue: queue.put_nowait(None))
+                while (segments := await queue.get()) is not None:
+                    yield WindowText(segments=segments, language=language)
+                await task
         finally:
             for task in tasks:
                 task.cancel()
@@ -186,9 +191,9 @@ class WindowTranscriber:
         language: str,
         before: tuple[int, ...],
         places: asyncio.Semaphore,
-    ) -> list[SpeechSegment]:
-        """The segments of a piece, window by window: the next begins where the one before has understood to."""
-        segments: list[SpeechSegment] = []
+        told: asyncio.Queue[Sequence[SpeechSegment] | None],
+    ) -> None:
+        """Tell the segments of a piece, window by window: the next begins where the one before has understood to."""
         last_end_s = piece.start / SAMPLE_RATE
         seek = piece.start // HOP_SAMPLES
         end = -(-piece.stop // HOP_SAMPLES)
@@ -209,10 +214,9 @@ class WindowTranscriber:
             said = window.segments
             if options.words and said:
                 said = await self._with_words(clip, said, options, language, num_frames, last_end_s)
-            segments += said
-            last_end_s = segments[-1].end_s if segments else last_end_s
+            told.put_nowait(said)
+            last_end_s = said[-1].end_s if said else last_end_s
             seek += window.num_frames
-        return segments
 
     async def _with_words(
         self,

@@ -26,6 +26,9 @@ tests/model/decoder/test_memory.py."""
 _CODES_BYTES = 3
 """Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
 scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
+_ROWS_OF_CLIP = 500
+"""Rows that a decoder computes for a clip, over which its encoder's work is spread: 30 s of speech are about 100
+tokens, in five hypotheses. A judgment: clips differ."""
 _ATTENTION_MATRICES = ("q", "k", "v", "o", "q_gate", "q_down", "latent_down", "k_up", "v_up")
 _CROSS_PREFIX = "cross_"
 
@@ -207,7 +210,7 @@ def _blocks(
     embedding = Block(
         name="embedding",
         weight_bytes=ends[0],
-        flops_per_token=0.0,
+        flops_per_token=_encoder_flops(config) / _ROWS_OF_CLIP,
         kv_bytes_per_token=0,
         output_bytes_per_token=hidden_bytes,
     )
@@ -238,6 +241,18 @@ def _blocks(
         ),
         head,
     ]
+
+
+def _encoder_flops(config: DecoderConfig) -> float:
+    """Of one clip; 0 where there is no encoder."""
+    encoder = config.encoder
+    if encoder is None:
+        return 0.0
+    layers, rows = encoder.layers, encoder.num_positions
+    matrices = sum(_layer_flops(layers, layer) for layer in range(layers.num_layers))
+    scores = 4.0 * rows * layers.hidden_size * layers.num_layers
+    convolutions = 2.0 * CONV_TAPS * layers.hidden_size * (2 * encoder.num_mels + layers.hidden_size)
+    return rows * (matrices + scores + convolutions)
 
 
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
