@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import gc
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from tests.sampling import sample_items
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="run sweeps whole, not as samples")
+
+
+def pytest_configure() -> None:
+    """One thread for NumPy and torch, before they are imported: tests compute so little that threads would spend four
+    times as long waiting for each other, in loops, on cores that other tests need."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 @pytest.hookimpl(wrapper=True)
