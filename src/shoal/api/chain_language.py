@@ -18,7 +18,7 @@ from shoal.speech.transcript import Transcript
 
 
 class LanguageModels:
-    """Those of some chains. Close them, or use them in a `with` block."""
+    """The language models that some chains call. Close them, or use them in a `with` block."""
 
     def __init__(self, chains: Iterable[Chain]) -> None:
         """Load every model; steps that name the same one with the same options share it.

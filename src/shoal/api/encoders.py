@@ -100,7 +100,7 @@ class Encoder:
     def embed(
         self, texts: str | Sequence[str], *, kind: str = "", dimensions: int | None = None, cuts: bool = False
     ) -> F32:
-        """Vectors of texts.
+        """Compute a vector for each text.
 
         Args:
             texts: one, or several, which are computed together.

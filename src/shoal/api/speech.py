@@ -41,7 +41,7 @@ _MAX_AUDIO_S = 24 * 3600.0
 
 
 class TranscribeOptions(TypedDict, total=False):
-    """How sound is transcribed."""
+    """Options of `transcribe`: language, task, timestamps and the search for words."""
 
     language: str | None
     """that is spoken, by its code or name; None: the model says it"""

@@ -19,7 +19,7 @@ from shoal.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where to send requests, taken apart once."""
+    """The address that requests are sent to, taken apart once."""
 
     host: str
     port: int

@@ -52,7 +52,7 @@ class ServeReport:
     """time from sending to the last token"""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as plain data, for JSON."""
         return asdict(self)
 
 

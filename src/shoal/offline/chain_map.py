@@ -45,7 +45,7 @@ class ChainMap:
     def run(
         self, submit: Submit, on_progress: Callable[[int, int], None], on_failure: Callable[[Failure], None]
     ) -> MapSummary:
-        """Compute every file.
+        """Compute the outputs of every file that is not done yet.
 
         Args:
             submit: begins a request with a file's content.
@@ -79,7 +79,7 @@ class ChainMap:
         return files
 
     def path(self, file: Path) -> Path:
-        """Where a file's output goes."""
+        """The path that a file's output is written to."""
         return self.output / f"{file.name}.json"
 
     def _files(self) -> list[Path]:

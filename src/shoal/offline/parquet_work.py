@@ -74,5 +74,5 @@ class ParquetWork:
 
 
 def staging_folder(output: Path) -> Path:
-    """Where rows wait until the Parquet file can be written."""
+    """The folder in which rows are kept until the Parquet file is written."""
     return output.with_name(f"{output.name}.rows")

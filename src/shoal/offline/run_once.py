@@ -17,7 +17,7 @@ PIECES_PER_STAGE = 4
 
 
 def rows_per_piece(plan: GraphPlan, num_rows: int, wanted: int | None = None) -> int:
-    """How many rows go through the graph at once.
+    """The number of rows that go through the graph at once.
 
     Args:
         plan: decides how many pieces keep all workers busy.

@@ -60,5 +60,5 @@ class MapWork(Protocol):
         ...
 
     def outputs(self) -> list[str]:
-        """Where the output is."""
+        """The paths of all output files."""
         ...

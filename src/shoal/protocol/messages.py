@@ -307,7 +307,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=6
 
 
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=7):
-    """Finish and exit."""
+    """Asks a worker to finish and exit."""
 
 
 class Neighbor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

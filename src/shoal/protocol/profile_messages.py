@@ -46,7 +46,7 @@ class DropPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 
 
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """How often to repeat."""
+    """How often a measurement is repeated, and for how long at most."""
 
     min_runs: int
     max_runs: int
@@ -110,7 +110,7 @@ class TimeSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=48):
-    """Answer: the same."""
+    """Asks the other side to send the same message back."""
 
     payload: bytes
 
@@ -120,7 +120,7 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=49):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=50):
-    """It is."""
+    """Answers that what was asked for is done."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=51):

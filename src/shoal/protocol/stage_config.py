@@ -86,8 +86,10 @@ class StageConfig:
 
     @property
     def num_positions(self) -> int:
-        """Of the longest sequence that the KV cache can hold. A file may claim a context of any length, for which
-        rotary tables would be made."""
+        """Positions of the longest sequence that the KV cache can hold.
+
+        A file may claim a context of any length, and rotary tables would be made for all of it.
+        """
         return min(self.max_context, self.num_blocks * self.block_size)
 
     @property

@@ -28,7 +28,7 @@ from shoal.server.web.routes import PageApi, PageOptions, page_at_work, page_rou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppOptions:
-    """How an application is guarded, and what its probes tell."""
+    """Options of an application: how it is guarded, and what its probes tell."""
 
     api_key: str | None = None
     plan: Callable[[], Mapping[str, Any]] = dict

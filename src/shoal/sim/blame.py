@@ -47,7 +47,7 @@ class BlameWatch:
         self._losses[request_id] = 0
 
     def check_condemned(self, request_id: RequestId) -> None:
-        """It was failed for breaking workers."""
+        """Check that a request which was failed for breaking workers was to blame."""
         assert self._losses[request_id] >= MAX_LOSSES, (
             f"{request_id} was failed after {self._losses[request_id]} losses"
         )

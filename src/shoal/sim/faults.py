@@ -92,7 +92,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starting:
-    """How starting workers goes."""
+    """How long workers take to start, and how often that fails."""
 
     shortest_s: float
     longest_s: float

@@ -18,7 +18,7 @@ _GARBAGE = 0xDEAD
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """How long a stage computes a step: fixed_s + tokens * token_s."""
+    """Seconds that a stage takes for a step: fixed_s + tokens * token_s."""
 
     fixed_s: float
     token_s: float

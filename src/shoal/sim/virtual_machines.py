@@ -29,7 +29,7 @@ class VirtualMachines:
         self._gone.add((replica, worker))
 
     def come_back(self, replica: int, worker: int) -> None:
-        """It is there again."""
+        """Note that a machine is there again."""
         if (replica, worker) in self._gone:
             self._gone.discard((replica, worker))
             self._back.append(_name(replica, worker))

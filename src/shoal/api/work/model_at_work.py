@@ -37,6 +37,6 @@ async def at_work(loaded: LoadedModel, data_plane: DataPlane) -> AsyncGenerator[
 
 
 def recovery_of(options: LaunchOptions) -> RecoveryConfig:
-    """When workers count as lost, as the options say."""
+    """The rules by which workers count as lost, from the options of a model."""
     timeout_s = options.get("worker_timeout")
     return RecoveryConfig() if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s)

@@ -31,7 +31,7 @@ class ChaosAnswer:
 
     @property
     def latency_s(self) -> float:
-        """From sending to the end."""
+        """Seconds from sending the request to the end of its answer."""
         return self.ended_s - self.started_s
 
     def equals(self, other: ChaosAnswer) -> bool:

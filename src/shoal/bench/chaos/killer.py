@@ -50,7 +50,7 @@ class Killer:
         self._rng = random.Random(f"{config.seed}/kills")
 
     async def run(self) -> None:
-        """Until it is cancelled. A period in which no worker lives, because all are being started, has no kill."""
+        """Kill workers until it is cancelled. There is no kill in a period in which all of them are being started."""
         next_s = time.perf_counter()
         while True:
             next_s += self._period_s

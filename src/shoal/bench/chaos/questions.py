@@ -13,7 +13,7 @@ class Questions(Protocol):
 
     @property
     def metrics_prefix(self) -> str:
-        """Of the names of what the server counts."""
+        """The prefix of the server's metrics that count these questions."""
         ...
 
     def __len__(self) -> int:

@@ -60,7 +60,7 @@ class ChaosReport:
     server_exit_status: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The report as plain data, for JSON."""
         return asdict(self)
 
 

@@ -26,7 +26,7 @@ class Resources:
     rss_bytes: int
 
     def to_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """The figures as plain data, for JSON."""
         return asdict(self)
 
 

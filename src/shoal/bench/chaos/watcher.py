@@ -33,7 +33,7 @@ class Watcher:
         self._last: Mapping[str, float] = {}
 
     def grown(self, name: str) -> int:
-        """By how much a counter has grown since the first look."""
+        """The difference between a counter now and at the first look."""
         return round(self._last.get(name, 0.0) - self._first.get(name, 0.0))
 
     @property
@@ -42,7 +42,7 @@ class Watcher:
         return self.grown("worker_losses_total") or self.grown("worker_losses")
 
     async def look(self) -> None:
-        """Once. Raises httpx.HTTPError."""
+        """Look at the server once. Raises httpx.HTTPError."""
         samples = await self._server.metrics(self._client)
         own = {name.removeprefix(self._prefix): value for name, value in samples.items()}
         before, self._last = self._last, own
@@ -55,14 +55,14 @@ class Watcher:
             self.recoveries_s += [mean_s] * round(num_new)
 
     async def run(self) -> None:
-        """Until it is cancelled, or the server is gone."""
+        """Look at the server again and again, until it is cancelled or the server is gone."""
         while self._server.exit_status is None:
             with suppress(httpx.HTTPError):
                 await self.look()
             await asyncio.sleep(_PERIOD_S)
 
     async def wait_until_whole(self, use: Callable[[], Awaitable[None]]) -> None:
-        """Until every replica has its workers again.
+        """Wait until every replica has its workers again.
 
         Args:
             use: puts work on all replicas: a worker that is not asked anything is not missed.

@@ -35,13 +35,13 @@ class DrillTarget:
 
     @property
     def name(self) -> str:
-        """As `/status` counts."""
+        """The worker's name, by the numbers that `/status` gives."""
         return f"replica {self.replica} worker {self.worker}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPace:
-    """How the drill's own streams fare while nothing is wrong."""
+    """The pace of the drill's own streams while nothing is wrong."""
 
     token_gap_s: float
     """between two tokens of a stream, the median"""

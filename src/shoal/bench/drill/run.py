@@ -38,7 +38,7 @@ _SETTLED_TOKENS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillRow:
-    """One loss."""
+    """What was predicted and seen of one loss."""
 
     target: DrillTarget
     how: Strike
@@ -47,13 +47,13 @@ class DrillRow:
 
     @property
     def error(self) -> float:
-        """Of the prediction, as a part of what was seen."""
+        """The error of the prediction, as a part of what was seen."""
         return abs(self.predicted_s - self.seen_s) / self.seen_s if self.seen_s else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillReport:
-    """All losses."""
+    """The rows of all losses."""
 
     rows: tuple[DrillRow, ...]
     num_requests: int
@@ -74,7 +74,7 @@ class DrilledServer:
         self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers)
 
     async def models(self) -> list[dict[str, Any]]:
-        """Of `/status`. Raises ConfigError, WorkerLost."""
+        """The models that `/status` tells of. Raises ConfigError, WorkerLost."""
         return told_by(await self._ask("GET", "/status"), self.url, "models")["models"]
 
     async def language_models(self) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class DrilledServer:
             raise ConfigError(f"{target.name}: {_reason(response)}")
 
     async def close(self) -> None:
-        """Idempotent."""
+        """Close the connections. Idempotent."""
         await self._client.aclose()
 
     async def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:

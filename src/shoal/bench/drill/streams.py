@@ -45,7 +45,7 @@ class DrillStreams:
 
     @property
     def num_lost(self) -> int:
-        """Requests that failed."""
+        """The number of requests that have failed."""
         return sum(one.error is not None for one in self.outcomes)
 
     @property
@@ -58,7 +58,7 @@ class DrillStreams:
         return [one.arrivals_s for one in self.outcomes]
 
     def pace(self, since_s: float) -> StreamPace | None:
-        """How streams have fared since then; None while too few tokens have come."""
+        """The pace of the streams since then; None while too few tokens have come."""
         own = [one for one in self.outcomes if one.started_s >= since_s and len(one.arrivals_s) > 1]
         gaps = [
             later - earlier for one in own for earlier, later in zip(one.arrivals_s, one.arrivals_s[1:], strict=False)

@@ -59,7 +59,7 @@ class PythonMember:
         return self._slots_RPB[:, self._step % 2]
 
     def next_slot(self) -> U8:
-        """Where this rank's data of the round to come go."""
+        """The memory into which this rank writes its data of the next round."""
         return self._slots_RPB[self.rank, (self._step + 1) % 2]
 
     def call_of(self, rank: int) -> tuple[int, int, int]:

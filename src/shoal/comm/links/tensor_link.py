@@ -15,7 +15,7 @@ __all__ = ["Received", "TensorLink"]
 
 
 class TensorLink:
-    """One end."""
+    """One end of a link that carries messages with tensors."""
 
     def __init__(self, link: Link, port: TensorPort) -> None:
         """Owns the link."""

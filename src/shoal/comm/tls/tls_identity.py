@@ -62,7 +62,7 @@ class MachineKey:
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
     def credentials(self, membership: Membership) -> Credentials:
-        """For processes of this machine."""
+        """The credentials that processes of this machine use."""
         return Credentials(
             authority_pem=membership.authority_pem,
             certificate_pem=membership.certificate_pem,
@@ -98,14 +98,14 @@ class ClusterAuthority:
 
 
 def listening_context(credentials: Credentials) -> ssl.SSLContext:
-    """For the side that is connected to. Raises ConfigError where the credentials make no sense."""
+    """The TLS context of the side that listens. Raises ConfigError where the credentials make no sense."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
     context.num_tickets = 0  # nobody resumes a session, and a ticket would be a way in of its own
     return context
 
 
 def connecting_context(credentials: Credentials) -> ssl.SSLContext:
-    """For the side that connects. Raises ConfigError where the credentials make no sense."""
+    """The TLS context of the side that connects. Raises ConfigError where the credentials make no sense."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
 
 

@@ -57,7 +57,7 @@ class TlsListener:
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """The host and port on which it listens."""
         return self._address
 
     def take(self, key: str, *, timeout_s: float, complaint: str | None = None) -> Link:

@@ -29,14 +29,14 @@ member once, so more would take the time of as many passes over the input."""
 
 
 class Bytes(Protocol):
-    """Where the bytes of an array are."""
+    """A range of bytes in a file or in memory that holds an array."""
 
     def read_into(self, target: memoryview, lane: int, offset: int) -> int:
         """Read into the front of `target` from `offset` on; how many bytes, 0 at the end."""
         ...
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the file. Idempotent."""
         ...
 
 

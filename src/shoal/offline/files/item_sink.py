@@ -26,7 +26,7 @@ class ItemSink:
         self._unsynced: list[Path] = []
 
     def path(self, item: Item) -> Path:
-        """Where an item's output goes."""
+        """The path that an item's output is written to."""
         return self.folder / f"{item.path.stem}{'.npy' if len(self._outputs) == 1 else '.npz'}"
 
     def refuse_existing(self, items: Iterable[Item]) -> None:

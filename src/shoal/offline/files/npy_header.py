@@ -40,7 +40,7 @@ class NpyHeader:
 
     @property
     def num_bytes(self) -> int:
-        """Of the values."""
+        """Bytes of all values, without the header."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -114,7 +114,7 @@ def row_spans(header: NpyHeader, axis: int, first: int, last: int) -> Iterator[S
 
 
 def num_lanes(header: NpyHeader, axis: int) -> int:
-    """How many spans a range of rows has."""
+    """The number of contiguous spans in the file that a range of rows consists of."""
     shape, axis = _file_order(header, axis)
     return math.prod(shape[:axis])
 

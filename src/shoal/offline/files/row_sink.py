@@ -88,7 +88,7 @@ class NpyWriter:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the files. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -188,7 +188,7 @@ class RowSink:
         self.close()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the files. Idempotent."""
         for writer in self._writers.values():
             writer.close()
 

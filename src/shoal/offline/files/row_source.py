@@ -39,7 +39,7 @@ class RowSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the files. Idempotent."""
         ...
 
 

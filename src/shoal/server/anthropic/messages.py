@@ -62,7 +62,7 @@ class MessageForm:
         return b"event: error\ndata: " + error_body(error) + b"\n\n"
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
-        """The whole message."""
+        """The whole answer as a `message` object."""
         (choice,) = choices
         parts = self._stream.push(choice.text) + self._stream.close()
         ending = _ending(choice.finish_reason or "", choice.stop_text, bool(self._stream.num_calls))

@@ -45,7 +45,7 @@ _TOOLSET: Mapping[str, tuple[object, ...]] = {"toolset_name": ()}
 
 
 class TextBlock(ApiSchema):
-    """Text."""
+    """A block of text."""
 
     harmless = frozenset({"cache_control", "citations"})
     prefix = "content."
@@ -177,7 +177,7 @@ class OutputFormat(ApiSchema):
 
 
 class OutputConfig(ApiSchema):
-    """How the answer is to be."""
+    """`output_config` of a request: the form that the answer must have."""
 
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"task_budget": ()}
     prefix = "output_config."

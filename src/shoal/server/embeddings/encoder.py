@@ -33,7 +33,7 @@ class TextEncoder(Protocol):
     async def embed(
         self, texts: Sequence[Text], *, kind: str = "", cuts: bool = False, timeout_s: float | None = None
     ) -> Encoded:
-        """Vectors of texts.
+        """Compute a vector for each text.
 
         Args:
             texts: at least one.
@@ -51,7 +51,7 @@ class TextEncoder(Protocol):
     async def compare(
         self, pairs: Sequence[tuple[str, str]], *, instruction: str = "", timeout_s: float | None = None
     ) -> Encoded:
-        """How well the second text of each pair answers the first; texts that are too long are cut.
+        """Score how well the second text of each pair answers the first; texts that are too long are cut.
 
         Args:
             pairs: at least one.
@@ -64,7 +64,7 @@ class TextEncoder(Protocol):
         ...
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Take no more calls."""
         ...
 
 

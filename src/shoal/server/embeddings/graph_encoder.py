@@ -94,7 +94,7 @@ class GraphEncoder:
         return Encoded(values=scores_N, num_tokens=encoded.num_tokens)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Take no more calls."""
         self._readers.close()
 
     async def _rows(self, texts: Sequence[str] | Sequence[tuple[str, str]], *, cuts: bool) -> list[TextRow]:

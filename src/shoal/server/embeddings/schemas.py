@@ -127,6 +127,6 @@ class ScoreBody(_Schema):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """What is compared."""
+        """The pairs of texts that are compared."""
         firsts = self.text_1 * len(self.text_2) if len(self.text_1) == 1 else self.text_1
         return list(zip(firsts, self.text_2, strict=True))

@@ -98,7 +98,7 @@ class GenerationStatus:
         return [{**model, "replicas": replicas, "counters": counters}]
 
     async def story(self, of: str) -> list[dict[str, Any]]:
-        """Of a replica or a request. Raises WorkerLost."""
+        """The latest events of a replica or a request. Raises WorkerLost."""
         entries = await self._data_plane.story(of)
         return story_dicts(entries, now_s=self._data_plane.now_s(), model=self._metrics.model_name)
 

@@ -22,16 +22,16 @@ LENGTH_BUCKETS_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1
 
 
 class ExpertRows(Protocol):
-    """Where the rows of a stage go."""
+    """The number of rows that went to each expert of a stage."""
 
     @property
     def replica(self) -> int:
-        """Its number."""
+        """The replica's number."""
         ...
 
     @property
     def stage(self) -> int:
-        """Its number."""
+        """The stage's number within its replica."""
         ...
 
     @property

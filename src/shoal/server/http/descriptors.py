@@ -17,6 +17,6 @@ def raise_limit() -> None:
 
 
 def max_connections() -> int:
-    """How many connections a server may have open at once: well below the limit of descriptors."""
+    """The number of connections that a server may have open at once: well below the limit of descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft // _SHARE))

@@ -77,7 +77,7 @@ class RequestLog:
 def log_access(
     method: str, path: str, status: int | str, elapsed_s: float, request_id: str, fields: MutableMapping[str, Any]
 ) -> None:
-    """One line.
+    """Log one line for a request that has ended.
 
     Args:
         method: of HTTP, or `gRPC`.

@@ -122,7 +122,7 @@ def serve_app(
 
 
 def url_of(sock: socket.socket, tls: TlsFiles | None = None) -> str:
-    """Where clients on this machine reach a listening socket."""
+    """The URL at which clients on this machine reach a listening socket."""
     host, port = sock.getsockname()[:2]
     scheme = "http" if tls is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

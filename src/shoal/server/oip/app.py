@@ -133,7 +133,7 @@ class ServedEncoder:
     """refuse fields of bodies that nobody knows"""
 
     def routes(self, bodies: RequestBodies) -> list[Route]:
-        """Of the API of vectors and ranks, with a list of models."""
+        """The routes of the API of vectors and ranks, with a list of models."""
         api = EmbeddingApi(self.encoder, bodies, self.model_name, strict_fields=self.strict_fields)
         return [*api.routes(), *api.model_routes()]
 

@@ -43,22 +43,22 @@ class ServableGraph(Protocol):
 
     @property
     def plan(self) -> GraphPlan:
-        """How it is split, and its inputs and outputs."""
+        """The model's split, inputs and outputs."""
         ...
 
     @property
     def executors(self) -> Sequence[GraphExecutor]:
-        """One a replica."""
+        """The executors, one a replica."""
         ...
 
     @property
     def factories(self) -> Sequence[GraphReplicaFactory]:
-        """How workers are started again, one a replica; empty: a lost replica stays lost."""
+        """What starts workers again, one a replica; empty: a lost replica stays lost."""
         ...
 
     @property
     def recovery(self) -> RecoveryConfig:
-        """How lost workers are restarted."""
+        """The rules by which lost workers are restarted."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class ServableGraph(Protocol):
 
     @property
     def defaults(self) -> Tensors:
-        """Of inputs that may be left out."""
+        """Values of the inputs that may be left out."""
         ...
 
     def close(self) -> None:

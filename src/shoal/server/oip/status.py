@@ -51,7 +51,7 @@ class RepositoryStatus:
         return f"{model.file.name}: no result came lately, and a test request has had none in time"
 
     async def describe(self) -> list[dict[str, Any]]:
-        """Every loaded model."""
+        """Every loaded model as plain data."""
         return [self._describe(model) for model in self._repository.models]
 
     def _describe(self, model: ServedModel) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class RepositoryStatus:
         }
 
     async def story(self, of: str) -> list[dict[str, Any]]:
-        """Of a replica or a request, over all models."""
+        """The latest events of a replica or a request, over all models."""
         return [entry for model in self._repository.models for entry in self._story(model, of)]
 
     def _story(self, model: ServedModel, of: str) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def _structure_of(text: memoryview) -> bytes:
 
 
 def array_from_json(name: str, datatype: str, shape: Sequence[int], data: object) -> Array:
-    """An input's array.
+    """Read an input's array from JSON.
 
     Raises:
         InvalidRequest: the values are not what datatype and shape announce.

@@ -29,7 +29,7 @@ Place = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
 def in_message(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """In answers of /api/chat."""
+    """The fields of an answer's text in /api/chat."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if thinking:
         message["thinking"] = thinking
@@ -39,7 +39,7 @@ def in_message(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) -> 
 
 
 def in_response(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """In answers of /api/generate, which call no tools."""
+    """The fields of an answer's text in /api/generate, which calls no tools."""
     return {"response": text, **({"thinking": thinking} if thinking else {})}
 
 
@@ -80,7 +80,7 @@ class OllamaForm:
         return error_body(error) + b"\n"
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
-        """The whole answer."""
+        """The whole answer as one object."""
         (choice,) = choices
         fields = self._read(choice.text, choice.finish_reason)
         return self._line({**self._place(*fields), **self._ending(usage), **self._logprobs(choice.logprobs)})

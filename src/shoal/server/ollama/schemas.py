@@ -51,7 +51,7 @@ _TRANSLATED = {"num_ctx", "num_predict", "repeat_penalty", "repeat_last_n"}
 
 
 class Options(ApiSchema):
-    """How tokens are drawn."""
+    """`options` of a request: how tokens are drawn."""
 
     neutral = _NEUTRAL_OPTIONS
     harmless = _HARMLESS_OPTIONS
@@ -73,7 +73,7 @@ class Options(ApiSchema):
     stop: str | list[str] | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Of OpenAI's bodies."""
+        """The same options as fields of OpenAI's bodies."""
         own = self.model_dump(exclude_none=True, include=set(Options.model_fields) - _TRANSLATED)
         limit = {} if self.num_predict is None or self.num_predict < 0 else {"max_tokens": self.num_predict}
         return {**_SAMPLED, **own, **limit, **self._repetition()}
@@ -129,7 +129,7 @@ class ApiMessage(ApiSchema):
     tool_name: str | None = None
 
     def chat_fields(self) -> dict[str, Any]:
-        """As OpenAI's."""
+        """The message as fields of OpenAI's messages."""
         fields: dict[str, Any] = {"role": self.role, "content": _content(self.content or "", self.images)}
         if self.thinking:
             fields["reasoning_content"] = self.thinking

@@ -35,7 +35,7 @@ FEW_LOGPROBS = 100
 
 
 class Answerer:
-    """Of one data plane."""
+    """Answers the calls of all dialects from one data plane."""
 
     def __init__(self, data_plane: DataPlane, bodies: RequestBodies, *, strict_fields: bool = False) -> None:
         """`strict_fields`: refuse fields of bodies that nobody knows."""

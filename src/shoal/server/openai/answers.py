@@ -37,7 +37,7 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerForms:
-    """Of one model."""
+    """The forms in which one model writes tool calls and reasoning."""
 
     tools: ToolFormat
     has_reasoning: bool
@@ -48,7 +48,7 @@ class AnswerForms:
 
     @classmethod
     def of(cls, tokenizer: ChatTokenizer, tool_parser: str = "auto", reasoning: str = "auto") -> AnswerForms:
-        """By names, or by the chat template where they are `auto`. Raises ConfigError."""
+        """The forms by their names, or by the chat template where they are `auto`. Raises ConfigError."""
         check_parsers(tool_parser, reasoning)
         source = tokenizer.template_source
         tools = find_format(tool_parser, source)
@@ -61,7 +61,7 @@ class AnswerForms:
         )
 
     def reading(self, body: ChatBody, prompt: str) -> AnswerReading | None:
-        """How the answers to a request are read; None: all of them is visible text."""
+        """What reads the answers to a request; None: all of them is visible text."""
         reader: Reader = plain_text
         schemas = _schemas(body)
         if self.tools.reader is harmony:
@@ -102,7 +102,7 @@ class AnswerForms:
 
 @dataclass(frozen=True, slots=True)
 class AnswerReading:
-    """How the answers to one request are read."""
+    """Reads the answers to one request: which part of them is a tool call, and which is reasoning."""
 
     reader: Reader
     schemas: Mapping[str, Mapping[str, Any]]
@@ -110,7 +110,7 @@ class AnswerReading:
     """length of the names of calls"""
 
     def stream(self) -> AnswerStream:
-        """For one answer."""
+        """What reads the stream of one answer."""
         return AnswerStream(self.reader, self.schemas)
 
 

@@ -138,7 +138,7 @@ class ChatForm:
         return failure_event(error)
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
-        """A `chat.completion`."""
+        """The whole answer as a `chat.completion` object."""
         fields = {
             **self._fields,
             "object": "chat.completion",

@@ -76,7 +76,7 @@ class CompletionForm:
         return b""
 
     def event(self, delta: ChoiceDelta) -> bytes:
-        """One chunk."""
+        """One event of a stream: a chunk of a choice's text."""
         logprobs = _json(self._logprobs(delta.logprobs)) if delta.logprobs else b"null"
         reason = b'"%s"' % delta.finish_reason.encode() if delta.finish_reason else b"null"
         content = b'%d,"text":%s,"logprobs":%s,"finish_reason":%s' % (delta.index, _json(delta.text), logprobs, reason)
@@ -92,7 +92,7 @@ class CompletionForm:
         return failure_event(error)
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
-        """The whole `text_completion`."""
+        """The whole answer as a `text_completion` object."""
         fields = {
             **self._fields,
             "choices": [self._choice(choice) for choice in choices],

@@ -54,7 +54,7 @@ class ApiError(Exception):
         return msgspec.json.encode({"error": fields})
 
     def response(self) -> Response:
-        """The whole answer."""
+        """The whole HTTP answer."""
         headers = {"www-authenticate": "Bearer"} if self.status == 401 else {}
         if self.retry_after_s is not None:
             headers["retry-after"] = retry_after(self.retry_after_s)

@@ -45,7 +45,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 
 
 def failure_event(error: ApiError) -> bytes:
-    """How OpenAI's streams end after an error."""
+    """The event with which a stream ends after an error."""
     return b"data: " + error.body() + b"\n\n" + DONE_EVENT
 
 

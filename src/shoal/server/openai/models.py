@@ -26,7 +26,7 @@ class NamedModel:
 
 
 class ModelNames:
-    """Of one server."""
+    """The names of one server's models."""
 
     def __init__(self, model: str, adapters: Sequence[str] = ()) -> None:
         """`adapters`: by their numbers."""
@@ -37,7 +37,7 @@ class ModelNames:
 
     @property
     def base(self) -> NamedModel:
-        """The model itself."""
+        """The name of the model itself, without an adapter."""
         return self.all[0]
 
     def find(self, name: str | None, *, suffix: str = "") -> NamedModel:

@@ -35,7 +35,7 @@ EVENTS = Framing(b"text/event-stream; charset=utf-8", b": the answer is on its w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rhythm:
-    """How long a stream stays silent: proxies close connections over which nothing comes."""
+    """Seconds that a stream may stay silent: proxies close connections over which nothing comes."""
 
     first_s: float = 2.0
     """until the status is sent without a token; an error before that has a status of its own"""
@@ -161,7 +161,7 @@ class _Sender:
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
-        """Nothing follows."""
+        """Note that nothing follows."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def keep_alive(self) -> None:

@@ -43,7 +43,7 @@ class TokenizeBody(_Schema):
 
 
 class DetokenizeBody(_Schema):
-    """Tokens."""
+    """POST /detokenize."""
 
     tokens: list[int]
 

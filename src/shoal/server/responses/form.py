@@ -54,7 +54,7 @@ class ResponseForm:
         return self._take()
 
     def closing(self, usage: Usage) -> bytes:
-        """The whole response."""
+        """The events that end a stream, the last with the whole response."""
         response = self._whole(usage)
         self._on_done(response)
         self._emit(str(response["status"]), {"response": response})

@@ -115,7 +115,7 @@ class ServerProcess:
         return {name.partition("{")[0]: float(value) for name, _, value in samples}
 
     async def wait_until_started(self) -> None:
-        """Until it takes requests. Raises WorkerLost with its last words if it ends first."""
+        """Wait until it takes requests. Raises WorkerLost with its last words if it ends first."""
         assert self._process.stderr is not None
         while not self.url:
             line = (await self._process.stderr.readline()).decode(errors="replace")
@@ -127,7 +127,7 @@ class ServerProcess:
         self._reader = asyncio.create_task(self._read())
 
     async def wait(self) -> int:
-        """Until it has ended; its exit status."""
+        """Wait until it has ended. Returns its exit status."""
         return await self._process.wait()
 
     async def end(self) -> int:

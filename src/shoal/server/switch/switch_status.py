@@ -38,7 +38,7 @@ class SwitchStatus:
         return reasons[0] if reasons else None
 
     async def describe(self) -> list[dict[str, Any]]:
-        """Those that are loaded as their servers do; of the others their names and where they are."""
+        """The models as plain data: loaded ones as their servers describe them, of the others names and paths."""
         answers = await self._ask("/status")
         told = {name: answer.json()["models"] for name, answer in answers.items() if answer is not None}
         phase = self._switchboard.residency.phase

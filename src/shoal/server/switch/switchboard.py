@@ -36,11 +36,11 @@ class ModelServer(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it takes requests."""
+        """The URL at which it takes requests."""
         ...
 
     async def wait(self) -> int:
-        """Until it has ended; its exit status."""
+        """Wait until it has ended. Returns its exit status."""
         ...
 
     async def end(self) -> int:
@@ -84,7 +84,7 @@ class Switchboard:
 
     @property
     def servers(self) -> dict[str, ModelServer]:
-        """Those that take requests now, by their models' names."""
+        """The servers that take requests now, by their models' names."""
         ready = (name for name in self.names if self.residency.phase(name) is ModelPhase.READY)
         return {name: self._servers[name] for name in ready}
 

@@ -9,7 +9,7 @@ from shoal.planner.what_if import Change
 
 
 class PlanBook(Protocol):
-    """How the models of a server were planned."""
+    """The plans of a server's models, with the figures that they were made from."""
 
     def choice(self, model: str) -> Mapping[str, Any] | None:
         """What the plan was chosen from and what was predicted, as `shoal plan --json` has it; None: it was given."""

@@ -17,7 +17,7 @@ Poison = Literal["refused", "crashes", "hangs"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCost:
-    """How long a stage computes a batch: fixed_s + elements * element_s."""
+    """Seconds that a stage takes for a batch: fixed_s + elements * element_s."""
 
     fixed_s: float
     element_s: float

@@ -24,7 +24,7 @@ class SimulatedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedResult:
-    """What they answer."""
+    """The answer of simulated workers to a batch."""
 
     batch_id: int
     compute_s: tuple[float, ...]
@@ -32,7 +32,7 @@ class SimulatedResult:
 
 
 class BatchWorkers(SimulatedWorkers[SimulatedBatch, SimulatedResult, BatchLimits]):
-    """A replica's workers."""
+    """The simulated workers of one replica of a graph."""
 
     def __init__(
         self,

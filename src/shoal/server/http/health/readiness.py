@@ -17,11 +17,11 @@ class CanaryTarget(Protocol):
 
     @property
     def last_output_s(self) -> float | None:
-        """When anything last came out of it, on the clock of `now_s`; None before the first time."""
+        """The time of its last output, on the clock of `now_s`; None before the first."""
         ...
 
     def now_s(self) -> float:
-        """Its clock."""
+        """The present time on its clock, in seconds."""
         ...
 
     async def send_canary(self) -> bool:

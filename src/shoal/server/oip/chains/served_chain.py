@@ -212,16 +212,16 @@ class _Steps:
         self._call_id = call_id
 
     async def run_graph(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """By the served model of this name."""
+        """Run the served model of this name."""
         return await self._repository.get(model).infer(inputs, None, self._call_id)
 
     async def call_function(self, step: FunctionStep, values: Mapping[str, Any]) -> Sequence[Any]:
-        """In a process of the chain."""
+        """Call a function in one of the chain's processes."""
         assert self._pool is not None
         return await self._pool.call(step, values)
 
     async def encode(self, step: EncoderStep, texts: Sequence[str], query: str | None) -> F32:
-        """By the encoder whose graph is served under the step's name."""
+        """Encode texts by the encoder whose graph is served under the step's name."""
         encoder = self._models.encoder(step)
         if query is not None:
             return (await scores_of(encoder, [(query, text) for text in texts])).values
@@ -233,5 +233,5 @@ class _Steps:
         return transcript.text, [segment.as_dict(number) for number, segment in enumerate(transcript.segments)]
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
-        """By the step's language model."""
+        """Let the step's language model answer."""
         return await self._models.answerers[step.name].answer(step, prompt, system)

@@ -23,7 +23,7 @@ _UNKNOWN_SIZE = -1
 
 
 def server_metadata() -> dict[str, Any]:
-    """Name, version, extensions."""
+    """The server's name, version and extensions."""
     return {"name": SERVER_NAME, "version": server_version(), "extensions": list(EXTENSIONS)}
 
 

@@ -39,7 +39,7 @@ class RequestCounts:
 
 
 def reason_of(error: ShoalError) -> FailureReason:
-    """How to count an error."""
+    """The reason under which an error is counted."""
     match error:
         case CapacityError() | DeadlineExceeded():
             return "REJECTED"

@@ -89,12 +89,12 @@ class ServedModel:
 
     @property
     def plan(self) -> GraphPlan:
-        """How the graph was split at first, and its inputs and outputs."""
+        """The split that the graph was loaded with, and its inputs and outputs."""
         return self._loaded.plan
 
     @property
     def last_output_s(self) -> float | None:
-        """When the last result came; None before the first."""
+        """The time of the last result, on the clock of `now_s`; None before the first."""
         return self._last_output_s
 
     @property
@@ -103,7 +103,7 @@ class ServedModel:
         return self._engine.story
 
     def now_s(self) -> float:
-        """The model's clock."""
+        """The present time on the model's clock, in seconds."""
         return self._clock()
 
     def stats(self) -> BatchStats:

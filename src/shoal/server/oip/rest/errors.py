@@ -25,7 +25,7 @@ from shoal.server.oip.repository_calls import LoadNotAllowed
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error object."""
+    """The HTTP answer that tells an error."""
     return Response(msgspec.json.encode({"error": message}), status, headers, media_type="application/json")
 
 

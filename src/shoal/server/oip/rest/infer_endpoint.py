@@ -87,7 +87,7 @@ def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
 
 
 def answer_headers(pieces: Sequence[bytes | memoryview]) -> list[tuple[bytes, bytes]]:
-    """Of an answer that consists of these pieces, the first of them JSON."""
+    """The headers of an answer that consists of these pieces, the first of them JSON."""
     length = (b"content-length", str(sum(map(len, pieces))).encode())
     if len(pieces) == 1:
         return [length, (b"content-type", b"application/json")]

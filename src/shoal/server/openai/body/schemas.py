@@ -221,7 +221,7 @@ class GenerationBody(_Schema):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def sampling(self, num_logprobs: int | None) -> Sampling:
-        """How tokens are drawn; OpenAI's defaults where the body is silent."""
+        """The sampling parameters, with OpenAI's defaults where the body is silent."""
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
@@ -297,7 +297,7 @@ class ChatBody(GenerationBody):
 
     @property
     def num_logprobs(self) -> int | None:
-        """As in `Sampling.num_logprobs`."""
+        """The number of most likely tokens to tell, as in `Sampling.num_logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
@@ -312,7 +312,7 @@ class ChatBody(GenerationBody):
 
     @property
     def offered_tools(self) -> list[Tool]:
-        """Those that the answer may call."""
+        """The tools that the answer may call."""
         if self.tool_choice == "none":
             return []
         if isinstance(self.tool_choice, NamedChoice):

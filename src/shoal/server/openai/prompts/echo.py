@@ -74,7 +74,7 @@ class EchoForm(CompletionForm):
         return b"".join(self.event(ChoiceDelta(index=index, text=text)) for index, text in enumerate(texts))
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
-        """The whole `text_completion`."""
+        """The whole answer as a `text_completion` object."""
         scored = sum(len(prompt.token_ids) - 1 for prompt in self._prompts if prompt.is_scored)
         counts = replace(
             usage,
