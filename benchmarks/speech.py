@@ -32,7 +32,7 @@ import psutil
 from report import write_result
 
 import shoal
-from shoal.speech.audio import decode_audio
+from shoal.speech.sound.audio import decode_audio
 
 THREADS = int(os.environ.get("THREADS", "2"))
 ROUNDS = int(os.environ.get("ROUNDS", "5"))

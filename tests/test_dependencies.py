@@ -28,7 +28,7 @@ PLACES = {
     "parquet": ("offline/files/parquet_rows.py",),
     "plot": ("cli/show/simulation_plot.py",),
     "ray": ("machines/ray/", "comm/tls/tls_identity.py"),
-    "speech": ("speech/audio.py", "server/bodies/forms.py"),
+    "speech": ("speech/sound/audio.py", "server/bodies/forms.py"),
     "torch": ("model/graph/torch_export.py",),
     "vision": ("model/vision/pixels.py",),
 }

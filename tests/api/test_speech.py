@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import shoal
 from shoal.cli.main import app
 from shoal.errors import ConfigError, InvalidRequest, ModelLoadError
-from shoal.speech.transcriber import SpeechOptions, WindowText
+from shoal.speech.options import SpeechOptions
+from shoal.speech.transcriber import WindowText
 from tests.model.tiny_models import make_tiny_gguf
 from tests.model.tiny_whisper import make_tiny_whisper
 from tests.speech.sounds import sound_file, tone
@@ -54,7 +55,7 @@ def test_what_cannot_be_transcribed(model: shoal.Transcriber, tmp_path: Path) ->
 
 def test_windows_are_told_one_by_one(model: shoal.Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is told while the sound goes on: those behind it are not decoded before they are asked for."""
-    monkeypatch.setattr("shoal.speech.pieces.voice_available", lambda: False)  # nobody speaks in a tone
+    monkeypatch.setattr("shoal.speech.sound.pieces.voice_available", lambda: False)  # nobody speaks in a tone
     sound, options = tone(4.0), SpeechOptions(language="en", temperature=[0.0], beam_size=1)
 
     async def first_then_all() -> tuple[list[WindowText], int]:

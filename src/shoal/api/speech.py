@@ -24,8 +24,9 @@ from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
 from shoal.model.formats.speech_files import speech_model
-from shoal.speech.audio import decode_audio
-from shoal.speech.transcriber import SpeechOptions, WindowTranscriber
+from shoal.speech.options import SpeechOptions
+from shoal.speech.sound.audio import decode_audio
+from shoal.speech.transcriber import WindowTranscriber
 from shoal.speech.transcript import SpeechSegment, Transcript
 from shoal.speech.vocabulary import read_vocabulary
 from shoal.speech.window import Thresholds

@@ -11,7 +11,7 @@ _FEWEST_SNAPSHOTS = 4
 _FEWEST_CLIPS = 4
 """Clips that are computed side by side, even where sequences are few: of short texts several end while one goes on."""
 _SEQUENCES_OF_CLIP = 5
-"""As many as the beams of a search, by default (speech/transcriber.py)."""
+"""As many as the beams of a search, by default (speech/options.py)."""
 
 
 def num_state_slots(blocks: Iterable[Block], max_seqs: int) -> int:

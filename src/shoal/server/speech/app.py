@@ -14,7 +14,8 @@ from shoal.server.openai.errors import answer_exception
 from shoal.server.openai.models import ModelNames, ModelsApi, refusing
 from shoal.server.speech.paths import MAX_UPLOAD_BYTES
 from shoal.server.speech.routes import SpeechApi
-from shoal.speech.transcriber import BEAM_SIZE, WindowTranscriber
+from shoal.speech.options import BEAM_SIZE
+from shoal.speech.transcriber import WindowTranscriber
 
 _API = ("/v1",)
 _OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")

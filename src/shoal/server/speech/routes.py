@@ -21,9 +21,10 @@ from shoal.server.openai.models import either_slash
 from shoal.server.openai.sse import send_stream
 from shoal.server.speech.paths import TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH
 from shoal.server.speech.schemas import SpeechForm, read_speech_form
-from shoal.speech.audio import decode_audio
 from shoal.speech.languages import LANGUAGES
-from shoal.speech.transcriber import SpeechOptions, WindowTranscriber
+from shoal.speech.options import SpeechOptions
+from shoal.speech.sound.audio import decode_audio
+from shoal.speech.transcriber import WindowTranscriber
 from shoal.speech.transcript import TEXT_FORMS, Transcript, as_verbose
 
 

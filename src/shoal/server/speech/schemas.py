@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from shoal.errors import InvalidRequest
-from shoal.speech.transcriber import BEST_OF
+from shoal.speech.options import BEST_OF
 from shoal.speech.window import Thresholds
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]

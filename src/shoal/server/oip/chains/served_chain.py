@@ -18,7 +18,7 @@ from shoal.server.embeddings.graph_encoder import GraphEncoder
 from shoal.server.embeddings.ranking import scores_of
 from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.models.request_counts import RequestCounts, reason_of
-from shoal.speech.audio import decode_audio
+from shoal.speech.sound.audio import decode_audio
 from shoal.speech.transcript import Transcript
 
 MAX_SOUND_S = 3600.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shoal.speech.features import SAMPLE_RATE, log_mel
+from shoal.speech.sound.features import SAMPLE_RATE, log_mel
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from shoal.arrays import F32
-from shoal.speech.features import SAMPLE_RATE
-from shoal.speech.voice import FRAME_SAMPLES, SampleSpan, speech_spans, voice_available, voice_probabilities
+from shoal.speech.sound.features import SAMPLE_RATE
+from shoal.speech.sound.voice import FRAME_SAMPLES, SampleSpan, speech_spans, voice_available, voice_probabilities
 
 _MARGIN_S = 0.2
 """of silence that is kept before and behind speech"""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import InvalidRequest
-from shoal.speech.audio import decode_audio
+from shoal.speech.sound.audio import decode_audio
 from tests.speech.sounds import sound_file, tone
 
 pytest.importorskip("av")

@@ -14,7 +14,7 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.errors import ModelLoadError
 from shoal.model.formats.model_path import package_file
-from shoal.speech.features import SAMPLE_RATE
+from shoal.speech.sound.features import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -9,7 +9,7 @@ import numpy as np
 
 from shoal.arrays import F32
 from shoal.errors import InvalidRequest, MissingExtra
-from shoal.speech.features import SAMPLE_RATE
+from shoal.speech.sound.features import SAMPLE_RATE
 
 FORMATS = "flac, mp3, mp4, mpeg, mpga, m4a, ogg, wav, webm and what else FFmpeg reads"
 _REASON_CHARACTERS = 120

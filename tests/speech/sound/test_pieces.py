@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.speech.pieces import join_spans, pieces_of
-from shoal.speech.voice import SampleSpan, speech_spans, voice_available, voice_probabilities
+from shoal.speech.sound.pieces import join_spans, pieces_of
+from shoal.speech.sound.voice import SampleSpan, speech_spans, voice_available, voice_probabilities
 
 CLIP = 16_000 * 30
 
