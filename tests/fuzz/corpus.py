@@ -27,6 +27,7 @@ from shoal.protocol.messages import (
     Generation,
     LinkLost,
     Neighbor,
+    PictureRows,
     Progress,
     SampledToken,
     SampleRow,
@@ -70,6 +71,9 @@ def _messages() -> Iterator[bytes]:
         context_lens=_ints(2, 17),
         block_tables=_ints(1, -1, 2, 3),
         samples=(sample,),
+        pictures=(PictureRows(first_row=1, num_rows=1, vectors=_ints(0, 0)),),
+        turns=_ints(0, 0, 0, 1, 1, 2, 9, 9, 9),
+        ends_seen=_ints(2, 2, 17),
     )
     logprobs = TokenLogprobs(logprob=-0.5, top_ids=(1,), top_logprobs=(-0.1,))
     tokens = (SampledToken(token_id=5, logprobs=logprobs, logits=b"\0" * 8),)
