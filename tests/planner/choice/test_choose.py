@@ -66,6 +66,15 @@ def test_slow_links_leave_only_whole_copies():
     assert layers_of(choice.best) == [[("w", 8)], [("w", 8)]]
 
 
+def test_a_copy_needs_room_for_its_own_streams_and_no_others():
+    """However many other workers there are: a replica of one stage has one micro-batch."""
+    choice = decide(make_fleet(make_class("w", count=40, memory_mb=88), link=SLOW_LINK, sums=SLOW_LINK), streams=160)
+    assert choice.best.kind == "replicas"
+    assert choice.best.num_workers == 40
+    assert max(choice.best.prediction.memory_bytes) <= 88 << 20
+    assert choice.gap < 0.05
+
+
 def test_one_stream_is_only_sped_up_by_shards():
     choice = decide(make_fleet(make_class("w", count=2)), streams=1, objective="latency")
     assert choice.best.kind == "tensor"

@@ -101,7 +101,9 @@ class _FleetSearch:
         )
         singles = tuple(group for group in every if group.is_single)
 
-        def costs(load: Workload, groups: Sequence[Group], *, is_alone: bool) -> StageCosts:
+        def costs(
+            load: Workload, groups: Sequence[Group], *, is_alone: bool, most_stages: int | None = None
+        ) -> StageCosts:
             return StageCosts(
                 fleet=fleet,
                 model=model,
@@ -109,6 +111,7 @@ class _FleetSearch:
                 groups=groups,
                 kv_streams=workload.streams,
                 is_alone=is_alone,
+                most_stages=most_stages,
             )
 
         lone_stream = replace(workload, streams=1)
@@ -119,16 +122,18 @@ class _FleetSearch:
         """Costs for all streams on one worker."""
         self._loaded = self._lone if workload.streams == 1 else costs(workload, every, is_alone=False)
         """Costs for all streams over all workers."""
+        self._copied = self._lone if workload.streams == 1 else costs(workload, singles, is_alone=False, most_stages=1)
+        """Costs for all streams over workers that each hold the whole model, and the KV of their own streams only."""
 
     def candidates(self) -> Iterator[Candidate]:
         """The best of every kind under the load, and the best of every kind for a lone request."""
         streams = self._workload.streams
         if self._is_for_copies:
             if copies := self._copies:
-                yield make_candidate(self._loaded, copies.pipelines, self._workload)
+                yield make_candidate(self._copied, copies.pipelines, self._workload)
             return
         found = [(self._lone_worker, pipelines) for pipelines in _search_single(self._lone_worker, streams)]
-        found += [(self._loaded, pipelines) for pipelines in self._replicas()]
+        found += self._replicas()
         for costs, count in dict.fromkeys([(self._loaded, streams), (self._lone, 1)]):
             found += [(costs, pipelines) for pipelines in _search_one_replica(costs, count)]
         for costs, pipelines in found:
@@ -139,18 +144,21 @@ class _FleetSearch:
         if self._is_for_copies:
             return self._workload.output_tokens * self._copies.bound_streams_per_s if self._copies else 0.0
         singles = [one.streams_per_s for (one,) in _search_single(self._lone_worker, self._workload.streams)]
-        return self._workload.output_tokens * max([self._best_replicas.bound_streams_per_s, *singles])
+        copies = self._copies.bound_streams_per_s if self._copies else 0.0
+        return self._workload.output_tokens * max([self._best_replicas.bound_streams_per_s, copies, *singles])
 
-    def _replicas(self) -> Iterator[Sequence[Pipeline]]:
-        """Search for whole copies, and for anything."""
+    def _replicas(self) -> Iterator[tuple[StageCosts, Sequence[Pipeline]]]:
+        """Search for whole copies, and for anything, each by its own costs."""
         if sum(self._loaded.problem().counts) == 1 or self._workload.streams == 1:
             return
-        yield from (one.pipelines for one in (self._copies, self._best_replicas) if one is not None and one.pipelines)
+        for costs, one in ((self._copied, self._copies), (self._loaded, self._best_replicas)):
+            if one is not None and one.pipelines:
+                yield costs, one.pipelines
 
     @cached_property
     def _copies(self) -> Replicas | None:
         """Whole copies of the model; None where none fits, or one stream has no use for several."""
-        problem = self._loaded.problem()
+        problem = self._copied.problem()
         if sum(problem.counts) == 1 or self._workload.streams == 1:
             return None
         found = best_replicas(problem.restricted(single_workers=True, max_stages=1), self._workload.streams)

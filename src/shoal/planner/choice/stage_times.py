@@ -52,6 +52,7 @@ class StageCosts:
         groups: Sequence[Group],
         kv_streams: int,
         is_alone: bool,
+        most_stages: int | None = None,
     ) -> None:
         """Prepare the costs of one search.
 
@@ -62,10 +63,13 @@ class StageCosts:
             groups: that may hold a stage.
             kv_streams: whose KV all replicas together have to keep, at least those of the workload.
             is_alone: only one worker of the fleet computes at a time, so single workers have their `alone` speeds.
+            most_stages: that a replica has; None: as many as there are workers and places to cut.
         """
         self.fleet, self.model, self.groups = fleet, model, tuple(groups)
         self._dealt_atoms = model.atoms.dealing_experts()
         self._workload, self._is_alone = workload, is_alone
+        num_workers = sum(one.count for one in fleet.classes)
+        self._most_stages = min(num_workers, len(model.edges) - 1, most_stages or num_workers)
         context = min(model.max_context, workload.prompt_tokens + workload.output_tokens)
         self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
         self._work = cache(self._make_work)
@@ -262,7 +266,7 @@ class StageCosts:
         """A replica has a micro-batch for each of its stages at most, or it is the only one and has everything."""
         streams = self._kv_streams
         if self._workload.streams > 1:
-            streams = min(streams, rows * sum(one.count for one in self.fleet.classes))
+            streams = min(streams, rows * self._most_stages)
         return StageBytesTable(self.model, precision, streams * self._kv_tokens_per_stream)
 
     def _make_usual_shares(self, group: Group, ends: Ends, rows: int) -> GroupShares | None:
