@@ -113,14 +113,18 @@ bool are_zero_points(const Matrix& matrix, const Floats& scales, const Floats& o
 }
 
 void pack_block_arrays(Pool pool, const Form& form, Array<const uint8_t, 3> codes, Floats scales,
-                       std::optional<Floats> offsets, Array<uint8_t, 1> out) {
+                       std::optional<Floats> offsets, Array<uint8_t, 1> out, int first_output) {
   const Matrix given = matrix_of(form);
   const int bits = given.codes == Codes::kBytes ? 8 : 4;
   const Matrix matrix = blocks_form(bits, given.num_outputs, given.num_inputs, given.scales, given.offsets);
   require(form_of(matrix) == form && offsets.has_value() == (given.offsets != Scales::kNone), "not the blocks' form");
   require_room(matrix, out.data(), out.size());
+  const int64_t end = first_output + int64_t(codes.shape(0));
+  require(first_output >= 0 && first_output % kTileOutputs == 0 && end <= matrix.num_outputs &&
+              (end % kTileOutputs == 0 || end == matrix.num_outputs), "the outputs are not those of whole tiles");
+  const OutputSpan span{first_output, int(codes.shape(0))};
   const auto has_blocks = [&](const auto& array) {
-    return int64_t(array.shape(0)) == matrix.num_outputs && int64_t(array.shape(1)) == num_blocks(matrix);
+    return int64_t(array.shape(0)) == span.count && int64_t(array.shape(1)) == num_blocks(matrix);
   };
   require(has_blocks(codes) && has_blocks(scales) && (!offsets || has_blocks(*offsets)) &&
               codes.shape(2) == size_t(4 * bits), "the arrays have another shape than the matrix");
@@ -129,7 +133,8 @@ void pack_block_arrays(Pool pool, const Form& form, Array<const uint8_t, 3> code
   require(matrix.offsets != Scales::kZeroPoints || are_zero_points(matrix, scales, *offsets),
           "an offset is no whole multiple of its scale");
   nb::gil_scoped_release released;
-  pack_blocks(*pool, matrix, {bits, codes.data(), scales.data(), offsets ? offsets->data() : nullptr}, out.data());
+  pack_blocks(*pool, matrix, span, {bits, codes.data(), scales.data(), offsets ? offsets->data() : nullptr},
+              out.data());
 }
 
 void pack_coded_arrays(Pool pool, const Form& form, Array<const uint8_t, 2> codes, Floats scales,
@@ -192,5 +197,5 @@ void bind_gemm(nb::module_& module) {
   module.def("pack_gguf", &pack_gguf_rows, "pool"_a, "kind"_a, "rows"_a.noconvert(), "order"_a.noconvert().none(),
              "first_input"_a, "num_inputs"_a, "out"_a.noconvert());
   module.def("pack_blocks", &pack_block_arrays, "pool"_a, "form"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
-             "offsets"_a.noconvert().none(), "out"_a.noconvert());
+             "offsets"_a.noconvert().none(), "out"_a.noconvert(), "first_output"_a = 0);
 }

@@ -108,12 +108,14 @@ class TileWriter {
 // read(output, block, fields) reads a block of an output. Outputs that only fill the last tile up are 0: their codes are
 // the zero point, and their scales and offsets 0.
 template <typename Read>
-void pack_tiles(ThreadPool& pool, const Matrix& matrix, uint8_t* out, const Read& read) {
+void pack_tiles(ThreadPool& pool, const Matrix& matrix, OutputSpan span, uint8_t* out, const Read& read) {
   const TileWriter writer(matrix, out);
-  pool.each(num_tiles(matrix), [&](int tile) {
+  const int first_tile = span.first / kTileOutputs, end = span.first + span.count;
+  pool.each((span.count + kTileOutputs - 1) / kTileOutputs, [&](int index) {
+    const int tile = first_tile + index;
     BlockFields rows[kTileOutputs] = {};
     for (BlockFields& row : rows) std::memset(row.codes, matrix.zero_point, sizeof row.codes);
-    const int first = tile * kTileOutputs, count = std::min(kTileOutputs, matrix.num_outputs - first);
+    const int first = tile * kTileOutputs, count = std::min(kTileOutputs, end - first);
     for (int block = 0; block < num_blocks(matrix); ++block) {
       for (int c = 0; c < count; ++c) read(first + c, block, rows[c]);
       writer.write(tile, block, rows);
@@ -193,17 +195,17 @@ void pack_gguf(ThreadPool& pool, const Matrix& matrix, const GgufKind& kind, con
   if (matrix.codes == Codes::kFloat) return pack_dense<uint32_t>(pool, matrix, rows, out);
   if (is_dense(matrix)) return pack_dense<uint16_t>(pool, matrix, rows, out);
   const int blocks_together = kind.block_inputs / kBlockInputs, first_block = rows.first_input / kBlockInputs;
-  pack_tiles(pool, matrix, out, [&](int output, int block, BlockFields& fields) {
+  pack_tiles(pool, matrix, {0, matrix.num_outputs}, out, [&](int output, int block, BlockFields& fields) {
     const int row = rows.order ? rows.order[output] : output, in_row = first_block + block;
     const uint8_t* from = rows.bytes + row * rows.row_bytes + size_t(in_row / blocks_together) * kind.block_bytes;
     kind.read(from, in_row % blocks_together, fields);
   });
 }
 
-void pack_blocks(ThreadPool& pool, const Matrix& matrix, const BlockArrays& blocks, uint8_t* out) {
+void pack_blocks(ThreadPool& pool, const Matrix& matrix, OutputSpan span, const BlockArrays& blocks, uint8_t* out) {
   const size_t blocks_a_row = num_blocks(matrix);
-  pack_tiles(pool, matrix, out, [&](int output, int block, BlockFields& fields) {
-    const size_t place = output * blocks_a_row + block;
+  pack_tiles(pool, matrix, span, out, [&](int output, int block, BlockFields& fields) {
+    const size_t place = (output - span.first) * blocks_a_row + block;
     read_codes(blocks, place, fields.codes);
     fields.scale = number_bits(matrix.scales, blocks.scales[place]);
     if (matrix.offsets == Scales::kZeroPoints)

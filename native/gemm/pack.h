@@ -14,6 +14,12 @@ struct GgufRows {
   int first_input;       // of each row
 };
 
+// Outputs whose tiles are written: from the first one of a tile to the end of a tile, or of the matrix.
+struct OutputSpan {
+  int first;
+  int count;
+};
+
 // Blocks of 32 with unsigned codes in the order of ONNX Runtime's MatMulNBits: of 4 bits two to a byte, the first in the
 // low nibble, or of 8 bits; scale * (code - 8 or 128) + offset.
 struct BlockArrays {
@@ -35,8 +41,8 @@ struct CodedArrays {
 void pack_gguf(ThreadPool& pool, const Matrix& matrix, const GgufKind& kind, const GgufRows& rows, uint8_t* out);
 
 // `matrix` is the `blocks_form`, attached to `out`. What is held as fp16 or bfloat16 must be such a number, and an offset
-// held as a zero point a multiple of its scale.
-void pack_blocks(ThreadPool& pool, const Matrix& matrix, const BlockArrays& blocks, uint8_t* out);
+// held as a zero point a multiple of its scale. The blocks are those of the span alone.
+void pack_blocks(ThreadPool& pool, const Matrix& matrix, OutputSpan span, const BlockArrays& blocks, uint8_t* out);
 
 // `matrix` is the `coded_form`, attached to `out`.
 void pack_coded(ThreadPool& pool, const Matrix& matrix, const CodedArrays& arrays, uint8_t* out);

@@ -78,9 +78,10 @@ def pack_blocks(
     scales: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.float32] | None,
     out: npt.NDArray[np.uint8],
+    first_output: int = 0,
 ) -> None:
-    """Packs the arrays of a `BlockWeight`; see `pack_gguf`. Raises ValueError where a scale or an offset is no number
-    of the kind that the form says."""
+    """Packs the arrays of a `BlockWeight`, or of those of its rows that begin with `first_output`, whole tiles; see
+    `pack_gguf`. Raises ValueError where a scale or an offset is no number of the kind that the form says."""
 
 def pack_coded(
     pool: ThreadPool,

@@ -84,6 +84,16 @@ def test_safetensors(family: str, precision: Precision, directory: Path) -> None
     check_values(open_weights(make_tiny_model(family, directory)), precision)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_rows_that_are_quantized_some_at_a_time(
+    precision: Precision, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one tile, and in a vocabulary of 307 tokens fewer in the last one."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("shoal.model.packed.pack._WEIGHTS_AT_ONCE", 1)
+    check_values(open_weights(make_tiny_model("llama", directory, vocab_size=307)), precision)
+
+
 def test_a_shard_without_heads_has_no_attention_matrices(gguf_source: WeightSource) -> None:
     values = packed_values(ShardSource(gguf_source, NO_HEADS), "auto")
     assert {name.rpartition(".")[2] for name in values} == {"embedding", "gate", "up", "down", "head"}

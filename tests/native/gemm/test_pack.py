@@ -144,6 +144,27 @@ def pack_weight(weight: BlockWeight, *, in_half: bool):
     return form, out
 
 
+def test_blocks_in_pieces_of_whole_tiles() -> None:
+    from shoal._native import ThreadPool, layout_bytes, pack_blocks
+
+    weight = block_weight(4, has_offsets=True, in_half=True)
+    form, whole = pack_weight(weight, in_half=True)
+    out, pool = aligned(layout_bytes(form)), ThreadPool(2)
+    offsets_NG = weight.offsets_NG
+    assert offsets_NG is not None
+
+    def add(first: int, last: int) -> None:
+        rows = slice(first, last)
+        pack_blocks(pool, form, weight.q_NGB[rows], weight.scales_NG[rows], offsets_NG[rows], out, first)
+
+    add(16, 21)
+    add(0, 16)
+    np.testing.assert_array_equal(out, whole)
+    for first, last in ((0, 15), (8, 21), (16, 20)):
+        with pytest.raises(ValueError, match="not those of whole tiles"):
+            add(first, last)
+
+
 def block_weight(bits, *, has_offsets: bool, in_half: bool) -> BlockWeight:
     rng = np.random.default_rng(5)
     codes = rng.integers(0, 1 << bits, (21, 6, BLOCK), dtype=np.uint8)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from shoal._native import Matrix, PackedForm, ThreadPool
 
 
+TILE_OUTPUTS = 16
+"""Source: native/gemm/matrix.h, kTileOutputs"""
+_WEIGHTS_AT_ONCE = 1 << 22
+"""that are widened: 16 MB of fp32, far below a percent of any model for which it matters"""
 SCALES: Mapping[NumberKind | Literal["zero_points"] | None, int] = {
     None: 0,
     "half": 1,
@@ -116,9 +120,10 @@ def pack(source: WeightSource, arrangement: Arrangement, precision: Precision, p
                 _pack_raw(kept, pool, out)
             case CodedRows():
                 _pack_coded(kept, placed.form, pool, out)
+            case None:
+                _pack_quantized(source, placed, precision, pool, out)
             case _:
-                weight = source.matrix(placed.name, precision) if kept is None else kept
-                pack_weight(weight, placed.form, pool, out)
+                pack_weight(kept, placed.form, pool, out)
     source.release_pages()
 
 
@@ -143,8 +148,24 @@ def weight_form(weight: Weight) -> PackedForm:
     return blocks_form(weight.bits, *weight.shape, scales, scales if weight.offsets_NG is not None else SCALES[None])
 
 
-def pack_weight(weight: Weight, form: PackedForm, pool: ThreadPool, out: U8) -> None:
-    """Packs a weight into memory of its `weight_form`, or of what its source says it is held as."""
+def _pack_quantized(source: WeightSource, placed: Placed, precision: Precision, pool: ThreadPool, out: U8) -> None:
+    """Rows are widened before they are quantized: some of them at a time, whose pages go before the next ones come."""
+    packing = source.packing(placed.name, precision)
+    num_outputs, num_inputs = packing.shape
+    step = num_outputs
+    if isinstance(packing.kind, BlockKind):
+        step = max(1, _WEIGHTS_AT_ONCE // num_inputs // TILE_OUTPUTS) * TILE_OUTPUTS
+    for first in range(0, num_outputs, step):
+        weight = source.matrix(placed.name, precision, rows=(first, min(first + step, num_outputs)))
+        pack_weight(weight, placed.form, pool, out, first_output=first)
+        source.release_pages()
+
+
+def pack_weight(weight: Weight, form: PackedForm, pool: ThreadPool, out: U8, *, first_output: int = 0) -> None:
+    """Packs a weight into memory of its `weight_form`, or of what its source says it is held as.
+
+    `first_output`: of quantized blocks, where the weight is some rows of the matrix, a multiple of TILE_OUTPUTS.
+    """
     from shoal._native import pack_blocks, pack_gguf
 
     match weight:
@@ -154,7 +175,7 @@ def pack_weight(weight: Weight, form: PackedForm, pool: ThreadPool, out: U8) -> 
         case BlockWeight():
             q_NGB, scales_NG = np.ascontiguousarray(weight.q_NGB), np.ascontiguousarray(weight.scales_NG)
             offsets_NG = None if weight.offsets_NG is None else np.ascontiguousarray(weight.offsets_NG)
-            pack_blocks(pool, form, q_NGB, scales_NG, offsets_NG, out)
+            pack_blocks(pool, form, q_NGB, scales_NG, offsets_NG, out, first_output)
 
 
 def _pack_raw(raw: RawRows, pool: ThreadPool, out: U8) -> None:
