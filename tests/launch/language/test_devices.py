@@ -16,6 +16,7 @@ from shoal.core.recovery import config as recovery
 from shoal.errors import CapacityError, ConfigError
 from shoal.launch.language.by_hand import spec_for_devices
 from shoal.launch.language.planning import plan_model
+from shoal.planner.split.device_layers import devices_hold
 from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.device_config import DeviceConfig
 from tests.model.language_graph.graph_files import GENAI, MERGED, NUM_TOKENS, answers_of_transformers, prompts
@@ -169,7 +170,11 @@ def test_exported_graphs_with_caches_are_computed_there_too(
 def test_a_device_gets_the_layers_that_its_memory_holds(model: Path) -> None:
     devices = DevicesConfig(names=("cuda", "cpu"), memory_bytes=300_000)
     config = LaunchConfig(model=str(model), split="pp=2", precision="fp32", kv_memory_bytes=200_000, devices=devices)
-    (replica,) = plan_model(config).plan.replicas
+    planned = plan_model(config)
+    (replica,) = planned.plan.replicas
     assert [stage.num_layers for stage in replica.stages] == [1, 3]
+    blocks = planned.model.blocks("fp32", exact_activations=True)
+    moves = [devices_hold(replica, layers, blocks, block_size=planned.plan.block_size) for layers in ([1, 3], [2, 2])]
+    assert moves == [True, False], "nor does it get more while it runs"
     said = plan_model(replace(config, split="pp=3:1")).plan.replicas[0]
     assert [stage.num_layers for stage in said.stages] == [3, 1], "what the user says stays"

@@ -13,6 +13,7 @@ from shoal.errors import ModelChanged, ShoalError
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
+from shoal.planner.split.device_layers import devices_hold
 from shoal.planner.split.relayer import Relayering, relayer, with_layers
 from shoal.router.engine_stats import EngineStats
 
@@ -53,7 +54,7 @@ class Replanner:
         layers = [stage.num_layers for stage in self._running.plan.replicas[index].stages]
         best = relayer(self._whole_blocks(), layers, stage_s)
         move = self._watched[index].weigh(stage_s, best.stage_s, now_s)
-        if move.pays and self._fits_beside():
+        if move.pays and self._fits_beside() and self._fits_devices(index, best.layers):
             self._move(index, best, move.gain)
 
     def _move(self, index: int, best: Relayering, gain: float) -> None:
@@ -76,6 +77,11 @@ class Replanner:
     def _fits_beside(self) -> bool:
         """The old workers keep their memory until the new ones have loaded."""
         return held_bytes(self._whole_blocks()) < free_memory_bytes()
+
+    def _fits_devices(self, index: int, layers: Sequence[int]) -> bool:
+        plan = self._running.plan
+        blocks = self._model.blocks(plan.precision, exact_activations=True)
+        return devices_hold(plan.replicas[index], layers, blocks, block_size=plan.block_size)
 
     def _whole_blocks(self) -> Sequence[Block]:
         plan = self._running.plan

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.core.plan.language import Block
+from shoal.core.plan.language import Block, ReplicaPlan
 from shoal.core.plan.share_rounding import round_shares
 from shoal.errors import CapacityError
-from shoal.protocol.device_config import FLOAT_PRECISIONS, DeviceConfig, FloatPrecision
+from shoal.protocol.device_config import DeviceConfig, FloatPrecision
 
 _MOST_INT4_BYTES = 0.9
 """A weight, with scales and offsets; wider ones are counted as floats, though some devices multiply 8 bits as they are.
@@ -33,26 +33,46 @@ def layers_that_fit(
     """
     if not any(device and device.memory_bytes for devices in stages for device in devices):
         return None
-    layers, head = blocks[1:-1], blocks[-1]
-    layer_bytes = {
-        precision: max(_device_bytes(layer, precision) + kv_tokens * _kv_bytes(layer, precision) for layer in layers)
-        for precision in FLOAT_PRECISIONS
-    }
-    caps: list[int] = []
+    num_layers, caps = len(blocks) - 2, _room(blocks, stages, kv_tokens)
+    if min(caps) < 1 or sum(caps) < num_layers:
+        raise CapacityError(
+            f"the stages have room for {':'.join(map(str, caps))} of the {num_layers} layers, of "
+            f"{_layer_bytes(blocks, kv_tokens, _widest(stages)):,} bytes each with their KV cache; allow devices more "
+            "with --device-memory, or take a smaller --kv-memory"
+        )
+    return round_shares(num_layers, [1.0] * len(caps), at_least=1, caps=caps)
+
+
+def devices_hold(replica: ReplicaPlan, layers: Sequence[int], blocks: Sequence[Block], *, block_size: int) -> bool:
+    """Whether the devices of a pipeline that is planned have room for other layers, with the KV blocks that it has.
+
+    Args:
+        replica: with stages of one worker each.
+        layers: that each stage would have.
+        blocks: embedding, layers, head, with the bytes that a token of context takes in fp32.
+        block_size: tokens in a KV block.
+    """
+    devices = [[shard.device for shard in stage.shards] for stage in replica.stages]
+    room = _room(blocks, devices, replica.num_blocks * block_size)
+    return all(count <= most for count, most in zip(layers, room, strict=True))
+
+
+def _room(blocks: Sequence[Block], stages: Sequence[Sequence[DeviceConfig | None]], kv_tokens: int) -> list[int]:
+    """Layers that each stage may have at most."""
+    num_layers, head = len(blocks) - 2, blocks[-1]
+    room = [num_layers] * len(stages)
     for index, devices in enumerate(stages):
-        caps.append(len(layers))
         for device in devices:
             if device is not None and device.memory_bytes is not None:
                 beside = _device_bytes(head, device.precision) if index == len(stages) - 1 else 0
-                room = max(0, device.memory_bytes - beside) // layer_bytes[device.precision]
-                caps[-1] = min(caps[-1], room)
-    if min(caps) < 1 or sum(caps) < len(layers):
-        raise CapacityError(
-            f"the stages have room for {':'.join(map(str, caps))} of the {len(layers)} layers, of "
-            f"{layer_bytes[_widest(stages)]:,} bytes each with their KV cache; allow devices more with "
-            "--device-memory, or take a smaller --kv-memory"
-        )
-    return round_shares(len(layers), [1.0] * len(caps), at_least=1, caps=caps)
+                left = max(0, device.memory_bytes - beside)
+                room[index] = min(room[index], left // _layer_bytes(blocks, kv_tokens, device.precision))
+    return room
+
+
+def _layer_bytes(blocks: Sequence[Block], kv_tokens: int, precision: FloatPrecision) -> int:
+    """Of the largest layer on a device, with its KV cache."""
+    return max(_device_bytes(layer, precision) + kv_tokens * _kv_bytes(layer, precision) for layer in blocks[1:-1])
 
 
 def part_on_devices(
