@@ -15,6 +15,7 @@ from tests.ray.serving import WIDTH
 OPTIONS = ("--threads", "1", "--cluster", "ray")
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("split", ["pp=2", "tp=2", "dp=3"])
 def test_agrees_with_plain_onnx_runtime(split: str, cluster: RayHosts, chain: Path) -> None:
     done = cluster.run("verify", str(chain), "--split", split, "--json", *OPTIONS)
