@@ -178,7 +178,7 @@ def test_fused_tensor_with_rows_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["blk.1.attn_q.bias", "blk.0.ffn_down.scale", "cls.output.weight", "blk.4.attn_q.weight"]
+    "name", ["blk.1.attn_q.bias", "blk.0.ffn_down.scale", "cls.output.bias", "blk.4.attn_q.weight"]
 )
 def test_a_tensor_that_nothing_reads(tmp_path: Path, name: str) -> None:
     path = write_gguf(tmp_path / "m.gguf", "llama", {**tiny_llama_tensors(), name: np.ones(64, np.float32)})
