@@ -84,9 +84,7 @@ def test_so_does_a_gpu_in_software(split: str, names: tuple[str, ...], chain: Pa
         check(loaded, chain)
 
 
-def test_what_a_provider_computes_wrongly_stays_on_the_processor(
-    tmp_path: Path, webgpu_python: str, told: list[str]
-) -> None:
+def test_what_a_provider_computes_wrongly_stays_on_the_processor(tmp_path: Path, webgpu_python: str) -> None:
     """WebGPU's convolutions over 6, 9, 15, ... channels: microsoft/onnxruntime#29651."""
     path = convolution(tmp_path / "named.onnx", "convolution")
     x = np.random.default_rng(0).standard_normal((2, 9, 8), np.float32)
