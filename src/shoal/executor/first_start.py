@@ -10,7 +10,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import WorkerLost
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.protocol.messages import Generation
-from shoal.router.failed_start import counted_as_failed
+from shoal.router.replica_workers import counted_as_failed
 
 _logger = logging.getLogger("shoal.launch")
 

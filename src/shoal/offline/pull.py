@@ -16,7 +16,7 @@ from shoal.core.speed.work_size import WorkSize
 from shoal.errors import InvalidRequest, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
-from shoal.router.replica_workers import Replaced
+from shoal.router.replica_owner import ReplicaOwner
 from shoal.router.rows import count_rows, row_cost
 from shoal.router.worker_set import Answered, WorkerSet
 
@@ -45,7 +45,7 @@ class ChunkResult:
     """one line"""
 
 
-class ChunkRunner:
+class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
     """Owns some executors and starts those again whose workers are lost. Close it."""
 
     def __init__(
@@ -71,12 +71,10 @@ class ChunkRunner:
             sample: inputs of the graph that hold such a row; None: its cost is not known.
         """
         self._axes = batch
-        self._watchers: list[Callable[[], None]] = []
-        self._closers: list[Callable[[], None]] = []
         recovery = recovery or RecoveryConfig()
         if not factories:
             recovery = recovery.without_restart()
-        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock)
+        super().__init__(WorkerSet(executors, factories, clock))
         self._queue = ChunkQueue([executor.num_stages for executor in executors])
         self._recovery = Recovery(recovery)
         self._sample_row_cost = 1 if sample is None else self._size(sample).row_cost
@@ -93,48 +91,9 @@ class ChunkRunner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop every worker. Idempotent."""
-        while self._closers:
-            self._closers.pop()()
-        self._watchers.clear()
-        self._workers.close()
-
-    def watch(self, watcher: Callable[[], None], close: Callable[[], None] = lambda: None) -> None:
-        """Let someone look after the replicas.
-
-        Args:
-            watcher: called in every turn of a run, in its thread. It may replace and add replicas.
-            close: called once, before the workers are stopped.
-        """
-        self._watchers.append(watcher)
-        self._closers.append(close)
-
-    def wake(self) -> None:
-        """Make a run that waits call its watchers. Thread-safe."""
-        self._workers.wake()
-
     def stats(self) -> RecoveryStats:
         """A snapshot of the replicas' workers."""
         return self._recovery.stats()
-
-    def replace_replica(self, index: int, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
-        """Start other workers for a replica, which compute once they are ready. Returns at once.
-
-        Args:
-            index: of the replica.
-            factory: for these workers and all that follow them.
-            done: told None when the new workers compute, or why they never will.
-
-        Raises:
-            ShoalError: they cannot even be started.
-        """
-        generation = Generation(self._recovery.replicas[index].generation + 1)
-        self._workers.replace(index, factory, generation, done)
-
-    def add_replica(self, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
-        """Start one more replica. Arguments and errors are those of `replace_replica`."""
-        self._workers.add(factory, done)
 
     def run(self, chunks: Iterable[Chunk], *, copy_last: bool = False) -> Generator[ChunkResult]:
         """Yield one result per chunk, in the order in which they finish.
@@ -159,8 +118,7 @@ class ChunkRunner:
             while True:
                 yield from self._collect()
                 yield from self._recover()
-                for watcher in self._watchers:
-                    watcher()
+                self._call_watchers()
                 self._hand_out(source, copy_last=copy_last)
                 if not self._queue.has_work:
                     return
@@ -169,6 +127,9 @@ class ChunkRunner:
             self._queue.abandon()
             self._chunks.clear()
             self._left_s = self._clock()
+
+    def _generation_of(self, index: int) -> Generation:
+        return self._recovery.replicas[index].generation
 
     def _collect(self) -> Iterator[ChunkResult]:
         """Take in what the workers have said."""

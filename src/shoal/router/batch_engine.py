@@ -34,12 +34,12 @@ from shoal.core.recovery.events import (
     StopWorkers,
     Tick,
 )
-from shoal.core.story import Story
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
+from shoal.protocol.messages import Generation
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult
-from shoal.router.replica_workers import Replaced
+from shoal.router.replica_owner import ReplicaOwner
 from shoal.router.rows import count_rows, row_cost, signature
 from shoal.router.story.batch_story import BatchStory
 from shoal.router.story.replica_log import ReplicaLog
@@ -49,7 +49,7 @@ from shoal.router.worker_set import Answered, WorkerSet
 __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
 
 
-class BatchEngine:
+class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
     """Runs requests on replicas of one model, put together to batches. Owns the executors."""
 
     def __init__(
@@ -83,7 +83,7 @@ class BatchEngine:
         self._axes = batch
         self._clock = clock
         log = ReplicaLog(model)
-        self._workers = WorkerSet[Batch, BatchResult, BatchLimits](executors, factories, clock, log)
+        super().__init__(WorkerSet(executors, factories, clock, log))
         self._story = BatchStory(log.story, len(executors))
         self._scheduler = BatchScheduler(
             self._config,
@@ -99,16 +99,6 @@ class BatchEngine:
         self._ended: list[InferenceResult] = []
         """for the next turn"""
         self._needs_tick = False
-        self._watchers: list[Callable[[], None]] = []
-
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call this at the end of every turn. It may replace and add replicas."""
-        self._watchers.append(watcher)
-
-    @property
-    def executors(self) -> list[GraphExecutor]:
-        """Of the replicas that have their workers, to look at only."""
-        return self._workers.serving
 
     @property
     def has_work(self) -> bool:
@@ -168,8 +158,7 @@ class BatchEngine:
         self._workers.wait(timeout_s, self.next_wake_s())
         self._collect()
         self._tick(self._clock())
-        for watcher in self._watchers:
-            watcher()
+        self._call_watchers()
         ended, self._ended = self._ended, []
         return ended
 
@@ -185,50 +174,12 @@ class BatchEngine:
         times = (self._scheduler.wake_s, self._workers.wake_s())
         return min((time_s for time_s in times if time_s is not None), default=None)
 
-    def wake(self) -> None:
-        """Make a waiting or the next `turn` return. Thread-safe."""
-        self._workers.wake()
-
     def stats(self) -> BatchStats:
         """A snapshot for metrics."""
         return self._counts.snapshot(self._scheduler, self._workers.pids)
 
-    def close(self) -> None:
-        """Stop every worker; what is unfinished gets no result. Idempotent."""
-        self._workers.close()
-        self._watchers.clear()  # they may hold the model's file open
-
-    @property
-    def story(self) -> Story:
-        """What has happened to the replicas lately."""
-        return self._workers.log.story
-
-    def replace_replica(self, index: int, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
-        """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
-
-        Returns at once; the turns to come do it. Until then, and where it fails, the old workers serve.
-
-        Args:
-            index: of the replica.
-            factory: for these workers and all that follow them.
-            done: told None when the new workers serve, or why they never will.
-
-        Raises:
-            ShoalError: the new workers cannot even be started.
-        """
-        self._workers.replace(index, factory, self._scheduler.next_generation(index), done)
-
-    def add_replica(self, factory: GraphReplicaFactory, done: Replaced | None = None) -> None:
-        """Start one more replica, which takes part once its workers are ready. Returns at once.
-
-        Args:
-            factory: for its workers.
-            done: told None when they are about to serve, or why they never will.
-
-        Raises:
-            ShoalError: they cannot even be started.
-        """
-        self._workers.add(factory, done)
+    def _generation_of(self, index: int) -> Generation:
+        return self._scheduler.generation_of(index)
 
     def _collect(self) -> None:
         """Take in what the workers have said."""

@@ -16,12 +16,11 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers, Tick
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.routing import Routing
-from shoal.core.story import Story
 from shoal.errors import WorkerLost
 from shoal.protocol.messages import Generation, Step, StepResult
 from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import StepExecutor, StepReplicaFactory
-from shoal.router.replica_workers import Replaced
+from shoal.router.replica_owner import ReplicaOwner
 from shoal.router.story.fleet_story import FleetStory
 from shoal.router.story.request_traces import RequestTrace, RequestTraces
 from shoal.router.worker_set import Answered, WorkerSet
@@ -31,7 +30,7 @@ __all__ = ["Engine", "EngineStats"]
 _MAX_TURN_S = 60.0
 
 
-class Engine:
+class Engine(ReplicaOwner[Step, StepResult, SchedulerConfig]):
     """Runs requests on replicas. `clock` gives seconds, monotonic."""
 
     def __init__(
@@ -59,30 +58,18 @@ class Engine:
             recovery = recovery.without_restart()
         self._fleet = ReplicaFleet([config for config, _ in replicas], recovery, row_s, routing=routing)
         self._clock = clock
-        self._workers = WorkerSet[Step, StepResult, SchedulerConfig](
-            [executor for _, executor in replicas], factories, clock
-        )
+        super().__init__(WorkerSet([executor for _, executor in replicas], factories, clock))
         self._story = FleetStory(self._fleet, self._workers.log)
-        self._watchers: list[Callable[[], None]] = []
         self._traces: RequestTraces | None = None
 
     def trace(self, on_end: Callable[[RequestTrace], None]) -> None:
         """Follow every request from now on. `on_end`: told of each that has ended, in the engine's thread."""
         self._traces = RequestTraces(self._fleet, on_end)
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call this at the end of every turn, in the engine's thread. It may replace and add replicas."""
-        self._watchers.append(watcher)
-
     @property
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
         return self._fleet.has_work
-
-    @property
-    def executors(self) -> list[StepExecutor]:
-        """Of the replicas that have their workers, to look at only."""
-        return self._workers.serving
 
     def add(self, request: Request) -> None:
         """Hand a request to the replica that is expected to have finished it first.
@@ -111,13 +98,8 @@ class Engine:
             outputs += self._advance()
         if self._fleet.death is not None and not outputs:
             raise WorkerLost(self._fleet.death)
-        for watcher in self._watchers:
-            watcher()
+        self._call_watchers()
         return outputs
-
-    def wake(self) -> None:
-        """Make a waiting or the next `turn` return. Thread-safe."""
-        self._workers.wake()
 
     def run(self, requests: Iterable[Request]) -> Iterator[Output]:
         """Add requests and yield their outputs until all have finished."""
@@ -130,43 +112,8 @@ class Engine:
         """A snapshot for metrics."""
         return take_stats(self._fleet, self._workers.pids)
 
-    @property
-    def story(self) -> Story:
-        """What has happened to the replicas lately."""
-        return self._workers.log.story
-
-    def replace_replica(self, index: int, factory: StepReplicaFactory, done: Replaced | None = None) -> None:
-        """Start other workers for a replica; when they are ready it goes on with them, and so do its requests.
-
-        Returns at once; the turns to come do it. Until then, and where it fails, the old workers serve.
-
-        Args:
-            index: of the replica.
-            factory: for these workers and all that follow them.
-            done: told None when the new workers serve, or why they never will.
-
-        Raises:
-            ShoalError: the new workers cannot even be started.
-        """
-        generation = Generation(self._fleet.replicas[index].scheduler.generation + 1)
-        self._workers.replace(index, factory, generation, done)
-
-    def add_replica(self, factory: StepReplicaFactory, done: Replaced | None = None) -> None:
-        """Start one more replica, which takes part once its workers are ready. Returns at once.
-
-        Args:
-            factory: for its workers.
-            done: told None when they are about to serve, or why they never will.
-
-        Raises:
-            ShoalError: they cannot even be started.
-        """
-        self._workers.add(factory, done)
-
-    def close(self) -> None:
-        """Stop every worker. Idempotent."""
-        self._workers.close()
-        self._watchers.clear()  # they may hold the model's file open
+    def _generation_of(self, index: int) -> Generation:
+        return self._fleet.replicas[index].scheduler.generation
 
     def _advance(self) -> list[Output]:
         """Let the fleet decide on everything that it was told, and carry it out."""

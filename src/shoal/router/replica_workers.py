@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shoal.errors import ShoalError, WorkerLost
 from shoal.protocol.messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, StartingExecutor, WorkT
-from shoal.router.failed_start import counted_as_failed
 
 _REPLACEMENT_TIMEOUT_S = 600.0
 """For workers that are to replace running ones, from the last sign of progress: nobody waits for them."""
@@ -19,6 +19,19 @@ _REPLACEMENT_TIMEOUT_S = 600.0
 LimitsT = TypeVar("LimitsT")
 Replaced = Callable[[ShoalError | None], None]
 """told when a replacement serves, or why it does not"""
+
+
+@contextmanager
+def counted_as_failed() -> Generator[None]:
+    """Raises WorkerLost where the system refuses processes, descriptors or memory: it may have some the next time.
+
+    Such a start is a failed attempt, as any other: decision 0008 counts it.
+    """
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise WorkerLost(f"the system has no room for new workers: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,9 @@ class BatchScheduler:
         times = (self._think_again_s, self._open.first_deadline_s(), self._recovery.wake_s())
         return min((time_s for time_s in times if time_s is not None), default=None)
 
-    def next_generation(self, index: int) -> Generation:
-        """Of workers that are to take the place of a replica's present ones."""
-        return Generation(self._recovery.replicas[index].generation + 1)
+    def generation_of(self, index: int) -> Generation:
+        """Of the workers that a replica has, or will have next."""
+        return self._recovery.replicas[index].generation
 
     def recovery_stats(self) -> RecoveryStats:
         """A snapshot for metrics, of the replicas' workers."""
