@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from shoal.errors import InvalidRequest
+from shoal.vision import sources
 from shoal.vision.kept_vectors import KeptVectors
 from shoal.vision.sources import MAX_PICTURE_BYTES, read_source
 
@@ -41,6 +44,30 @@ def test_what_is_refused(url: str, message: str) -> None:
 def test_what_cannot_be_fetched(url: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot be fetched"):
         read_source(url, allows_remote=True)
+
+
+def test_pieces_that_keep_coming_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pieces(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"fish")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Pieces) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/fish.png"
+        try:
+            assert read_source(url, allows_remote=True) == b"fish"
+            monkeypatch.setattr(sources, "_MOST_FETCH_S", -1.0)
+            with pytest.raises(InvalidRequest, match="cannot be fetched: it takes more than"):
+                read_source(url, allows_remote=True)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_least_recently_used_vectors_go_first() -> None:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import http.client
 import re
+import time
 import urllib.error
 import urllib.request
 
@@ -15,6 +16,8 @@ MAX_PICTURE_BYTES = 32 << 20
 """Of one picture's file: those of cameras have a third of it."""
 _FETCH_TIMEOUT_S = 10.0
 """Between two pieces of an answer. A judgment: whoever asks is waiting."""
+_MOST_FETCH_S = 60.0
+"""For all of it, also where pieces keep coming: 32 MB at 0.5 MB/s."""
 _DATA = re.compile(
     r"data:(?:image/[\w.+-]{1,40})?(?:;[\w-]{1,20}=[\w.+-]{1,40}){0,4};base64,", re.ASCII | re.IGNORECASE
 )
@@ -65,11 +68,21 @@ def _fetch(url: str) -> bytes:
         opener.add_handler(handler)
     try:
         with opener.open(url, timeout=_FETCH_TIMEOUT_S) as answer:
-            content = answer.read(MAX_PICTURE_BYTES + 1)
+            content = _read(answer)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise _refused(f"a picture cannot be fetched: {error!s:.200}") from None
     if len(content) > MAX_PICTURE_BYTES:
         raise _too_large()
+    return bytes(content)
+
+
+def _read(answer: http.client.HTTPResponse) -> bytearray:
+    """All of it, or one byte more than a picture may have. Raises OSError."""
+    content, end_s = bytearray(), time.monotonic() + _MOST_FETCH_S
+    while len(content) <= MAX_PICTURE_BYTES and (piece := answer.read1(1 << 16)):
+        content += piece
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"it takes more than {_MOST_FETCH_S:.0f} s")
     return content
 
 
