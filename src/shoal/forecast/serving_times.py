@@ -120,7 +120,11 @@ def _serving(model: str) -> Iterator[tuple[str, psutil.Process]]:
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         try:
-            _wait_until_ready(process, f"{url}/ready")
+            if not _is_ready_in_time(process, f"{url}/ready"):
+                said.seek(0)
+                words = said.read().decode(errors="replace").strip().splitlines()
+                why = f": {words[-1]}" if words else ""
+                raise WorkerLost(f"the server with which requests are measured did not start{why}")
             yield url, psutil.Process(process.pid)
         finally:
             process.terminate()
@@ -131,16 +135,16 @@ def _serving(model: str) -> Iterator[tuple[str, psutil.Process]]:
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+def _is_ready_in_time(process: subprocess.Popen[bytes], url: str) -> bool:
     deadline_s = time.monotonic() + _START_WITHIN_S
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
             if httpx.get(url, timeout=5.0).status_code == 200:
-                return
+                return True
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise WorkerLost("the server with which requests are measured did not start")
+    return False
 
 
 def _free_port() -> int:
