@@ -97,7 +97,7 @@ def test_only_a_signing_request_and_its_answer_travel(scene: Scene) -> None:
     assert scene.host.start(admit, lambda: True) == STARTED
     assert [(call.what, call.arguments) for call in scene.agent.calls] == [
         ("signing_request", ()),
-        ("start", (MEMBER,)),
+        ("start", (MEMBER, None)),
     ]
 
 
