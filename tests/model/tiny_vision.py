@@ -159,7 +159,7 @@ def _gemma3() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
     return model, GEMMA_TOKENS, GEMMA_TEMPLATE, preprocessor
 
 
-def _qwen3_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
+def _qwen3_vl(model_type: str = "qwen3_vl", **text_settings: Any) -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = {
@@ -175,6 +175,7 @@ def _qwen3_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
         "initializer_range": 0.15,
         "bos_token_id": None,
         "eos_token_id": 2,
+        **text_settings,
     }
     vision = {
         "depth": 4,
@@ -188,7 +189,7 @@ def _qwen3_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
         "initializer_range": 0.2,
     }
     config = AutoConfig.for_model(
-        "qwen3_vl",
+        model_type,
         text_config=text,
         vision_config=vision,
         vision_start_token_id=VOCAB_SIZE,
@@ -207,8 +208,13 @@ def _qwen3_vl() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
     return AutoModelForImageTextToText.from_config(config), QWEN_TOKENS, QWEN_TEMPLATE, preprocessor
 
 
+def _qwen3_vl_moe() -> tuple[Any, tuple[str, ...], str, dict[str, Any]]:
+    return _qwen3_vl("qwen3_vl_moe", num_experts=6, num_experts_per_tok=2, moe_intermediate_size=64)
+
+
 MAKERS = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
     "gemma3": _gemma3,
 }

@@ -23,7 +23,7 @@ from tests.model.tiny_models import VOCAB_SIZE, make_tiny_model
 from tests.model.tiny_vision import data_url, make_tiny_vision, picture, picture_file
 from tests.numerics.vision.picture_models import SeenPrompt
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "gemma3")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "gemma3")
 NUM_OUTPUT = 48
 TEXT = "What swims there?"
 TIMEOUT_S = 120.0
@@ -119,7 +119,12 @@ def test_other_dialects_answer_the_same(server: Served) -> None:
 
 @pytest.mark.parametrize(
     ("family", "split", "vision_split"),
-    [("qwen2_5_vl", "pp=2", "1"), ("gemma3", "tp=2", "pp=2"), ("qwen3_vl", "dp=2", "dp=2"), ("qwen3_vl", "pp=2", "1")],
+    [
+        ("qwen2_5_vl", "pp=2", "1"),
+        ("gemma3", "tp=2", "pp=2"),
+        ("qwen3_vl", "dp=2", "dp=2"),
+        ("qwen3_vl_moe", "pp=2", "1"),
+    ],
 )
 def test_killed_workers_change_no_word(
     family: str, split: str, vision_split: str, models: dict[str, SeenPrompt], expected: dict[str, str]

@@ -81,5 +81,6 @@ def _open_qwen3(folder: Path, vision: VisionSettings) -> VisionModel:
 _OPENERS: Mapping[str, Callable[[Path, VisionSettings], VisionModel]] = {
     "qwen2_5_vl": _open_qwen2_5,
     "qwen3_vl": _open_qwen3,
+    "qwen3_vl_moe": _open_qwen3,
     "gemma3": _open_gemma3,
 }
