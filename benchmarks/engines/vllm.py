@@ -31,7 +31,7 @@ class Vllm:
         """A server on all cores. It computes in bfloat16 where AMX does, as that is the faster there."""
         port = free_port()
         dtype = "bfloat16" if "amx_bf16" in instruction_sets() else "float32"
-        command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model)]
+        command = [str(self._python), "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model)]
         command += ["--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
         command += ["--dtype", dtype, "--max-model-len", str(_MAX_CONTEXT), "--max-num-seqs", str(slots)]
         command += ["--no-enable-prefix-caching"]
