@@ -25,7 +25,7 @@ from shoal.model.decoder_config import DecoderConfig, EncoderConfig
 from shoal.protocol.messages import Sampling
 from shoal.speech.options import SpeechOptions
 from shoal.speech.rules import TranscriptGuide, WordGuide
-from shoal.speech.sound.features import log_mel
+from shoal.speech.sound.features import HOP_SAMPLES, log_mel
 from shoal.speech.transcript import SpeechSegment
 from shoal.speech.vocabulary import MAX_ALIGNMENT_HEADS, SpeechVocabulary
 from shoal.speech.window import Decoded
@@ -99,7 +99,9 @@ class WindowDecoder:
         encoder = self._encoder
 
         def make() -> Clip:
-            features = log_mel(samples_S[start:stop], encoder.num_mels, encoder.num_frames).tobytes()
+            features_FM = log_mel(samples_S[start:stop], encoder.num_mels, encoder.num_frames)
+            features_FM[(stop - start) // HOP_SAMPLES :] = 0.0  # as openai/whisper's `transcribe` fills a window up
+            features = features_FM.tobytes()
             key = hashlib.blake2b(features, digest_size=16).digest()
             return Clip(key=key, num_rows=encoder.num_positions, features=features)
 

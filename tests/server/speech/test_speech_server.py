@@ -17,6 +17,8 @@ from tests.model.tiny_whisper import make_tiny_whisper
 from tests.speech.sounds import sound_file, tone
 
 SOUNDS = [sound_file(tone(seconds)) for seconds in (0.3, 0.6, 0.9)]
+WINDOW_S = 0.96
+"""of the model, which is random: its times lie anywhere within one that begins before the sound ends"""
 NUM_REQUESTS = 6
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
@@ -53,7 +55,7 @@ def test_every_form_says_the_same(client: openai.OpenAI) -> None:
     assert verbose.language == "english"
     assert verbose.duration == pytest.approx(0.9)
     assert "".join(segment.text for segment in verbose.segments).strip() == text
-    assert all(0 <= one.start < one.end <= 0.97 for one in verbose.segments)
+    assert all(0 <= one.start < one.end <= 0.9 + WINDOW_S for one in verbose.segments)
     assert ask(**common, response_format="srt").startswith("1\n00:00:00,")
     assert ask(**common, response_format="vtt").startswith("WEBVTT\n\n00:00:00.")
 
@@ -66,7 +68,7 @@ def test_words_have_times(client: openai.OpenAI) -> None:
     starts = [word.start for word in both.words]
     assert starts == sorted(starts)
     assert all(0 <= word.start <= word.end <= 0.9 for word in both.words)
-    assert "".join(word.word for word in both.words) == "".join(both.text.split())
+    assert "".join("".join(word.word for word in both.words).split()) == "".join(both.text.split())
     alone = client.audio.transcriptions.create(**common, timestamp_granularities=["word"])
     assert (alone.words, alone.segments) == (both.words, None)
 
