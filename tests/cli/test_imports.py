@@ -42,6 +42,16 @@ def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str,
     assert not {name for name in modules if name.partition(".")[0] in FOREIGN or OWN.match(name)}
 
 
+def test_choosing_a_split_by_what_was_measured_builds_no_graph(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    imported(model, "auto")  # which measures the machine
+    modules = imported(model, "auto")
+    assert "shoal.launch.language.auto_plan" in modules
+    assert not modules & {"onnx", "scipy", "google", "torch", "transformers", "ray"}
+
+
 def test_the_head_of_workers_computes_nothing(model: Path, tmp_path: Path) -> None:
     """Neither the layers nor the tokenizers of other formats are imported where a process only sends tokens."""
     script = tmp_path / "head.py"

@@ -19,7 +19,7 @@ from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
 from shoal.measure.steps_told import StepsTold
 from shoal.model.decoder.blocks import PROCESS_BYTES
-from shoal.model.decoder.onnx.onnx_layers import check_onnx_form
+from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.device_options import HOPELESS, DeviceOption, too_slow

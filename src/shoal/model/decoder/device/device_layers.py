@@ -23,7 +23,8 @@ from shoal.model.decoder.device.probes import device_form
 from shoal.model.decoder.device.sessions import DeviceSession, device_floats
 from shoal.model.decoder.embedding import Embedding
 from shoal.model.decoder.onnx.decoder_graph import SegmentGraph, build_segments
-from shoal.model.decoder.onnx.onnx_layers import check_onnx_form, load_embedding
+from shoal.model.decoder.onnx.form_check import check_onnx_form
+from shoal.model.decoder.onnx.onnx_layers import load_embedding
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource

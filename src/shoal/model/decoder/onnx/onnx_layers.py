@@ -12,17 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import F32
-from shoal.errors import ConfigError
 from shoal.model.decoder.embedding import Embedding, added_rows
 from shoal.model.decoder.forced_form import NATIVE, ForcedForm
 from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
+from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import SumOverShards
-from shoal.model.decoder_config import DecoderConfig
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource, in_own_memory
 from shoal.protocol.messages import Step
@@ -148,21 +147,6 @@ class OnnxLayers:
             for segment, buffers in zip(segments, bound, strict=True)
         ]
         """what follows each segment, and the term of the sum that it wrote"""
-
-
-def check_onnx_form(decoder: DecoderConfig, way_out: str) -> None:
-    """Raises ConfigError where a model has layers that the ONNX form does not have; `way_out`: what to do."""
-    parts = {
-        "latent attention": decoder.latent is not None,
-        "recurrent layers": decoder.recurrence is not None,
-        "an encoder": decoder.encoder is not None,
-        "gated attention": decoder.gates_attention,
-        "several residual streams": decoder.altup is not None,
-        "inputs of layers": decoder.layer_inputs is not None,
-        "layers of unlike heads, keys or norms": decoder.unit_v_norm or decoder.full_heads is not None,
-    }
-    if what := next((what for what, is_there in parts.items() if is_there), ""):
-        raise ConfigError(f"{decoder.family} has {what}, without an ONNX form: {way_out}")
 
 
 def load_embedding(source: WeightSource, config: StageConfig, vocab_size: int) -> tuple[Embedding, int]:
