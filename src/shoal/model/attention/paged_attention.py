@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.arrays import F32, I32
 from shoal.model.attention.interface import KV, NO_VECTORS, Attention, AttentionShape, AttentionVectors
@@ -11,6 +11,8 @@ from shoal.model.attention.paged_attention_numpy import NumpyLayer, NumpyStep
 
 if TYPE_CHECKING:
     from shoal import _native
+
+_Step = TypeVar("_Step", NumpyStep, "_native.StepMetadata")
 
 
 def native_available() -> bool:
@@ -102,11 +104,7 @@ class NativeAttention:
         ends_seen: I32 | None = None,
     ) -> _native.StepMetadata:
         step = self._native.StepMetadata(positions, query_starts, context_lens, block_tables, *self._limits)
-        if angles is not None:
-            step.set_angles(*angles)
-        if ends_seen is not None:
-            step.set_ends_seen(ends_seen)
-        return step
+        return _with_rows_of_pictures(step, angles, ends_seen)
 
 
 class NumpyAttention:
@@ -146,11 +144,15 @@ class NumpyAttention:
         ends_seen: I32 | None = None,
     ) -> NumpyStep:
         step = NumpyStep(positions, query_starts, context_lens, block_tables, *self._limits)
-        if angles is not None:
-            step.set_angles(*angles)
-        if ends_seen is not None:
-            step.set_ends_seen(ends_seen)
-        return step
+        return _with_rows_of_pictures(step, angles, ends_seen)
+
+
+def _with_rows_of_pictures(step: _Step, angles: tuple[F32, F32] | None, ends_seen: I32 | None) -> _Step:
+    if angles is not None:
+        step.set_angles(*angles)
+    if ends_seen is not None:
+        step.set_ends_seen(ends_seen)
+    return step
 
 
 def _arrays(vectors: AttentionVectors) -> dict[str, Any]:
