@@ -7,6 +7,8 @@ PROMPT ?= What is the capital of France?
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
+# The files of Shoal are used in place, and a test run starts hundreds of processes: each would compile them all again.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: FORCE help docs web test-web demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz \
         sanitize lint devices types contracts bench clean
 
