@@ -148,6 +148,37 @@ def test_what_is_not_allowed_is_never_drawn(sampling: Sampling, cuts: list[int])
     assert drawn == ({max(wanted, key=lambda token_id: logits_V[token_id])} if sampling is GREEDY else wanted)
 
 
+@pytest.mark.parametrize("num_allowed", [1, 2, 7, 60, 600])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        Sampling(),
+        Sampling(temperature=0.3, min_p=0.05),
+        Sampling(top_k=3),
+        Sampling(top_k=40, top_p=0.8, logit_bias=((3, 2.0), (11, -1.0))),
+        Sampling(top_k=1999, presence_penalty=1.0),
+        Sampling(top_p=0.9),
+    ],
+    ids=repr,
+)
+def test_one_of_few_tokens_is_drawn_as_from_the_whole_row(sampling: Sampling, num_allowed: int) -> None:
+    """A shard looks at all of its tokens, however few are allowed."""
+    rng = np.random.default_rng(num_allowed)
+    logits_RV = rng.standard_normal((200, 2000)).astype(np.float32) * 3
+    rows = [
+        make_row(
+            msgspec.structs.replace(sampling, seed=index),
+            index,
+            allowed=bit_mask(set(rng.choice(2000, num_allowed, replace=False).tolist())),
+            history=np.array([3, 3, 8], "<i4").tobytes(),
+        )
+        for index in range(len(logits_RV))
+    ]
+    found, _ = sample_cut(logits_RV, rows, [])
+    assert sample_rows(logits_RV, rows) == found
+
+
 def test_the_last_draw_is_never_one_without_weight() -> None:
     weights = np.array([0.1] * 7 + [0.0] * 5, np.float32)
     assert pick(weights, np.nextafter(1.0, 0.0)) == 6

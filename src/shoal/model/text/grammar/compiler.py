@@ -18,6 +18,11 @@ from shoal.model.text.grammar.guide import GrammarGuide
 _MAX_KEPT = 64
 """Compiled constraints: an application asks with a few dozen schemas, again and again."""
 _MAX_MESSAGE_CHARS = 300
+_PLAIN = r'[^"\\\x00-\x1F\x7F]'
+_SLICES = (r"[\x20\x0A\x0D\x09]+", *(_PLAIN + count for count in ("{1,8}", "{1,14}", "{1,20}", "+")))
+"""Tokens that llguidance takes into a mask together where all texts of such a form may follow, as within a string. A
+string of bounded length takes the longer ones by themselves towards its end: with these lengths a mask within a schema
+that has such strings takes 23 us in the mean, with the library's own (10 and 30) 33 (SmolLM2's vocabulary)."""
 
 
 class GrammarVocabulary(Protocol):
@@ -58,6 +63,7 @@ class GrammarCompiler:
             llguidance.TokenizerWrapper(_TokenTable(vocabulary)),
             n_vocab=vocabulary.vocab_size,
             eos_token=sorted(vocabulary.eos_token_ids),
+            slices=list(_SLICES),
         )
         self._end_mask = _mask_of(vocabulary.eos_token_ids, vocabulary.vocab_size)
         self._kept: OrderedDict[Constraint, llguidance.LLMatcher] = OrderedDict()
