@@ -24,7 +24,8 @@ from report import write_result
 from shoal.bench.load import arrival_times
 from shoal.bench.percentiles import Distribution, distribution
 from shoal.config import LaunchConfig
-from shoal.core.fleet.fleet_replica import FleetReplica
+from shoal.core.fleet.candidates import Candidates
+from shoal.core.fleet.fleet_replica import Changes, FleetReplica
 from shoal.core.fleet.placement import Placement
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, RequestProgress, TokenProduced
 from shoal.executor.pipeline_executor import PipelineExecutor
@@ -68,14 +69,14 @@ class OnlyTo(Placement):
     __slots__ = ("_index",)
 
     def __init__(self, index: int) -> None:
-        super().__init__()
+        super().__init__("round-robin", (), Changes())
         self._index = index
 
     def choose(
-        self, candidates: Sequence[FleetReplica], request: Request, progress: RequestProgress | None, now_s: float
+        self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
     ) -> FleetReplica:
         """Implements `Placement.choose`."""
-        return candidates[self._index]
+        return candidates.replicas[self._index]
 
 
 def main() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from shoal.core.fleet.candidates import refusal
 from shoal.core.fleet.events import FleetEvent, StepAnswered, SubmitStep
 from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded
+from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.kv.prefix_index import reusable_digests
 from shoal.core.recovery.events import ReplicaLost, ReplicaReady, ReportSpeed, Tick
 from shoal.core.sequences.request import RequestFinished
 from shoal.core.speed.routing import Routing
@@ -16,6 +21,7 @@ from shoal.core.speed.slow_workers import WorkerRecovered, WorkerSlowed
 from shoal.core.speed.step_times import StepShape
 from shoal.protocol.messages import SampledToken, StepResult
 from tests.core.generation.scheduler_driver import make_config, make_request, next_token
+from tests.core.speed.plain_routing import choose_replica
 
 CONFIG = make_config(num_blocks=256, max_context=512, prefill_chunk_tokens=64)
 
@@ -23,8 +29,14 @@ CONFIG = make_config(num_blocks=256, max_context=512, prefill_chunk_tokens=64)
 class Machines:
     """A fleet whose workers take their time: 1 ms for a prompt row; 8 ms for a step with outputs and 2 ms for each."""
 
-    def __init__(self, factors: Sequence[float], *, routing: Routing = "earliest-finish") -> None:
-        self.fleet = ReplicaFleet([CONFIG] * len(factors), routing=routing)
+    def __init__(
+        self,
+        factors: Sequence[float],
+        *,
+        routing: Routing = "earliest-finish",
+        configs: Sequence[SchedulerConfig] = (),
+    ) -> None:
+        self.fleet = ReplicaFleet(configs or [CONFIG] * len(factors), routing=routing)
         self.factors = list(factors)
         self.now_s = 0.0
         self.free_s = [0.0] * len(factors)
@@ -166,3 +178,51 @@ def test_other_workers_are_measured_anew() -> None:
     machines.tell(ReplicaReady(replica=0, limits=CONFIG))
     assert machines.fleet.replicas[0].meter.speed(machines.now_s) is None
     assert machines.fleet.replicas[0].meter.slowdowns() == ()
+
+
+def look_at_all(fleet: ReplicaFleet, prompt: Sequence[int], max_tokens: int, now_s: float) -> int:
+    """Where a request belongs, by what each replica says."""
+    request = make_request("x", prompt, max_tokens)
+    serving = [one for one in fleet.replicas if one.is_serving]
+    there = serving or [one for one in fleet.replicas if one.life.is_recovering]
+    able = [one for one in there if refusal(one.scheduler.config, request) is None] or there
+    digests = reusable_digests(prompt, CONFIG.block_size)
+    loads = [one.load(now_s) for one in fleet.replicas]
+    cached = [one.scheduler.cached_tokens(digests) for one in fleet.replicas]
+    return choose_replica(
+        loads,
+        among=[one.index for one in able],
+        prompt_tokens=len(prompt),
+        output_tokens=max_tokens,
+        cached_tokens=cached,
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_where_a_request_goes_is_what_a_look_at_every_replica_says(seed: int) -> None:
+    rng = random.Random(seed)
+    factors = [rng.choice((1.0, 1.0, 1.1, rng.uniform(0.5, 4.0))) for _ in range(rng.randint(2, 12))]
+    configs = [replace(CONFIG, num_blocks=rng.choice((8, 16, 256))) for _ in factors]
+    machines = Machines(factors, configs=configs)
+    beginnings = [[100 * number + one for one in range(64)] for number in range(1, 4)]
+    num_chosen = 0
+    for number in range(250):
+        prompt = rng.choice(beginnings)[: rng.randint(0, 64)] + [
+            rng.randrange(1, 99) for _ in range(rng.randint(1, 90))
+        ]
+        expected = look_at_all(machines.fleet, prompt, 8, machines.now_s)
+        assert machines.add(f"r{number}", prompt, 8) == expected
+        num_chosen += expected > 0
+        if rng.random() < 0.5:
+            machines.tell(Tick())
+        for _ in range(min(rng.randrange(4), len(machines.out))):
+            machines.answer()
+        machines.now_s += rng.choice((0.0, 0.0, 0.0, 11.0))
+        index = rng.randrange(len(factors))
+        machines.factors[index] *= 3.0 if rng.random() < 0.02 else 1.0
+        if rng.random() < 0.05 and sum(one.is_serving for one in machines.fleet.replicas) > 1:
+            machines.tell(ReplicaLost(replica=index, reason="gone"))
+            machines.tell(Tick())
+        if rng.random() < 0.2 and not machines.fleet.replicas[index].is_serving:
+            machines.tell(ReplicaReady(replica=index, limits=configs[index]))
+    assert num_chosen

@@ -26,10 +26,10 @@ def test_nothing_is_sent_while_workers_are_lost():
     driver = Driver(make_config())
     driver.tell(WorkersLost())
     assert driver.add(make_request("a")) == []
-    assert driver.scheduler.load().is_fenced
+    assert driver.scheduler.state.is_fenced
     driver.tell(WorkersReady())
     assert len(driver.in_flight) == 1
-    assert not driver.scheduler.load().is_fenced
+    assert not driver.scheduler.state.is_fenced
 
 
 def test_late_results_of_lost_workers_are_not_believed():

@@ -203,8 +203,8 @@ def test_stats_and_load_follow_the_work():
     load = driver.scheduler.load()
     assert (load.prefill_tokens, load.num_decoding) == (1 + 5, 2)
     driver.finish()
-    load = driver.scheduler.load(2.0)
-    assert (load.prefill_tokens, load.num_decoding, load.relative_speed) == (0, 0, 2.0)
+    load = driver.scheduler.load()
+    assert (load.prefill_tokens, load.num_decoding) == (0, 0)
 
 
 def test_looking_up_a_prefix_changes_nothing_and_finds_what_admission_would():

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from shoal.core.speed.replica_speed import SpeedMeter
-from shoal.core.speed.routing import ReplicaLoad, choose_replica
+from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent, WorkerRecovered, WorkerSlowed
 from shoal.core.speed.step_times import StageCost
 from shoal.protocol.messages import Generation, Step, StepId, StepResult
+from tests.core.speed.plain_routing import choose_replica
 
 COST = StageCost(
     step_s=0.01,

@@ -1,3 +1,4 @@
+import random
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,12 @@ from shoal.core.speed.routing import (
     OUTPUT_WORK_TOKENS,
     ReplicaLoad,
     ReplicaSpeed,
-    choose_replica,
     next_in_turn,
     parse_routing,
 )
-from shoal.errors import CapacityError, ConfigError
+from shoal.core.speed.routing_table import RoutingTable
+from shoal.errors import ConfigError
+from tests.core.speed.plain_routing import choose_replica, scaled
 
 
 def load(prefill: int = 0, decoding: int = 0, **changes) -> ReplicaLoad:
@@ -38,27 +40,25 @@ def test_requests_that_come_together_go_to_the_replica_that_just_finished_its_ow
     assert choose_replica([busy, load(prefill=4 * 128, decoding=4)]) == 1
 
 
-def test_faster_replica_may_have_more_to_do():
-    assert choose_replica([load(100), load(150, relative_speed=2.0)]) == 1
-
-
-def test_own_work_counts_between_unequal_idle_replicas():
-    loads = [load(), load(prefill=300, relative_speed=2.0)]
-    assert choose_replica(loads, prompt_tokens=10) == 0
-    assert choose_replica(loads, prompt_tokens=200) == 1
-
-
-def test_fenced_replica_is_never_chosen():
-    assert choose_replica([load(is_fenced=True), load(10**9)]) == 1
-    with pytest.raises(CapacityError, match="no replica"):
-        choose_replica([load(is_fenced=True)])
-
-
 FAST = ReplicaSpeed(prompt_token_s=0.002, output_step_s=0.01, output_row_s=0.002)
 
 
+def test_faster_replica_may_have_more_to_do():
+    assert choose_replica([load(100, speed=scaled(FAST, 2.0)), load(150, speed=FAST)]) == 1
+
+
+def test_own_work_counts_between_unequal_idle_replicas():
+    loads = [load(speed=scaled(FAST, 2.0)), load(prefill=1200, speed=FAST)]
+    assert choose_replica(loads, prompt_tokens=10) == 0
+    assert choose_replica(loads, prompt_tokens=800) == 1
+
+
+def test_a_replica_that_may_not_be_chosen_never_is():
+    assert choose_replica([load(), load(10**9)], among=[1]) == 1
+
+
 def test_measured_seconds_are_compared():
-    slow = FAST.scaled(2.0)
+    slow = scaled(FAST, 2.0)
     assert choose_replica([load(speed=slow), load(speed=FAST)], prompt_tokens=50) == 1
     assert choose_replica([load(speed=slow), load(decoding=4, speed=FAST)], prompt_tokens=50) == 1
     assert choose_replica([load(speed=slow), load(decoding=8, speed=FAST)], prompt_tokens=50) == 0
@@ -69,17 +69,16 @@ def test_what_differs_by_less_than_it_is_measured_to_counts_as_equally_fast():
     slightly_slower = ReplicaSpeed(prompt_token_s=0.0021, output_step_s=0.012, output_row_s=0.0021)
     assert choose_replica([load(speed=slightly_slower), load(speed=FAST)], prompt_tokens=500) == 0
     assert choose_replica([load(1, speed=slightly_slower), load(speed=FAST)], prompt_tokens=500) == 1
-    clearly_slower = FAST.scaled(1.3)
+    clearly_slower = scaled(FAST, 1.3)
     assert choose_replica([load(speed=clearly_slower), load(1, speed=FAST)], prompt_tokens=500) == 1
-    chain = [load(speed=FAST.scaled(factor)) for factor in (1.4, 1.2, 1.0)]
+    chain = [load(speed=scaled(FAST, factor)) for factor in (1.4, 1.2, 1.0)]
     assert choose_replica(chain) == 1
 
 
 def test_a_replica_of_unknown_speed_is_tried_as_if_it_were_the_fastest():
-    slow = FAST.scaled(3.0)
+    slow = scaled(FAST, 3.0)
     assert choose_replica([load(speed=slow), load(decoding=1, speed=FAST), load()]) == 2
     assert choose_replica([load(decoding=1, speed=slow), load(decoding=1, speed=FAST), load(decoding=2)]) == 1
-    assert choose_replica([load(speed=FAST), load(relative_speed=0.5)]) == 0
 
 
 def test_what_a_request_asks_for_decides_between_replicas_that_are_quick_at_different_things():
@@ -97,7 +96,7 @@ def test_a_cached_prefix_is_worth_its_prefill():
     assert choose_replica([load(), load(100)], prompt_tokens=1000, cached_tokens=[0, 992]) == 1
 
 
-@pytest.mark.parametrize("trouble", ["is_slow", "is_overloaded", "is_fenced"])
+@pytest.mark.parametrize("trouble", ["is_slow", "is_overloaded"])
 def test_a_cached_prefix_draws_no_request_to_a_replica_in_trouble(trouble: str):
     loads = [load(speed=FAST), load(speed=FAST, **{trouble: True})]
     assert choose_replica(loads, prompt_tokens=1000, cached_tokens=[0, 992]) == 0
@@ -127,19 +126,52 @@ speeds = st.builds(
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 5000), st.integers(0, 64), st.none() | speeds, st.booleans()), min_size=1, max_size=5
-    ),
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 64), st.none() | speeds), min_size=1, max_size=5),
     st.integers(1, 4000),
     st.data(),
 )
 def test_more_work_never_attracts(replicas: list, prompt_tokens: int, data: st.DataObject):
-    loads = [load(prefill, decoding, speed=speed, is_fenced=fenced) for prefill, decoding, speed, fenced in replicas]
-    if all(one.is_fenced for one in loads):
-        return
+    loads = [load(prefill, decoding, speed=speed) for prefill, decoding, speed in replicas]
     chosen = choose_replica(loads, prompt_tokens=prompt_tokens)
-    assert not loads[chosen].is_fenced
     other = data.draw(st.integers(0, len(loads) - 1))
     if other != chosen:
         loads[other] = replace(loads[other], num_decoding=loads[other].num_decoding + data.draw(st.integers(0, 9)))
         assert choose_replica(loads, prompt_tokens=prompt_tokens) == chosen
+
+
+def random_load(rng: random.Random, speeds: list[ReplicaSpeed]) -> ReplicaLoad:
+    """Often like another, so that there are ties and replicas that are alike."""
+    near = scaled(rng.choice(speeds), rng.choice((1.0, 1.0, rng.uniform(0.9, 1.4))))
+    return load(
+        rng.choice((0, 1, rng.randrange(6000))),
+        rng.choice((0, 1, rng.randrange(40))),
+        speed=rng.choice((None, near, near, near)),
+        is_slow=rng.random() < 0.1,
+        is_overloaded=rng.random() < 0.1,
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_table_that_lives_on_chooses_as_a_look_at_every_replica_does(seed: int):
+    """`choose_replica` compares both ways, here over a fleet whose loads change and which grows."""
+    rng = random.Random(seed)
+    usual = [scaled(FAST, rng.uniform(0.5, 4.0)) for _ in range(rng.randint(1, 6))]
+    loads = [random_load(rng, usual) for _ in range(rng.randint(1, 120))]
+    table, chosen = RoutingTable(), set[int]()
+    for _ in range(60):
+        for index in rng.choices(range(len(loads)), k=rng.randrange(4)):
+            loads[index] = random_load(rng, usual)
+        loads += [random_load(rng, usual)] * (rng.random() < 0.1)
+        among = sorted(rng.sample(range(len(loads)), rng.randint(1, len(loads)))) if rng.random() < 0.3 else []
+        cached = [rng.choice((0, 0, 0, rng.randrange(2000))) for _ in loads] if rng.random() < 0.5 else []
+        chosen.add(
+            choose_replica(
+                loads,
+                among=among,
+                prompt_tokens=2000 + rng.randrange(2000),
+                output_tokens=rng.choice((1, 64, 500)),
+                cached_tokens=cached,
+                table=table,
+            )
+        )
+    assert len(chosen) > 1 or len(loads) < 9

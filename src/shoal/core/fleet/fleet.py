@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
+from shoal.core.fleet.candidates import Candidates, refusal
 from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, SubmitStep
-from shoal.core.fleet.fleet_replica import FleetReplica, MakeMeter
+from shoal.core.fleet.fleet_replica import Changes, FleetReplica, MakeMeter
 from shoal.core.fleet.placement import Placement
 from shoal.core.generation.events import Effect, HandOver, RequestAdded, RequestCancelled, SendStep
-from shoal.core.generation.scheduler_config import SchedulerConfig, check_request
+from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import (
     ReplicaJoined,
@@ -59,13 +60,17 @@ class ReplicaFleet:
         """
         self._make_meter = make_meter
         self._recovery = Recovery(recovery)
+        self._changes = Changes()
         self.replicas: list[FleetReplica] = []
         """to look at only"""
+        self._places: Candidates | None = None
+        """where requests can go; None: that is to be found anew"""
+        self._max_running: int | None = None
         for config, seconds in zip(configs, row_s or [0.0] * len(configs), strict=True):
             self._add_replica(config, seconds)
         self._has_newcomer = False
         """a replica has joined since the latest tick"""
-        self._placement = Placement(routing)
+        self._placement = Placement(routing, self.replicas, self._changes)
         self._owner: dict[RequestId, FleetReplica] = {}
 
     @property
@@ -77,6 +82,13 @@ class ReplicaFleet:
     def death(self) -> str | None:
         """Why no replica has workers or will have some; None: one has or will."""
         return self._recovery.death
+
+    @property
+    def max_running(self) -> int:
+        """Sequences that can run at once on the replicas that serve."""
+        if self._max_running is None:
+            self._max_running = sum(one.scheduler.config.max_seqs for one in self.replicas if one.is_serving)
+        return self._max_running
 
     def replica_of(self, request_id: RequestId) -> int | None:
         """Which replica has an unfinished request; None: there is no such request."""
@@ -90,16 +102,14 @@ class ReplicaFleet:
             InvalidRequest: it makes no sense as it is.
             CapacityError: it fits into no replica's KV memory, or no replica is left.
         """
-        usable = [replica for replica in self.replicas if not replica.life.is_given_up]
-        if not usable:
-            raise CapacityError("no replica is left to serve requests")
         first_error: ShoalError | None = None
-        for replica in usable:
-            if (error := _refusal(replica, request)) is None:
+        for replica in self.replicas:
+            if replica.life.is_given_up:
+                continue
+            if (error := refusal(replica.scheduler.config, request)) is None:
                 return
             first_error = first_error or error
-        assert first_error is not None, "there is a usable replica"
-        raise first_error
+        raise first_error or CapacityError("no replica is left to serve requests")
 
     def handle(self, event: FleetEvent, now_s: float) -> list[FleetEffect]:
         """Take in what has happened. Steps are formed by `Tick` only, so that requests told together run together.
@@ -117,7 +127,7 @@ class ReplicaFleet:
                 return []
             case RequestCancelled(request_id=request_id):
                 if owner := self._owner.get(request_id):
-                    owner.inbox.append(event)
+                    owner.tell(event)
                 return []
             case StepAnswered(replica=index, result=result):
                 if not self.replicas[index].is_serving:
@@ -153,26 +163,31 @@ class ReplicaFleet:
 
     def _add_replica(self, config: SchedulerConfig, row_s: float) -> None:
         watched = self._recovery.add(row_s, generation=config.generation)
-        self.replicas.append(FleetReplica(config, watched, self._make_meter))
+        self.replicas.append(FleetReplica(config, watched, self._make_meter, self._changes))
+        self._forget_places()
 
-    def _candidates(self) -> list[FleetReplica]:
+    def _candidates(self) -> Candidates:
         """Where a request can go: to replicas that serve; if none does, to those that will."""
-        serving = [replica for replica in self.replicas if replica.is_serving]
-        return serving or [replica for replica in self.replicas if replica.life.is_recovering]
+        if self._places is None:
+            serving = [replica for replica in self.replicas if replica.is_serving]
+            self._places = Candidates(serving or [one for one in self.replicas if one.life.is_recovering])
+        return self._places
 
-    def _place(
-        self, request: Request, progress: RequestProgress | None, candidates: Sequence[FleetReplica], now_s: float
-    ) -> None:
+    def _forget_places(self) -> None:
+        """A replica has come, or has workers that it had not, or has lost them."""
+        self._places = self._max_running = None
+
+    def _place(self, request: Request, progress: RequestProgress | None, candidates: Candidates, now_s: float) -> None:
         """Give it to one of the candidates; one that cannot hold it says so to the client."""
-        able = [replica for replica in candidates if _refusal(replica, request) is None] or candidates
-        owner = self._placement.choose(able, request, progress, now_s)
+        owner = self._placement.choose(candidates.able(request), request, progress, now_s)
         self._owner[request.request_id] = owner
-        owner.inbox.append(RequestAdded(request=request, progress=progress))
+        owner.tell(RequestAdded(request=request, progress=progress))
 
     def _make_ready(self, ready: ReplicaReady[SchedulerConfig], now_s: float) -> list[FleetEffect]:
         replica = self.replicas[ready.replica]
         told = replica.take_workers(ready.limits, now_s)
         report = self._recovery.become_ready(ready, now_s)
+        self._forget_places()
         return [report, *self._pass_on(replica, told, now_s), *self._rehome(now_s)]
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[FleetEffect]:
@@ -180,6 +195,7 @@ class ReplicaFleet:
         effects = self._recovery.lose(lost, now_s)
         if not effects:
             return []
+        self._forget_places()
         stop, *end = effects
         told = self._pass_on(replica, replica.lose(lost.reason, now_s), now_s)
         return [stop, *told, *end, *self._rehome(now_s)]
@@ -190,7 +206,7 @@ class ReplicaFleet:
         leaving = [
             (replica, replica.withdraw_all(now_s))
             for replica in self.replicas
-            if candidates and replica not in candidates and not _is_worth_waiting_for(replica, now_s)
+            if candidates.replicas and replica not in candidates.replicas and not _is_worth_waiting_for(replica, now_s)
         ]
         return self._place_anew(leaving, candidates, now_s)
 
@@ -199,14 +215,14 @@ class ReplicaFleet:
         if not self._has_newcomer:
             return []
         self._has_newcomer = False
-        serving = [replica for replica in self.replicas if replica.is_serving]
-        effects = self._place_anew([(one, one.withdraw_waiting(now_s)) for one in serving], serving, now_s)
+        serving = self._candidates()
+        effects = self._place_anew([(one, one.withdraw_waiting(now_s)) for one in serving.replicas], serving, now_s)
         return effects + self._take_turns(now_s)
 
     def _place_anew(
         self,
         told: Sequence[tuple[FleetReplica, Sequence[Effect]]],
-        candidates: Sequence[FleetReplica],
+        candidates: Candidates,
         now_s: float,
     ) -> list[FleetEffect]:
         """Place what replicas hand over; all else that they say is passed on."""
@@ -222,13 +238,19 @@ class ReplicaFleet:
     def _take_turns(self, now_s: float) -> list[FleetEffect]:
         """Let every scheduler see what has happened. A loss on the way gives others something to see."""
         effects: list[FleetEffect] = []
-        while told := [replica for replica in self.replicas if replica.inbox]:
+        while told := self._take_told():
             for replica in told:
                 try:
                     effects += self._pass_on(replica, replica.take_turn(now_s), now_s)
                 except RemoteProtocolError as error:
                     effects += self._lose(ReplicaLost(replica=replica.index, reason=str(error), keep=False), now_s)
         return effects
+
+    def _take_told(self) -> list[FleetReplica]:
+        """Those that have something in their inbox, in the order of their indices."""
+        told = sorted(self._changes.told)
+        self._changes.told.clear()
+        return [self.replicas[index] for index in told if self.replicas[index].inbox]
 
     def _pass_on(self, replica: FleetReplica, effects: Sequence[Effect], now_s: float) -> list[FleetEffect]:
         """What a scheduler wants done, as the fleet's own wish."""
@@ -246,15 +268,6 @@ class ReplicaFleet:
                 case _:
                     passed.append(effect)
         return passed
-
-
-def _refusal(replica: FleetReplica, request: Request) -> ShoalError | None:
-    """Why the replica can never serve this request."""
-    try:
-        check_request(replica.scheduler.config, request)
-    except ShoalError as error:
-        return error
-    return None
 
 
 def _is_worth_waiting_for(replica: FleetReplica, now_s: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from shoal.core.generation.events import (
     Effect,
@@ -20,7 +20,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.replica_recovery import ReplicaRecovery
 from shoal.core.recovery.worker_life import ReplicaLife
 from shoal.core.speed.replica_speed import SpeedMeter
-from shoal.core.speed.routing import ReplicaLoad, ReplicaSpeed
+from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
@@ -31,11 +31,23 @@ MakeMeter = Callable[[int], SpeedMeter]
 """From a replica's index to what follows its present workers."""
 
 
+@dataclass(slots=True)
+class Changes:
+    """Replicas of a fleet, by their indices, that are to be looked at again. Mutable: whoever has looked clears it."""
+
+    told: set[int] = field(default_factory=set[int])
+    """those that may have something in their inbox"""
+    loads: set[int] = field(default_factory=set[int])
+    """those whose load, speed or memory may be another"""
+
+
 class FleetReplica:
     """Changes by its methods only; everything else is to look at."""
 
-    def __init__(self, config: SchedulerConfig, recovery: ReplicaRecovery, make_meter: MakeMeter | None = None) -> None:
-        """`recovery`: of this replica. `make_meter`: see `ReplicaFleet`."""
+    def __init__(
+        self, config: SchedulerConfig, recovery: ReplicaRecovery, make_meter: MakeMeter | None, changes: Changes
+    ) -> None:
+        """`recovery`: of this replica. `make_meter`: see `ReplicaFleet`. `changes`: of the fleet's replicas."""
         self.index = recovery.index
         self.scheduler = Scheduler(config)
         self.inbox: list[Event] = []
@@ -43,9 +55,8 @@ class FleetReplica:
         self._make_meter: MakeMeter = make_meter or _learning_meter
         self.meter = self._make_meter(self.index)
         """of the workers that it has now"""
-        self._recovery = recovery
-        self._known: tuple[ReplicaLoad, ReplicaSpeed | None, ReplicaLoad] | None = None
-        """the latest load with nothing in the inbox, and what it was made of"""
+        self._recovery, self._changes = recovery, changes
+        changes.loads.add(self.index)
 
     @property
     def life(self) -> ReplicaLife:
@@ -57,32 +68,34 @@ class FleetReplica:
         """Whether it has its workers."""
         return self._recovery.is_serving
 
+    def tell(self, event: Event) -> None:
+        """Let the scheduler see this in its next turn."""
+        self.inbox.append(event)
+        self._changes.told.add(self.index)
+        self._changes.loads.add(self.index)
+
     def load(self, now_s: float) -> ReplicaLoad:
         """Expected work, requests that the scheduler has not seen included."""
-        load, speed = self.scheduler.load(), self.meter.speed(now_s)
-        known = self._known
-        if known is not None and known[0] is load and known[1] is speed and not self.inbox:
-            return known[2]
+        load = self.scheduler.load()
         added = [event for event in self.inbox if isinstance(event, RequestAdded)]
-        found = replace(
-            load,
+        return ReplicaLoad(
             prefill_tokens=load.prefill_tokens + sum(map(_known_tokens, added)),
             num_decoding=load.num_decoding + sum(not event.request.targets for event in added),
-            speed=speed,
-            is_fenced=False,
+            speed=self.meter.speed(now_s),
             is_slow=self.meter.is_slow,
+            is_overloaded=load.is_overloaded,
         )
-        self._known = None if self.inbox else (load, speed, found)
-        return found
 
     def take_turn(self, now_s: float) -> list[Effect]:
         """Let the scheduler see the inbox. Raises RemoteProtocolError: the workers are to be fenced; nothing is lost
         but their answers."""
         events, self.inbox = self.inbox, []
+        self._changes.loads.add(self.index)
         try:
             return self.scheduler.handle(events, now_s)
         except RemoteProtocolError:
             self.inbox = [event for event in events if not isinstance(event, StepCompleted)]
+            self._changes.told.add(self.index)
             raise
 
     def note_sent(self, step: Step, now_s: float) -> None:
@@ -98,7 +111,7 @@ class FleetReplica:
         if not self.is_serving or result.generation != self.scheduler.generation:
             return []
         self._recovery.note_answered(result.step_id, result.compute_s, now_s)
-        self.inbox.append(StepCompleted(result=result))
+        self.tell(StepCompleted(result=result))
         return self.meter.note_answered(result, now_s)
 
     def note_steady(self, sent: Step, step_id: StepId, size: WorkSize, now_s: float) -> None:
@@ -109,7 +122,7 @@ class FleetReplica:
 
     def lose(self, reason: str, now_s: float) -> list[Effect]:
         """Its workers are gone. Returns what remains to be told of their answers; every request waits then."""
-        self.inbox.append(WorkersLost(reason=reason))
+        self.tell(WorkersLost(reason=reason))
         self.meter.forget_sent()
         return self._close_books(now_s)
 
@@ -117,10 +130,11 @@ class FleetReplica:
         """It has workers again, or others instead of those it had. Returns what remains to be told of the old ones."""
         effects: list[Effect] = []
         if self.is_serving:
-            self.inbox.append(WorkersLost(on_purpose=True))
+            self.tell(WorkersLost(on_purpose=True))
             effects = self._close_books(now_s)
         effects += self._renew_scheduler(config, now_s)
         self.meter = self._make_meter(self.index)
+        self._changes.loads.add(self.index)
         return effects
 
     def withdraw_all(self, now_s: float) -> list[Effect]:
@@ -144,12 +158,12 @@ class FleetReplica:
     def _renew_scheduler(self, config: SchedulerConfig, now_s: float) -> list[Effect]:
         """The same one goes on where its limits are still right; another takes over its requests where not."""
         if replace(config, generation=self.scheduler.config.generation) == self.scheduler.config:
-            self.inbox.append(WorkersReady())
+            self.tell(WorkersReady())
             return []
         told: list[Effect] = []
         for effect in self.withdraw_all(now_s):
             if isinstance(effect, HandOver):
-                self.inbox.append(RequestAdded(request=effect.request, progress=effect.progress))
+                self.tell(RequestAdded(request=effect.request, progress=effect.progress))
             else:
                 told.append(effect)
         self.scheduler = self.scheduler.successor(config)

@@ -4,45 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.core.fleet.fleet_replica import FleetReplica
-from shoal.core.kv.prefix_index import reusable_digests
+from shoal.core.fleet.candidates import Candidates
+from shoal.core.fleet.fleet_replica import Changes, FleetReplica
+from shoal.core.kv.prefix_index import PrefixIndex, reusable_digests
 from shoal.core.sequences.request import Request, RequestProgress
-from shoal.core.speed.routing import Routing, choose_replica, next_in_turn
+from shoal.core.speed.routing import Routing, next_in_turn
+from shoal.core.speed.routing_table import RoutingTable
 
 
 class Placement:
     """Follows one rule."""
 
-    __slots__ = ("_previous", "_routing")
+    __slots__ = ("_changes", "_indexes", "_previous", "_replicas", "_routing", "_slow", "_table")
 
-    def __init__(self, routing: Routing = "earliest-finish") -> None:
+    def __init__(self, routing: Routing, replicas: Sequence[FleetReplica], changes: Changes) -> None:
+        """`replicas`: of the fleet, of which there may be more later. `changes`: of them."""
         self._routing: Routing = routing
+        self._replicas, self._changes = replicas, changes
+        self._table = RoutingTable()
+        self._indexes: list[PrefixIndex] = []
+        """of each replica"""
+        self._slow: set[int] = set()
+        """replicas with a slow worker, whose speed changes by their being idle"""
         self._previous = -1
         """the replica that got the latest request"""
 
     def choose(
-        self, candidates: Sequence[FleetReplica], request: Request, progress: RequestProgress | None, now_s: float
+        self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
     ) -> FleetReplica:
-        """One of the candidates, which are in the order of their indices, at least one."""
-        if len(candidates) == 1:
-            place = 0
+        """One of the candidates, at least one."""
+        replicas = candidates.replicas
+        if len(replicas) == 1:
+            chosen = replicas[0]
         elif self._routing == "round-robin":
-            place = next_in_turn([replica.index for replica in candidates], self._previous)
+            chosen = replicas[next_in_turn([replica.index for replica in replicas], self._previous)]
         else:
-            place = _earliest_finish(candidates, request, progress, now_s)
-        self._previous = candidates[place].index
-        return candidates[place]
+            chosen = self._replicas[self._earliest_finish(candidates, request, progress, now_s)]
+        self._previous = chosen.index
+        return chosen
 
+    def _earliest_finish(
+        self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
+    ) -> int:
+        self._look_again(now_s)
+        outputs = progress.outputs if progress else ()
+        known_tokens = (*request.prompt_ids, *outputs)
+        block_size = candidates.replicas[0].scheduler.config.block_size
+        digests = reusable_digests(known_tokens, block_size, request.root, request.pictures)
+        return self._table.choose(
+            candidates.indices,
+            prompt_tokens=len(known_tokens) + (request.clip.num_rows if request.clip is not None else 0),
+            output_tokens=request.max_tokens - len(outputs),
+            cached_tokens={
+                index: self._replicas[index].scheduler.cached_tokens(digests, request.clip)
+                for index in self._may_have_cached(digests, request)
+            },
+        )
 
-def _earliest_finish(
-    candidates: Sequence[FleetReplica], request: Request, progress: RequestProgress | None, now_s: float
-) -> int:
-    outputs = progress.outputs if progress else ()
-    known_tokens = (*request.prompt_ids, *outputs)
-    digests = reusable_digests(known_tokens, candidates[0].scheduler.config.block_size, request.root, request.pictures)
-    return choose_replica(
-        [replica.load(now_s) for replica in candidates],
-        prompt_tokens=len(known_tokens) + (request.clip.num_rows if request.clip is not None else 0),
-        output_tokens=request.max_tokens - len(outputs),
-        cached_tokens=[replica.scheduler.cached_tokens(digests, request.clip) for replica in candidates],
-    )
+    def _look_again(self, now_s: float) -> None:
+        """At the replicas that have changed since they were last looked at."""
+        for index in sorted(self._changes.loads | self._slow):
+            replica = self._replicas[index]
+            load = replica.load(now_s)
+            self._table.note(index, load)
+            self._indexes[index : index + 1] = [replica.scheduler.state.kv.blocks.index]
+            self._slow.add(index) if load.is_slow else self._slow.discard(index)
+        self._changes.loads.clear()
+
+    def _may_have_cached(self, digests: Sequence[bytes], request: Request) -> Sequence[int]:
+        """Replicas that have the first block, or perhaps the clip."""
+        if request.clip is not None:
+            return range(len(self._replicas))
+        if not digests:
+            return ()
+        first = digests[0]
+        return [place for place, index in enumerate(self._indexes) if index.has_digest(first)]

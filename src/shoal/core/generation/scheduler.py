@@ -52,8 +52,6 @@ class Scheduler:
         self._state = SchedulerState(config)
         self._outputs: list[Effect] = []
         """What the turn under way has produced for clients."""
-        self._load: ReplicaLoad | None = None
-        """what `load` has found since the latest turn, at the usual speed"""
 
     def successor(self, config: SchedulerConfig) -> Scheduler:
         """A scheduler for other workers of the same replica, with other limits. It counts on where this one stops."""
@@ -81,13 +79,9 @@ class Scheduler:
         """Counts for metrics."""
         return take_stats(self._state)
 
-    def load(self, relative_speed: float = 1.0) -> ReplicaLoad:
-        """The work still to be done here, for `choose_replica`."""
-        if relative_speed != 1.0:
-            return measure_load(self._state, relative_speed)
-        if self._load is None:
-            self._load = measure_load(self._state, relative_speed)
-        return self._load
+    def load(self) -> ReplicaLoad:
+        """The work still to be done here, at a speed that is not known."""
+        return measure_load(self._state)
 
     def cached_tokens(self, digests: Seq[bytes], clip: Clip | None = None) -> int:
         """How many leading tokens of a prompt, given by the digests of its blocks, are cached here, and rows of
@@ -112,7 +106,6 @@ class Scheduler:
         Raises:
             RemoteProtocolError: a result does not answer its step. Nothing has changed; the workers are to be fenced.
         """
-        self._load = None
         self._check_results(events)
         for event in events:
             self._take_in(event, now_s)

@@ -53,7 +53,7 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
     )
 
 
-def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
+def measure_load(state: SchedulerState) -> ReplicaLoad:
     """The known rows still to be computed, and the sequences whose outputs are not known. Forced outputs are known."""
     prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
@@ -63,8 +63,6 @@ def measure_load(state: SchedulerState, relative_speed: float) -> ReplicaLoad:
     return ReplicaLoad(
         prefill_tokens=prefill_tokens,
         num_decoding=num_decoding,
-        relative_speed=relative_speed,
-        is_fenced=state.is_fenced,
         is_overloaded=_is_overloaded(state),
     )
 

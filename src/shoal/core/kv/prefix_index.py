@@ -80,6 +80,10 @@ class PrefixIndex:
     def __contains__(self, block: int) -> bool:
         return block in self._digest_of
 
+    def has_digest(self, digest: bytes) -> bool:
+        """Whether a block with this digest is indexed."""
+        return digest in self._block_of
+
     def lookup(self, digests: Sequence[bytes]) -> list[int]:
         """The blocks of the longest indexed prefix of the chain, in order."""
         found: list[int] = []

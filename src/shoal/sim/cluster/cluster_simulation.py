@@ -216,7 +216,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             self._scenario.admission,
             num_new=1,
             num_unfinished=len(self._open),
-            max_running=sum(one.scheduler.config.max_seqs for one in self._fleet.replicas if one.is_serving),
+            max_running=self._fleet.max_running,
             rate=self._end_rate,
             now_s=now_s,
         )
