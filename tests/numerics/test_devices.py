@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.core.plan.devices.providers import Provider
 from shoal.errors import CapacityError, ConfigError, DeviceLost
 from shoal.model.decoder.device import device_layers, sessions
 from shoal.model.decoder.device.attention_graph import gather_graph
+from shoal.model.decoder.device.padding import padded_count
 from shoal.model.decoder.device.sessions import device_floats
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.onnx.graph_builder import GraphForm
@@ -46,6 +48,7 @@ FAMILIES = ["llama", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_oss", "qwe
 
 @pytest.fixture(autouse=True)
 def _on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Provider, "keeps_values", True)
     monkeypatch.setattr(sessions, "start_session", lambda model, options, device: start_session(model, options))
     monkeypatch.setattr(sessions, "check_nodes", lambda session, device: None)
     monkeypatch.setattr(
@@ -83,7 +86,31 @@ def test_a_family_says_what_it_says_on_processors(family: str, tiny_source: Make
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
-def test_half_floats_say_nearly_the_same(family: str, tiny_source: MakeSource) -> None:
+def test_where_results_come_back_the_processor_attends(
+    family: str, tiny_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Provider, "keeps_values", False)
+    test_a_family_says_what_it_says_on_processors(family, tiny_source)
+    test_pipelines_over_both_compose_to_the_whole((1, 3), tiny_source)
+
+
+def test_such_a_device_has_room_for_weights_alone(tiny_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Provider, "keeps_values", False)
+    with pytest.raises(CapacityError, match=r"layers 0 to 3 take [0-9,]+; 3 of these 4 layers fit"):
+        on_device(tiny_source("llama"), device=replace(DEVICE, memory_bytes=500_000))
+
+
+def test_rows_are_padded_to_few_counts() -> None:
+    assert [padded_count(count) for count in (1, 2, 3, 9, 64, 65, 128, 500)] == [1, 2, 4, 16, 64, 128, 128, 512]
+    assert len({padded_count(count) for count in range(1, 2049)}) == 38
+
+
+@pytest.mark.parametrize("keeps_values", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
+def test_half_floats_say_nearly_the_same(
+    family: str, keeps_values: bool, tiny_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Provider, "keeps_values", keeps_values)
     source = tiny_source(family)
     half = on_device(source, device=replace(DEVICE, precision="fp16"))
     (got,), (want,) = (text_logits(make_engine(one), [TEXT]) for one in (half, make_executor(source)))

@@ -114,8 +114,8 @@ def worker_of(python: str) -> int:
 
 def test_too_little_memory_names_the_bytes_and_the_layers(model: Path, openvino_python: str) -> None:
     options = {"split": "1", "device": "openvino", "worker_python": [openvino_python], "precision": "fp32"}
-    with pytest.raises(CapacityError, match=r"may take 1,258,291 bytes, but layers 0 to 3 take [0-9,]+ with their KV"):
-        shoal.LLM(model, **options, device_memory="1.2M")  # type: ignore[arg-type]
+    with pytest.raises(CapacityError, match=r"may take 524,288 bytes, but layers 0 to 3 take [0-9,]+; 3 of"):
+        shoal.LLM(model, **options, device_memory="0.5M")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

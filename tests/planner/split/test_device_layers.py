@@ -40,6 +40,12 @@ def test_a_small_device_has_what_it_holds_and_the_processor_the_rest() -> None:
     assert layers_that_fit(blocks(), [[gpu(1 << 30)], [None]], KV_TOKENS) == (4, 4)
 
 
+def test_keys_and_values_count_only_where_the_device_keeps_them() -> None:
+    device = DeviceConfig(provider="openvino", memory_bytes=12_000)
+    assert layers_that_fit(blocks(), [[gpu(12_000)], [None]], KV_TOKENS) == (2, 6)
+    assert layers_that_fit(blocks(), [[device], [None]], KV_TOKENS) == (3, 5)
+
+
 def test_the_last_stage_has_the_head_as_well() -> None:
     assert layers_that_fit(blocks(), [[None], [gpu(14_000)]], KV_TOKENS) == (6, 2)
 

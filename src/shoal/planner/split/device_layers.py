@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shoal.core.plan.devices.providers import PROVIDERS
 from shoal.core.plan.language import Block, ReplicaPlan
 from shoal.core.plan.share_rounding import round_shares
 from shoal.errors import CapacityError
@@ -31,13 +32,14 @@ def layers_that_fit(
     Raises:
         CapacityError: the devices and as many processors as there are do not hold all layers.
     """
-    if not any(device and device.memory_bytes for devices in stages for device in devices):
+    if not _bounded(stages):
         return None
     num_layers, caps = len(blocks) - 2, _room(blocks, stages, kv_tokens)
     if min(caps) < 1 or sum(caps) < num_layers:
         raise CapacityError(
             f"the stages have room for {':'.join(map(str, caps))} of the {num_layers} layers, of "
-            f"{_layer_bytes(blocks, kv_tokens, _widest(stages)):,} bytes each with their KV cache; allow devices more "
+            f"{max(_layer_bytes(blocks, kv_tokens, device) for device in _bounded(stages)):,} bytes each with their KV "
+            "cache where the device keeps one; allow devices more "
             "with --device-memory, or take a smaller --kv-memory"
         )
     return round_shares(num_layers, [1.0] * len(caps), at_least=1, caps=caps)
@@ -66,13 +68,15 @@ def _room(blocks: Sequence[Block], stages: Sequence[Sequence[DeviceConfig | None
             if device is not None and device.memory_bytes is not None:
                 beside = _device_bytes(head, device.precision) if index == len(stages) - 1 else 0
                 left = max(0, device.memory_bytes - beside)
-                room[index] = min(room[index], left // _layer_bytes(blocks, kv_tokens, device.precision))
+                room[index] = min(room[index], left // _layer_bytes(blocks, kv_tokens, device))
     return room
 
 
-def _layer_bytes(blocks: Sequence[Block], kv_tokens: int, precision: FloatPrecision) -> int:
-    """Of the largest layer on a device, with its KV cache."""
-    return max(_device_bytes(layer, precision) + kv_tokens * _kv_bytes(layer, precision) for layer in blocks[1:-1])
+def _layer_bytes(blocks: Sequence[Block], kv_tokens: int, device: DeviceConfig) -> int:
+    """Of the largest layer on a device, with its KV cache where that is there and not with the processor."""
+    kept = kv_tokens if PROVIDERS[device.provider].keeps_values else 0
+    precision = device.precision
+    return max(_device_bytes(layer, precision) + kept * _kv_bytes(layer, precision) for layer in blocks[1:-1])
 
 
 def part_on_devices(
@@ -92,9 +96,9 @@ def part_on_devices(
     return min(1.0, weights, kv / device_kv if device_kv else 1.0)
 
 
-def _widest(stages: Sequence[Sequence[DeviceConfig | None]]) -> FloatPrecision:
-    found = {device.precision for devices in stages for device in devices if device is not None}
-    return "fp32" if "fp32" in found else "fp16"
+def _bounded(stages: Sequence[Sequence[DeviceConfig | None]]) -> list[DeviceConfig]:
+    """Devices whose memory is bounded."""
+    return [device for devices in stages for device in devices if device and device.memory_bytes]
 
 
 def _kv_bytes(block: Block, precision: FloatPrecision) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 DeviceKind = Literal["gpu", "npu", "cpu"]
+PROCESSOR_MEMORY = "cpu"
+"""As ONNX Runtime's bindings call it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +27,18 @@ class Provider:
     """The provider's option that chooses a device by its number; None: it takes the first."""
     memory_option: str | None = None
     """The provider's option that bounds the memory in bytes; None: it has none."""
-    binding: str = "cpu"
-    """What ONNX Runtime's bindings call the memory in which outputs stay; `cpu`: they come back to the processor's."""
-
+    binding: str = PROCESSOR_MEMORY
+    """What ONNX Runtime's bindings call the memory in which outputs stay."""
     config_prefix: str | None = None
     """What a build's options are called by in the session's configuration, before their names; None: the provider takes
     them itself."""
     plugin_options: tuple[tuple[str, str], ...] = ()
     """Options that the plugin gets where the user does not give them."""
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether what a run gives can stay in the device's memory until the next; otherwise it comes back."""
+        return self.binding != PROCESSOR_MEMORY
 
     @property
     def install(self) -> str:

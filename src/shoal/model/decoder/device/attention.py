@@ -5,9 +5,9 @@ Shapes: T rows, H query heads, D dimensions, O = H D.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import onnxruntime as ort
@@ -32,6 +32,9 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.messages import Step
 from shoal.protocol.stage_config import StageConfig
 
+Attend = Callable[[ort.OrtValue], ort.OrtValue | Array]
+"""What one layer makes of a step's queries, keys and values."""
+
 
 class DeviceAttention:
     """Owns the cache."""
@@ -41,13 +44,15 @@ class DeviceAttention:
         self._config, self._decoder, self._device, self._form = config, source.config, device, form
         self._sessions: dict[Hashable, DeviceSession] = {}
         self._tables: dict[int, tuple[F32, F32]] = {}
-        self.layers = [self._layer(source, layer) for layer in range(config.first_layer, config.last_layer)]
+        self._layers = [self._layer(source, layer) for layer in range(config.first_layer, config.last_layer)]
 
-    def step(self, step: Step) -> AttentionMetadata:
-        """Raises: ValueError when the step does not fit the cache."""
+    def of_step(self, step: Step) -> Iterator[Attend]:
+        """Each layer's attention, in order. Raises ValueError when the step does not fit the cache."""
         config = self._config
         if step.block_copies:
             raise ValueError("a device has no beam search: it copies no blocks")
+        if step.turns or step.ends_seen:
+            raise ValueError("a device turns rows by their own position, and each sees what is before it")
         checked = NumpyStep(
             np.frombuffer(step.positions, "<i4"),
             np.frombuffer(step.query_starts, "<i4"),
@@ -57,7 +62,11 @@ class DeviceAttention:
             config.block_size,
             config.num_positions,
         )
-        return AttentionMetadata(checked, config.block_size)
+        metadata = AttentionMetadata(checked, config.block_size)
+        return (partial(layer.run, metadata) for layer in self._layers)
+
+    def touch(self) -> None:
+        """The cache's memory was taken at the beginning."""
 
     def _layer(self, source: WeightSource, layer: int) -> DeviceLayer:
         config, decoder = self._config, self._decoder
@@ -139,7 +148,7 @@ class DeviceLayer:
     keys: ort.OrtValue
     values: ort.OrtValue
 
-    def run(self, qkv: ort.OrtValue, step: AttentionMetadata) -> ort.OrtValue | Array:
+    def run(self, step: AttentionMetadata, qkv: ort.OrtValue) -> ort.OrtValue | Array:
         """[T, O], on the device.
 
         Mutates: the cache, where the step's rows are kept.

@@ -1,9 +1,11 @@
-"""A stage's layers on a device: the ONNX form's segments with attention between them, and a paged cache in its memory.
+"""A stage's layers on a device: the ONNX form's segments with attention between them.
 
 The same blocks and tables as on processors say what belongs to whom, so that the scheduler, prefixes in common and
-pipelines over both know no difference. Between the first segment and the last everything stays on the device.
+pipelines over both know no difference. Where a provider keeps values in the device's memory, attention and its cache
+are there, too, and between the first segment and the last everything stays on the device. Where all that a run gives
+comes back to the processor, attention is computed there.
 
-Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows.
+Shapes: T tokens in the step, P >= T with rows that only pad, R sampled rows, D hidden size, V vocabulary rows.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from shoal.arrays import F32, Array
+from shoal.arrays import F32, I64, Array
+from shoal.core.plan.devices.providers import PROVIDERS
 from shoal.errors import CapacityError, ConfigError
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.device.attention import DeviceAttention
 from shoal.model.decoder.device.attention_graph import gather_graph
+from shoal.model.decoder.device.padding import padded_count
 from shoal.model.decoder.device.probes import device_form
+from shoal.model.decoder.device.processor_attention import ProcessorAttention
 from shoal.model.decoder.device.sessions import DeviceSession, device_floats
-from shoal.model.decoder.embedding import Embedding
+from shoal.model.decoder.embedding import Embedding, added_rows
 from shoal.model.decoder.onnx.decoder_graph import SegmentGraph, build_segments
 from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.decoder.onnx.onnx_layers import load_embedding
@@ -66,12 +71,15 @@ class DeviceLayers:
         if config.first_layer == 0:
             self._embedding, self.weight_bytes = load_embedding(source, config, vocab_size)
         self._config, self._decoder, self._device = config, source.config, device
+        self._keeps_values = PROVIDERS[device.provider].keeps_values
         self.alignment = b""
         report = on_progress or (lambda done, total: None)
         form = device_form(device)
         graphs = build_segments(source, config.first_layer, config.last_layer, config.precision, form=form)
         self._segments = self._load(graphs, report)
-        self._attention = DeviceAttention(source, config, device, form)
+        self._attention = (
+            DeviceAttention(source, config, device, form) if self._keeps_values else ProcessorAttention(source, config)
+        )
         notes = (session.note for session in (*self._segments, *self._attention.sessions))
         self.note = next((note for note in notes if note), None)
         """of the first graph that there is something to say of: the others are like it"""
@@ -79,7 +87,7 @@ class DeviceLayers:
         self._head = self._segments.pop() if is_last else None
         self._gathers = {
             name: DeviceSession("gather", gather_graph(width, form), device, computes=False)
-            for name, width in self._head_widths().items()
+            for name, width in (self._head_widths() if self._keeps_values else {}).items()
         }
         self._end: dict[str, ort.OrtValue | Array] = {}
         """what the head takes, of the latest step"""
@@ -89,7 +97,8 @@ class DeviceLayers:
         return []
 
     def touch_kv(self) -> None:
-        """It is there from the beginning."""
+        """See `StageLayers`."""
+        self._attention.touch()
 
     def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
         """See `StageLayers`. There are no other shards."""
@@ -98,18 +107,19 @@ class DeviceLayers:
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
         """See `StageLayers`. Every segment but the head."""
-        attention_step = self._attention.step(step)
-        layers = iter(self._attention.layers)
-        values: dict[str, ort.OrtValue | Array] = {"x": x_TD}
+        if added_rows(step, self._decoder, self._config.first_layer, self._config.last_layer) is not None:
+            raise ValueError("the ONNX form adds nothing to rows between layers")
+        layers = self._attention.of_step(step)
+        values: dict[str, ort.OrtValue | Array] = {"x": x_TD if self._keeps_values else _padded(x_TD)}
         for segment in self._segments:
             is_end = "qkv" not in segment.outputs
             outputs = segment.run(values, fetched=("x_out",) if is_end else ())
             if "x_out" in outputs:
                 values["x"] = outputs["x_out"]
             if "qkv" in outputs:
-                values["attention"] = next(layers).run(outputs["qkv"], attention_step)
+                values["attention"] = next(layers)(outputs["qkv"])
         self._end = values if self._head is not None else {}
-        return x_TD if self._head is not None else _array(values["x"])
+        return x_TD if self._head is not None else _array(values["x"])[: len(x_TD)]
 
     def remember(self, slot: int, memory_PD: F32) -> None:
         """See `StageLayers`. Never called: models with an encoder are not computed in this form."""
@@ -125,12 +135,16 @@ class DeviceLayers:
 
     def _of_rows(self, rows: Sequence[int], output: str) -> F32:
         assert self._head is not None
-        wanted = np.array(rows, np.int64)
-        gathered: dict[str, ort.OrtValue | Array] = {
-            name: session.run({"x": self._end[name], "rows": wanted})["gathered"]
-            for name, session in self._gathers.items()
-        }
-        return _array(self._head.run(gathered, fetched=("logits", "hidden"))[output])
+        wanted = np.zeros(padded_count(len(rows)), np.int64)
+        wanted[: len(rows)] = rows
+        gathered = {name: self._gathered(name, wanted) for name in self._head.inputs}
+        return _array(self._head.run(gathered, fetched=("logits", "hidden"))[output])[: len(rows)]
+
+    def _gathered(self, name: str, rows: I64) -> ort.OrtValue | Array:
+        """Rows of what the head takes, where that is."""
+        if not self._keeps_values:
+            return _array(self._end[name])[rows]
+        return self._gathers[name].run({"x": self._end[name], "rows": rows})["gathered"]
 
     def _head_widths(self) -> dict[str, int]:
         if self._head is None:
@@ -142,9 +156,7 @@ class DeviceLayers:
         """Sessions of all segments, as long as they and the cache of their layers fit. Raises CapacityError."""
         config, sessions = self._config, list[DeviceSession]()
         num_layers = config.last_layer - config.first_layer
-        layer_kv = (
-            kv_bytes_per_token(self._decoder, 1, device_floats(self._device)) * config.num_blocks * config.block_size
-        )
+        layer_kv = self._layer_kv_bytes()
         allowed, held = self._device.memory_bytes, 0
         for index, graph in enumerate(graphs):
             held += graph.builder.weight_bytes + (layer_kv if index < num_layers else 0)
@@ -160,6 +172,13 @@ class DeviceLayers:
             report(index + 1, num_layers + 1)
         return sessions
 
+    def _layer_kv_bytes(self) -> int:
+        """What a layer's keys and values take on the device."""
+        if not self._keeps_values:
+            return 0
+        token_bytes = kv_bytes_per_token(self._decoder, 1, device_floats(self._device))
+        return token_bytes * self._config.num_blocks * self._config.block_size
+
     def _too_small(self, held: int, rest: Iterator[SegmentGraph], num_fitting: int, layer_kv: int) -> str:
         """`held`: bytes of the first `num_fitting` segments and one more."""
         num_layers = self._config.last_layer - self._config.first_layer
@@ -168,8 +187,8 @@ class DeviceLayers:
             graph.builder.clear()
         return (
             f"{self._device.name} may take {self._device.memory_bytes or 0:,} bytes, but layers "
-            f"{self._config.first_layer} to {self._config.last_layer - 1} take {held:,} with their KV cache; "
-            f"{_way_out(max(0, num_fitting - 1), num_layers)}"
+            f"{self._config.first_layer} to {self._config.last_layer - 1} take {held:,}"
+            f"{' with their KV cache' if layer_kv else ''}; {_way_out(max(0, num_fitting - 1), num_layers)}"
         )
 
 
@@ -177,6 +196,13 @@ def _way_out(most: int, num_layers: int) -> str:
     if not most:
         return "not even one layer fits; take another device, or a smaller --kv-memory"
     return f"{most} of these {num_layers} layers fit: --split pp={most}:{num_layers - most} with the rest elsewhere"
+
+
+def _padded(x_TD: F32) -> F32:
+    """[P, D]: zeros behind."""
+    x_PD = np.zeros((padded_count(len(x_TD)), x_TD.shape[1]), np.float32)
+    x_PD[: len(x_TD)] = x_TD
+    return x_PD
 
 
 def _array(value: ort.OrtValue | Array) -> F32:

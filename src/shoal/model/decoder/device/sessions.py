@@ -8,15 +8,13 @@ import numpy as np
 import onnxruntime as ort
 
 from shoal.arrays import Array
-from shoal.core.plan.devices.providers import PROVIDERS
+from shoal.core.plan.devices.providers import PROCESSOR_MEMORY, PROVIDERS
 from shoal.errors import CapacityError, ConfigError, ModelLoadError, ShoalError
 from shoal.model.device.failures import device_loss, is_out_of_memory, unusable
 from shoal.model.device.opening import check_nodes
 from shoal.model.graph.stage.session import RUNTIME_ERRORS, runtime_reason
 from shoal.model.runtime_sessions import session_options, start_session
 from shoal.protocol.device_config import DeviceConfig
-
-_PROCESSOR = "cpu"
 
 
 class DeviceSession:
@@ -76,7 +74,7 @@ class DeviceSession:
             if into is not None and name in into:
                 binding.bind_ortvalue_output(name, into[name])
             else:
-                binding.bind_output(name, _PROCESSOR if name in fetched else self._memory)
+                binding.bind_output(name, PROCESSOR_MEMORY if name in fetched else self._memory)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # as above
