@@ -73,6 +73,9 @@ def test_every_field_that_a_client_can_send_is_known(call: str) -> None:
 
 
 ODD = {"odd": 1}
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +83,18 @@ ODD = {"odd": 1}
     [
         ("chat", ODD),
         ("chat", {"messages": [{**TURN, **ODD}]}),
+        ("chat", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", **ODD}]}]}),
+        ("chat", {"messages": [{"role": "user", "content": [{**PICTURE, **ODD}]}]}),
+        ("chat", {"messages": [{"role": "user", "content": [{**PICTURE, "image_url": {"url": "x", **ODD}}]}]}),
+        ("chat", {"messages": [TURN, {"role": "assistant", "tool_calls": [{**CALL, **ODD}]}]}),
+        ("chat", {"messages": [TURN, {"role": "assistant", "tool_calls": [{"function": {"name": "f", **ODD}}]}]}),
+        ("chat", {"tools": [{**TOOL, **ODD}]}),
+        ("chat", {"tools": [{"type": "function", "function": {"name": "f", **ODD}}]}),
+        ("chat", {"tools": [TOOL], "tool_choice": {**TOOL, **ODD}}),
+        ("chat", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f", **ODD}}}),
+        ("chat", {"response_format": {"type": "json_object", **ODD}}),
+        ("chat", {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, **ODD}}}),
+        ("chat", {"stream": True, "stream_options": ODD}),
         ("responses", {"input": [{**TURN, **ODD}]}),
         ("responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", **ODD}]}]}),
         ("responses", {"tools": [{"type": "function", "name": "f", **ODD}]}),

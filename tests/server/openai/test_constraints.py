@@ -27,6 +27,7 @@ def ask(client: openai.OpenAI, reply: str = "", **fields: Any) -> str:
     "fields",
     [
         {"response_format": JSON_SCHEMA},
+        {"response_format": {"type": "json_object", "schema": SCHEMA}},
         {"extra_body": {"guided_json": SCHEMA}},
         {"extra_body": {"guided_json": json.dumps(SCHEMA)}},
         {"extra_body": {"structured_outputs": {"json": SCHEMA}}},

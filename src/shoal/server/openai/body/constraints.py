@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from shoal.errors import InvalidRequest
 from shoal.model.text.grammar.constraint import Constraint, ConstraintKind, choice_constraint
+from shoal.server.openai.body.fields import check_extra
 
 _ANY_OBJECT = '{"type":"object"}'
 
@@ -50,13 +51,27 @@ def find_constraint(values: Mapping[str, Any]) -> NamedConstraint | None:
     return found[0] if found else None
 
 
+def check_response_format(value: Mapping[str, Any], *, strict: bool) -> None:
+    """Look at the fields of a `response_format` that nobody knows. Raises InvalidRequest, see `check_extra`."""
+    prefix, holder = "response_format.", value.get("json_schema")
+    _check_known(value, ("type", "json_schema", "schema"), prefix, strict)
+    if isinstance(holder, dict):
+        known = ("name", "description", "schema", "strict")
+        _check_known(cast(dict[str, Any], holder), known, f"{prefix}json_schema.", strict)
+
+
+def _check_known(value: Mapping[str, Any], known: tuple[str, ...], prefix: str, strict: bool) -> None:
+    extra = {name: one for name, one in value.items() if name not in known}
+    check_extra(extra, known, {}, (), prefix, strict=strict)
+
+
 def _response_format(value: dict[str, Any]) -> Constraint | None:
-    """Source: OpenAI API reference, `response_format` of chat completions."""
+    """Source: OpenAI API reference, `response_format` of chat completions; llama.cpp's `schema` of a `json_object`."""
     match value.get("type"):
         case "text":
             return None
         case "json_object":
-            return _schema(_ANY_OBJECT)
+            return _schema(_ANY_OBJECT if value.get("schema") is None else value["schema"])
         case "json_schema":
             holder = value.get("json_schema")
             if not isinstance(holder, dict) or not isinstance(cast(dict[str, Any], holder).get("schema"), dict):

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
+
+from shoal.server.openai.body.fields import check_extra
+
+_KNOWN = {"text": ("type", "text"), "image_url": ("type", "image_url")}
+_HARMLESS = frozenset({"annotations", "cache_control", "prompt_cache_breakpoint"})
+_PICTURE_HARMLESS = frozenset({"detail"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +34,54 @@ class PictureContent:
     def template_form(self) -> dict[str, str]:
         """As chat templates take it, which only mark where it is."""
         return {"type": "image"}
+
+
+def read_content(value: object, *, strict: bool) -> str | tuple[TextContent | PictureContent, ...]:
+    """A text; parts that are texts alone are one; others stay parts, as chat templates take them.
+
+    Args:
+        value: `content` of a message in a body.
+        strict: whether fields that nobody knows are refused.
+
+    Raises:
+        ValueError: it is neither a text nor a list of parts that are known.
+        InvalidRequest: a field of a part is refused, see `check_extra`.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of text parts")
+    parts = [_part(part, strict) for part in cast(list[object], value)]
+    texts = [part.text for part in parts if isinstance(part, TextContent)]
+    return "\n".join(texts) if len(texts) == len(parts) else tuple(parts)
+
+
+def _part(part: object, strict: bool) -> TextContent | PictureContent:
+    fields = cast(dict[str, object], part) if isinstance(part, dict) else {}
+    kind, text, named = fields.get("type"), fields.get("text"), fields.get("image_url")
+    if kind == "text" and isinstance(text, str):
+        _check(fields, "text", strict)
+        return TextContent(text)
+    picture = cast(dict[str, object], named) if isinstance(named, dict) else {"url": named}
+    url = picture.get("url")
+    if kind == "image_url" and isinstance(url, str):
+        _check(fields, "image_url", strict)
+        _check_extra(picture, ("url",), _PICTURE_HARMLESS, "messages.content.image_url.", strict)
+        return PictureContent(url)
+    raise ValueError(
+        'this model takes text only: every part must be {"type": "text", "text": "..."}, or of a model that sees, '
+        '{"type": "image_url", "image_url": {"url": "..."}}'
+    )
+
+
+def _check(fields: Mapping[str, object], kind: str, strict: bool) -> None:
+    _check_extra(fields, _KNOWN[kind], _HARMLESS, "messages.content.", strict)
+
+
+def _check_extra(
+    fields: Mapping[str, object], known: tuple[str, ...], harmless: frozenset[str], prefix: str, strict: bool
+) -> None:
+    extra = {name: value for name, value in fields.items() if name not in known}
+    check_extra(extra, known, {}, harmless, prefix, strict=strict)

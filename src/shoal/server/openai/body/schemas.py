@@ -12,8 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from shoal.errors import InvalidRequest
 from shoal.protocol.messages import Sampling
-from shoal.server.openai.body.constraints import CONSTRAINT_FIELDS, NamedConstraint, find_constraint
-from shoal.server.openai.body.content_parts import PictureContent, TextContent
+from shoal.server.openai.body.api_schema import ApiSchema
+from shoal.server.openai.body.constraints import (
+    CONSTRAINT_FIELDS,
+    NamedConstraint,
+    check_response_format,
+    find_constraint,
+)
+from shoal.server.openai.body.content_parts import PictureContent, TextContent, read_content
 from shoal.server.openai.body.fields import (
     MESSAGE_HARMLESS,
     MESSAGE_NEUTRAL,
@@ -54,7 +60,9 @@ def _stops(value: object) -> object:
         raise ValueError(f"at most {MAX_STOPS} stop sequences")
     if any(len(stop) > MAX_STOP_CHARS for stop in cast(list[str], stops)):
         raise ValueError(f"at most {MAX_STOP_CHARS} characters in a stop sequence")
-    return tuple(stop for stop in cast(list[str], stops) if stop)
+    if not all(cast(list[str], stops)):
+        raise ValueError("a stop sequence is empty: leave it out")
+    return tuple(cast(list[str], stops))
 
 
 def _token_limit(value: object) -> object:
@@ -70,32 +78,8 @@ def _token_limit_or_none(value: object) -> object:
 _TokenLimit = Annotated[int, Field(lt=INT64), BeforeValidator(_token_limit)]
 
 
-def _content(value: object) -> object:
-    """A text; parts that are texts alone are one; others stay parts, as chat templates take them."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if not isinstance(value, list):
-        raise ValueError("must be a string or a list of text parts")
-    parts = [_part(part) for part in cast(list[object], value)]
-    if any(isinstance(part, PictureContent) for part in parts):
-        return tuple(parts)
-    return "\n".join(part.text for part in parts if isinstance(part, TextContent))
-
-
-def _part(part: object) -> TextContent | PictureContent:
-    fields = cast(dict[str, object], part) if isinstance(part, dict) else {}
-    if fields.get("type") == "text" and isinstance(fields.get("text"), str):
-        return TextContent(cast(str, fields["text"]))
-    named = fields.get("image_url")
-    url = cast(dict[str, object], named).get("url") if isinstance(named, dict) else named
-    if fields.get("type") == "image_url" and isinstance(url, str):
-        return PictureContent(url)
-    raise ValueError(
-        'this model takes text only: every part must be {"type": "text", "text": "..."}, or of a model that sees, '
-        '{"type": "image_url", "image_url": {"url": "..."}}'
-    )
+def _content(value: object, info: ValidationInfo) -> object:
+    return read_content(value, strict=is_strict(info))
 
 
 def _prompts(value: object) -> object:
@@ -122,17 +106,14 @@ class _Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
 
-class StreamOptions(_Schema):
+class StreamOptions(ApiSchema):
     """`stream_options` of both endpoints."""
 
-    include_usage: bool | None = None
+    neutral = STREAM_OPTIONS_NEUTRAL
+    harmless = STREAM_OPTIONS_HARMLESS
+    prefix = "stream_options."
 
-    @model_validator(mode="after")
-    def _check_extra(self, info: ValidationInfo) -> StreamOptions:
-        extra, known = self.model_extra or {}, ["include_usage"]
-        neutral, harmless = STREAM_OPTIONS_NEUTRAL, STREAM_OPTIONS_HARMLESS
-        check_extra(extra, known, neutral, harmless, "stream_options.", strict=is_strict(info))
-        return self
+    include_usage: bool | None = None
 
 
 class GenerationBody(_Schema):
@@ -186,7 +167,8 @@ class GenerationBody(_Schema):
         return self
 
     @model_validator(mode="after")
-    def _check_constraint(self) -> GenerationBody:
+    def _check_constraint(self, info: ValidationInfo) -> GenerationBody:
+        check_response_format(self.response_format or {}, strict=is_strict(info))
         for name in ("ignore_eos", "min_tokens"):
             if self.constraint is not None and getattr(self, name):
                 raise InvalidRequest(f"`{name}` cannot go with an output of a given form", param=name)
@@ -197,6 +179,13 @@ class GenerationBody(_Schema):
         for token in self.logit_bias or ():
             if not token.isdecimal() or len(token) > _MAX_TOKEN_DIGITS:
                 raise InvalidRequest(f"`logit_bias` has {token[:20]!r}, which is no token's id", param="logit_bias")
+        return self
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> GenerationBody:
+        """Source: OpenAI's API answers the same."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("`stream_options` needs `stream`: true", param="stream_options")
         return self
 
     @model_validator(mode="after")

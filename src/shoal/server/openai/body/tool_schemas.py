@@ -6,21 +6,20 @@ import json
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from shoal.errors import InvalidRequest
+from shoal.server.openai.body.api_schema import ApiSchema
 
 MAX_TOOLS = 128
 """Source: OpenAI API reference, `tools`."""
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class Function(_Schema):
+class Function(ApiSchema):
     """What a tool is to a model."""
+
+    prefix = "tools.function."
 
     name: _Name
     description: str | None = None
@@ -28,26 +27,33 @@ class Function(_Schema):
     strict: bool | None = None
 
 
-class Tool(_Schema):
+class Tool(ApiSchema):
     """One entry of `tools`."""
+
+    prefix = "tools."
+    harmless = frozenset({"cache_control"})
 
     type: Literal["function"]
     function: Function
 
     def template_form(self) -> dict[str, Any]:
         """As chat templates take it."""
-        fields = self.function.model_dump(exclude={"strict"}, exclude_none=True)
+        fields = self.function.model_dump(include={"name", "description", "parameters"}, exclude_none=True)
         return {"type": "function", "function": {"description": "", "parameters": {}, **fields}}
 
 
-class NamedFunction(_Schema):
+class NamedFunction(ApiSchema):
     """The function of a named choice."""
+
+    prefix = "tool_choice.function."
 
     name: str
 
 
-class NamedChoice(_Schema):
+class NamedChoice(ApiSchema):
     """`tool_choice` that names a tool."""
+
+    prefix = "tool_choice."
 
     type: Literal["function"]
     function: NamedFunction
@@ -56,15 +62,21 @@ class NamedChoice(_Schema):
 ToolChoice = Literal["none", "auto", "required"] | NamedChoice
 
 
-class CalledFunction(_Schema):
+class CalledFunction(ApiSchema):
     """What an earlier answer called."""
+
+    prefix = "messages.tool_calls.function."
 
     name: str
     arguments: str | dict[str, Any] = ""
 
 
-class ToolCall(_Schema):
+class ToolCall(ApiSchema):
     """One call of an earlier answer."""
+
+    prefix = "messages.tool_calls."
+    harmless = frozenset({"cache_control", "extra_content", "index"})
+    """`index`: of clients that put together what was streamed"""
 
     id: str = ""
     type: Literal["function"] = "function"
