@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import fill
-from typing import Any, get_args
+from typing import Any
 
 from typer.main import get_command
 
@@ -32,7 +32,7 @@ be done; one line on stderr says why. 130: interrupted.
 **Environment**: `SHOAL_DEBUG=1` shows the traceback of an error. `XDG_CACHE_HOME` moves `~/.cache`, where measurements
 and packed weights are kept. [SECURITY.md](../SECURITY.md) has what is read from the network: nothing but `hf:` names.
 """
-_TYPES = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH"}
+_TYPES = {"str": "TEXT", "int": "N", "int range": "N", "float": "X", "float range": "X", "path": "PATH", "file": "PATH"}
 
 
 def page() -> str:
@@ -87,16 +87,10 @@ def _argument(one: Any) -> str:
 
 def _names(one: Any) -> str:
     """The option's names, and what it takes."""
-    value = "" if one.is_flag else f" {one.metavar or _type(one)}"
+    value = "" if one.is_flag else f" {one.metavar or _TYPES.get(one.type.name, 'VALUE')}"
     names = ", ".join(f"`{name}`" for name in one.opts[:-1])
     off = "".join(f", `{name}`" for name in one.secondary_opts)
     return (names + ", " if names else "") + f"`{one.opts[-1]}{value}`".replace("|", "\\|") + off
-
-
-def _type(one: Any) -> str:
-    annotation = one.type_descriptor.annotation
-    inner = [kind for kind in get_args(annotation) if kind is not type(None)]
-    return _TYPES.get(getattr(inner[0] if inner else annotation, "__name__", ""), "VALUE")
 
 
 def _default(one: Any) -> str:

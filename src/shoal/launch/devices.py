@@ -12,6 +12,7 @@ from shoal.core.plan.devices.description import MachineDevices
 from shoal.core.plan.devices.device_text import AUTO
 from shoal.core.plan.devices.workers import chosen_devices, named_pythons, worker_python
 from shoal.errors import ConfigError, ShoalError
+from shoal.measure.devices.providers_here import has_providers
 from shoal.planner.device_options import DeviceOption
 from shoal.protocol.device_config import DeviceConfig
 
@@ -61,7 +62,7 @@ def offered_devices(config: DevicesConfig) -> Offer:
         WorkerLost: a driver has ended the process that looked.
     """
     named = chosen_devices(config, partial(_find_gpu, config))
-    if named == (None,) or not (named or config.pythons or _has_providers()):
+    if named == (None,) or not (named or config.pythons or has_providers()):
         return Offer()
     found = _find_all(config)
     devices = [device for device in named if device is not None] if named else _usable(found)
@@ -104,12 +105,6 @@ def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
 def cannot_be_used(device: DeviceConfig, error: ShoalError) -> DeviceOption[Any]:
     """A device that could not be measured, with what its worker said."""
     return DeviceOption(what=f"{device.name} alone", choice=None, reason=_LABEL.sub("", str(error)))
-
-
-def _has_providers() -> bool:
-    from shoal.model.device.plugins import has_providers  # with ONNX Runtime
-
-    return has_providers()
 
 
 def _find_all(config: DevicesConfig) -> MachineDevices:

@@ -49,15 +49,6 @@ def is_built_in(provider: str) -> bool:
     return PROVIDERS[provider].runtime_name in ort.get_available_providers() and not register_plugin(provider)
 
 
-def has_providers() -> bool:
-    """Whether this environment has any provider for devices; nothing is registered, and no driver asked."""
-    built_in = set(ort.get_available_providers())
-    return any(
-        one.runtime_name in built_in or (one.plugin is not None and find_spec(one.plugin.replace("-", "_")) is not None)
-        for one in PROVIDERS.values()
-    )
-
-
 def package_of(provider: str) -> str:
     """The package that brings a provider which is at hand, with its version."""
     found = PROVIDERS[provider]

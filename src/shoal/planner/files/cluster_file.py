@@ -30,7 +30,6 @@ import msgspec
 from shoal.config import parse_size
 from shoal.core.plan.devices.device_text import parse_device, parse_float_precision
 from shoal.errors import ConfigError, while_reading
-from shoal.planner.files.yaml_text import parse_yaml
 from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.protocol.device_config import DeviceConfig
 
@@ -149,6 +148,8 @@ def parse_cluster_file(text: str, name: str, *, is_whole: bool = True) -> Cluste
     Raises:
         ConfigError: what is wrong, where, and what would be right, in one line.
     """
+    from shoal.planner.files.yaml_text import parse_yaml  # PyYAML, which no start without such a file needs
+
     content = parse_yaml(text, name)
     with while_reading(name, ConfigError):
         try:
