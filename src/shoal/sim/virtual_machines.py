@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from shoal.core.membership import ClusterMembership, MachinesSeen, ReplicaSeen, ReplicasSeen, Restore
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.recovery.worker_life import Phase
@@ -47,9 +49,9 @@ class VirtualMachines:
             stats: how they are.
             now_s: the time.
         """
-        machines = [frozenset(_name(replica, worker) for worker in range(size)) for replica, size in enumerate(sizes)]
+        machines = _names(tuple(sizes))
         gone = {_name(*seat) for seat in self._gone}
-        living = {name for own in machines for name in own} - gone
+        living = frozenset[str]().union(*machines) - gone
         joined, self._back = tuple(self._back), []
         self._membership.handle(MachinesSeen(joined=joined, living=living), now_s)
         replicas = tuple(
@@ -62,6 +64,12 @@ class VirtualMachines:
         )
         effects = self._membership.handle(ReplicasSeen(replicas=replicas), now_s)
         return [effect.replica for effect in effects if isinstance(effect, Restore)]
+
+
+@lru_cache(maxsize=1)
+def _names(sizes: tuple[int, ...]) -> list[frozenset[str]]:
+    """Of the machines of each replica."""
+    return [frozenset(_name(replica, worker) for worker in range(size)) for replica, size in enumerate(sizes)]
 
 
 def _name(replica: int, worker: int) -> str:

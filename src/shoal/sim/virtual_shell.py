@@ -171,7 +171,7 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         """Raises AssertionError where an invariant is broken."""
 
     def settle(self, now_s: float) -> None:
-        """Called before anything but answers and the subclass's own happens: what is put off is to be done."""
+        """Called before something happens that may concern any replica: what is put off is to be done."""
 
     def load_s(self, replica: int) -> float:
         """Seconds that the workers of a replica load after a loss."""
@@ -251,8 +251,10 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 if workers.still_says():
                     self.take_answer(replica, result, now_s)
             case _Due():
-                self.settle(now_s)
                 self._next_due_s = None
+                due_s = self.wake_s()
+                if due_s is not None and due_s <= now_s:
+                    self.settle(now_s)
             case _Loaded():
                 self.settle(now_s)
                 self._finish_loading(happening, now_s)
@@ -265,11 +267,9 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 if not workers.is_stopped:
                     self._tell_lost(replica, "its machine cannot be reached", now_s, unreachable=worker)
             case _Back(absence=absence):
-                self.settle(now_s)
                 self._machines.come_back(absence.replica, absence.worker)
                 self.put(now_s + LOOK_S, _Look(until_s=now_s + _RESTORED_WITHIN_S))
             case _Look(until_s=until_s):
-                self.settle(now_s)
                 self._look(until_s, now_s)
             case Crash() | Hang() | Slowdown() | Replacement() | ReplicaJoins() | Absence():
                 self.settle(now_s)
