@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.errors import ConfigError
 from shoal.launch.planned import Loaded
 from shoal.machines.machines import describe_machines
 from shoal.model.decoder.onnx.segment_sizes import count_pieces
@@ -16,6 +17,7 @@ from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
 
 if TYPE_CHECKING:  # what a model in this process does without
+    from shoal.executor.remote.strikes import Strike
     from shoal.launch.language.planning import PlannedModel
     from shoal.launch.running.expert_heat import StageHeat
     from shoal.launch.running.joining import Joining
@@ -56,6 +58,12 @@ class LoadedModel(Loaded[Plan]):
     def describe_machines(self) -> list[dict[str, str]]:
         """What each machine does, as plain data; nothing where there is only this one."""
         return [] if self.machines is None else describe_machines(self.machines, self.running_plan.shards)
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """See `Machines.strike`. Raises ConfigError: there is no machine but this one."""
+        if self.machines is None:
+            raise ConfigError("this model runs on the server's own machine alone")
+        self.machines.strike(machine, strike)
 
     def close(self) -> None:
         """See `Loaded.close`."""

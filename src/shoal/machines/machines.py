@@ -16,6 +16,7 @@ from shoal.planner.split.machine_places import MachineCores
 
 if TYPE_CHECKING:
     from shoal.executor.launcher import WorkerLauncher
+    from shoal.executor.remote.strikes import Strike
     from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet  # with all that chooses plans
     from shoal.measure.graph.profile import GraphSetting
 
@@ -112,6 +113,15 @@ class Machines(Protocol):
         """Why who knows the machines was taken to be gone when they were last looked for; None: it answers.
 
         Without it this process will not live for longer than a minute.
+        """
+        ...
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """Do to a machine, or to a worker there, what a drill asks for; blocks for a moment, in any one thread.
+
+        Raises:
+            ConfigError: there is no such machine or worker, or its cable is pulled already.
+            WorkerLost: the machine does not answer.
         """
         ...
 

@@ -14,6 +14,7 @@ import numpy as np
 from shoal.core.plan.graph import BatchAxes, GraphPlan, GraphReplicaPlan
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ModelLoadError, WorkerLost
+from shoal.executor.remote.strikes import Strike
 from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.batch_engine import BatchEngine
 from shoal.router.graph_executor import Batch, BatchResult, Tensors
@@ -106,10 +107,14 @@ class FakeSupervisor:
         self.plan = plan
         self.trouble: str | None = None
         self.machines: list[dict[str, str]] = []
+        self.struck: list[tuple[str, Strike]] = []
         self.leave: Callable[[str], None] | None = None
 
     def describe_machines(self) -> list[dict[str, str]]:
         return self.machines
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        self.struck.append((machine, strike))
 
     def on_headless(self, leave: Callable[[str], None]) -> None:
         self.leave = leave

@@ -15,8 +15,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from shoal.errors import ConfigError
+from shoal.executor.remote.strikes import Strike
 from shoal.server.http.host_check import is_own_page
-from shoal.server.web.demo import find_victim, strike
+from shoal.server.web.demo import Victim, find_victim, strike
 from shoal.server.web.questions import MAX_BODY_BYTES, KillBody
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import run_server
@@ -24,6 +25,7 @@ from tests.server.web.plans import CHOICE, page
 
 ASK = {"model": "tiny", "change": "links"}
 KILL = {"model": "tiny", "replica": 0, "worker": 0}
+STRIKE = {"model": "tiny", "machine": "a", "how": "cable"}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_questions_that_make_no_sense_are_refused(http: httpx.Client, body: obje
     assert answer.json()["reason"]
 
 
-@pytest.mark.parametrize("path", ["/status/what-if", "/status/kill"])
+@pytest.mark.parametrize("path", ["/status/what-if", "/status/kill", "/status/strike"])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -102,7 +104,7 @@ def test_pages_of_other_sites_change_nothing(
     http: httpx.Client, path: str, headers: dict[str, str], status: int
 ) -> None:
     """Although nothing else guards a server that listens for everybody."""
-    body = KILL if path.endswith("kill") else ASK
+    body = {"kill": KILL, "strike": STRIKE, "what-if": ASK}[path.rpartition("/")[2]]
     assert http.post(path, json=body, headers=headers).status_code == status
 
 
@@ -130,10 +132,12 @@ def test_whose_page_asks(host: str, origin: str | None, is_own: bool) -> None:
     assert is_own_page(headers, {"shoal.example"}) is is_own
 
 
-@pytest.mark.parametrize("path", ["/status/page", "/status/history", "/status/what-if", "/status/kill"])
+@pytest.mark.parametrize(
+    "path", ["/status/page", "/status/history", "/status/what-if", "/status/kill", "/status/strike"]
+)
 def test_every_call_needs_the_key(path: str) -> None:
     with run_server(FakeEngine(), page=page(is_demo=True), api_key="secret") as running:
-        method = "POST" if path.endswith(("what-if", "kill")) else "GET"
+        method = "POST" if path.endswith(("what-if", "kill", "strike")) else "GET"
         for headers in ({}, {"authorization": "Bearer wrong"}):
             assert httpx.request(method, running.url + path, json=KILL, headers=headers).status_code == 401
 
@@ -141,23 +145,63 @@ def test_every_call_needs_the_key(path: str) -> None:
 def test_without_a_demo_nobody_kills() -> None:
     with run_server(FakeEngine(), page=page()) as running:
         assert httpx.post(f"{running.url}/status/kill", json=KILL).status_code == 404
+        assert httpx.post(f"{running.url}/status/strike", json=STRIKE).status_code == 404
 
 
 def test_a_worker_is_killed_and_another_hangs() -> None:
     with victim() as first, victim() as other:
         models = [model_of(first.pid, other.pid)]
-        strike(find_victim(models, KillBody(**KILL)), "kill")
+        strike(find_victim(models, KillBody(**KILL)).pid, "kill")
         assert first.wait(30) == -signal.SIGKILL
-        strike(find_victim(models, KillBody(**KILL | {"worker": 1})), "stop")
+        strike(find_victim(models, KillBody(**KILL | {"worker": 1})).pid, "stop")
         _, status = os.waitpid(other.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
     with pytest.raises(ConfigError, match="has just ended"):
         strike(first.pid, "kill")
 
 
-def test_workers_of_other_machines_are_left_alone(http: httpx.Client) -> None:
-    answer = http.post("/status/kill", json=KILL)
-    assert (answer.status_code, "runs on a" in answer.json()["reason"]) == (409, True)
+class StruckMachines:
+    """Implements `MachineState`: remembers what is done to its machines."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.struck: list[tuple[str, Strike]] = []
+
+    def describe(self) -> list[dict[str, str]]:
+        return [{"name": name, "state": "has workers"} for name in ("a", "b")]
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        if self.struck:
+            raise ConfigError("the cable of this machine is pulled already")
+        self.struck.append((machine, strike))
+
+
+def test_workers_of_other_machines_are_taken_there() -> None:
+    assert find_victim([model_of(1, 2, machine="b")], KillBody(**KILL | {"worker": 1})) == Victim(pid=2, machine="b")
+    machines = StruckMachines()
+    with run_server(FakeEngine(), page=page(is_demo=True), machines=machines) as running:
+        answer = httpx.post(f"{running.url}/status/kill", json=KILL | {"how": "stop"})
+        again = httpx.post(f"{running.url}/status/kill", json=KILL)
+    assert (answer.status_code, machines.struck) == (200, [("a", Strike(how="stop", pid=11))])
+    assert (again.status_code, again.json()["reason"]) == (409, "the cable of this machine is pulled already")
+
+
+def test_a_machines_cable_is_pulled() -> None:
+    machines = StruckMachines()
+    body = {"model": "tiny", "machine": "b", "how": "cable", "for_s": 3}
+    with run_server(FakeEngine(), page=page(is_demo=True), machines=machines) as running:
+        url = f"{running.url}/status/strike"
+        assert httpx.post(url, json=body | {"for_s": 1e9}).status_code == 400
+        assert httpx.post(url, json=body | {"how": "burn"}).status_code == 400
+        stranger = httpx.post(url, json=body | {"machine": "c"})
+        assert (stranger.status_code, "there: a, b" in stranger.json()["reason"]) == (409, True)
+        assert httpx.post(url, json=body).status_code == 200
+    assert machines.struck == [("b", Strike(how="cable", for_s=3.0))]
+
+
+def test_the_servers_own_machine_is_never_struck(http: httpx.Client) -> None:
+    answer = http.post("/status/strike", json=STRIKE)
+    assert (answer.status_code, "none but the server's own" in answer.json()["reason"]) == (409, True)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +211,6 @@ def test_workers_of_other_machines_are_left_alone(http: httpx.Client) -> None:
         ([model_of()], {}, "no worker 0 that serves now"),
         ([model_of(1, 2)], {"replica": 7}, "replica 7 has no worker"),
         ([model_of(1, 2)], {"worker": 2}, "no worker 2"),
-        ([model_of(1, 2, machine="b")], {"worker": 1}, "runs on b"),
     ],
 )
 def test_who_cannot_be_killed(models: list[dict[str, Any]], change: dict[str, int], problem: str) -> None:

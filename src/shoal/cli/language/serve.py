@@ -22,6 +22,7 @@ from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ConfigError, WorkerLost
+from shoal.executor.remote.strikes import Strike
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.launch import LoadedModel
 from shoal.launch.running.expert_heat import heat_dicts
@@ -214,3 +215,7 @@ class _ClusterState:
     def describe(self) -> list[dict[str, str]]:
         """What each machine does."""
         return self._loaded.describe_machines()
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """What a drill asks for."""
+        self._loaded.strike(machine, strike)

@@ -16,9 +16,10 @@ import msgspec
 from shoal.comm.links.ports import ANY_PORT, format_ports
 from shoal.comm.tls.tls_identity import Credentials, MachineKey, Membership
 from shoal.comm.tls.tls_link import Address
-from shoal.errors import WorkerLost
+from shoal.errors import ConfigError, WorkerLost
 from shoal.executor.launcher import LoadMessage
 from shoal.executor.process.child_process import module_command, no_such_python, worker_environment
+from shoal.executor.remote.strikes import SIGNALS, Cable, Strike, send_signal
 
 _START_TIMEOUT_S = 60.0
 """For Python and its imports, on a slow disk."""
@@ -108,6 +109,8 @@ class LocalHost:
         """exit statuses by process id"""
         self._key: MachineKey | None = None
         self._key_lock = threading.Lock()
+        self.cable = Cable()
+        """of this machine, for drills"""
         self._parent = ThreadPoolExecutor(1, thread_name_prefix="shoal-host")
         """the one thread with which all of its workers die"""
 
@@ -127,7 +130,8 @@ class LocalHost:
     def start(
         self, admit: Admit, is_wanted: Callable[[], bool] = lambda: True, python: str | None = None
     ) -> StartedWorker:
-        """See `WorkerHost.start`."""
+        """See `WorkerHost.start`. Raises MachineGone while its cable is pulled."""
+        self.cable.check()
         credentials = self.key.credentials(admit(self.key.request()))
         process = self._parent.submit(self._spawn, python).result()
         try:
@@ -151,9 +155,21 @@ class LocalHost:
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
-        process = self._processes.get(worker.pid)
-        if process is not None and process.poll() is None:
-            process.kill()
+        self.cable.deliver(lambda: self._kill(worker.pid))
+
+    def strike(self, strike: Strike) -> None:
+        """Do to its workers what a drill asks for. Thread-safe.
+
+        Raises:
+            ConfigError: the worker does not run here, or the cable is pulled already.
+        """
+        running = [pid for pid, process in tuple(self._processes.items()) if process.poll() is None]
+        if strike.pid is not None and strike.pid not in running:
+            raise ConfigError(f"no worker with process id {strike.pid} runs on {self._address} now")
+        if strike.how == "cable":
+            self.cable.pull(running, strike.for_s)
+        else:
+            send_signal(running if strike.pid is None else [strike.pid], SIGNALS[strike.how])
 
     def has_ended(self, worker: StartedWorker) -> bool:
         """See `WorkerHost.has_ended`."""
@@ -161,6 +177,8 @@ class LocalHost:
 
     def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
         """See `WorkerHost.exit_status`."""
+        if not self.cable.wait(timeout_s):
+            return None
         process = self._processes.get(worker.pid)
         if process is not None:
             try:
@@ -177,6 +195,11 @@ class LocalHost:
             process.wait(_END_TIMEOUT_S)
         self._processes.clear()
         self._parent.shutdown()
+
+    def _kill(self, pid: int) -> None:
+        process = self._processes.get(pid)
+        if process is not None and process.poll() is None:
+            process.kill()
 
     def _spawn(self, python: str | None) -> subprocess.Popen[bytes]:
         """Raises ConfigError: there is no such Python."""

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
 from shoal.core.recovery.replica_status import WorkerStates
+from shoal.errors import ConfigError
 from shoal.executor.graph_factory import GraphFactory
 from shoal.executor.launcher import WorkerLauncher
+from shoal.executor.remote.strikes import Strike
 from shoal.executor.traffic import BatchTrial
 from shoal.launch.running.graph_replanner import GraphReplanner
 from shoal.launch.running.growth import Growth
@@ -118,6 +120,12 @@ class GraphSupervisor:
     def describe_machines(self) -> list[dict[str, str]]:
         """What each machine does, as plain data; nothing where there is only this one. Thread-safe."""
         return [] if self._machines is None else describe_machines(self._machines, self.plan.shards)
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """See `Machines.strike`. Thread-safe. Raises ConfigError: there is no machine but this one."""
+        if self._machines is None:
+            raise ConfigError("this graph runs on the server's own machine alone")
+        self._machines.strike(machine, strike)
 
     def on_headless(self, leave: Callable[[str], None]) -> None:
         """See `Joining.on_headless`."""

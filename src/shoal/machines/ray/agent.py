@@ -16,6 +16,7 @@ from shoal.executor.remote.host import LocalHost, StartedWorker
 from shoal.executor.remote.model_identity import ModelIdentity, identify
 from shoal.executor.remote.model_store import store_folder
 from shoal.executor.remote.model_stream import receive_model
+from shoal.executor.remote.strikes import Strike
 from shoal.machines.ray.link_times import answer_pings, time_pings
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.measurer import ReplicaMeasurer
@@ -60,7 +61,8 @@ class MachineAgent:
         self._host = LocalHost(address, self._ports)
 
     def facts(self) -> MachineFacts:
-        """Of this machine, now."""
+        """Of this machine, now. Raises MachineGone while a drill has its cable pulled."""
+        self._host.cable.check()
         return MachineFacts(
             hostname=socket.gethostname(),
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -80,6 +82,10 @@ class MachineAgent:
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
         self._host.end(worker)
+
+    def strike(self, strike: Strike) -> None:
+        """See `LocalHost.strike`. Raises ConfigError."""
+        self._host.strike(strike)
 
     def wait_for_end(self, worker: StartedWorker) -> int | None:
         """Returns when it has ended: its exit status, None where it is not known."""

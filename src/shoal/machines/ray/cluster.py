@@ -12,8 +12,9 @@ from shoal.comm.links.ports import VARIABLE as PORTS_VARIABLE
 from shoal.comm.links.ports import format_ports, parse_ports
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan, StagePlan
-from shoal.errors import WorkerLost
+from shoal.errors import ConfigError, WorkerLost
 from shoal.executor.remote.launcher import RemoteLauncher
+from shoal.executor.remote.strikes import Strike
 from shoal.machines.placed_fleet import PlacedFleet, PlacedGraphFleet
 from shoal.machines.ray.answers import answer_of, wait_for
 from shoal.machines.ray.connection import RayConnection
@@ -35,6 +36,8 @@ from shoal.planner.split.machine_places import MachineCores
 
 _CALL_TIMEOUT_S = 90.0
 """For what an agent does at once."""
+_STRIKE_TIMEOUT_S = 10.0
+"""For an agent to stop workers, which takes it milliseconds: somebody waits for it."""
 
 
 class RayCluster:
@@ -100,6 +103,16 @@ class RayCluster:
     def headless(self) -> str | None:
         """See `Machines.headless`."""
         return self._connection.trouble
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """See `Machines.strike`. A machine whose workers are killed loses its agent, too, which Ray starts again."""
+        struck = self._roster.machines.get(machine)
+        if struck is None:
+            raise ConfigError(f"there is no machine {machine!r} in the cluster")
+        if strike.how == "kill" and strike.pid is None:
+            self._connection.ray.kill(struck.agent, no_restart=False)
+        else:
+            self.get(struck.agent.strike.remote(strike), machine, _STRIKE_TIMEOUT_S)
 
     def stop_waiting(self) -> None:
         """See `Machines.stop_waiting`."""

@@ -165,6 +165,9 @@ class RayHost:
             try:
                 answer_of(self._ray, reference, self.name)
                 return
+            except MachineGone:
+                self._presence.note_trouble(self.name, DOES_NOT_ANSWER)
+                raise
             except WorkerLost:
                 if not is_wanted() or time.monotonic() >= deadline_s:
                     self._presence.note_trouble(self.name, DOES_NOT_ANSWER)

@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from shoal.core.recovery.replica_status import describe_replicas
-from shoal.errors import ShuttingDown, WorkerLost
+from shoal.errors import ConfigError, ShuttingDown, WorkerLost
+from shoal.executor.remote.strikes import Strike
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.seams import GenerationStats
 from shoal.server.generation.metrics import ServerMetrics
@@ -33,6 +34,10 @@ class MachineState(Protocol):
 
     def describe(self) -> list[dict[str, str]]:
         """`name` and `state` of each."""
+        ...
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """Do to a machine what a drill asks for; blocks for a moment. Raises ConfigError, WorkerLost."""
         ...
 
 
@@ -96,6 +101,12 @@ class GenerationStatus:
         if self._machines is not None and (machines := self._machines.describe()):
             model["machines"] = machines
         return [{**model, "replicas": replicas, "counters": counters}]
+
+    async def strike(self, model: str, machine: str, strike: Strike) -> None:
+        """See `Status.strike`."""
+        if self._machines is None:
+            raise ConfigError(f"{model} runs on the server's own machine alone")
+        await asyncio.to_thread(self._machines.strike, machine, strike)
 
     async def story(self, of: str) -> list[dict[str, Any]]:
         """The latest events of a replica or a request. Raises WorkerLost."""

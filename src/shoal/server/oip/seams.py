@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.executor.remote.strikes import Strike
 from shoal.router.batch_engine import BatchEngine
 from shoal.router.graph_executor import GraphExecutor, GraphReplicaFactory, Tensors
 
@@ -27,6 +28,10 @@ class Supervisor(Protocol):
 
     def describe_machines(self) -> list[dict[str, str]]:
         """`name` and `state` of each machine, where there are several."""
+        ...
+
+    def strike(self, machine: str, strike: Strike) -> None:
+        """Do to a machine what a drill asks for; blocks for a moment. Raises ConfigError, WorkerLost."""
         ...
 
     def on_headless(self, leave: Callable[[str], None]) -> None:

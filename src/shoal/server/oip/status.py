@@ -7,7 +7,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from shoal.core.recovery.replica_status import describe_replicas
-from shoal.errors import ShuttingDown
+from shoal.errors import ConfigError, ShuttingDown
+from shoal.executor.remote.strikes import Strike
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.server.http.draining import Drain
 from shoal.server.http.health.readiness import ReadinessProbe
@@ -70,6 +71,13 @@ class RepositoryStatus:
                 "recoveries": stats.num_recoveries,
             },
         }
+
+    async def strike(self, model: str, machine: str, strike: Strike) -> None:
+        """See `Status.strike`."""
+        served = next((one for one in self._repository.models if one.file.name == model), None)
+        if served is None:
+            raise ConfigError(f"no model {model!r} is served")
+        await asyncio.to_thread(served.supervisor.strike, machine, strike)
 
     async def story(self, of: str) -> list[dict[str, Any]]:
         """The latest events of a replica or a request, over all models."""

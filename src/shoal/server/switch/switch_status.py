@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from shoal.errors import ShuttingDown
+from shoal.errors import ConfigError, ShuttingDown
+from shoal.executor.remote.strikes import Strike
 from shoal.server.http.draining import Drain
 from shoal.server.switch.merged_metrics import merge_metrics
 from shoal.server.switch.switchboard import Switchboard
@@ -47,6 +48,10 @@ class SwitchStatus:
             for name in self._switchboard.names
             for one in told.get(name, [{"name": name, "kind": "language model", "state": phase(name).value}])
         ]
+
+    async def strike(self, model: str, machine: str, strike: Strike) -> None:
+        """See `Status.strike`. Models that are loaded when they are wanted run here."""
+        raise ConfigError(f"{model} runs on the server's own machine alone")
 
     async def story(self, of: str) -> list[dict[str, Any]]:
         """What any of the servers knows of it."""

@@ -1,38 +1,72 @@
-"""`serve --demo`: take a worker away, to see the server go on."""
+"""`serve --demo` and `--allow-drill`: take a worker or a machine away, to see the server go on."""
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import ConfigError
-from shoal.server.web.questions import KillBody
+from shoal.executor.remote.strikes import SIGNALS, Strike
+from shoal.server.http.health.probes import Status
+from shoal.server.web.questions import KillBody, StrikeBody
 
-_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Victim:
+    """A worker that is to be taken away."""
+
+    pid: int
+    """on its machine"""
+    machine: str | None = None
+    """None: the server's own"""
 
 
-def find_victim(models: Sequence[Mapping[str, Any]], asked: KillBody) -> int:
-    """The process id of a worker, of what `/status` says.
+def find_victim(models: Sequence[Mapping[str, Any]], asked: KillBody) -> Victim:
+    """Find a worker in what `/status` says.
 
     Args:
         models: from `Status.describe`, just now.
         asked: which worker.
 
     Raises:
-        ConfigError: there is no such worker now, or it is on another machine.
+        ConfigError: there is no such worker now.
     """
-    model = next((one for one in models if one["name"] == asked.model), None)
-    if model is None:
-        raise ConfigError(f"no model {asked.model!r} is served")
+    model = _model_of(models, asked.model)
     workers = [one for one in model["plan"]["workers"] if one["replica"] == asked.replica]
     pids = [pid for one in model["replicas"][asked.replica : asked.replica + 1] for pid in one["pids"]]
     if asked.worker >= len(pids) or len(pids) != len(workers):
         raise ConfigError(f"replica {asked.replica} has no worker {asked.worker} that serves now")
-    if (machine := workers[asked.worker].get("machine")) is not None:
-        raise ConfigError(f"worker {asked.worker} runs on {machine}: only workers of this machine can be killed here")
-    return pids[asked.worker]
+    return Victim(pid=pids[asked.worker], machine=workers[asked.worker].get("machine"))
+
+
+async def take_worker(status: Status, asked: KillBody) -> None:
+    """Kill or stop a worker, wherever it runs.
+
+    Raises:
+        ConfigError: there is no such worker now, or it has just ended.
+        WorkerLost: its machine does not answer.
+    """
+    victim = find_victim(await status.describe(), asked)
+    if victim.machine is None:
+        strike(victim.pid, asked.how)
+    else:
+        await status.strike(asked.model, victim.machine, Strike(how=asked.how, pid=victim.pid))
+
+
+async def take_machine(status: Status, asked: StrikeBody) -> None:
+    """Kill or stop all workers of another machine, or pull its cable.
+
+    Raises:
+        ConfigError: there is no such machine, or its cable is pulled already.
+        WorkerLost: the machine does not answer.
+    """
+    names = [one["name"] for one in _model_of(await status.describe(), asked.model).get("machines", ())]
+    if asked.machine not in names:
+        there = ", ".join(names) or "none but the server's own"
+        raise ConfigError(f"{asked.model} has no machine {asked.machine!r}; there: {there}")
+    await status.strike(asked.model, asked.machine, Strike(how=asked.how, for_s=asked.for_s))
 
 
 def strike(pid: int, how: str) -> None:
@@ -42,6 +76,13 @@ def strike(pid: int, how: str) -> None:
         ConfigError: it has just ended.
     """
     try:
-        os.kill(pid, _SIGNALS[how])
+        os.kill(pid, SIGNALS[how])
     except ProcessLookupError:
         raise ConfigError("the worker has just ended") from None
+
+
+def _model_of(models: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    model = next((one for one in models if one["name"] == name), None)
+    if model is None:
+        raise ConfigError(f"no model {name!r} is served")
+    return model

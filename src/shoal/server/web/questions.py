@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from shoal.executor.remote.strikes import MAX_CABLE_S, StrikeKind
 from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.planner.what_if import Change, ChangeKind
 
@@ -37,11 +38,22 @@ class KillBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     replica: _Index
     worker: _Index
     """stage by stage, rank by rank"""
-    how: Annotated[str, msgspec.Meta(pattern="^(kill|stop)$")] = "kill"
+    how: Literal["kill", "stop"] = "kill"
     """kill: it is gone; stop: it hangs"""
 
 
-BodyT = TypeVar("BodyT", WhatIfBody, KillBody)
+class StrikeBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """POST /status/strike"""
+
+    model: _Name
+    machine: _Name
+    how: StrikeKind
+    """of all its workers; cable: nothing passes between it and any other machine"""
+    for_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_CABLE_S)] = 5.0
+    """until the cable is put back"""
+
+
+BodyT = TypeVar("BodyT", WhatIfBody, KillBody, StrikeBody)
 
 
 def read_body(content: bytes, schema: type[BodyT]) -> BodyT | str:

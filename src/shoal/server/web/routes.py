@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal.errors import ConfigError, DeadlineExceeded, ShoalError
+from shoal.errors import ConfigError, DeadlineExceeded, ShoalError, WorkerLost
 from shoal.server.http.health.probes import STATUS_PATH, Status
 from shoal.server.http.host_check import is_own_page
-from shoal.server.web.demo import find_victim, strike
+from shoal.server.web.demo import take_machine, take_worker
 from shoal.server.web.history import PERIOD_S, LoadHistory
 from shoal.server.web.page import WebPage
-from shoal.server.web.questions import MAX_BODY_BYTES, BodyT, KillBody, WhatIfBody, read_body
+from shoal.server.web.questions import MAX_BODY_BYTES, BodyT, KillBody, StrikeBody, WhatIfBody, read_body
 from shoal.server.web.seams import PlanBook
 
 _MOST_ANSWERS = 32
@@ -69,6 +69,7 @@ class PageApi:
         ]
         if self._allows_kills:
             calls.append(Route(f"{STATUS_PATH}/kill", self.kill, methods=["POST"]))
+            calls.append(Route(f"{STATUS_PATH}/strike", self.strike, methods=["POST"]))
         return [*WebPage().routes(), *calls]
 
     @asynccontextmanager
@@ -111,13 +112,12 @@ class PageApi:
     async def kill(self, request: Request) -> Response:
         """POST /status/kill: a worker ends, or hangs."""
         body = await self._read(request, KillBody)
-        if isinstance(body, Response):
-            return body
-        try:
-            strike(find_victim(await self._status.describe(), body), body.how)
-        except ConfigError as error:
-            return _refused(409, str(error))
-        return JSONResponse({"status": "ok"})
+        return body if isinstance(body, Response) else await _done(take_worker(self._status, body))
+
+    async def strike(self, request: Request) -> Response:
+        """POST /status/strike: all workers of another machine end or hang, or its cable is pulled for a while."""
+        body = await self._read(request, StrikeBody)
+        return body if isinstance(body, Response) else await _done(take_machine(self._status, body))
 
     def _answer(self, body: WhatIfBody) -> _Answer:
         """In a thread: status and content."""
@@ -177,6 +177,15 @@ async def _in_thread(work: Callable[[], _Answer]) -> _Answer:
 
     threading.Thread(target=run, name="shoal-what-if", daemon=True).start()
     return await done
+
+
+async def _done(taking: Awaitable[None]) -> Response:
+    """What to answer when a worker or a machine was to be taken away."""
+    try:
+        await taking
+    except (ConfigError, WorkerLost) as error:
+        return _refused(409, str(error))
+    return JSONResponse({"status": "ok"})
 
 
 def _refused(status: int, reason: str) -> Response:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal.errors import WorkerLost
+from shoal.executor.remote.strikes import Strike
 from shoal.server.http.health.story import MAX_NAME_CHARS
 
 STATUS_PATH = "/status"
@@ -30,6 +31,15 @@ class Status(Protocol):
 
     async def describe(self) -> list[dict[str, Any]]:
         """Each model: `name`, `kind`, `plan`, `replicas` with their `state`, and `counters`, as plain data."""
+        ...
+
+    async def strike(self, model: str, machine: str, strike: Strike) -> None:
+        """Do to another machine, or to a worker there, what a drill asks for.
+
+        Raises:
+            ConfigError: there is no such machine or worker, or its cable is pulled already.
+            WorkerLost: the machine does not answer.
+        """
         ...
 
     async def story(self, of: str) -> list[dict[str, Any]]:
