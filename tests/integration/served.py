@@ -37,8 +37,9 @@ def served(model: Path, *options: str, num_descriptors: int | None = None) -> Ge
     `num_descriptors`: that the server may open; None: as many as this process.
     """
     limited = ("sh", "-c", f'ulimit -n {num_descriptors} && exec "$@"', "sh") if num_descriptors else ()
-    command = ("serve", str(model), "--port", "0", "--name", "tiny", "--precision", "fp32", "--threads", "1")
-    limits = ("--kv-memory", "16M", "--worker-timeout", "60")
+    command = ("serve", str(model), "--port", "0", "--name", "tiny", "--threads", "1")
+    language = ("--precision", "fp32", "--kv-memory", "16M", "--worker-timeout", "60")
+    limits = () if model.suffix == ".onnx" else language
     with subprocess.Popen(
         [*limited, sys.executable, "-m", "shoal.cli.main", *command, *limits, *options],
         stderr=subprocess.PIPE,
@@ -47,7 +48,7 @@ def served(model: Path, *options: str, num_descriptors: int | None = None) -> Ge
         assert process.stderr is not None
         try:
             line = next(line for line in process.stderr if line.startswith("serving "))
-            yield Served(url=line.split()[-1], process=process)
+            yield Served(url=line.split()[-1].removesuffix("/v2"), process=process)
         finally:
             process.kill()
 

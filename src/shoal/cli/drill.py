@@ -1,8 +1,9 @@
-"""`shoal drill`: take workers of a running server away, and see whether the pauses are what they should be."""
+"""`shoal drill`: take workers and machines of a running server away, and see whether pauses are what they should be."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,49 +20,71 @@ def drill(
     every: Annotated[
         bool, typer.Option("--all", help="Take every worker in turn, instead of the first one of each replica.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before workers are taken away.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before workers and machines are taken away.")] = False,
     how: Annotated[
         str | None,
         typer.Option(
-            help="kill: the worker is gone; stop: it hangs. Default: one after the other.", metavar="kill|stop"
+            help="kill: workers are gone; stop: they hang; cable: nothing passes between their machine and any other. "
+            "Default: one after the other.",
+            metavar="kill|stop|cable",
         ),
     ] = None,
     worker_timeout: Annotated[
         float | None,
         typer.Option(min=0.1, help="The server's --worker-timeout, where it was given one.", metavar="S"),
     ] = None,
+    cable: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=300.0,
+            help="For how long cables are pulled. Default: twice --worker-timeout and a second.",
+            metavar="S",
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows that a graph is asked about: an .npz file with an array for each input. Default: one row that "
+            "is made up.",
+            metavar="FILE",
+        ),
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="The key to send as a bearer token.")
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Foretell the pause that the loss of each worker would cause, take it away, compare, and see it come back.
+    """Foretell the pause that the loss of each worker and machine would cause, take it away, compare, and put it back.
 
-    The drill keeps streams of its own under way; other clients see the same pauses. Exit status 1 if a request of the
-    drill was lost.
+    Machines are those of a Ray cluster. The drill keeps requests of its own under way; other clients see the same
+    pauses. Exit status 1 if a request of the drill was lost.
     """
-    from shoal.bench.drill.pauses import STRIKES, Strike
-    from shoal.bench.drill.run import check_drilled, run_drill
+    from shoal.bench.drill.run import DrillPlan, check_drilled, run_drill
+    from shoal.cli.graphs.files import read_arrays
     from shoal.cli.show.drill_output import drill_dict, print_drill, print_row
     from shoal.cli.show.output import print_json
     from shoal.errors import ConfigError
+    from shoal.executor.remote.strikes import STRIKE_KINDS, StrikeKind
 
-    hows: list[Strike] = [one for one in STRIKES if how in (None, one)]
+    hows: tuple[StrikeKind, ...] = tuple([one for one in STRIKE_KINDS if how in (None, one)])
     if not hows:
-        raise ConfigError(f"--how is kill or stop, not {how!r}")
+        raise ConfigError(f"--how is kill, stop or cable, not {how!r}")
     check_drilled(url, api_key)
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError("nobody can be asked here whether workers may be taken away: say so with --yes")
-        typer.confirm(f"Workers of {url} will be taken away; clients see pauses. Go on?", abort=True, err=True)
-    report = run_drill(
-        url,
+        typer.confirm(
+            f"Workers and machines of {url} will be taken away; clients see pauses. Go on?", abort=True, err=True
+        )
+    plan = DrillPlan(
         every=every,
         hows=hows,
-        api_key=api_key,
         worker_timeout_s=worker_timeout,
-        tell=(lambda row: None) if json else print_row,
+        cable_s=cable,
+        inputs=None if inputs is None else read_arrays(inputs, ()),
     )
+    report = run_drill(url, plan, api_key=api_key, tell=(lambda row: None) if json else print_row)
     if json:
         print_json(drill_dict(report))
     else:

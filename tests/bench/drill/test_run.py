@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from shoal.bench.drill.run import run_drill
+from shoal.bench.drill.inferences import made_up_inputs
+from shoal.bench.drill.run import DrillPlan, run_drill
 from shoal.errors import ConfigError, WorkerLost
+from tests.executor.graphs import skip_chain
 from tests.integration.served import served
 from tests.model.tiny_models import make_tiny_gguf
 
@@ -19,17 +21,44 @@ def test_workers_go_and_come_back(tiny: Path) -> None:
     with served(tiny, "--split", "dp=2", "--allow-drill", "--api-key", "secret") as server:
         before = server.workers()
         told = []
-        report = run_drill(server.url, hows=("kill",), api_key="secret", tell=told.append)
+        report = run_drill(server.url, DrillPlan(hows=("kill",)), api_key="secret", tell=told.append)
         after = server.workers()
         with pytest.raises(ConfigError, match="wants a key"):
             run_drill(server.url, api_key=None)
-    assert [(row.target.replica, row.how) for row in report.rows] == [(0, "kill"), (1, "kill")]
+    assert [(row.target.replicas, row.how) for row in report.rows] == [((0,), "kill"), ((1,), "kill")]
     assert told == list(report.rows)
     assert (report.num_lost, report.first_error) == (0, None)
     assert report.num_requests >= 4
     assert len(after) == len(before) == 2
     assert not set(before) & set(after)
     assert all(row.seen_s > 0 and row.predicted_s > 0 for row in report.rows)
+
+
+def test_a_graphs_workers_go_and_come_back(tmp_path: Path) -> None:
+    path = skip_chain(tmp_path / "chain.onnx")
+    with served(path, "--split", "pp=2", "--allow-drill") as server:
+        before = server.workers()
+        report = run_drill(server.url, DrillPlan(hows=("kill",), every=True))
+        after = server.workers()
+    assert [(row.target.worker, row.how) for row in report.rows] == [(0, "kill"), (1, "kill")]
+    assert (report.num_lost, report.first_error) == (0, None)
+    assert len(after) == len(before) == 2
+    assert not set(before) & set(after)
+    assert all(row.seen_s > 0 and row.predicted_s > 0 for row in report.rows)
+
+
+def test_rows_are_made_up_for_axes_of_any_length() -> None:
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "ids", "datatype": "INT64", "shape": [-1, -1]},
+    ]
+    made = made_up_inputs({"inputs": inputs})
+    assert {name: (array.shape, str(array.dtype)) for name, array in made.items()} == {
+        "x": ((1, 3), "float32"),
+        "ids": ((1, 1), "int64"),
+    }
+    with pytest.raises(ConfigError, match="give rows with --inputs"):
+        made_up_inputs({"inputs": [{"name": "s", "datatype": "BYTES", "shape": [-1]}]})
 
 
 def test_a_server_that_allows_none_refuses(tiny: Path) -> None:

@@ -1,39 +1,58 @@
-"""Take workers of a running server away, one after the other, and compare the pauses with what was foretold."""
+"""Take workers and machines of a running server away, one after the other, and compare the pauses with what was
+foretold."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import httpx
 import uvloop
 
+from shoal.arrays import Array
+from shoal.bench.drill.clients import CLIENTS_A_REPLICA, DrillClients
+from shoal.bench.drill.inferences import DrillInferences, made_up_inputs
 from shoal.bench.drill.pauses import (
-    STRIKES,
-    DrillTarget,
+    ClientPace,
+    DrillTimes,
     SeenPauses,
-    StreamPace,
-    Strike,
+    drill_times,
     predict_pause,
     seen_pause,
-    targets_of,
 )
+from shoal.bench.drill.server import DrilledServer
 from shoal.bench.drill.streams import DrillStreams
+from shoal.bench.drill.targets import DrillTarget, targets_of
 from shoal.bench.event_stream import parse_endpoint
-from shoal.bench.server_answer import told_by
 from shoal.errors import ConfigError, WorkerLost
+from shoal.executor.remote.strikes import STRIKE_KINDS, StrikeKind
 
-_TIMEOUT_S = 10.0
 _RECOVERED_WITHIN_S = 120.0
 _PACE_WITHIN_S = 120.0
 _LOOK_S = 0.1
-_STREAMS_A_REPLICA = 2
-_SETTLED_TOKENS = 4
-"""Tokens that streams get after a loss before the next one."""
+_SETTLED_ARRIVALS = 4
+"""Tokens or answers that clients get after a loss before the next one."""
+_IS_THERE = ("has workers", "has no workers")
+"""States of machines. Source: machines.machines.describe_machines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillPlan:
+    """What a drill takes away and how."""
+
+    every: bool = False
+    """take every worker, instead of the first of each replica"""
+    hows: tuple[StrikeKind, ...] = STRIKE_KINDS
+    """in turn for each worker and machine, as far as each can be taken so"""
+    worker_timeout_s: float | None = None
+    """the server's, where it is not the default"""
+    cable_s: float | None = None
+    """for how long cables are pulled; None: for twice the patience and a second"""
+    inputs: Mapping[str, Array] | None = None
+    """rows that a graph is asked about, along the first axes; None: one is made up"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +60,7 @@ class DrillRow:
     """What was predicted and seen of one loss."""
 
     target: DrillTarget
-    how: Strike
+    how: StrikeKind
     predicted_s: float
     seen_s: float
 
@@ -65,72 +84,27 @@ class DrillReport:
         return median(row.error for row in self.rows) if self.rows else 0.0
 
 
-class DrilledServer:
-    """A server at some address that may be drilled."""
-
-    def __init__(self, url: str, api_key: str | None) -> None:
-        self.url = url.rstrip("/")
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers)
-
-    async def models(self) -> list[dict[str, Any]]:
-        """The models that `/status` tells of. Raises ConfigError, WorkerLost."""
-        return told_by(await self._ask("GET", "/status"), self.url, "models")["models"]
-
-    async def language_models(self) -> list[dict[str, Any]]:
-        """Those of them that are language models and loaded, one at least. Raises ConfigError, WorkerLost."""
-        found = [one for one in await self.models() if one["kind"] == "language model" and "replicas" in one]
-        if not found:
-            raise ConfigError(f"the server at {self.url} serves no language model that is loaded")
-        return found
-
-    async def strike(self, target: DrillTarget, how: Strike) -> None:
-        """Take a worker away. Raises ConfigError where the server does not let it be done."""
-        body = {"model": target.model, "replica": target.replica, "worker": target.worker, "how": how}
-        response = await self._ask("POST", "/status/kill", body)
-        if response.status_code == 404:
-            raise ConfigError(f"the server at {self.url} lets nobody take workers away: start it with --allow-drill")
-        if response.status_code != 200:
-            raise ConfigError(f"{target.name}: {_reason(response)}")
-
-    async def close(self) -> None:
-        """Close the connections. Idempotent."""
-        await self._client.aclose()
-
-    async def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
-        try:
-            return await self._client.request(method, f"{self.url}{path}", json=body)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise ConfigError(f"{self.url} is no address of a server: {error}") from error
-        except httpx.HTTPError as error:
-            raise WorkerLost(f"no server answers at {self.url}: {error}") from error
-
-
 def run_drill(
     url: str,
+    plan: DrillPlan | None = None,
     *,
-    every: bool = False,
-    hows: Sequence[Strike] = STRIKES,
     api_key: str | None = None,
-    worker_timeout_s: float | None = None,
     tell: Callable[[DrillRow], None] = lambda row: None,
 ) -> DrillReport:
-    """The whole drill, in an event loop of its own.
+    """The whole drill of the first model that is loaded, in an event loop of its own.
 
     Args:
         url: of the server.
-        every: take every worker, instead of the first of each replica.
-        hows: in turn for each worker.
+        plan: what to take away; None: as `DrillPlan` has it.
         api_key: of the server, if it has one.
-        worker_timeout_s: the server's, where it is not the default.
         tell: told of each loss when it is over.
 
     Raises:
-        ConfigError: the server may not be drilled, or serves no language model.
+        ConfigError: the server may not be drilled, or has no model.
         WorkerLost: it does not answer, or does not recover.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(url, every, hows, api_key, worker_timeout_s, tell))
+        return runner.run(_run(url, plan or DrillPlan(), api_key, tell))
 
 
 def check_drilled(url: str, api_key: str | None) -> None:
@@ -139,115 +113,117 @@ def check_drilled(url: str, api_key: str | None) -> None:
     async def check() -> None:
         server = DrilledServer(url, api_key)
         try:
-            await server.language_models()
+            await server.first_loaded()
         finally:
             await server.close()
 
     asyncio.run(check())
 
 
-async def _run(
-    url: str,
-    every: bool,
-    hows: Sequence[Strike],
-    api_key: str | None,
-    worker_timeout_s: float | None,
-    tell: Callable[[DrillRow], None],
-) -> DrillReport:
+async def _run(url: str, plan: DrillPlan, api_key: str | None, tell: Callable[[DrillRow], None]) -> DrillReport:
+    times = drill_times(plan.worker_timeout_s, plan.cable_s)
     server = DrilledServer(url, api_key)
     try:
-        model = (await server.language_models())[0]
-        count = _STREAMS_A_REPLICA * len(model["replicas"])
-        endpoint = parse_endpoint(url, "/v1/completions")
+        model = await server.first_loaded()
         rows: list[DrillRow] = []
-        seen = SeenPauses()
-        async with DrillStreams(endpoint, model["name"], count=count, api_key=api_key) as streams:
-            pace = await _find_pace(streams)
-            for target in targets_of([model], every=every):
-                for how in hows:
-                    num_running = await _wait_for_streams(server, target)
-                    predicted_s = predict_pause(
-                        target,
-                        how,
-                        pace,
-                        seen,
-                        known_tokens=num_running * streams.known_tokens(),
-                        worker_timeout_s=worker_timeout_s,
-                    )
-                    seen_s = await _lose(server, streams, target, how)
-                    rows.append(DrillRow(target=target, how=how, predicted_s=predicted_s, seen_s=seen_s))
-                    if not target.has_others:
-                        rest_s = predicted_s - seen.restart_s(how, target)
-                        seen.note(how, max(0.0, seen_s - rest_s))
+        async with await _clients(server, model, plan, api_key) as clients:
+            drill = _Drill(server, clients, times, await _find_pace(clients))
+            for target in targets_of(model, every=plan.every):
+                for how in target.ways_of(plan.hows):
+                    rows.append(await drill.lose(target, how))
                     tell(rows[-1])
-            await streams.finish()
+            await clients.finish()
     finally:
         await server.close()
     return DrillReport(
         rows=tuple(rows),
-        num_requests=len(streams.outcomes),
-        num_lost=streams.num_lost,
-        first_error=streams.first_error,
+        num_requests=len(clients.errors()),
+        num_lost=clients.num_lost,
+        first_error=clients.first_error,
     )
 
 
-async def _find_pace(streams: DrillStreams) -> StreamPace:
-    """Of streams that nothing disturbs. Raises WorkerLost where none comes."""
+async def _clients(
+    server: DrilledServer, model: Mapping[str, Any], plan: DrillPlan, api_key: str | None
+) -> DrillClients:
+    """For the model's kind of work."""
+    name, count = model["name"], CLIENTS_A_REPLICA * len(model["replicas"])
+    if model["kind"] == "language model":
+        return DrillStreams(parse_endpoint(server.url, "/v1/completions"), name, count=count, api_key=api_key)
+    inputs = made_up_inputs(await server.metadata(name)) if plan.inputs is None else plan.inputs
+    return DrillInferences(server.http, server.url, name, inputs, count=count)
+
+
+async def _find_pace(clients: DrillClients) -> ClientPace:
+    """Of clients that nothing disturbs. Raises ConfigError, WorkerLost where there is none."""
     started_s = time.perf_counter()
     while time.perf_counter() < started_s + _PACE_WITHIN_S:
         await asyncio.sleep(_LOOK_S)
-        if streams.first_error is not None:
-            raise ConfigError(f"the server cannot answer even undisturbed: {streams.first_error}")
-        if (pace := streams.pace(started_s)) is not None:
+        if clients.first_error is not None:
+            raise ConfigError(f"the server cannot answer even undisturbed: {clients.first_error}")
+        if (pace := clients.pace(started_s)) is not None:
             return pace
     raise WorkerLost(f"the server answered too little within {_PACE_WITHIN_S:.0f} s")
 
 
-async def _wait_for_streams(server: DrilledServer, target: DrillTarget) -> int:
-    """Until the replica has its share of the streams, which were elsewhere while it had no workers. Returns how many it
-    has. Raises WorkerLost where it gets none."""
-    deadline_s = time.perf_counter() + _PACE_WITHIN_S
-    while time.perf_counter() < deadline_s:
-        (model,) = [one for one in await server.models() if one["name"] == target.model]
-        if (num_running := model["replicas"][target.replica]["running"]) >= _STREAMS_A_REPLICA:
-            return num_running
-        await asyncio.sleep(_LOOK_S)
-    raise WorkerLost(f"{target.name}: no stream came to its replica within {_PACE_WITHIN_S:.0f} s")
+class _Drill:
+    """What goes on between two losses, and what was learned from those so far."""
 
+    def __init__(self, server: DrilledServer, clients: DrillClients, times: DrillTimes, pace: ClientPace) -> None:
+        self._server, self._clients, self._times, self._pace = server, clients, times, pace
+        self._seen = SeenPauses()
 
-async def _lose(server: DrilledServer, streams: DrillStreams, target: DrillTarget, how: Strike) -> float:
-    """Take a worker away and wait until everything is as it was. Returns the pause that streams had."""
-    before = await _counters(server, target)
-    struck_s = time.perf_counter()
-    await server.strike(target, how)
-    while time.perf_counter() < struck_s + _RECOVERED_WITHIN_S:
-        await asyncio.sleep(_LOOK_S)
-        if await _is_whole(server, target, before) and _have_gone_on(streams, time.perf_counter() - 2 * _LOOK_S):
-            return seen_pause(streams.arrivals(), struck_s)
-    raise WorkerLost(f"{target.name} was taken away and is not back after {_RECOVERED_WITHIN_S:.0f} s")
+    async def lose(self, target: DrillTarget, how: StrikeKind) -> DrillRow:
+        """Foretell a loss, cause it, and wait until everything is as it was. Raises ConfigError, WorkerLost."""
+        again = self._clients.again(await self._wait_for_work(target))
+        predicted_s = predict_pause(target, how, self._pace, self._seen, self._times, again=again)
+        seen_s = await self._strike(target, how)
+        if not target.has_others:
+            rest_s = predicted_s - self._seen.restart_s(how, target, self._times)
+            self._seen.note(how, target, self._times, max(0.0, seen_s - rest_s))
+        return DrillRow(target=target, how=how, predicted_s=predicted_s, seen_s=seen_s)
 
+    async def _wait_for_work(self, target: DrillTarget) -> int:
+        """Until the replicas have their share of the requests, which were elsewhere while they had no workers. Returns
+        how many they have. Raises WorkerLost where they get none."""
+        deadline_s = time.perf_counter() + _PACE_WITHIN_S
+        while time.perf_counter() < deadline_s:
+            replicas = (await self._server.model(target.model))["replicas"]
+            running = [replicas[index]["running"] for index in target.replicas if index < len(replicas)]
+            if len(running) == len(target.replicas) and min(running) >= self._clients.least_running:
+                return sum(running)
+            await asyncio.sleep(_LOOK_S)
+        raise WorkerLost(f"{target.name}: no request came to its replica within {_PACE_WITHIN_S:.0f} s")
 
-async def _counters(server: DrilledServer, target: DrillTarget) -> int:
-    """How often replicas have recovered."""
-    (model,) = [one for one in await server.models() if one["name"] == target.model]
-    return model["counters"].get("recoveries", 0)
+    async def _strike(self, target: DrillTarget, how: StrikeKind) -> float:
+        """Returns the pause that clients had."""
+        losses = await self._num_losses(target)
+        struck_s = time.perf_counter()
+        await self._server.strike(target, how, self._times.cable_s)
+        while time.perf_counter() < struck_s + _RECOVERED_WITHIN_S:
+            await asyncio.sleep(_LOOK_S)
+            if await self._is_whole(target, losses) and self._have_gone_on(time.perf_counter() - 2 * _LOOK_S):
+                return seen_pause(self._clients.arrivals(), struck_s)
+        raise WorkerLost(f"{target.name} was taken away and is not back after {_RECOVERED_WITHIN_S:.0f} s")
 
+    async def _num_losses(self, target: DrillTarget) -> int:
+        """How often replicas have lost workers."""
+        return (await self._server.model(target.model))["counters"].get("losses", 0)
 
-async def _is_whole(server: DrilledServer, target: DrillTarget, recoveries_before: int) -> bool:
-    """Whether the replica has its workers again, as all others have."""
-    (model,) = [one for one in await server.models() if one["name"] == target.model]
-    is_back = model["counters"].get("recoveries", 0) > recoveries_before
-    return is_back and all(one["state"] == "serving" and not one["is_reduced"] for one in model["replicas"])
+    async def _is_whole(self, target: DrillTarget, losses_before: int) -> bool:
+        """Whether the loss was noticed and every replica has its workers again, and machines are there."""
+        model = await self._server.model(target.model)
+        replicas = model["replicas"]
+        return (
+            model["counters"].get("losses", 0) > losses_before
+            and bool(replicas)
+            and all(one["state"] == "serving" and not one["is_reduced"] for one in replicas)
+            and all(one["state"] in _IS_THERE for one in model.get("machines", ()) if one["name"] == target.machine)
+        )
 
-
-def _have_gone_on(streams: DrillStreams, since_s: float) -> bool:
-    """Whether tokens come again."""
-    late = [time_s for times in streams.arrivals() for time_s in times[-_SETTLED_TOKENS:] if time_s >= since_s]
-    return len(late) >= _SETTLED_TOKENS or streams.num_lost > 0
-
-
-def _reason(response: httpx.Response) -> str:
-    try:
-        return str(response.json().get("reason", response.text[:200]))
-    except ValueError:
-        return response.text[:200]
+    def _have_gone_on(self, since_s: float) -> bool:
+        """Whether tokens or answers come again."""
+        late = [
+            time_s for times in self._clients.arrivals() for time_s in times[-_SETTLED_ARRIVALS:] if time_s >= since_s
+        ]
+        return len(late) >= _SETTLED_ARRIVALS or self._clients.num_lost > 0

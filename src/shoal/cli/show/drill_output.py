@@ -18,11 +18,12 @@ def print_row(row: DrillRow) -> None:
 def print_drill(report: DrillReport) -> None:
     """All losses."""
     table = Table(title="drill", title_justify="left")
-    for column in ("machine", "worker", "taken by", "foretold", "seen", "error"):
-        table.add_column(column, justify="left" if column in ("machine", "worker", "taken by") else "right")
+    for column in ("machine", "what", "taken by", "foretold", "seen", "error"):
+        table.add_column(column, justify="left" if column in ("machine", "what", "taken by") else "right")
     for row in report.rows:
         cells = (f"{row.predicted_s:.2f} s", f"{row.seen_s:.2f} s", f"{row.error:.0%}")
-        table.add_row(row.target.machine or "here", row.target.name, row.how, *cells)
+        what = "all its workers" if row.target.worker is None else row.target.name
+        table.add_row(row.target.machine or "here", what, row.how, *cells)
     print_table(table)
     print(f"median error {report.median_error:.0%}; requests lost: {report.num_lost} of {report.num_requests}")
     if report.first_error is not None:
@@ -34,7 +35,7 @@ def drill_dict(report: DrillReport) -> dict[str, Any]:
     return {
         "losses": [
             {
-                "replica": row.target.replica,
+                "replicas": row.target.replicas,
                 "worker": row.target.worker,
                 "machine": row.target.machine,
                 "how": row.how,

@@ -1,0 +1,76 @@
+"""A running server, as a drill asks it what it is made of and takes workers away from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from shoal.bench.drill.targets import DrillTarget
+from shoal.bench.server_answer import told_by
+from shoal.errors import ConfigError, WorkerLost
+from shoal.executor.remote.strikes import StrikeKind
+
+_TIMEOUT_S = 20.0
+"""For an answer; another machine has 10 s to do what a drill asks for."""
+
+
+class DrilledServer:
+    """A server at some address that may be drilled."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self.http = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that `/status` tells of. Raises ConfigError, WorkerLost."""
+        return told_by(await self._ask("GET", "/status"), self.url, "models")["models"]
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """One of them. Raises ConfigError, WorkerLost."""
+        (found,) = [one for one in await self.models() if one["name"] == name]
+        return found
+
+    async def first_loaded(self) -> dict[str, Any]:
+        """The first model that is loaded. Raises ConfigError: there is none; WorkerLost."""
+        found = next((one for one in await self.models() if one.get("replicas")), None)
+        if found is None:
+            raise ConfigError(f"the server at {self.url} serves no model that is loaded")
+        return found
+
+    async def metadata(self, model: str) -> dict[str, Any]:
+        """Inputs and outputs of a graph. Raises ConfigError, WorkerLost."""
+        return told_by(await self._ask("GET", f"/v2/models/{model}"), self.url, "inputs")
+
+    async def strike(self, target: DrillTarget, how: StrikeKind, cable_s: float) -> None:
+        """Take a worker or a machine away. Raises ConfigError where the server does not let it be done."""
+        if target.worker is None:
+            path, fields = "/status/strike", {"machine": target.machine, "for_s": cable_s}
+        else:
+            path, fields = "/status/kill", {"replica": target.replicas[0], "worker": target.worker}
+        response = await self._ask("POST", path, {"model": target.model, "how": how, **fields})
+        if response.status_code == 404:
+            raise ConfigError(f"the server at {self.url} lets nobody take workers away: start it with --allow-drill")
+        if response.status_code != 200:
+            raise ConfigError(f"{target.name}: {_reason(response)}")
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        await self.http.aclose()
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
+        try:
+            return await self.http.request(method, f"{self.url}{path}", json=body)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ConfigError(f"{self.url} is no address of a server: {error}") from error
+        except httpx.HTTPError as error:
+            raise WorkerLost(f"no server answers at {self.url}: {error}") from error
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json().get("reason", response.text[:200]))
+    except ValueError:
+        return response.text[:200]
