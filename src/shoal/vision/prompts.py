@@ -59,26 +59,25 @@ class CutPrompt:
 class VisionPrompts:
     """Implements `generation.seams.PicturePrompts` for one model."""
 
-    def __init__(
-        self, data_plane: DataPlane, model: VisionModel, tower: Tower, *, hidden_size: int, allows_remote: bool = False
-    ) -> None:
+    def __init__(self, data_plane: DataPlane, model: VisionModel, tower: Tower, *, allows_remote: bool = False) -> None:
         """
         Args:
             data_plane: of the language model.
             model: its vision part.
             tower: that computes it.
-            hidden_size: columns of the language model's rows.
             allows_remote: whether pictures may be fetched from other servers.
 
         Raises:
             ModelLoadError: the tokenizer lacks the token that stands for a picture.
         """
-        placeholder = data_plane.tokenizer.special_token_id(model.placeholder)
-        if placeholder is None:
-            raise ModelLoadError(f"the tokenizer has no token {model.placeholder}, which stands for pictures")
+        ids = {text: data_plane.tokenizer.added_token_id(text) for text in model.placeholders}
+        known = [(text, token_id) for text, token_id in ids.items() if token_id is not None]
+        if not known:
+            raise ModelLoadError(f"the tokenizer has no token {model.placeholders[0]}, which stands for pictures")
         self._data_plane, self._model, self._tower = data_plane, model, tower
-        self._placeholder, self._allows_remote = placeholder, allows_remote
-        self._width = (1 + model.num_deep_layers) * hidden_size
+        self._placeholder, self._placeholder_id = known[0]
+        self._allows_remote = allows_remote
+        self._width = (1 + model.num_deep_layers) * model.num_columns
         self._kept = KeptVectors()
 
     def start(self) -> None:
@@ -94,7 +93,7 @@ class VisionPrompts:
         if len(urls) > MAX_PICTURES:
             raise InvalidRequest(f"{len(urls)} pictures; at most {MAX_PICTURES}", param="messages")
         before, behind = self._model.around
-        one = f"{before}{self._model.placeholder}{behind}"
+        one = f"{before}{self._placeholder}{behind}"
         if one != self._model.mark:
             prompt = prompt.replace(self._model.mark, one)
         (prompt_ids,) = await self._data_plane.encode([prompt], add_special=False, param="messages")
@@ -106,7 +105,7 @@ class VisionPrompts:
                 f"its pictures has {num_rows}: send fewer or smaller ones",
                 param="messages",
             )
-        return CutPrompt(layout=lay_out(prompt_ids, self._placeholder, cut), cut=tuple(cut))
+        return CutPrompt(layout=lay_out(prompt_ids, self._placeholder_id, cut), cut=tuple(cut))
 
     async def compute(self, placed: CutPrompt) -> Pictures:
         """See `generation.seams.PicturePrompts.compute`."""

@@ -19,7 +19,8 @@ from shoal.core.sequences.pictures import Picture, Pictures
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.runtime_sessions import session_options, share_pool, start_session
 from shoal.model.vision.cut_picture import VisionModel
-from shoal.model.vision.open_vision import open_vision
+from shoal.model.vision.open_vision import find_vision, open_vision
+from shoal.model.vision.projector.projector_file import projector_beside
 from shoal.router.engine import Engine
 from shoal.vision.layout import lay_out, turns_of
 from tests.model.tiny_vision import picture
@@ -35,10 +36,19 @@ class SeenPrompt:
     directory: Path
     placeholder: int
     family: str
+    gguf: Path | None = None
+    """the same model as a file, with its projector beside it; None: the directory is computed"""
+
+    @property
+    def model(self) -> Path:
+        """What is computed."""
+        return self.gguf or self.directory
 
     @cached_property
     def vision(self) -> VisionModel:
-        return open_vision(self.directory)
+        files = find_vision(self.model, projector_beside(self.model))
+        assert files is not None
+        return open_vision(files)
 
     @cached_property
     def reference(self) -> Any:

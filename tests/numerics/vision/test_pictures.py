@@ -31,7 +31,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def whole(seen: SeenPrompt) -> list[int]:
     """The answer of one stage to the whole prompt at once, which is transformers' own."""
-    engine = make_engine(make_executor(open_weights(seen.directory)))
+    engine = make_engine(make_executor(open_weights(seen.model)))
     request = seen.request("whole", max_tokens=NUM_OUTPUT, want_logits=True)
     (result,) = generate(engine, [request], concurrency=1)
     expected = seen.expected(request.prompt_ids, result.token_ids)[len(request.prompt_ids) - 1 : -1]
@@ -52,7 +52,7 @@ def test_an_answer_is_that_of_transformers(whole: list[int]) -> None:
 def test_chunks_splits_and_forms_give_the_same(
     cuts: tuple[int, ...], shares: tuple[int, ...], native: bool | None, seen: SeenPrompt, whole: list[int]
 ) -> None:
-    executor = make_executor(open_weights(seen.directory), cuts=cuts, shares=shares, native=native)
+    executor = make_executor(open_weights(seen.model), cuts=cuts, shares=shares, native=native)
     engine = make_engine(executor, prefill_chunk_tokens=16)
     if seen.vision.num_deep_layers and native is False:
         with pytest.raises((ValueError, BrokenBarrierError)):  # of the shard that waits for the other
@@ -63,13 +63,13 @@ def test_chunks_splits_and_forms_give_the_same(
 
 
 def test_cached_blocks_are_found_by_the_pictures(seen: SeenPrompt, whole: list[int]) -> None:
-    engine = make_engine(make_executor(open_weights(seen.directory)))
+    engine = make_engine(make_executor(open_weights(seen.model)))
     answers(engine, [seen.request("first", max_tokens=1)])
     (again,) = generate(engine, [seen.request("again", max_tokens=NUM_OUTPUT)], concurrency=1)
     assert again.token_ids == whole
     hits = engine.stats().prefix_hit_tokens
     assert hits >= 16
-    alone = make_engine(make_executor(open_weights(seen.directory)))
+    alone = make_engine(make_executor(open_weights(seen.model)))
     other = answers(engine, [seen.request("other", (2, 1), max_tokens=NUM_OUTPUT)])
     assert other == answers(alone, [seen.request("other", (2, 1), max_tokens=NUM_OUTPUT)])
     assert other != [whole]
@@ -78,7 +78,7 @@ def test_cached_blocks_are_found_by_the_pictures(seen: SeenPrompt, whole: list[i
 
 def test_preempted_requests_are_computed_again(seen: SeenPrompt, whole: list[int]) -> None:
     """Beside texts, which take their blocks."""
-    engine = make_engine(make_executor(open_weights(seen.directory)), num_blocks=17)
+    engine = make_engine(make_executor(open_weights(seen.model)), num_blocks=17)
     requests = [seen.request(f"seen-{index}", max_tokens=NUM_OUTPUT) for index in range(3)]
     assert answers(engine, requests) == [whole] * 3
     assert engine.stats().num_preemptions

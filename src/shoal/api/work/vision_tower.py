@@ -8,24 +8,35 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from shoal.arrays import Array
 from shoal.config import GraphLaunchConfig
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.recovery.config import RecoveryConfig
+from shoal.errors import ConfigError
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.loaded_model import LoadedModel
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.vision.cut_picture import VisionModel
-from shoal.model.vision.open_vision import open_vision, sees_pictures
+from shoal.model.vision.open_vision import find_vision, open_vision
+from shoal.model.vision.projector.projector_file import projector_beside
+from shoal.model.vision.vision_files import VisionFiles
 from shoal.server.oip.models.model_files import ModelFile
 from shoal.server.oip.models.served_model import ServedModel
 from shoal.vision.prompts import VisionPrompts
 
 _NAME = "vision"
 _DRAIN_TIMEOUT_S = 5.0
+_DECODERS = {
+    "qwen2_5_vl": ("qwen2_5_vl", "qwen2vl"),
+    "qwen3_vl": ("qwen3_vl", "qwen3vl", "qwen3vlmoe"),
+    "qwen3_vl_moe": ("qwen3_vl_moe",),
+    "gemma3": ("gemma3",),
+}
+"""families of language models by those of vision parts"""
 _logger = logging.getLogger("shoal.launch")
 
 
@@ -39,6 +50,8 @@ class VisionOptions:
     """compute threads of a worker; None shares the machine's cores evenly"""
     allows_remote: bool = False
     """whether pictures may be fetched from other servers"""
+    projector: Path | None = None
+    """the vision part of a model in a GGUF file; None: the one beside it, where there is one"""
     recovery: RecoveryConfig | None = None
     """when its workers count as lost and how they are started again; None: the defaults"""
 
@@ -86,12 +99,18 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
         options: how.
 
     Raises:
-        As `TowerAtWork`, and ModelLoadError as `open_vision`.
+        As `TowerAtWork`, and ModelLoadError as `open_vision`; ConfigError where the projector that was given is of
+        another model.
     """
-    if not sees_pictures(loaded.path):
+    if options.projector is not None and loaded.path.is_dir():
+        raise ConfigError(f"--mmproj is for models in GGUF files; {loaded.path} has its own vision part, if any")
+    files = find_vision(loaded.path, options.projector or projector_beside(loaded.path))
+    if files is None:
         return
-    model = open_vision(loaded.path)
-    if (reason := _reason_against(loaded, model)) is not None:
+    model = open_vision(files)
+    if (reason := _reason_against(loaded, files, model)) is not None:
+        if options.projector is not None:
+            raise ConfigError(f"--mmproj {options.projector}: {reason}")
         _logger.warning("pictures are not taken: %s", reason)
         return
     tower = TowerAtWork(model, options)
@@ -100,7 +119,6 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
             data_plane,
             model,
             tower,
-            hidden_size=loaded.decoder.hidden_size,
             allows_remote=options.allows_remote,
         )
     except BaseException:
@@ -108,14 +126,16 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
         raise
 
 
-def _reason_against(loaded: LoadedModel, model: VisionModel) -> str | None:
+def _reason_against(loaded: LoadedModel, files: VisionFiles, model: VisionModel) -> str | None:
     """Why a model that sees can be given texts alone; None: it can be given pictures."""
     if any(shard.device for shard in loaded.plan.shards):
         return "layers on a device get tokens alone"
     if find_spec("PIL") is None:
         return "Pillow is not installed (the extra `vision`)"
+    if loaded.decoder.family not in _DECODERS[files.family] or model.num_columns != loaded.decoder.hidden_size:
+        return f"{files.settings.path} is of another model"
     if model.has_axes and not loaded.decoder.rope.axes:
-        return "config.json does not say which frequencies turn by height and width"
+        return "the model's files do not say which frequencies turn by height and width"
     if model.num_deep_layers and not ForcedForm.of(os.environ).is_native:
         return "the native extension is needed to add to rows between layers"
     return None

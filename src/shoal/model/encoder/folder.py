@@ -12,7 +12,7 @@ from shoal.model.encoder.detect import given_graph
 from shoal.model.encoder.sentence_settings import LONGEST, SentenceSettings, read_sentence_settings
 from shoal.model.encoder.text_rows import TextRows
 from shoal.model.formats.model_file import read_json
-from shoal.model.graph.kept_graph import kept_graph
+from shoal.model.graph.kept_graph import kept_graph, part_files
 
 _PLAIN = SentenceSettings(pooling="mean", is_normalized=False)
 """Of an encoder that nobody has trained for this. Source: sentence-transformers, for folders without `modules.json`."""
@@ -45,7 +45,7 @@ def open_encoder(folder: Path) -> EncoderFolder:
         settings = bert_settings(config_path, config)
         lengths.append(settings.max_positions)
         what = f"{_VERSION} {sentences}"
-        graph = kept_graph("encoders", folder, what, lambda: build_bert(folder, settings, sentences))
+        graph = kept_graph("encoders", part_files(folder), what, lambda: build_bert(folder, settings, sentences))
     max_tokens = min((length for length in lengths if length is not None), default=512)
     pad_id = config.get("pad_token_id")
     rows = TextRows(folder / "tokenizer.json", max_tokens, pad_id if type(pad_id) is int and pad_id >= 0 else 0)

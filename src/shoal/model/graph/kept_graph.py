@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from shoal.config import cache_root
@@ -15,12 +15,17 @@ _MOST_KEPT = 8
 """Built graphs of a kind in the cache; the oldest go."""
 
 
-def kept_graph(kind: str, folder: Path, what: str, build: Callable[[], bytes]) -> Path:
+def part_files(folder: Path) -> list[Path]:
+    """What graphs of a Hugging Face directory are built of: its settings and its weights."""
+    return [*folder.glob("*config.json"), *folder.glob("*.safetensors")]
+
+
+def kept_graph(kind: str, files: Iterable[Path], what: str, build: Callable[[], bytes]) -> Path:
     """The graph in the cache, by the states of the files that it is built of.
 
     Args:
         kind: of graph, a folder in the cache.
-        folder: of the model, with config.json and safetensors.
+        files: that it is built of.
         what: is built of it, and by which version of the builder.
         build: builds it where it is not there.
 
@@ -28,7 +33,7 @@ def kept_graph(kind: str, folder: Path, what: str, build: Callable[[], bytes]) -
         ModelLoadError: it cannot be built or written.
     """
     digest = hashlib.sha256(what.encode())
-    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
+    for path in sorted(files):
         state = path.stat()
         digest.update(f"\0{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ino}".encode())
     cache = cache_root() / kind

@@ -55,8 +55,10 @@ class VisionModel:
     graph: Path
     """the ONNX file that makes vectors of cut pictures"""
     cutter: PictureCutter
-    placeholder: str
-    """the token that a prompt has for each vector"""
+    num_columns: int
+    """of a vector, as wide as the language model's rows"""
+    placeholders: tuple[str, ...]
+    """tokens that a prompt may have for each vector: the first that the tokenizer knows"""
     mark: str
     """what a chat template writes where a picture is"""
     around: tuple[str, str] = ("", "")

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 
 import numpy as np
 
 from shoal.arrays import Array
 from shoal.errors import ModelLoadError
-from shoal.model.formats.huggingface.part_tensors import PartTensors
 from shoal.model.vision.cut_picture import VECTORS, CutPicture
 from shoal.model.vision.pixels import normalize, resize
 from shoal.model.vision.settings import VisionSettings
-from shoal.model.vision.tower_graph import TowerGraph
+from shoal.model.vision.tower_graph import TowerGraph, TowerTensors
 
 _HALF = (0.5, 0.5, 0.5)
 """Mean and deviation of colors. Source: transformers, IMAGENET_STANDARD_MEAN and _STD"""
@@ -42,6 +40,8 @@ class Gemma3Vision:
     num_heads: int
     columns: int
     """of the MLP"""
+    num_outputs: int
+    """columns of a vector of the language model's"""
     epsilon: float
     """of all norms"""
     factor: float
@@ -50,8 +50,9 @@ class Gemma3Vision:
     deviation: tuple[float, ...]
 
     @classmethod
-    def read(cls, vision: VisionSettings, preprocessor: VisionSettings, num_vectors: int) -> Gemma3Vision:
+    def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Gemma3Vision:
         """As the files say. Raises ModelLoadError."""
+        num_vectors = vision.size("mm_tokens_per_image", 256)
         model = cls(
             side=vision.size("image_size", 896),
             patch=vision.size("patch_size", 14),
@@ -60,6 +61,7 @@ class Gemma3Vision:
             hidden_size=vision.size("hidden_size", 1152),
             num_heads=vision.size("num_attention_heads", 16),
             columns=vision.size("intermediate_size", 4304),
+            num_outputs=vision.size("out_hidden_size", 2304),
             epsilon=vision.number("layer_norm_eps", 1e-6),
             factor=preprocessor.number("rescale_factor", 1 / 255),
             mean=preprocessor.numbers("image_mean", _HALF, 3),
@@ -94,16 +96,14 @@ class Gemma3Vision:
         patches_PF = np.ascontiguousarray(parts.reshape(count * count, self.num_values))
         return CutPicture(inputs={"patches": patches_PF}, height=self.vectors_side, width=self.vectors_side)
 
-    def build(self, folder: Path) -> bytes:
+    def build(self, tensors: TowerTensors) -> bytes:
         """The ONNX model. Raises ModelLoadError."""
-        return _Tower(self, folder).build()
+        return _Tower(self, tensors).build()
 
 
 class _Tower:
-    def __init__(self, model: Gemma3Vision, folder: Path) -> None:
-        self._model = model
-        self._graph = TowerGraph(folder, _PATCHES)
-        self._projector = PartTensors(folder, _NORM)
+    def __init__(self, model: Gemma3Vision, tensors: TowerTensors) -> None:
+        self._model, self._graph = model, TowerGraph(tensors)
 
     def build(self) -> bytes:
         graph, model = self._graph, self._model
@@ -117,8 +117,7 @@ class _Tower:
         for layer in range(model.num_layers):
             x_PD = self._layer(x_PD, f"encoder.layers.{layer}.")
         x_PD = graph.layer_norm(x_PD, "post_layernorm", model.hidden_size, model.epsilon)
-        vectors, width = self._project(x_PD)
-        graph.declare_output(VECTORS, vectors, [model.vectors_side**2, width])
+        graph.declare_output(VECTORS, self._project(x_PD), [model.vectors_side**2, model.num_outputs])
         return graph.serialize()
 
     def _layer(self, x_PD: str, name: str) -> str:
@@ -136,13 +135,13 @@ class _Tower:
         inner = graph.activation("gelu_tanh", graph.dense(normed, f"{name}mlp.fc1", hidden, model.columns))
         return graph.node("Add", [x_PD, graph.dense(inner, f"{name}mlp.fc2", model.columns, hidden)])
 
-    def _project(self, x_PD: str) -> tuple[str, int]:
-        """The mean of each square of patches, as wide as the language model's rows; and that width."""
+    def _project(self, x_PD: str) -> str:
+        """The mean of each square of patches, as wide as the language model's rows."""
         graph, model = self._graph, self._model
         pooled = model.side // model.patch // model.vectors_side
         squares = graph.reshape(x_PD, (model.vectors_side, pooled, model.vectors_side, pooled, model.hidden_size))
         means = graph.node("ReduceMean", [squares, graph.ints(1, 3)], keepdims=0)
         rows = graph.reshape(means, (-1, model.hidden_size))
-        normed = graph.rms_norm(rows, self._projector.read(_NORM, model.hidden_size) + np.float32(1.0), model.epsilon)
-        weight = self._projector.read(_PROJECTION, model.hidden_size, None)
-        return graph.node("MatMul", [normed, graph.constant(weight)]), weight.shape[1]
+        normed = graph.rms_norm(rows, graph.tensor(_NORM, model.hidden_size) + np.float32(1.0), model.epsilon)
+        weight = graph.tensor(_PROJECTION, model.hidden_size, model.num_outputs)
+        return graph.node("MatMul", [normed, graph.constant(weight)])

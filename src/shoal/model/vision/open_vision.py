@@ -1,84 +1,91 @@
-"""The vision part of a model in a Hugging Face directory, whichever family it is of."""
+"""The vision part of a model, whichever family it is of and whichever files it is in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from shoal.model.formats.model_file import read_json
 from shoal.model.graph.kept_graph import kept_graph
-from shoal.model.vision.cut_picture import VisionModel
+from shoal.model.vision.cut_picture import PictureCutter, VisionModel
 from shoal.model.vision.gemma3 import Gemma3Vision
+from shoal.model.vision.projector.projector_file import projector_vision
 from shoal.model.vision.qwen2_5 import Qwen25Vision
 from shoal.model.vision.qwen3 import Qwen3Vision
-from shoal.model.vision.settings import VisionSettings, read_preprocessor
+from shoal.model.vision.tower_graph import TowerTensors
+from shoal.model.vision.vision_files import VisionFiles, directory_vision
 
-_VERSION = 1
+_VERSION = 2
 """Of built graphs: raised when they are built otherwise."""
 
 
-def sees_pictures(path: Path) -> bool:
-    """Whether a model's files say that it has a vision part that can be computed. Raises ModelLoadError."""
-    config = path / "config.json"
-    return path.is_dir() and config.exists() and _opener(read_json(config)) is not None
+class _Part(PictureCutter, Protocol):
+    def build(self, tensors: TowerTensors) -> bytes: ...
 
 
-def open_vision(folder: Path) -> VisionModel:
-    """Read the settings of a model that `sees_pictures`, and build the graph where it is not in the cache.
+def find_vision(path: Path, projector: Path | None = None) -> VisionFiles | None:
+    """The files of a model's vision part.
+
+    Args:
+        path: of the model: a Hugging Face directory or a GGUF file.
+        projector: a GGUF file with the vision part of a model in a GGUF file.
+
+    Returns:
+        None: there is no vision part that can be computed.
+
+    Raises:
+        ModelLoadError: a file is broken, or the projector is none that is supported.
+    """
+    if path.is_dir():
+        return directory_vision(path)
+    return None if projector is None else projector_vision(projector)
+
+
+def open_vision(files: VisionFiles) -> VisionModel:
+    """Read the settings, and build the graph where it is not in the cache.
 
     Raises:
         ModelLoadError: a setting or a tensor is missing, broken or not supported.
     """
-    config = read_json(folder / "config.json")
-    opener = _opener(config)
-    assert opener is not None
-    return opener(folder, VisionSettings(folder / "config.json", config["vision_config"]))
+    return _OPENERS[files.family](files)
 
 
-def _opener(config: Mapping[str, Any]) -> Callable[[Path, VisionSettings], VisionModel] | None:
-    if not isinstance(config.get("vision_config"), dict):
-        return None
-    return _OPENERS.get(str(config.get("model_type")))
+def _graph(files: VisionFiles, part: _Part) -> Path:
+    what = f"{_VERSION} {files.family} {part}"
+    return kept_graph("vision", files.paths, what, lambda: part.build(files.open_tensors()))
 
 
-def _open_qwen2_5(folder: Path, vision: VisionSettings) -> VisionModel:
-    model = Qwen25Vision.read(vision, read_preprocessor(folder))
+def _open_qwen2_5(files: VisionFiles) -> VisionModel:
+    model = Qwen25Vision.read(files.settings, files.preprocessor)
+    return VisionModel(graph=_graph(files, model), cutter=model, num_columns=model.num_outputs, **_QWEN)
+
+
+def _open_qwen3(files: VisionFiles) -> VisionModel:
+    model = Qwen3Vision.read(files.settings, files.preprocessor)
     return VisionModel(
-        graph=kept_graph("vision", folder, f"{_VERSION} qwen2_5 {model}", lambda: model.build(folder)),
+        graph=_graph(files, model),
         cutter=model,
-        placeholder="<|image_pad|>",
-        mark="<|image_pad|>",
-        has_axes=True,
+        num_columns=model.num_outputs,
+        num_deep_layers=len(model.deep_layers),
+        **_QWEN,
     )
 
 
-def _open_gemma3(folder: Path, vision: VisionSettings) -> VisionModel:
-    whole = VisionSettings(vision.path, read_json(vision.path))
-    model = Gemma3Vision.read(vision, read_preprocessor(folder), whole.size("mm_tokens_per_image", 256))
+def _open_gemma3(files: VisionFiles) -> VisionModel:
+    model = Gemma3Vision.read(files.settings, files.preprocessor)
     return VisionModel(
-        graph=kept_graph("vision", folder, f"{_VERSION} gemma3 {model}", lambda: model.build(folder)),
+        graph=_graph(files, model),
         cutter=model,
-        placeholder="<image_soft_token>",
+        num_columns=model.num_outputs,
+        placeholders=("<image_soft_token>", "<unused0>"),
         mark="<start_of_image>",
         around=("\n\n<start_of_image>", "<end_of_image>\n\n"),
         sees_whole=True,
     )
 
 
-def _open_qwen3(folder: Path, vision: VisionSettings) -> VisionModel:
-    model = Qwen3Vision.read(vision, read_preprocessor(folder))
-    return VisionModel(
-        graph=kept_graph("vision", folder, f"{_VERSION} qwen3 {model}", lambda: model.build(folder)),
-        cutter=model,
-        placeholder="<|image_pad|>",
-        mark="<|image_pad|>",
-        has_axes=True,
-        num_deep_layers=len(model.deep_layers),
-    )
-
-
-_OPENERS: Mapping[str, Callable[[Path, VisionSettings], VisionModel]] = {
+_QWEN: Mapping[str, Any] = {"placeholders": ("<|image_pad|>",), "mark": "<|image_pad|>", "has_axes": True}
+_OPENERS: Mapping[str, Callable[[VisionFiles], VisionModel]] = {
     "qwen2_5_vl": _open_qwen2_5,
     "qwen3_vl": _open_qwen3,
     "qwen3_vl_moe": _open_qwen3,

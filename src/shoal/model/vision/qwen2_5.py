@@ -12,69 +12,44 @@ H heads of C columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from shoal.arrays import Array
-from shoal.errors import ModelLoadError
 from shoal.model.vision.cut_picture import VECTORS, CutPicture
-from shoal.model.vision.qwen_patches import PatchCutter, angles
+from shoal.model.vision.qwen_patches import angles
+from shoal.model.vision.qwen_tower import EPSILON, QwenSizes, QwenTower, read_sizes
 from shoal.model.vision.settings import VisionSettings
-from shoal.model.vision.tower_graph import TowerGraph
+from shoal.model.vision.tower_graph import TowerTensors
 
-_EPSILON = 1e-6
-"""Of all norms. Source: transformers, Qwen2_5_VLVisionBlock"""
 _UNSEEN = np.float32(-1e9)
 """Added to the scores of empty slots: e to its power is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen25Vision:
+class Qwen25Vision(QwenSizes):
     """Sizes. Implements `PictureCutter`."""
 
-    cutter: PatchCutter
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    columns: int
-    """of the MLP"""
-    num_outputs: int
-    """columns of a vector"""
     window: int
     """squares of a window's side"""
     whole_layers: frozenset[int]
     """those that attend over the whole picture"""
-    theta: float
 
     @classmethod
     def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Qwen25Vision:
         """As the files say. Raises ModelLoadError."""
-        cutter = PatchCutter.read(preprocessor, vision)
-        hidden, heads = vision.size("hidden_size", 3584), vision.size("num_heads", 16)
-        if hidden % (4 * heads) or vision.word("hidden_act", "silu") != "silu":
-            raise ModelLoadError(f"{vision.path}: a vision part of {heads} heads of {hidden} columns is not supported")
+        sizes = read_sizes(vision, preprocessor, layers=32, hidden_size=3584, columns=3420, activation="silu")
+        square_side = sizes["cutter"].merge * sizes["cutter"].patch
         return cls(
-            cutter=cutter,
-            num_layers=vision.size("depth", 32),
-            hidden_size=hidden,
-            num_heads=heads,
-            columns=vision.size("intermediate_size", 3420),
-            num_outputs=vision.size("out_hidden_size", 3584),
-            window=max(1, vision.size("window_size", 112) // cutter.merge // cutter.patch),
+            **sizes,
+            window=max(1, vision.size("window_size", 112) // square_side),
             whole_layers=frozenset(vision.places("fullatt_block_indexes", (7, 15, 23, 31))),
-            theta=vision.part("rope_parameters").number("rope_theta", 10000.0),
         )
 
     @property
     def num_slots(self) -> int:
         """S"""
         return (self.window * self.cutter.merge) ** 2
-
-    @property
-    def head_dim(self) -> int:
-        """C"""
-        return self.hidden_size // self.num_heads
 
     def cut(self, pixels: Array) -> CutPicture:
         """See `PictureCutter`."""
@@ -118,55 +93,46 @@ class Qwen25Vision:
         slots[by_window] = np.repeat(np.arange(len(sizes)), sizes) * self.window**2 + within
         return slots
 
-    def build(self, folder: Path) -> bytes:
+    def build(self, tensors: TowerTensors) -> bytes:
         """The ONNX model. Raises ModelLoadError."""
-        return _Tower(self, folder).build()
+        return _Tower(self, tensors).build()
 
 
 class _Tower:
-    def __init__(self, model: Qwen25Vision, folder: Path) -> None:
+    def __init__(self, model: Qwen25Vision, tensors: TowerTensors) -> None:
         self._model = model
-        self._graph = TowerGraph(folder, "visual.patch_embed.proj.weight")
+        self._tower = QwenTower(model, tensors, "slots")
+        self._graph = self._tower.graph
 
     def build(self) -> bytes:
         graph, model = self._graph, self._model
-        half = model.head_dim // 2
-        patches = graph.declare_input("patches", np.float32, ["slots", model.cutter.num_values])
-        turns = [graph.declare_input(name, np.float32, ["slots", half]) for name in ("cos", "sin")]
+        x_ND = self._tower.begin()
         unseen = graph.declare_input("unseen", np.float32, ["windows", 1, 1, model.num_slots])
         slots = graph.declare_input("slots", np.int64, ["patches"])
         back = graph.declare_input("back", np.int64, ["slots"])
         order = graph.declare_input("order", np.int64, ["vectors"])
-        frames, side = model.cutter.frames, model.cutter.patch
-        weight = graph.tensor("visual.patch_embed.proj.weight", model.hidden_size, 3, frames, side, side)
-        matrix_FD = weight.reshape(model.hidden_size, -1).T
-        x_ND = graph.node("MatMul", [patches, graph.matrix("visual.patch_embed.proj.weight", matrix_FD)])
-        cos, sin = (graph.node("Unsqueeze", [one, graph.ints(1)]) for one in turns)
         for layer in range(model.num_layers):
             places = (slots, back) if layer in model.whole_layers else None
-            x_ND = self._layer(x_ND, f"visual.blocks.{layer}.", (cos, sin), unseen, places)
+            x_ND = self._layer(x_ND, f"visual.blocks.{layer}.", unseen, places)
         graph.declare_output(VECTORS, self._merge(x_ND, order), ["vectors", model.num_outputs])
         return graph.serialize()
 
-    def _layer(self, x_ND: str, name: str, turns: tuple[str, str], unseen: str, places: tuple[str, str] | None) -> str:
+    def _layer(self, x_ND: str, name: str, unseen: str, places: tuple[str, str] | None) -> str:
         """`places`: of a layer that attends over the whole picture."""
         graph, model = self._graph, self._model
-        normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm1.weight", model.hidden_size), _EPSILON)
-        joined = graph.dense(normed, f"{name}attn.qkv", model.hidden_size, 3 * model.hidden_size)
-        query, key, value = graph.split(joined, [model.hidden_size] * 3)
-        heads = [graph.turn(part, turns, model.num_heads, model.head_dim) for part in (query, key)]
-        heads.append(graph.reshape(value, (0, model.num_heads, model.head_dim)))
+        normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm1.weight", model.hidden_size), EPSILON)
+        heads = self._tower.heads(normed, name)
         mixed = self._over_windows(heads, unseen) if places is None else self._over_all(heads, *places)
         attended = graph.dense(mixed, f"{name}attn.proj", model.hidden_size, model.hidden_size)
         x_ND = graph.node("Add", [x_ND, attended])
-        normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm2.weight", model.hidden_size), _EPSILON)
+        normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm2.weight", model.hidden_size), EPSILON)
         gate, up = (
             graph.dense(normed, f"{name}mlp.{part}_proj", model.hidden_size, model.columns) for part in ("gate", "up")
         )
         inner = graph.gated("silu", gate, up)
         return graph.node("Add", [x_ND, graph.dense(inner, f"{name}mlp.down_proj", model.columns, model.hidden_size)])
 
-    def _over_windows(self, heads: list[str], unseen: str) -> str:
+    def _over_windows(self, heads: tuple[str, str, str], unseen: str) -> str:
         graph, model = self._graph, self._model
         shape = (-1, model.num_slots, model.num_heads, model.head_dim)
         query, key, value = (graph.reshape(one, shape) for one in heads)
@@ -176,7 +142,7 @@ class _Tower:
         mixed = graph.node("MatMul", [weights, graph.swap(value, (0, 2, 1, 3))])
         return graph.reshape(graph.swap(mixed, (0, 2, 1, 3)), (-1, model.hidden_size))
 
-    def _over_all(self, heads: list[str], slots: str, back: str) -> str:
+    def _over_all(self, heads: tuple[str, str, str], slots: str, back: str) -> str:
         graph, model = self._graph, self._model
         shape = (1, -1, model.hidden_size)
         rows = [graph.reshape(graph.node("Gather", [one, slots]), shape) for one in heads]
@@ -186,8 +152,6 @@ class _Tower:
     def _merge(self, x_ND: str, order: str) -> str:
         """One vector of each square."""
         graph, model = self._graph, self._model
-        width = model.hidden_size * model.cutter.merge**2
-        normed = graph.rms_norm(x_ND, graph.tensor("visual.merger.ln_q.weight", model.hidden_size), _EPSILON)
-        inner = graph.dense(graph.reshape(normed, (-1, width)), "visual.merger.mlp.0", width, width)
-        out = graph.dense(graph.activation("gelu", inner), "visual.merger.mlp.2", width, model.num_outputs)
+        normed = graph.rms_norm(x_ND, graph.tensor("visual.merger.ln_q.weight", model.hidden_size), EPSILON)
+        out = self._tower.project(self._tower.squares(normed), "visual.merger.mlp.0", "visual.merger.mlp.2")
         return graph.node("Gather", [out, order])

@@ -10,66 +10,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 
 import numpy as np
 
 from shoal.arrays import F32, Array
 from shoal.errors import ModelLoadError
 from shoal.model.vision.cut_picture import VECTORS, CutPicture
-from shoal.model.vision.qwen_patches import PatchCutter, angles
+from shoal.model.vision.qwen_patches import angles
+from shoal.model.vision.qwen_tower import EPSILON, QwenSizes, QwenTower, read_sizes
 from shoal.model.vision.settings import VisionSettings
-from shoal.model.vision.tower_graph import TowerGraph
+from shoal.model.vision.tower_graph import TowerTensors
 
-_EPSILON = 1e-6
-"""Of all norms. Source: transformers, Qwen3VLVisionBlock"""
 _CORNERS = 4
 """Learned positions around a patch's place, between which its own lies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Qwen3Vision:
+class Qwen3Vision(QwenSizes):
     """Sizes. Implements `PictureCutter`."""
 
-    cutter: PatchCutter
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    columns: int
-    """of the MLP"""
-    num_outputs: int
-    """columns of a vector of the language model's"""
     positions_side: int
     """learned positions of a side"""
     deep_layers: tuple[int, ...]
     """whose output goes to the language model's first layers, in order"""
-    theta: float
 
     @classmethod
     def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Qwen3Vision:
         """As the files say. Raises ModelLoadError."""
-        hidden, heads = vision.size("hidden_size", 1152), vision.size("num_heads", 16)
         positions, deep = vision.size("num_position_embeddings", 2304), vision.places("deepstack_visual_indexes", _DEEP)
-        if hidden % (4 * heads) or vision.word("hidden_act", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-            raise ModelLoadError(f"{vision.path}: a vision part of {heads} heads of {hidden} columns is not supported")
         if isqrt(positions) ** 2 != positions or list(deep) != sorted(set(deep)):
             raise ModelLoadError(f"{vision.path}: the vision part's positions or its deep layers are not supported")
-        return cls(
-            cutter=PatchCutter.read(preprocessor, vision),
-            num_layers=vision.size("depth", 27),
-            hidden_size=hidden,
-            num_heads=heads,
-            columns=vision.size("intermediate_size", 4304),
-            num_outputs=vision.size("out_hidden_size", 3584),
-            positions_side=isqrt(positions),
-            deep_layers=deep,
-            theta=vision.part("rope_parameters").number("rope_theta", 10000.0),
+        sizes = read_sizes(
+            vision, preprocessor, layers=27, hidden_size=1152, columns=4304, activation="gelu_pytorch_tanh"
         )
-
-    @property
-    def head_dim(self) -> int:
-        """C"""
-        return self.hidden_size // self.num_heads
+        return cls(**sizes, positions_side=isqrt(positions), deep_layers=deep)
 
     def cut(self, pixels: Array) -> CutPicture:
         """See `PictureCutter`."""
@@ -96,31 +70,29 @@ class Qwen3Vision:
                 weights.append(row_share * column_share)
         return np.stack(corners, axis=1), np.stack(weights, axis=1)[:, :, None]
 
-    def build(self, folder: Path) -> bytes:
+    def build(self, tensors: TowerTensors) -> bytes:
         """The ONNX model. Raises ModelLoadError."""
-        return _Tower(self, folder).build()
+        return _Tower(self, tensors).build()
 
 
 _DEEP = (8, 16, 24)
 
 
 class _Tower:
-    def __init__(self, model: Qwen3Vision, folder: Path) -> None:
+    def __init__(self, model: Qwen3Vision, tensors: TowerTensors) -> None:
         self._model = model
-        self._graph = TowerGraph(folder, "visual.patch_embed.proj.weight")
+        self._tower = QwenTower(model, tensors, "patches")
+        self._graph = self._tower.graph
 
     def build(self) -> bytes:
         graph, model = self._graph, self._model
-        half = model.head_dim // 2
-        patches = graph.declare_input("patches", np.float32, ["patches", model.cutter.num_values])
-        turns = [graph.declare_input(name, np.float32, ["patches", half]) for name in ("cos", "sin")]
+        x_PD = graph.add(self._tower.begin(), graph.tensor("visual.patch_embed.proj.bias", model.hidden_size))
         corners = graph.declare_input("corners", np.int64, ["patches", _CORNERS])
         weights = graph.declare_input("weights", np.float32, ["patches", _CORNERS, 1])
-        x_PD = graph.node("Add", [self._embed(patches), self._positions(corners, weights)])
-        cos, sin = (graph.node("Unsqueeze", [one, graph.ints(1)]) for one in turns)
+        x_PD = graph.node("Add", [x_PD, self._positions(corners, weights)])
         deep: list[str] = []
         for layer in range(model.num_layers):
-            x_PD = self._layer(x_PD, f"visual.blocks.{layer}.", (cos, sin))
+            x_PD = self._layer(x_PD, f"visual.blocks.{layer}.")
             if layer in model.deep_layers:
                 place = model.deep_layers.index(layer)
                 deep.append(self._merge(x_PD, f"visual.deepstack_merger_list.{place}.", norms_squares=True))
@@ -130,42 +102,30 @@ class _Tower:
         )
         return graph.serialize()
 
-    def _embed(self, patches: str) -> str:
-        graph, model, name = self._graph, self._model, "visual.patch_embed.proj"
-        side = model.cutter.patch
-        weight = graph.tensor(f"{name}.weight", model.hidden_size, 3, model.cutter.frames, side, side)
-        matrix_FD = weight.reshape(model.hidden_size, -1).T
-        product = graph.node("MatMul", [patches, graph.matrix(f"{name}.weight", matrix_FD)])
-        return graph.add(product, graph.tensor(f"{name}.bias", model.hidden_size))
-
     def _positions(self, corners: str, weights: str) -> str:
         graph, model = self._graph, self._model
         table = graph.constant(graph.tensor("visual.pos_embed.weight", model.positions_side**2, model.hidden_size))
         around = graph.node("Mul", [graph.node("Gather", [table, corners]), weights])
         return graph.node("ReduceSum", [around, graph.ints(1)], keepdims=0)
 
-    def _layer(self, x_PD: str, name: str, turns: tuple[str, str]) -> str:
+    def _layer(self, x_PD: str, name: str) -> str:
         graph, model = self._graph, self._model
         hidden, shape = model.hidden_size, (1, -1, model.hidden_size)
-        normed = graph.layer_norm(x_PD, f"{name}norm1", hidden, _EPSILON)
-        query, key, value = graph.split(graph.dense(normed, f"{name}attn.qkv", hidden, 3 * hidden), [hidden] * 3)
-        query, key = (graph.turn(part, turns, model.num_heads, model.head_dim) for part in (query, key))
-        query, key, value = (graph.reshape(part, shape) for part in (query, key, value))
+        normed = graph.layer_norm(x_PD, f"{name}norm1", hidden, EPSILON)
+        query, key, value = (graph.reshape(part, shape) for part in self._tower.heads(normed, name))
         mixed = graph.attention(query, key, value, model.num_heads, model.head_dim**-0.5)
         attended = graph.dense(graph.reshape(mixed, (-1, hidden)), f"{name}attn.proj", hidden, hidden)
         x_PD = graph.node("Add", [x_PD, attended])
-        normed = graph.layer_norm(x_PD, f"{name}norm2", hidden, _EPSILON)
+        normed = graph.layer_norm(x_PD, f"{name}norm2", hidden, EPSILON)
         inner = graph.activation("gelu_tanh", graph.dense(normed, f"{name}mlp.linear_fc1", hidden, model.columns))
         return graph.node("Add", [x_PD, graph.dense(inner, f"{name}mlp.linear_fc2", model.columns, hidden)])
 
     def _merge(self, x_PD: str, name: str, *, norms_squares: bool) -> str:
         """One vector of each square. `norms_squares`: all of a square has one norm, in the place of each patch."""
-        graph, model = self._graph, self._model
-        width = model.hidden_size * model.cutter.merge**2
+        graph, tower, hidden = self._graph, self._tower, self._model.hidden_size
         if norms_squares:
-            x_PD = graph.layer_norm(graph.reshape(x_PD, (-1, width)), f"{name}norm", width, _EPSILON)
+            width = hidden * self._model.cutter.merge**2
+            x = graph.layer_norm(tower.squares(x_PD), f"{name}norm", width, EPSILON)
         else:
-            normed = graph.layer_norm(x_PD, f"{name}norm", model.hidden_size, _EPSILON)
-            x_PD = graph.reshape(normed, (-1, width))
-        inner = graph.activation("gelu", graph.dense(x_PD, f"{name}linear_fc1", width, width))
-        return graph.dense(inner, f"{name}linear_fc2", width, model.num_outputs)
+            x = tower.squares(graph.layer_norm(x_PD, f"{name}norm", hidden, EPSILON))
+        return tower.project(x, f"{name}linear_fc1", f"{name}linear_fc2")

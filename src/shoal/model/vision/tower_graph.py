@@ -5,31 +5,57 @@ Shapes: N patches, D hidden size, H heads of C columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 
 from shoal.arrays import F32
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
-from shoal.model.formats.huggingface.part_tensors import PartTensors
 
 _FLOAT = 1
 """Source: ONNX, TensorProto.FLOAT"""
+_HALVES: Mapping[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16}
+"""types of files that hold matrices in half of what fp32 takes"""
+
+
+class TowerTensors(Protocol):
+    """The tensors of a vision part, by the names that transformers has for them."""
+
+    @property
+    def path(self) -> Path:
+        """Where they are, for messages."""
+        ...
+
+    def read(self, name: str, *dims: int | None) -> F32:
+        """A tensor as floats, a copy or a view.
+
+        Args:
+            name: within the vision part.
+            dims: the shape that it must have; None: any size.
+
+        Raises:
+            ModelLoadError: it is missing, of another shape or broken.
+        """
+        ...
+
+    def dtype_of(self, name: str) -> str:
+        """The type that the file has a tensor in, such as `BF16`. Raises ModelLoadError: it is missing."""
+        ...
 
 
 class TowerGraph(GraphBuilder):
     """A graph in the making, and the tensors that it is made of. Matrices stay in the file's type, which is half as
     large as fp32: ONNX Runtime widens them once, as it loads them."""
 
-    def __init__(self, folder: Path, ends: str) -> None:
-        """`ends`: see `PartTensors`. Raises ModelLoadError."""
-        super().__init__(str(folder))
-        self._tensors = PartTensors(folder, ends)
+    def __init__(self, tensors: TowerTensors) -> None:
+        super().__init__(str(tensors.path))
+        self._tensors = tensors
 
     def tensor(self, name: str, *dims: int | None) -> F32:
-        """See `PartTensors.read`."""
+        """See `TowerTensors.read`."""
         return self._tensors.read(name, *dims)
 
     def ints(self, *values: int) -> str:
@@ -39,9 +65,10 @@ class TowerGraph(GraphBuilder):
     def matrix(self, name: str, values_KN: F32) -> str:
         """A constant matrix that was read from the tensor `name`."""
         values_KN = np.ascontiguousarray(values_KN)
-        if self._tensors.dtype_of(name) != "BF16":
+        half = _HALVES.get(self._tensors.dtype_of(name))
+        if half is None:
             return self.constant(values_KN)
-        return self.node("Cast", [self.constant(values_KN.astype(ml_dtypes.bfloat16))], to=_FLOAT)
+        return self.node("Cast", [self.constant(values_KN.astype(half))], to=_FLOAT)
 
     def dense(self, x: str, name: str, num_in: int, num_out: int, *, has_bias: bool = True) -> str:
         """x times a linear layer, with its bias."""

@@ -52,6 +52,8 @@ class Architecture:
     """where the file names none"""
     local_rope: Literal["", "own base", "unscaled"] = ""
     """what is different in the rotary embedding of layers that slide"""
+    axes: Literal["", "in runs", "in turn"] = ""
+    """how rotary frequencies turn by the three positions of a model that sees, see `rope_axes.py`"""
     scales_embedding: bool = False
     """whether embeddings are multiplied by the root of the hidden size"""
     logits_scale: Literal["", "factor", "divisor"] = ""
@@ -114,11 +116,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ernie4_5-moe": Architecture(is_interleaved=True),
     "qwen2": Architecture(slides="none"),
     "qwen2moe": Architecture(slides="none", normalizes_experts=False),
-    "qwen2vl": Architecture(slides="none"),
+    "qwen2vl": Architecture(slides="none", axes="in runs"),
     "qwen3": Architecture(slides="none"),
     "qwen3moe": Architecture(slides="none"),
-    "qwen3vl": Architecture(slides="none"),
-    "qwen3vlmoe": Architecture(slides="none"),
+    "qwen3vl": Architecture(slides="none", axes="in turn"),
+    "qwen3vlmoe": Architecture(slides="none", axes="in turn"),
     "gemma": Architecture(activation="gelu_tanh", scales_embedding=True),
     "gemma2": Architecture(
         activation="gelu_tanh", scales_embedding=True, slides="some", pattern=2, window=4096, post_norms=True

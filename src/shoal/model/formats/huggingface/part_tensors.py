@@ -18,39 +18,36 @@ from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
 class PartTensors:
     """All tensors of a directory. What each is read for says its shape."""
 
-    def __init__(self, folder: Path, ends: str) -> None:
+    def __init__(self, folder: Path, *ends: str) -> None:
         """
         Args:
             folder: the directory.
-            ends: how the name of one tensor ends that the part must have; what stands before it is the part's prefix.
+            ends: how the name of one tensor of each part ends; what stands before it is the part's prefix.
 
         Raises:
             ModelLoadError: there is no such tensor or several, or a file is broken.
         """
-        self._folder = folder
+        self.path = folder
         self._tensors: dict[str, Tensor] = {}
         for path in weight_files(folder):
             self._tensors.update(read_header(path))
-        names = [name for name in self._tensors if name.endswith(ends)]
-        if len(names) != 1:
-            raise ModelLoadError(f"{folder}: expected one tensor {ends}, found {len(names)}")
-        self._prefix = names[0].removesuffix(ends)
+        self._prefixes = ("", *map(self._prefix, ends))
 
     def read(self, name: str, *dims: int | None) -> F32:
         """A tensor as floats.
 
         Args:
-            name: without the part's prefix, or with all that stands before it.
+            name: without the prefix of its part, or with all that stands before it.
             dims: the shape that it must have; None: any size.
 
         Raises:
             ModelLoadError: it is missing, of another shape or broken.
         """
         tensor = self._find(name)
-        if not _fits(tensor.shape, dims):
-            raise ModelLoadError(f"{self._folder}: {name} has the shape {list(tensor.shape)}")
+        if not fits(tensor.shape, dims):
+            raise ModelLoadError(f"{self.path}: {name} has the shape {list(tensor.shape)}")
         if tensor.dtype not in KINDS or tensor.num_bytes != prod(tensor.shape) * ITEM_BYTES[tensor.dtype]:
-            raise ModelLoadError(f"{self._folder}: {name} has type {tensor.dtype} and {tensor.num_bytes} bytes")
+            raise ModelLoadError(f"{self.path}: {name} has type {tensor.dtype} and {tensor.num_bytes} bytes")
         items = np.frombuffer(tensor.data, np.uint8, tensor.num_bytes, tensor.start_bytes)
         return to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0].reshape(tensor.shape)
 
@@ -58,12 +55,20 @@ class PartTensors:
         """The type that the file has a tensor in, such as `BF16`. Raises ModelLoadError: it is missing."""
         return self._find(name).dtype
 
+    def _prefix(self, ends: str) -> str:
+        names = [name for name in self._tensors if name.endswith(ends)]
+        if len(names) != 1:
+            raise ModelLoadError(f"{self.path}: expected one tensor {ends}, found {len(names)}")
+        return names[0].removesuffix(ends)
+
     def _find(self, name: str) -> Tensor:
-        tensor = self._tensors.get(self._prefix + name) or self._tensors.get(name)
+        found = (self._tensors.get(prefix + name) for prefix in reversed(self._prefixes))
+        tensor = next((tensor for tensor in found if tensor is not None), None)
         if tensor is None:
-            raise ModelLoadError(f"{self._folder}: there is no tensor {name}")
+            raise ModelLoadError(f"{self.path}: there is no tensor {name}")
         return tensor
 
 
-def _fits(shape: Sequence[int], dims: Sequence[int | None]) -> bool:
+def fits(shape: Sequence[int], dims: Sequence[int | None]) -> bool:
+    """Whether a shape is as it must be; None: any size."""
     return len(shape) == len(dims) and all(want in (None, size) for want, size in zip(dims, shape, strict=True))

@@ -12,6 +12,7 @@ from shoal.errors import ModelLoadError
 from shoal.model.decoder_config import RopeConfig
 from shoal.model.formats.config_check import number
 from shoal.model.formats.gguf.settings.keys import GgufSettings
+from shoal.model.formats.rope_axes import axes_in_runs, axes_in_turn
 
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""
@@ -26,9 +27,11 @@ def rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig:
     contexts, and every scaling applies beside the divisors.
     """
     divisors = settings.vector("rope_freqs.weight")
+    rotary_dim = _rotary_dim(settings, head_dim)
     return RopeConfig(
         theta=settings.number("rope.freq_base", 10000.0),
-        rotary_dim=_rotary_dim(settings, head_dim),
+        rotary_dim=rotary_dim,
+        axes=_axes(settings, rotary_dim // 2),
         scaling=_rope_scaling(settings, has_divisors=divisors is not None),
         divisors=tuple(divisors or ()),
         magnitude=settings.number("rope.scaling.attn_factor", 1.0),
@@ -49,6 +52,18 @@ def local_rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig | None:
 
 def _rotary_dim(settings: GgufSettings, head_dim: int) -> int:
     return settings.positive("rope.dimension_count", head_dim)
+
+
+def _axes(settings: GgufSettings, num_frequencies: int) -> tuple[int, ...]:
+    """Of a model that sees, whose file says how many frequencies turn by time, height and width; else empty."""
+    shares = settings.array("rope.dimension_sections") if settings.known.axes else None
+    if shares is None:
+        return ()
+    if any(type(one) is not int or one < 0 for one in shares) or sum(shares) != num_frequencies or any(shares[3:]):
+        raise ModelLoadError(
+            f"{settings.header.path}: rope.dimension_sections are {shares!r:.200}, of {num_frequencies} frequencies"
+        )
+    return (axes_in_runs if settings.known.axes == "in runs" else axes_in_turn)(shares[:3])
 
 
 def _rope_scaling(settings: GgufSettings, *, has_divisors: bool) -> dict[str, Any]:

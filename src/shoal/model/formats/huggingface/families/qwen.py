@@ -12,6 +12,7 @@ from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.formats.rope_axes import axes_in_runs, axes_in_turn
 
 _DEFAULTS = {
     "vocab_size": 151936,
@@ -81,11 +82,9 @@ def _read_qwen2(settings: Settings) -> DecoderConfig:
 
 
 def _read_qwen2_vl(settings: Settings) -> DecoderConfig:
-    """Neighboring frequencies turn by one axis, then by the next."""
     config = _read_qwen2(settings)
     shares = _sections(settings, config.rope.rotary_dim // 2, _SECTIONS)
-    axes = tuple(place % 3 for place, share in enumerate(shares) for _ in range(share))
-    return replace(config, rope=replace(config.rope, axes=axes))
+    return replace(config, rope=replace(config.rope, axes=axes_in_runs(shares)))
 
 
 def _read_qwen3_vl(settings: Settings) -> DecoderConfig:
@@ -97,10 +96,8 @@ def _read_qwen3_vl_moe(settings: Settings) -> DecoderConfig:
 
 
 def _with_turns(config: DecoderConfig, settings: Settings) -> DecoderConfig:
-    """Frequencies turn by the three axes in turn, as far as each has a share; those that are left turn by time."""
     shares = _sections(settings, config.rope.rotary_dim // 2, _SECTIONS3)
-    axes = tuple(place % 3 if place < 3 * shares[place % 3] else 0 for place in range(sum(shares)))
-    return replace(config, rope=replace(config.rope, axes=axes))
+    return replace(config, rope=replace(config.rope, axes=axes_in_turn(shares) if shares else ()))
 
 
 def _sections(settings: Settings, num_frequencies: int, default: tuple[int, ...]) -> list[int]:
