@@ -104,8 +104,14 @@ def can_be_converted(settings: Mapping[str, Any]) -> bool:
     )
 
 
-def convert(directory: Path, path: Path, architecture: gguf.MODEL_ARCH | None = None) -> Path:
-    """Write a model's GGUF in fp32, without its tokenizer; as one of another architecture that computes the same."""
+def convert(
+    directory: Path,
+    path: Path,
+    architecture: gguf.MODEL_ARCH | None = None,
+    tokenizer: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model's GGUF in fp32, without a tokenizer unless its keys are given; as one of another architecture that
+    computes the same."""
     config = json.loads((directory / "config.json").read_text())
     config["expert_size"] = config.get("moe_intermediate_size") or config.get("intermediate_size")
     config |= {COMMON_KEYS[key]: value for key, value in config.items() if key in COMMON_KEYS and value is not None}
@@ -115,6 +121,9 @@ def convert(directory: Path, path: Path, architecture: gguf.MODEL_ARCH | None = 
         architecture = gguf.MODEL_ARCH.NEMOTRON_H_MOE
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _add_metadata(writer, config)
+    for key, value in (tokenizer or {}).items():
+        add = {str: writer.add_string, list: writer.add_array, bool: writer.add_bool, int: writer.add_uint32}
+        add[type(value)](key, value)
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
     for name, values in _stacked(_tensors(directory, config)):
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
@@ -390,6 +399,8 @@ def _add_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     if config["model_type"] == "gemma3_text":
         _add_gemma3(writer, config)
     rope = rope.get("full_attention", rope)
+    if "mrope_section" in rope:
+        writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
     theta = rope["rope_theta"] * rope.get("alpha", 1.0) ** (head_dim / (head_dim - 2))
     writer.add_rope_freq_base(theta)
     rotary_dim = (

@@ -28,6 +28,11 @@ class GgufSettings:
         self.header = header
         self.architecture = str(header.metadata.get("general.architecture"))
         known = ARCHITECTURES.get(self.architecture)
+        if self.architecture == "clip":
+            raise ModelLoadError(
+                f"{header.path} is the vision part of a model (a multimodal projector); give the model's own file, and "
+                "this one with --mmproj"
+            )
         if known is None:
             raise ModelLoadError(
                 f"{header.path}: architecture {self.architecture!r} is not supported; there are "
