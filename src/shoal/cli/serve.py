@@ -38,6 +38,7 @@ _LANGUAGE_ONLY = (
     "strict_fields",
     "tool_parser",
     "reasoning_parser",
+    "mmproj",
     "vision_split",
     "allow_remote_media",
     "worker_timeout",
@@ -48,7 +49,7 @@ _SEVERAL_ONLY = ("max_loaded", "idle_unload")
 _SPEECH_ONLY = ("max_audio", "beam_size")
 _NOT_OF_SPEECH = (
     *("max_context", "precision_floor", "prompt_tokens", "output_tokens", "tool_parser", "reasoning_parser"),
-    *("vision_split", "allow_remote_media"),
+    *("mmproj", "vision_split", "allow_remote_media"),
 )
 _GRAPH_ONLY = (
     "grpc_port",
@@ -261,14 +262,8 @@ def serve(
             rich_help_panel=options.GRAPH,
         ),
     ] = None,
-    vision_split: Annotated[
-        str,
-        typer.Option(
-            help="Split of the vision part of a model that sees, in workers of its own: `1`, `dp=2`, `pp=2`, ...",
-            metavar="SPLIT",
-            rich_help_panel=options.LANGUAGE,
-        ),
-    ] = "1",
+    mmproj: options.Mmproj = None,
+    vision_split: options.VisionSplit = "1",
     allow_remote_media: Annotated[
         bool,
         typer.Option(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +21,7 @@ from tokenizers import Tokenizer
 
 from tests.integration.running import kill
 from tests.integration.served import Served, served
+from tests.model.converted_vision import convert_vision
 from tests.model.tiny_models import VOCAB_SIZE, make_tiny_model
 from tests.model.tiny_vision import data_url, make_tiny_vision, picture, picture_file
 from tests.numerics.vision.picture_models import SeenPrompt
@@ -148,6 +151,28 @@ def test_killed_workers_change_no_word(
         assert "".join(pieces) == expected[family]
         fresh = question(2, 1)
         assert ask(server, fresh) == ask(server, fresh), "the vision part works again"
+
+
+def test_a_gguf_file_and_the_projector_beside_it(tmp_path: Path) -> None:
+    """Found by itself, and named; that of another model is refused."""
+    directory = make_tiny_vision("gemma3", tmp_path / "hf")
+    model = convert_vision(directory, tmp_path)
+    expected = reference_answer(SeenPrompt(directory, VOCAB_SIZE + 1, "gemma3"))
+    with served(model, "--split", "pp=2") as server:
+        assert ask(server, question()) == expected
+    elsewhere = (tmp_path / "mmproj-tiny.gguf").rename(tmp_path / "hf" / "eyes.gguf")
+    with served(model, "--split", "1") as server, pytest.raises(openai.BadRequestError, match="takes text only"):
+        ask(server, question())
+    with served(model, "--split", "1", "--mmproj", str(elsewhere)) as server:
+        assert ask(server, question()) == expected
+    other = make_tiny_vision("qwen3_vl", tmp_path / "other-hf")
+    (tmp_path / "other").mkdir()
+    convert_vision(other, tmp_path / "other")
+    for wrong, message in ((tmp_path / "other" / "mmproj-tiny.gguf", "is of another model"), (model, "no multimodal")):
+        command = [sys.executable, "-m", "shoal", "serve", str(model), "--split", "1", "--mmproj", str(wrong)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert refused.returncode != 0
+        assert message in refused.stderr
 
 
 def test_what_is_no_picture_is_refused(server: Served, models: dict[str, SeenPrompt]) -> None:

@@ -28,6 +28,7 @@ from shoal.launch.launch import LoadedModel
 from shoal.launch.running.expert_heat import heat_dicts
 from shoal.model.encoder.decoder_settings import read_decoder_settings
 from shoal.model.file_states import model_states
+from shoal.model.formats.model_path import resolve_model
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
 from shoal.server.assembly import AppOptions
@@ -95,6 +96,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
             threads=said["threads"],
             allows_remote=said["allow_remote_media"],
             recovery=RecoveryConfig(worker_timeout_s=said["worker_timeout"]),
+            projector=None if said["mmproj"] is None else resolve_model(said["mmproj"]),
         ),
         tool_parser=said["tool_parser"],
         reasoning_parser=said["reasoning_parser"],

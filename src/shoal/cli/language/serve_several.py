@@ -42,7 +42,7 @@ _OWN = frozenset(
     }
 )
 """Options of the address, which the models' servers are not given."""
-_OF_ONE = ("name", "plan", "demo", "lora", "merge_lora")
+_OF_ONE = ("name", "plan", "demo", "lora", "merge_lora", "mmproj")
 """Options that mean one model."""
 
 

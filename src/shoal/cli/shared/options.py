@@ -81,6 +81,23 @@ Lora = Annotated[
         rich_help_panel=LANGUAGE,
     ),
 ]
+Mmproj = Annotated[
+    str | None,
+    typer.Option(
+        help="The vision part of a model in a GGUF file, which llama.cpp calls a multimodal projector: a .gguf file or "
+        "hf:org/name/file.gguf. Without it, the one mmproj file beside the model, if there is one.",
+        metavar="FILE",
+        rich_help_panel=LANGUAGE,
+    ),
+]
+VisionSplit = Annotated[
+    str,
+    typer.Option(
+        help="Split of the vision part of a model that sees, in workers of its own: `1`, `dp=2`, `pp=2`, ...",
+        metavar="SPLIT",
+        rich_help_panel=LANGUAGE,
+    ),
+]
 MergeLora = Annotated[
     Path | None,
     typer.Option(

@@ -8,6 +8,7 @@ Source of the keys: gguf-py/gguf/constants.py, `Keys.Clip`; of what no key says:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shoal.model.vision.projector.projector_tensors import ProjectorTensors
 from shoal.model.vision.settings import VisionSettings
 from shoal.model.vision.vision_files import VisionFiles
 
+_logger = logging.getLogger("shoal.model")
 ARCHITECTURE = "clip"
 """what such a file calls its architecture"""
 _TYPES = {"qwen2.5vl_merger": "qwen2_5_vl", "qwen3vl_merger": "qwen3_vl", "gemma3": "gemma3"}
@@ -36,6 +38,10 @@ def projector_beside(path: Path) -> Path | None:
     if path.is_dir():
         return None
     found = [file for file in path.parent.glob("*mmproj*.gguf") if file != path]
+    if len(found) > 1:
+        _logger.warning(
+            "%d multimodal projectors are beside %s: name one with --mmproj to send pictures", len(found), path
+        )
     return found[0] if len(found) == 1 else None
 
 
