@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SHOAL = (sys.executable, "-m", "shoal.cli.main")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a source tree keeps its bytecode as installed packages have theirs
 _READY_TIMEOUT_S = 600.0
 _RUN_TIMEOUT_S = 600.0
 _NUM_LAST_LINES = 3
