@@ -20,8 +20,8 @@ from shoal.model.formats.huggingface.families.whisper import CT2_WHISPER
 from shoal.model.formats.huggingface.safetensors_dir import Opened, SafetensorsDir
 from shoal.model.formats.huggingface.tensor_files import Tensor
 from shoal.model.formats.model_file import map_file
+from shoal.model.formats.speech_files import CTRANSLATE2_FILE
 
-MODEL_FILE = "model.bin"
 _VERSION = 6
 _SPEC = "WhisperSpec"
 _DTYPES = ("F32", "I8", "I16", "I32", "F16", "BF16")
@@ -30,18 +30,13 @@ _MAX_TENSORS = 1 << 16
 _MAX_RANK = 8
 
 
-def is_ctranslate2(directory: Path) -> bool:
-    """Whether a folder holds a model in this form."""
-    return (directory / MODEL_FILE).is_file() and next(directory.glob("*.safetensors"), None) is None
-
-
 def open_ctranslate2(directory: Path) -> SafetensorsDir:
     """The weights of a folder, as those of a Hugging Face directory are opened.
 
     Raises:
         ModelLoadError: the file is broken, of another version, of another model than Whisper, or quantized.
     """
-    path = directory / MODEL_FILE
+    path = directory / CTRANSLATE2_FILE
     try:
         tensors = _Reader(path).tensors()
     except (struct.error, UnicodeDecodeError, IndexError) as error:

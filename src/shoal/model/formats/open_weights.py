@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shoal.errors import while_reading
 from shoal.model.formats.model_path import is_settings_file
+from shoal.model.formats.speech_files import CTRANSLATE2_FILE, is_ctranslate2
 from shoal.model.weights import WeightSource
 
 
@@ -22,7 +23,7 @@ def open_weights(path: Path) -> WeightSource:
 def open_sizes(path: Path) -> WeightSource:
     """The same for a path from `resolve_settings`; where only the settings of a model are there, nothing can be read
     but sizes."""
-    has_weights = path.is_dir() and (any(path.glob("*.safetensors")) or (path / "model.bin").is_file())
+    has_weights = path.is_dir() and (any(path.glob("*.safetensors")) or (path / CTRANSLATE2_FILE).is_file())
     if is_settings_file(path) or (path.is_dir() and not has_weights):
         from shoal.model.formats.settings_only import SettingsOnly
 
@@ -31,7 +32,7 @@ def open_sizes(path: Path) -> WeightSource:
 
 
 def _open_directory(path: Path) -> WeightSource:
-    from shoal.model.formats.ctranslate2 import is_ctranslate2, open_ctranslate2  # a process opens models of one format
+    from shoal.model.formats.ctranslate2 import open_ctranslate2  # a process opens models of one format
     from shoal.model.formats.huggingface.safetensors_dir import SafetensorsDir
 
     return open_ctranslate2(path) if is_ctranslate2(path) else SafetensorsDir(path)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shoal.errors import ModelLoadError, ShoalError
-from shoal.model.formats.ctranslate2 import is_ctranslate2
 from shoal.model.formats.model_file import read_json
 from shoal.model.formats.model_path import resolve_model
 
+CTRANSLATE2_FILE = "model.bin"
 _TYPES = ("whisper",)
 _OTHER_SUFFIXES = (".gguf", ".onnx", ".yaml", ".yml", ".safetensors")
+
+
+def is_ctranslate2(directory: Path) -> bool:
+    """Whether a folder holds a model in CTranslate2's form."""
+    return (directory / CTRANSLATE2_FILE).is_file() and next(directory.glob("*.safetensors"), None) is None
 
 
 def is_speech_model(model: str) -> bool:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.formats.gguf.header import GgufHeader
-from shoal.model.formats.huggingface.config import eos_token_ids_from_hf, read_json
+from shoal.model.formats.model_file import read_json
 from shoal.model.text.end_tokens import end_token_ids
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
 from shoal.model.text.vocabulary.guard import while_building
@@ -36,6 +36,8 @@ class TokenizerSettings:
 
 def from_hf_directory(directory: Path) -> tuple[Backend, TokenizerSettings]:
     """The tokenizer of a Hugging Face directory. Raises ModelLoadError."""
+    from shoal.model.formats.huggingface.config import eos_token_ids_from_hf  # with every family of that format
+
     config_path, config = _hf_config(directory)
     templates, special = read_templates(directory)
     with while_reading(config_path):
