@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
 # The files of Shoal are used in place, and a test run starts hundreds of processes: each would compile them all again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: FORCE help docs web test-web demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz \
+.PHONY: FORCE help docs web test-web test-deploy demo test test-all tests-side-by-side tests-over-ray tests-alone test-plain fuzz \
         sanitize lint devices types contracts bench clean
 
 help: ## Show this list
@@ -124,6 +124,13 @@ $(VENV)/.web: $(VENV)/.dev
 
 test-web: $(VENV)/.web web ## Drive the page in headless Chromium (needs Debian's `chromium`, or CHROMIUM=path)
 	$(BIN)/python -m pytest tests/web
+
+$(VENV)/.deploy: $(VENV)/.dev
+	$(PIP) install --group deploy
+	@touch $@
+
+test-deploy: $(VENV)/.deploy ## Check deploy/ and .github/ by the schemas of their formats (and Debian's `promtool`)
+	$(BIN)/python -m pytest tests/deploy
 
 bench: $(VENV)/.demo ## Measure the splits against each other (minutes; keep the machine quiet)
 	$(BIN)/python benchmarks/splits.py

@@ -27,9 +27,14 @@ DEPLOY = ROOT / "deploy"
 PREDICTED = PredictedSpeed(streams=8, prompt_tokens=1, output_tokens=1, output_tokens_per_s=1.0, ttft_s=1.0, tpot_s=1.0)
 
 
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus"
+)
+
+
 @pytest.fixture(scope="module")
-def exposed() -> set[str]:
-    """Names of all samples of a server of a language model and of one of graphs."""
+def pages() -> tuple[str, str]:
+    """`/metrics` of a server of a language model, and of one of graphs."""
     metrics = ServerMetrics("tiny", PREDICTED)
     metrics.read_engine(FakeEngine().stats())
     metrics.count_refusal("queue_full")
@@ -37,7 +42,13 @@ def exposed() -> set[str]:
     language = metrics.expose("")[0].decode()
     with run_server() as running, httpx.Client(base_url=running.url, timeout=30) as http:
         graph = http.get("/metrics").text
-    return {name for text in (language, graph) for name in re.findall(r"^(?:# TYPE )?(shoal:\w+)", text, re.MULTILINE)}
+    return language, graph
+
+
+@pytest.fixture(scope="module")
+def exposed(pages: tuple[str, str]) -> set[str]:
+    """Names of all samples."""
+    return {name for text in pages for name in re.findall(r"^(?:# TYPE )?(shoal:\w+)", text, re.MULTILINE)}
 
 
 def _expressions(board: dict[str, Any]) -> Iterator[str]:
@@ -61,7 +72,33 @@ def test_the_rules_watch_metrics_that_exist(exposed: set[str]) -> None:
     assert named <= exposed
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")
+@needs_promtool
+def test_prometheus_reads_the_metrics(pages: tuple[str, str]) -> None:
+    """It would have other names: a colon marks Shoal's as one marks vLLM's, and those of graphs are Triton's."""
+    is_known = re.compile(r"shoal:inference_\w+ .*|shoal:\w+ metric names should not contain ':'")
+    for text in pages:
+        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
+        complaints = (done.stdout + done.stderr).splitlines()
+        assert complaints, "names have colons"
+        assert [line for line in complaints if line and not is_known.fullmatch(line)] == []
+
+
+@needs_promtool
+def test_prometheus_reads_the_expressions_of_the_board(tmp_path: Path) -> None:
+    board = json.loads((DEPLOY / "grafana" / "shoal.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    rules = [
+        {"record": f"panel:{index}", "expr": query.replace("$__rate_interval", "5m")}
+        for index, query in enumerate(queries)
+    ]
+    file = tmp_path / "board.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
+
+
+@needs_promtool
 def test_the_rules_fire_when_they_should() -> None:
     subprocess.run(
         ["promtool", "check", "config", "prometheus.yaml"], cwd=DEPLOY / "prometheus", check=True, timeout=60
