@@ -13,7 +13,9 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from shoal.core.plan.devices.providers import PROVIDERS
 from shoal.errors import ConfigError
+from shoal.model.device.libraries import bring_libraries, left_out
 from shoal.model.device.opening import choose_device
 from shoal.protocol.device_config import DeviceConfig
 
@@ -32,8 +34,14 @@ _shared_pool_threads: int | None = None
 
 
 def share_pool(threads: int) -> None:
-    """Size the process's shared pool; the calling thread counts. Raises ConfigError if it has another size."""
+    """Size the process's shared pool; the calling thread counts.
+
+    Raises:
+        ConfigError: it has another size, or this release of ONNX Runtime (before 1.24) has none.
+    """
     global _shared_pool_threads
+    if not hasattr(ort, "set_global_thread_pool_sizes"):
+        raise ConfigError(f"ONNX Runtime {ort.__version__} here is too old; pip install --upgrade onnxruntime")
     if _shared_pool_threads is None:
         ort.set_global_thread_pool_sizes(threads, 1)
         ort.create_and_register_allocator(
@@ -75,14 +83,18 @@ def start_session(
         needs_device: whether every node must be computed by the device: what is not is an error then.
 
     Raises:
-        ConfigError: the device's provider is not installed here, or has no such device.
+        ConfigError: the device's provider is not installed here, cannot be loaded, or has no such device.
     """
+    if device is not None:
+        bring_libraries(device.provider)
     chosen = () if device is None else choose_device(options, device)
     processor = () if needs_device else ("CPUExecutionProvider",)
     if needs_device:
         options.add_session_config_entry(_NO_FALLBACK, "1")
     providers = None if chosen is None else [*chosen, *processor]
     session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    if device is not None and PROVIDERS[device.provider].runtime_name not in session.get_providers():
+        raise left_out(device)
     if isinstance(model, bytes):
         session._model_bytes = None  # kept for a change of providers, which is a second copy of all weights
     return session

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.config import DevicesConfig, LaunchConfig
-from shoal.errors import WorkerLost
+from shoal.errors import ConfigError
 from shoal.executor.remote.host import LocalHost
 from shoal.executor.remote.launcher import RemoteLauncher
 from shoal.launch.language.planning import PlannedModel, plan_model
@@ -48,6 +48,6 @@ def test_a_stage_is_computed_on_a_device_of_its_machine(model: Path, openvino_py
 
 def test_a_python_that_the_machine_does_not_have_is_one_line(model: Path) -> None:
     host = LocalHost("127.0.0.1")
-    with pytest.raises(WorkerLost, match=r"--worker-python /no/python on 127\.0\.0\.1: No such file"):
+    with pytest.raises(ConfigError, match=r"--worker-python /no/python on 127\.0\.0\.1: No such file"):
         launch(planned(model, "1", "openvino", python="/no/python"), launcher=RemoteLauncher({"": host}))
     host.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shoal.core.plan.devices.description import missing_lines
 from shoal.errors import ConfigError
+from shoal.measure.devices import discovery
 from shoal.measure.devices.discovery import find_all_devices, find_devices, find_gpu
 from shoal.measure.devices.hardware import find_hardware, parse_nvidia
 from shoal.measure.devices.processor import find_processor
@@ -112,3 +115,10 @@ def test_a_driver_without_a_device_is_one_line(webgpu_python: str, monkeypatch: 
 def test_what_is_no_python_with_shoal_is_refused(python: str) -> None:
     with pytest.raises(ConfigError, match=python):
         find_devices(python)
+
+
+def test_a_clash_in_another_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = find_devices()
+    there = replace(here, clash=("onnxruntime 1.32.0", "onnxruntime-webgpu 1.27.0"))
+    monkeypatch.setattr(discovery, "find_devices", lambda python: here if python is None else there)
+    assert "share the module name onnxruntime" in missing_lines(find_all_devices([None, "/other/python"]))[0]

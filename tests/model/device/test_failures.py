@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from shoal.model.device.failures import device_loss, is_out_of_memory, most_that_fits
+from shoal.model.device.failures import device_loss, is_out_of_memory, most_that_fits, unusable
 from shoal.protocol.device_config import DeviceConfig
 
 DEVICE = DeviceConfig(provider="cuda", index=1)
@@ -48,3 +50,24 @@ def test_the_largest_number_is_found_in_few_tries(total: int) -> None:
         tried: list[int] = []
         assert most_that_fits(total, lambda num: tried.append(num) or num <= limit) == limit  # noqa: B023
         assert len(tried) <= total.bit_length()
+
+
+@pytest.mark.parametrize(
+    ("said", "way_out"),
+    [
+        ("libcublasLt.so.13: cannot open shared object file", r"'onnxruntime-gpu\[cuda,cudnn\]'$"),
+        ("libcuda.so.1: cannot open shared object file", "install NVIDIA's driver"),
+        ("libnvinfer.so.10: cannot open shared object file", "tensorrt$"),
+        ("libopenvino.so.2541: cannot open shared object file", "reinstall onnxruntime-openvino"),
+        ('Device with "CPU" name is not registered in the OpenVINO Runtime', "OpenVINO has no plugin"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "update NVIDIA's driver"),
+    ],
+)
+def test_what_makes_a_device_unusable_comes_with_the_way_out(said: str, way_out: str) -> None:
+    found = unusable(said)
+    assert found is not None
+    assert re.search(way_out, found)
+
+
+def test_requests_do_not_make_a_device_unusable() -> None:
+    assert unusable("Got invalid dimensions for input: x") is None

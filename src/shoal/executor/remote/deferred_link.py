@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing_extensions import Buffer
 
 from shoal.comm.links.socket_link import SocketLink
-from shoal.errors import MachineGone, ShoalError, WorkerLost
+from shoal.errors import ConfigError, MachineGone, ShoalError, WorkerLost
 
 
 class DeferredLink:
@@ -64,7 +64,7 @@ class DeferredLink:
             self._pending.append(b"".join(parts))
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
-        """See `Link.receive`."""
+        """See `Link.receive`. Raises ConfigError: the connection cannot be made as it is asked for."""
         self._check_open()
         if not self._is_there(timeout_s):
             return None
@@ -107,7 +107,12 @@ class DeferredLink:
             raise WorkerLost("the link was closed")
 
     def _is_there(self, timeout_s: float) -> bool:
-        """Whether there is a link, after waiting for it at most so long. Raises WorkerLost where there will be none."""
+        """Whether there is a link, after waiting for it at most so long.
+
+        Raises:
+            WorkerLost: there will be none.
+            ConfigError: nor would there be at another attempt.
+        """
         if self._link is not None:
             return True
         if not self._epoll.poll(timeout_s):
@@ -119,7 +124,8 @@ class DeferredLink:
             os.eventfd_write(self._news, 1)  # what was read may have been the end of connecting
         if self._made is None:
             error = self._error or "the connection was not made"
-            raise (MachineGone if isinstance(error, MachineGone) else WorkerLost)(str(error))
+            kind = next((one for one in (MachineGone, ConfigError) if isinstance(error, one)), WorkerLost)
+            raise kind(str(error))
         self._epoll.unregister(self._news)
         self._epoll.register(self._made.fileno(), select.EPOLLIN)
         self._link = self._made

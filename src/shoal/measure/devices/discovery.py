@@ -54,7 +54,8 @@ def find_all_devices(pythons: Iterable[str | None]) -> MachineDevices:
         for device in one.devices:
             if device.name not in devices or devices[device.name].problem is not None:
                 devices[device.name] = device
-    return replace(found[0], devices=tuple(devices.values()))
+    clash = next((one.clash for one in found if one.clash), ())
+    return replace(found[0], devices=tuple(devices.values()), clash=clash)
 
 
 def find_gpu(found: MachineDevices) -> DeviceConfig:

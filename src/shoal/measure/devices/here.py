@@ -81,7 +81,7 @@ def _problem(device: DeviceConfig) -> str | None:
         session = start_session(model.SerializeToString(), session_options(1), device)
         (result,) = session.run(None, {"a": one, "b": one})
     except Exception as error:  # ONNX Runtime raises a class of its own per status code
-        return unusable(error) or runtime_reason(error)
+        return unusable(str(error)) or runtime_reason(error)
     return None if np.asarray(result).tolist() == [2.0] else "it cannot add one and one"
 
 

@@ -21,18 +21,24 @@ _GONE = re.compile(
 )
 
 _UNUSABLE = {
-    "Failed to get a WebGPU adapter": "WebGPU finds no GPU that it can use; install the GPU's Vulkan driver (Debian: "
+    r"Failed to get a WebGPU adapter": "WebGPU finds no GPU that it can use; install the GPU's Vulkan driver (Debian: "
     "mesa-vulkan-drivers, or NVIDIA's), or name one by VK_ICD_FILENAMES",
-    "CUDA driver version is insufficient": "the CUDA driver is older than the provider needs; update NVIDIA's driver",
-    "no CUDA-capable device": "CUDA finds no GPU; install NVIDIA's driver, so that nvidia-smi lists it",
-    "libcud": "the provider's CUDA libraries are missing; pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    r"CUDA driver version is insufficient": "the CUDA driver is older than the provider needs; update NVIDIA's driver",
+    r"no CUDA-capable device|libcuda\.so": "CUDA finds no GPU; install NVIDIA's driver, so that nvidia-smi lists it",
+    r"libnvinfer|install TensorRT libraries": "TensorRT or CUDA is missing; "
+    "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+    r"lib(?:cu\w+|nvrtc)\.so": "CUDA's libraries are missing; pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    r"libopenvino": "OpenVINO's libraries are missing; pip install --force-reinstall onnxruntime-openvino",
+    r"is not registered in the OpenVINO Runtime": "OpenVINO has no plugin for that device here; choose another by "
+    "--provider-option device_type=, or pip install --force-reinstall the package that brings it",
 }
-"""What providers say where nothing can be computed on a device, and what that means for a user."""
+"""What providers, or the linker about them, say where nothing can be computed on a device, and what that means for a
+user."""
 
 
-def unusable(error: Exception) -> str | None:
+def unusable(said: str) -> str | None:
     """Why a device cannot be used at all, and the way out; None: that is not known to be so."""
-    return next((why for said, why in _UNUSABLE.items() if said in str(error)), None)
+    return next((why for pattern, why in _UNUSABLE.items() if re.search(pattern, said)), None)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -59,8 +59,6 @@ def check_nodes(session: ort.InferenceSession, device: DeviceConfig) -> str | No
         ConfigError: the device has no node of it.
     """
     runtime_name = PROVIDERS[device.provider].runtime_name
-    if runtime_name not in session.get_providers():
-        raise ConfigError(f"{device.name}: ONNX Runtime left {runtime_name} out, and would compute on the processor")
     nodes = _nodes_by_provider(session)
     others = Counter(kind for provider, kinds in nodes.items() if provider != runtime_name for kind in kinds)
     if others and not nodes.get(runtime_name) and _tells_all(ort.__version__):

@@ -21,15 +21,16 @@ def register_plugin(provider: str) -> bool:
     """Whether the provider's plugin package is installed; it is registered then, once in the life of the process.
 
     Raises:
-        ConfigError: ONNX Runtime refuses its library.
+        ConfigError: ONNX Runtime refuses its library, or knows no plugins.
     """
     plugin = PROVIDERS[provider].plugin
-    if plugin is None or find_spec(module := plugin.replace("-", "_")) is None:
+    if plugin is None or not _is_installed(plugin):
         return False
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise ConfigError(f"ONNX Runtime {ort.__version__} here is too old for {plugin}; pip install -U onnxruntime")
     try:
-        ort.register_execution_provider_library(
-            PROVIDERS[provider].runtime_name, import_module(module).get_library_path()
-        )
+        library = import_module(_module_of(plugin)).get_library_path()
+        ort.register_execution_provider_library(PROVIDERS[provider].runtime_name, library)
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise ConfigError(
             f"{plugin}: ONNX Runtime {ort.__version__} refuses it: {' '.join(str(error).split())}"
@@ -52,7 +53,8 @@ def is_built_in(provider: str) -> bool:
 def package_of(provider: str) -> str:
     """The package that brings a provider which is at hand, with its version."""
     found = PROVIDERS[provider]
-    for name in (found.plugin if register_plugin(provider) else found.build, _RUNTIME):
+    is_plugin = found.plugin is not None and _is_installed(found.plugin)
+    for name in (found.plugin if is_plugin else found.build, _RUNTIME):
         if name is not None:
             try:
                 return f"{name} {version(name)}"
@@ -68,6 +70,14 @@ def clashing_packages() -> tuple[str, ...]:
     found = {name: one.version for one in distributions() if (name := one.name.lower()) in {_RUNTIME, *builds}}
     hidden = [name for name in found if name in builds and builds[name] not in ort.get_available_providers()]
     return tuple(f"{name} {version}" for name, version in sorted(found.items())) if hidden else ()
+
+
+def _module_of(plugin: str) -> str:
+    return plugin.replace("-", "_")
+
+
+def _is_installed(plugin: str) -> bool:
+    return find_spec(_module_of(plugin)) is not None
 
 
 def not_at_hand(provider: str) -> ConfigError:

@@ -88,7 +88,7 @@ def device_floats(device: DeviceConfig) -> type[np.float32 | np.float16]:
 
 
 def _load_error(name: str, device: DeviceConfig, error: Exception) -> ShoalError:
-    if (why := unusable(error)) is not None:
+    if (why := unusable(str(error))) is not None:
         return ConfigError(f"{device.name}: {why}")
     kind = CapacityError if is_out_of_memory(error) else ModelLoadError
     return kind(f"{name} on {device.name}: {runtime_reason(error)}")

@@ -176,7 +176,7 @@ def open_session(
             raise CapacityError(
                 f"{device.name} has too little memory for its part of {graph.path}: {reason}"
             ) from error
-        if device is not None and (why := unusable(error)) is not None:
+        if device is not None and (why := unusable(str(error))) is not None:
             raise ConfigError(f"{device.name}: {why}") from error
         where = "" if device is None else f" on {device.name}"
         raise ModelLoadError(f"{graph.path}: ONNX Runtime cannot load it{where}: {reason}") from error
@@ -192,5 +192,5 @@ def runtime_reason(error: Exception) -> str:
 
 
 _REASON_CHARACTERS = 400
-_SOURCE_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ (?:[^()]{0,200}\([^()]*\)(?: const)?(?: \[with [^]]*\])? )?")
+_SOURCE_PLACE = re.compile(r"/onnxruntime(?:_src)?/\S+:\d+ (?:[^()]{0,200}\([^()]*\)(?: const)?(?: \[with [^]]*\])? )?")
 """A line of ONNX Runtime's own source and the function there, which come before the reason itself."""
