@@ -6,15 +6,20 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shoal.api.messages import read_messages
 from shoal.api.outputs import CompletionOutput, RequestOutput
 from shoal.api.sampling import SamplingOptions, generation_spec, named_constraint
 from shoal.errors import InvalidRequest
+from shoal.generation.chat_prompts import ChatPrompt, chat_prompt, seen_pictures
 from shoal.generation.choice import FinishedChoice
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import Generation, Usage
+from shoal.generation.message_parts import picture_sources
+from shoal.generation.seams import PlacedPictures
 
 Message = Mapping[str, Any]
-"""`role` and `content`, both texts; other keys are the chat template's business"""
+"""`role`, a text, and `content`: a text, or parts of texts and pictures as `LLM.chat` says; other keys are the chat
+template's business"""
 Prompt = str | Sequence[int] | Sequence[Message]
 """a text or token ids to continue, or a conversation to answer"""
 
@@ -34,6 +39,7 @@ class Call:
         self._options = options
         self._text: str | None = None
         self._prompt_ids: tuple[int, ...] = ()
+        self._placed: PlacedPictures | None = None
         self._choices = [FinishedChoice(index=index) for index in range(options.get("n", 1))]
         self._started_s = data_plane.now_s()
         self._generation: Generation | None = None
@@ -45,7 +51,8 @@ class Call:
         constraint, name = named_constraint(self._options) or (None, "")
         guides = await self._data_plane.guides(constraint, len(self._choices), name)
         spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context, guides)
-        spec = replace(spec, adapter=self._data_plane.adapter_number(self._options.get("adapter")))
+        adapter = self._data_plane.adapter_number(self._options.get("adapter"))
+        spec = replace(spec, adapter=adapter, pictures=await seen_pictures(self._data_plane, self._placed))
         self._generation = await self._data_plane.generate([spec], self._options.get("timeout"))
 
     async def deltas(self) -> AsyncGenerator[str]:
@@ -99,19 +106,15 @@ class Call:
             self._text = prompt
             (self._prompt_ids,) = await self._data_plane.encode([prompt], add_special=True)
         elif is_conversation(prompt):
-            self._text = await self._chat_prompt(prompt)
-            (self._prompt_ids,) = await self._data_plane.encode([self._text], add_special=False, param="messages")
+            self._text, self._prompt_ids, self._placed = await self._chat_prompt(prompt)
         else:
             self._prompt_ids = _checked_ids(prompt, self._data_plane.tokenizer.vocab_size)
 
-    async def _chat_prompt(self, messages: Sequence[Any]) -> str:
-        for place, message in enumerate(messages):
-            for key in ("role", "content"):
-                if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
-                    raise InvalidRequest(f"messages[{place}] must be a mapping with a text {key!r}", param="messages")
+    async def _chat_prompt(self, messages: Sequence[Any]) -> ChatPrompt:
+        forms, contents = read_messages(messages)
         if not self._data_plane.tokenizer.has_chat_template:
             raise InvalidRequest("this model has no chat template: continue a plain text instead", param="messages")
-        return await self._data_plane.chat_prompt(messages)
+        return await chat_prompt(self._data_plane, forms, picture_sources(contents))
 
 
 def is_conversation(prompt: object) -> bool:

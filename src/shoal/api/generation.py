@@ -9,17 +9,18 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from typing_extensions import Unpack
 
 from shoal.api.call import Call, Message, Prompt, is_conversation
-from shoal.api.options import LaunchOptions, launch_config
+from shoal.api.options import LaunchOptions, LLMOptions, PictureOptions, launch_config
 from shoal.api.outputs import CompletionOutput, RequestOutput
 from shoal.api.sampling import SamplingOptions, check_sampling
 from shoal.api.text_deltas import AsyncTextDeltas, TextDeltas
 from shoal.api.work.loop_thread import LoopThread
 from shoal.api.work.model_at_work import at_work, recovery_of, unmetered_plane
+from shoal.api.work.vision_tower import VisionOptions, attach_vision, vision_options
 from shoal.core.plan.language import Plan
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.launch.language.planning import plan_model
@@ -49,12 +50,12 @@ class LLM:
         ...         print(text, end="")
     """
 
-    def __init__(self, model: str | Path, **options: Unpack[LaunchOptions]) -> None:
+    def __init__(self, model: str | Path, **options: Unpack[LLMOptions]) -> None:
         """Plan, start the workers and load the weights.
 
         Args:
             model: a .gguf file, a Hugging Face directory, `hf:org/name`, or `pkg:NAME` (a model inside a package).
-            options: see `LaunchOptions`.
+            options: see `LLMOptions`.
 
         Raises:
             ConfigError: an option is unknown or makes no sense for this model.
@@ -62,22 +63,32 @@ class LLM:
             CapacityError: it does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
-        planned = plan_model(launch_config(model, options))
+        given: dict[str, Any] = {**options}
+        pictures = {name: given.pop(name) for name in PictureOptions.__annotations__ if name in given}
+        vision = vision_options(given | pictures)
+        launching = cast(LaunchOptions, given)
+        planned = plan_model(launch_config(model, launching))
         if planned.model.config.encoder is not None:
             planned.close()
             raise ConfigError(f"{model} is a model of speech: use shoal.Transcriber")
-        self._own(launch(planned, recovery=recovery_of(options)))
+        self._own(launch(planned, recovery=recovery_of(launching)), vision)
 
     @classmethod
-    def over(cls, loaded: LoadedModel) -> LLM:
-        """A model that was loaded by other means, which it owns from now on."""
+    def over(cls, loaded: LoadedModel, vision: VisionOptions | None = None) -> LLM:
+        """A model that was loaded by other means, which it owns from now on. `vision`: None: it takes texts alone."""
         llm = cls.__new__(cls)
-        llm._own(loaded)
+        llm._own(loaded, vision)
         return llm
 
-    def _own(self, loaded: LoadedModel) -> None:
+    def _own(self, loaded: LoadedModel, vision: VisionOptions | None) -> None:
         self._loaded = loaded
         self._data_plane = unmetered_plane(loaded)
+        if vision is not None:
+            try:
+                attach_vision(self._data_plane, loaded, vision)
+            except BaseException:
+                loaded.close()
+                raise
         self._max_under_way = _AHEAD * loaded.engine.stats().max_running
         self._thread = LoopThread(partial(at_work, loaded, self._data_plane), "LLM")
         self._finalizer = weakref.finalize(self, self._thread.close)
@@ -101,6 +112,11 @@ class LLM:
     def failure(self) -> str | None:
         """Why the model can answer no more; None while it can."""
         return self._data_plane.failure
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether messages may have pictures."""
+        return self._data_plane.pictures is not None
 
     @property
     def has_chat_template(self) -> bool:
@@ -135,17 +151,20 @@ class LLM:
 
     @overload
     def chat(
-        self, messages: list[Message] | list[dict[str, str]], **options: Unpack[SamplingOptions]
+        self, messages: list[Message] | list[dict[str, Any]], **options: Unpack[SamplingOptions]
     ) -> RequestOutput: ...  # fmt: skip
     @overload
     def chat(
-        self, messages: list[list[Message]] | list[list[dict[str, str]]], **options: Unpack[SamplingOptions]
+        self, messages: list[list[Message]] | list[list[dict[str, Any]]], **options: Unpack[SamplingOptions]
     ) -> list[RequestOutput]: ...
     def chat(self, messages: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
         """Answer a conversation through the model's chat template.
 
         Args:
-            messages: mappings with `role` and `content`; or a list of such conversations, computed together.
+            messages: mappings with `role` and `content`; or a list of such conversations, computed together. A content
+                is a text, or for a model that sees a list of parts: `{"type": "text", "text": "..."}` and
+                `{"type": "image", "image": PICTURE}`, where PICTURE is a path, the bytes of a file, a PIL image, or a
+                URL (`data:`; http(s) with `allow_remote_media`). OpenAI's `image_url` parts are taken, too.
             options: see `SamplingOptions`.
 
         Returns:
@@ -184,11 +203,11 @@ class LLM:
 
     @overload
     async def achat(
-        self, messages: list[Message] | list[dict[str, str]], **options: Unpack[SamplingOptions]
+        self, messages: list[Message] | list[dict[str, Any]], **options: Unpack[SamplingOptions]
     ) -> RequestOutput: ...
     @overload
     async def achat(
-        self, messages: list[list[Message]] | list[list[dict[str, str]]], **options: Unpack[SamplingOptions]
+        self, messages: list[list[Message]] | list[list[dict[str, Any]]], **options: Unpack[SamplingOptions]
     ) -> list[RequestOutput]: ...
     async def achat(self, messages: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
         """`chat`, awaited. Cancelling the wait gives the answer up."""

@@ -76,6 +76,22 @@ class LaunchOptions(DeviceOptions, total=False):
     """seconds of silence after which a worker is taken for hung; 2 by default, more where steps take long"""
 
 
+class PictureOptions(TypedDict, total=False):
+    """How a model that sees takes pictures: options of `shoal serve` under the same names."""
+
+    mmproj: str | Path | None
+    """the vision part of a model in a GGUF file; None: the one file of that name beside the model, if there is one"""
+    vision_split: str | None
+    """of the vision part, in workers of its own: `1` (the default), `dp=2`, `pp=2`, ...; None: it is not started, and
+    the model takes texts alone"""
+    allow_remote_media: bool
+    """fetch pictures that messages name by http(s) URLs"""
+
+
+class LLMOptions(LaunchOptions, PictureOptions, total=False):
+    """Options of `shoal.LLM`."""
+
+
 def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = True) -> LaunchConfig:
     """The launch configuration for keyword arguments.
 

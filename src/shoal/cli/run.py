@@ -22,6 +22,7 @@ EXAMPLE = (
 
 _LANGUAGE_ONLY = (
     "prompt",
+    "image",
     "chat",
     "system",
     "raw",
@@ -38,6 +39,8 @@ _LANGUAGE_ONLY = (
     "lora",
     "merge_lora",
     "adapter",
+    "mmproj",
+    "vision_split",
     "precision",
     "device_precision",
     "activations",
@@ -58,9 +61,21 @@ def run(
             help="The prompt to answer. Without it, stdin is read to its end.", rich_help_panel=options.LANGUAGE
         ),
     ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A picture that goes with the prompt, for a model that sees. Repeatable.",
+            metavar="FILE",
+            rich_help_panel=options.LANGUAGE,
+        ),
+    ] = None,
     chat: Annotated[
         bool,
-        typer.Option("--chat", help="Hold a conversation; Ctrl-D ends it.", rich_help_panel=options.LANGUAGE),
+        typer.Option(
+            "--chat",
+            help="Hold a conversation; Ctrl-D ends it. A line `/image FILE` sends a picture with the next message.",
+            rich_help_panel=options.LANGUAGE,
+        ),
     ] = False,
     system: Annotated[
         str | None,
@@ -156,6 +171,8 @@ def run(
     lora: options.Lora = None,
     merge_lora: options.MergeLora = None,
     adapter: options.Adapter = None,
+    mmproj: options.Mmproj = None,
+    vision_split: options.VisionSplit = "1",
     precision: options.Precision = "auto",
     activations: options.Activations = "int8",
     no_weight_cache: options.NoWeightCache = False,
@@ -189,11 +206,14 @@ def run(
         raise ConfigError(f"--top-p is {top_p:g}, but it must be above 0 and at most 1")
     if raw and system is not None:
         raise ConfigError("--system is part of a conversation, but --raw continues the prompt as plain text")
+    if raw and image:
+        raise ConfigError("--image is part of a conversation, but --raw continues the prompt as plain text")
     if "" in (stop or ()):
         raise ConfigError("--stop is empty; give the text that ends the answer")
     text = None if chat else _read_prompt(prompt)
     from shoal.api.generation import LLM
     from shoal.api.sampling import SamplingOptions
+    from shoal.api.work.vision_tower import vision_options
     from shoal.cli.language.conversation import Conversation
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.language.loading import load_planned, plan_for
@@ -212,11 +232,12 @@ def run(
         seed=seed,
         adapter=used_adapter(config.adapters, adapter),
     )
+    vision = vision_options(context.params) if image or chat or mmproj else None
     planning_s = time.perf_counter()
     planned = plan_for(config, quiet=json)
     started_s = time.perf_counter()
-    with LLM.over(load_planned(planned, quiet=json)) as llm:
-        session = Conversation(llm, sampling, system=system, stream=not json, raw=raw)
+    with LLM.over(load_planned(planned, quiet=json), vision) as llm:
+        session = Conversation(llm, sampling, system=system, pictures=image or (), stream=not json, raw=raw)
         if text is None:
             session.converse()
         else:

@@ -10,6 +10,7 @@ from shoal.core.sequences.pictures import Pictures
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
 from shoal.core.story import Story
 from shoal.model.text.grammar.constraint import Constraint
+from shoal.model.vision.pixels import PictureSource
 
 
 class GenerationStats(ReplicaStats, Protocol):
@@ -274,12 +275,12 @@ class PicturePrompts(Protocol[PlacedT]):
         """Stop all workers of its own."""
         ...
 
-    async def place(self, prompt: str, urls: Sequence[str]) -> PlacedT:
+    async def place(self, prompt: str, sources: Sequence[PictureSource]) -> PlacedT:
         """A prompt's tokens with room for its pictures, read off the event loop.
 
         Args:
             prompt: of the chat template, which has marked where each picture is.
-            urls: of the pictures, in order.
+            sources: of the pictures, in order.
 
         Raises:
             InvalidRequest, ContextLengthExceeded: a picture cannot be read, or all do not fit.

@@ -18,7 +18,7 @@ from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.generation.call_requests import ContextLengthExceeded
 from shoal.generation.data_plane import DataPlane
 from shoal.model.vision.cut_picture import VECTORS, CutPicture, VisionModel
-from shoal.model.vision.pixels import decode_picture
+from shoal.model.vision.pixels import PictureSource, decode_picture
 from shoal.vision.kept_vectors import KeptVectors
 from shoal.vision.layout import PromptLayout, lay_out, turns_of
 from shoal.vision.sources import read_source
@@ -88,16 +88,16 @@ class VisionPrompts:
         """See `Tower.close`."""
         await self._tower.close()
 
-    async def place(self, prompt: str, urls: Sequence[str]) -> CutPrompt:
+    async def place(self, prompt: str, sources: Sequence[PictureSource]) -> CutPrompt:
         """See `generation.seams.PicturePrompts.place`."""
-        if len(urls) > MAX_PICTURES:
-            raise InvalidRequest(f"{len(urls)} pictures; at most {MAX_PICTURES}", param="messages")
+        if len(sources) > MAX_PICTURES:
+            raise InvalidRequest(f"{len(sources)} pictures; at most {MAX_PICTURES}", param="messages")
         before, behind = self._model.around
         one = f"{before}{self._placeholder}{behind}"
         if one != self._model.mark:
             prompt = prompt.replace(self._model.mark, one)
         (prompt_ids,) = await self._data_plane.encode([prompt], add_special=False, param="messages")
-        cut = [await self._data_plane.readers.run(lambda url=url: self._cut(url)) for url in urls]
+        cut = [await self._data_plane.readers.run(lambda source=source: self._cut(source)) for source in sources]
         num_rows = len(prompt_ids) + sum(picture.num_rows - 1 for picture in cut)
         if num_rows >= self._data_plane.max_context:
             raise ContextLengthExceeded(
@@ -117,8 +117,8 @@ class VisionPrompts:
         turns, ahead = turns_of(placed.layout, placed.cut) if self._model.has_axes else (None, 0)
         return Pictures(pictures=tuple(pictures), turns=turns, ahead=ahead, sees_whole=self._model.sees_whole)
 
-    def _cut(self, url: str) -> CutPicture:
-        content = read_source(url, allows_remote=self._allows_remote)
+    def _cut(self, source: PictureSource) -> CutPicture:
+        content = read_source(source, allows_remote=self._allows_remote)
         try:
             return self._model.cutter.cut(decode_picture(content, "a picture"))
         except InvalidRequest as error:

@@ -9,8 +9,10 @@ import re
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from shoal.errors import InvalidRequest
+from shoal.model.vision.pixels import OpenPicture, PictureSource
 
 MAX_PICTURE_BYTES = 32 << 20
 """Of one picture's file: those of cameras have a third of it."""
@@ -23,16 +25,26 @@ _DATA = re.compile(
 )
 
 
-def read_source(url: str, *, allows_remote: bool) -> bytes:
-    """A picture's file. May take seconds, for one from elsewhere.
+def read_source(source: PictureSource, *, allows_remote: bool) -> bytes | OpenPicture:
+    """A picture's file, or what Pillow has opened. May take seconds, for one from elsewhere.
 
     Args:
-        url: `data:image/...;base64,...`, or http(s).
+        source: a text is a URL, `data:image/...;base64,...` or http(s), and never a path.
         allows_remote: whether pictures may be fetched.
 
     Raises:
         InvalidRequest: another kind of URL, no base64, too large, or it cannot be had.
     """
+    if isinstance(source, str):
+        return _read_url(source, allows_remote=allows_remote)
+    if isinstance(source, Path):
+        return _read_file(source)
+    if isinstance(source, bytes) and len(source) > MAX_PICTURE_BYTES:
+        raise _too_large()
+    return source
+
+
+def _read_url(url: str, *, allows_remote: bool) -> bytes:
     if url[:5].lower() == "data:":
         return _decode_data(url)
     scheme = url.partition(":")[0].lower()[:20]
@@ -41,6 +53,19 @@ def read_source(url: str, *, allows_remote: bool) -> bytes:
     if not allows_remote:
         raise _refused("pictures are not fetched from other servers here: send a data URL (--allow-remote-media)")
     return _fetch(url)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise _refused(f"{path} is no file")
+        with path.open("rb") as file:
+            content = file.read(MAX_PICTURE_BYTES + 1)
+    except OSError as error:
+        raise _refused(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_PICTURE_BYTES:
+        raise _too_large()
+    return content
 
 
 def _decode_data(url: str) -> bytes:

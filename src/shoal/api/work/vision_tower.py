@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from shoal.arrays import Array
 from shoal.config import GraphLaunchConfig
@@ -20,6 +21,7 @@ from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.loaded_model import LoadedModel
 from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.formats.model_path import resolve_model
 from shoal.model.vision.cut_picture import VisionModel
 from shoal.model.vision.open_vision import find_vision, open_vision
 from shoal.model.vision.projector.projector_file import projector_beside
@@ -54,6 +56,24 @@ class VisionOptions:
     """the vision part of a model in a GGUF file; None: the one beside it, where there is one"""
     recovery: RecoveryConfig | None = None
     """when its workers count as lost and how they are started again; None: the defaults"""
+
+
+def vision_options(given: Mapping[str, Any]) -> VisionOptions | None:
+    """What options say that are named as those of `LLMOptions`; None: the model is to take texts alone.
+
+    Raises:
+        ConfigError, ModelLoadError: `mmproj` is no file.
+    """
+    split, projector, timeout_s = given.get("vision_split", "1"), given.get("mmproj"), given.get("worker_timeout")
+    if split is None:
+        return None
+    return VisionOptions(
+        split=split,
+        threads=given.get("threads"),
+        allows_remote=given.get("allow_remote_media", False),
+        recovery=None if timeout_s is None else RecoveryConfig(worker_timeout_s=timeout_s),
+        projector=None if projector is None else resolve_model(str(projector)),
+    )
 
 
 class TowerAtWork:

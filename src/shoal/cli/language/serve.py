@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 
 from shoal.api.options import LaunchOptions
 from shoal.api.speech import MAX_SEQS, window_transcriber
-from shoal.api.work.vision_tower import VisionOptions, attach_vision
+from shoal.api.work.vision_tower import VisionOptions, attach_vision, vision_options
 from shoal.cli.language.launch_config import language_config
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
@@ -28,7 +28,6 @@ from shoal.launch.launch import LoadedModel
 from shoal.launch.running.expert_heat import heat_dicts
 from shoal.model.encoder.decoder_settings import read_decoder_settings
 from shoal.model.file_states import model_states
-from shoal.model.formats.model_path import resolve_model
 from shoal.planner.files.plan_data import plan_dict
 from shoal.server.app import create_app
 from shoal.server.assembly import AppOptions
@@ -60,8 +59,8 @@ class LanguageServeOptions:
     """of a model of speech"""
     strict_fields: bool = False
     """refuse fields of bodies that nobody knows"""
-    vision: VisionOptions = field(default_factory=VisionOptions)
-    """of a model that sees"""
+    vision: VisionOptions | None = field(default_factory=VisionOptions)
+    """of a model that sees; None: it takes texts alone"""
 
 
 def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *, is_speech: bool = False) -> None:
@@ -91,13 +90,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
         max_queue=said["max_queue"],
         request_timeout_s=said["request_timeout"],
         strict_fields=said["strict_fields"],
-        vision=VisionOptions(
-            split=said["vision_split"],
-            threads=said["threads"],
-            allows_remote=said["allow_remote_media"],
-            recovery=RecoveryConfig(worker_timeout_s=said["worker_timeout"]),
-            projector=None if said["mmproj"] is None else resolve_model(said["mmproj"]),
-        ),
+        vision=vision_options(said),
         tool_parser=said["tool_parser"],
         reasoning_parser=said["reasoning_parser"],
         speech=SpeechSettings(
@@ -141,7 +134,8 @@ def serve_language(
         request_timeout_s=options.request_timeout_s,
         observer=spans,
     )
-    attach_vision(data_plane, loaded, options.vision)
+    if options.vision is not None:
+        attach_vision(data_plane, loaded, options.vision)
     app = _make_app(loaded, data_plane, metrics, options, page)
     if tracing is not None:
         tracing.trace_calls(app)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,11 +19,32 @@ MAX_PIXELS = 64_000_000
 Resample = Literal["bilinear", "bicubic"]
 
 
-def decode_picture(content: bytes, name: str) -> Array:
-    """The pixels of a picture file, turned upright as its EXIF data say.
+@dataclass(frozen=True, slots=True)
+class OpenPicture:
+    """A picture that Pillow has opened."""
+
+    image: Any
+    """`PIL.Image.Image`"""
+
+
+PictureSource = str | Path | bytes | OpenPicture
+"""where a picture comes from: a URL, a file, the content of one, or Pillow"""
+
+
+def is_image(value: Any) -> bool:
+    """Whether it is one of Pillow's. Where Pillow is not installed, nothing is."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return False
+    return isinstance(value, Image.Image)
+
+
+def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
+    """The pixels of a picture, turned upright as its EXIF data say.
 
     Args:
-        content: of any format that Pillow reads.
+        content: of a file in any format that Pillow reads, or what Pillow has opened.
         name: of the input, for messages.
 
     Returns:
@@ -38,7 +61,7 @@ def decode_picture(content: bytes, name: str) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked below
-            picture = Image.open(io.BytesIO(content))
+            picture = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content.image
         if picture.width * picture.height > MAX_PIXELS:
             raise InvalidRequest(
                 f"{name}: a picture of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}", name

@@ -10,7 +10,7 @@ from shoal.server.anthropic.messages import MessageForm
 from shoal.server.anthropic.schemas import CountBody, MessagesBody, chat_body
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
-from shoal.server.openai.chat import chat_prompt, chat_specs
+from shoal.server.openai.chat import body_prompt, chat_specs
 from shoal.server.openai.models import ModelNames
 
 MESSAGES_PATH = "/v1/messages"
@@ -43,5 +43,5 @@ class MessagesApi:
         """POST /v1/messages/count_tokens"""
         body = await self._answerer.read(request, CountBody)
         self._names.find(body.model)
-        prompt_ids = (await chat_prompt(chat_body(body), self._answerer.data_plane)).ids
+        prompt_ids = (await body_prompt(chat_body(body), self._answerer.data_plane)).ids
         return JSONResponse({"input_tokens": len(prompt_ids)})

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from shoal.errors import InvalidRequest
+from shoal.generation.chat_prompts import ChatPrompt, chat_prompt, seen_pictures
 from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
-from shoal.generation.seams import PlacedPictures
 from shoal.server.openai.answers import AnswerForms, AnswerReading, offered
 from shoal.server.openai.body.schemas import ChatBody
 from shoal.server.openai.chat_answer import NOTHING, ChatStream, read_message
@@ -24,15 +23,6 @@ from shoal.server.openai.guides import named_guides
 _json = msgspec.json.Encoder().encode
 
 
-class ChatPrompt(NamedTuple):
-    """A conversation as a prompt."""
-
-    text: str
-    ids: tuple[int, ...]
-    placed: PlacedPictures | None
-    """its pictures; None: there are none"""
-
-
 async def chat_specs(
     body: ChatBody, data_plane: DataPlane, forms: AnswerForms
 ) -> tuple[list[GenerationSpec], AnswerReading | None]:
@@ -40,12 +30,10 @@ async def chat_specs(
 
     Raises InvalidRequest where the conversation does not fit the model's template.
     """
-    prompt = await chat_prompt(body, data_plane)
+    prompt = await body_prompt(body, data_plane)
     reading = forms.reading(body, prompt.text)
     guides = await named_guides(forms.constraint(body, prompt.text), body.num_choices, data_plane)
-    seen = None
-    if prompt.placed is not None and data_plane.pictures is not None:
-        seen = await data_plane.pictures.compute(prompt.placed)
+    seen = await seen_pictures(data_plane, prompt.placed)
     spec = GenerationSpec(
         prompt_ids=prompt.ids,
         max_tokens=body.output_tokens_limit,
@@ -63,21 +51,12 @@ async def chat_specs(
     return [spec], reading
 
 
-async def chat_prompt(body: ChatBody, data_plane: DataPlane) -> ChatPrompt:
+async def body_prompt(body: ChatBody, data_plane: DataPlane) -> ChatPrompt:
     """The conversation as text and as tokens, its pictures read. Raises InvalidRequest."""
     if not data_plane.tokenizer.has_chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
-    urls = body.picture_urls
-    if urls and data_plane.pictures is None:
-        raise InvalidRequest(
-            'this model takes text only: every part must be {"type": "text", "text": "..."}', param="messages"
-        )
-    text = await data_plane.chat_prompt(body.template_messages(), offered(body), body.template_variables())
-    if urls and data_plane.pictures is not None:
-        placed = await data_plane.pictures.place(text, urls)
-        return ChatPrompt(text, placed.prompt_ids, placed)
-    (prompt_ids,) = await data_plane.encode([text], add_special=False, param="messages")
-    return ChatPrompt(text, prompt_ids, None)
+    messages, variables = body.template_messages(), body.template_variables()
+    return await chat_prompt(data_plane, messages, body.pictures, offered(body), variables)
 
 
 class ChatForm:

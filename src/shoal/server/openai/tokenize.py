@@ -13,7 +13,7 @@ from shoal.errors import InvalidRequest
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody, ChatMessage
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS, Tool
-from shoal.server.openai.chat import chat_prompt
+from shoal.server.openai.chat import body_prompt
 from shoal.server.openai.completions import check_ids
 from shoal.server.openai.models import ModelNames
 
@@ -70,7 +70,7 @@ class TokenizeApi:
         self._names.find(body.model)
         if body.messages is not None:
             fields = body.model_dump(include={"messages", "tools"}, exclude_none=True)
-            token_ids = (await chat_prompt(ChatBody.model_validate(fields), self._data_plane)).ids
+            token_ids = (await body_prompt(ChatBody.model_validate(fields), self._data_plane)).ids
         else:
             (token_ids,) = await self._data_plane.encode(
                 [body.prompt or ""], add_special=body.add_special_tokens is not False

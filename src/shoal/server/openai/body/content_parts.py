@@ -1,11 +1,11 @@
-"""Parts of a message: texts and pictures."""
+"""Parts of a message in a body: texts and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
+from shoal.generation.message_parts import Content, PictureContent, TextContent, content_of
 from shoal.server.openai.body.fields import check_extra
 
 _KNOWN = {"text": ("type", "text"), "image_url": ("type", "image_url")}
@@ -13,30 +13,7 @@ _HARMLESS = frozenset({"annotations", "cache_control", "prompt_cache_breakpoint"
 _PICTURE_HARMLESS = frozenset({"detail"})
 
 
-@dataclass(frozen=True, slots=True)
-class TextContent:
-    """Text."""
-
-    text: str
-
-    def template_form(self) -> dict[str, str]:
-        """As chat templates take it."""
-        return {"type": "text", "text": self.text}
-
-
-@dataclass(frozen=True, slots=True)
-class PictureContent:
-    """A picture."""
-
-    url: str
-    """`data:image/...;base64,...`, or where it is to be fetched"""
-
-    def template_form(self) -> dict[str, str]:
-        """As chat templates take it, which only mark where it is."""
-        return {"type": "image"}
-
-
-def read_content(value: object, *, strict: bool) -> str | tuple[TextContent | PictureContent, ...]:
+def read_content(value: object, *, strict: bool) -> Content:
     """A text; parts that are texts alone are one; others stay parts, as chat templates take them.
 
     Args:
@@ -53,9 +30,7 @@ def read_content(value: object, *, strict: bool) -> str | tuple[TextContent | Pi
         return ""
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of text parts")
-    parts = [_part(part, strict) for part in cast(list[object], value)]
-    texts = [part.text for part in parts if isinstance(part, TextContent)]
-    return "\n".join(texts) if len(texts) == len(parts) else tuple(parts)
+    return content_of([_part(part, strict) for part in cast(list[object], value)])
 
 
 def _part(part: object, strict: bool) -> TextContent | PictureContent:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from shoal.errors import InvalidRequest
+from shoal.generation.message_parts import Content, picture_sources, template_content
+from shoal.model.vision.pixels import PictureSource
 from shoal.protocol.messages import Sampling
 from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.constraints import (
@@ -19,7 +21,7 @@ from shoal.server.openai.body.constraints import (
     check_response_format,
     find_constraint,
 )
-from shoal.server.openai.body.content_parts import PictureContent, TextContent, read_content
+from shoal.server.openai.body.content_parts import read_content
 from shoal.server.openai.body.fields import (
     MESSAGE_HARMLESS,
     MESSAGE_NEUTRAL,
@@ -229,7 +231,7 @@ class ChatMessage(_Schema):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | tuple[TextContent | PictureContent, ...], BeforeValidator(_content)] = ""
+    content: Annotated[Content, BeforeValidator(_content)] = ""
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
@@ -238,8 +240,7 @@ class ChatMessage(_Schema):
     def template_form(self) -> dict[str, Any]:
         """As chat templates take it; `developer` is OpenAI's newer word for `system`."""
         fields = self.model_dump(include={"name", "reasoning_content", "tool_call_id"}, exclude_none=True)
-        content = self.content
-        fields["content"] = content if isinstance(content, str) else [part.template_form() for part in content]
+        fields["content"] = template_content(self.content)
         if self.tool_calls:
             fields["tool_calls"] = [call.template_form() for call in self.tool_calls]
         return {"role": "system" if self.role == "developer" else self.role, **fields}
@@ -309,10 +310,9 @@ class ChatBody(GenerationBody):
         return self.tools or []
 
     @property
-    def picture_urls(self) -> list[str]:
-        """Of all pictures, in order."""
-        parts = [part for one in self.messages if not isinstance(one.content, str) for part in one.content]
-        return [part.url for part in parts if isinstance(part, PictureContent)]
+    def pictures(self) -> list[PictureSource]:
+        """Where all pictures come from, in order."""
+        return picture_sources([message.content for message in self.messages])
 
     def template_messages(self) -> list[dict[str, Any]]:
         """The conversation as chat templates take it."""
