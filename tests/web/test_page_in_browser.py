@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from shoal.cli.show.graph_plan_output import graph_answer_dict
 from shoal.core.recovery.worker_life import Phase
+from shoal.planner.choice.goal import Goal
+from shoal.planner.graph_what_if import ask_of_machines
+from shoal.planner.what_if import Change
+from shoal.server.web.routes import PageOptions
+from tests.planner.graph_choice.example_graph_fleets import make_graph_fleet
 from tests.server.fakes import FakeEngine, ids
 from tests.server.oip.running import run_server as run_graph_server
 from tests.server.running_server import MODEL, run_server
@@ -224,6 +231,33 @@ def test_questions_to_the_planner(tab: Page, url: str) -> None:
     tab.get_by_role("button", name="one more like b").click()
     tab.get_by_text("With one more like b: single").wait_for()
     assert axe_violations(tab) == []
+
+
+class GraphPlans:
+    """Implements `PlanBook`: the planner's own answers for two machines that run a chain."""
+
+    question = ask_of_machines(make_graph_fleet(1.0, 1.0), Goal(objective="throughput"))
+
+    def choice(self, model: str) -> dict[str, Any]:
+        return graph_answer_dict(self.question.answer())
+
+    def machines(self, model: str) -> tuple[str, ...]:
+        return self.question.class_names
+
+    def what_if(self, model: str, change: Change) -> dict[str, Any]:
+        return graph_answer_dict(self.question.changed(change).answer())
+
+
+def test_questions_to_the_planner_of_a_graph(tab: Page) -> None:
+    with run_graph_server(page=PageOptions(plans=GraphPlans())) as running:
+        tab.goto(f"{running.url}/#plan")
+        tab.get_by_role("region", name=re.compile("Plans that were compared")).get_by_text("tensor").wait_for()
+        tab.get_by_role("combobox", name="Machine").select_option("m1")
+        tab.get_by_role("button", name="one more like m1").click()
+        told = tab.get_by_role("status").get_by_text("With one more like m1")
+        told.wait_for()
+        assert "rows/s (+50" in told.inner_text()
+        assert axe_violations(tab) == []
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(tab: Page, url: str) -> None:

@@ -158,7 +158,7 @@ function Runners({ choice, of }: { choice: Choice; of: string }) {
 }
 
 function Figures({ predicted }: { predicted: Prediction | undefined }) {
-  const perS = predicted?.output_tokens_per_s ?? predicted?.rows_per_s;
+  const perS = perSecond(predicted);
   const alone = predicted?.lone_request_s ?? predicted?.latency_s;
   return (
     <>
@@ -233,7 +233,7 @@ function WhatIf({ known }: { known: PageModel }) {
           <>
             <p>
               With {asked.value}: <b>{answer.value.kind}</b>, {answer.value.split},{" "}
-              {rate(answer.value.predicted.output_tokens_per_s ?? 0)} tokens/s{" "}
+              {rate(perSecond(answer.value.predicted) ?? 0)} {unitOf(answer.value.predicted)}{" "}
               {compared(answer.value.predicted, known.choice?.predicted)}
             </p>
             <Runners choice={answer.value} of={`${known.name} with ${asked.value}`} />
@@ -244,8 +244,18 @@ function WhatIf({ known }: { known: PageModel }) {
   );
 }
 
+/** Tokens of a language model, or rows of a graph. */
+function perSecond(predicted: Prediction | undefined): number | undefined {
+  return predicted?.output_tokens_per_s ?? predicted?.rows_per_s;
+}
+
+function unitOf(predicted: Prediction): string {
+  return predicted.rows_per_s === undefined ? "tokens/s" : "rows/s";
+}
+
 function compared(now: Prediction, before: Prediction | undefined): string {
-  if (!before?.output_tokens_per_s || !now.output_tokens_per_s) return "";
-  const more = now.output_tokens_per_s / before.output_tokens_per_s - 1;
+  const [after, first] = [perSecond(now), perSecond(before)];
+  if (!after || !first) return "";
+  const more = after / first - 1;
   return `(${more >= 0 ? "+" : "−"}${percent(Math.abs(more))} against what is predicted for the machines of now)`;
 }

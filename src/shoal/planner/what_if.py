@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, assert_never, get_args
+from typing import Any, Literal, TypeVar, assert_never, get_args
 
 from shoal.errors import ConfigError
 from shoal.planner.choice.choose import PlanChoice, choose
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.model_sizes import ModelSizes
+from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.predict.workload import Workload
-from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
+from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 from shoal.protocol.stage_config import Precision
 
+THIS_MACHINE = "this machine"
+Links = tuple[tuple[LinkSpeed, ...], ...]
+"""[from class][to class]"""
+FleetT = TypeVar("FleetT", Fleet, GraphFleet)
 ChangeKind = Literal["add", "remove", "links"]
 CHANGES: tuple[ChangeKind, ...] = get_args(ChangeKind)
 GIGABIT = LinkSpeed(latency_s=200e-6, bytes_per_s=117e6)
@@ -51,9 +56,7 @@ class PlanQuestion:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Kinds of machines that a change may name; of one machine, its own."""
-        if self.is_one_machine:
-            return ("this machine",)
-        return tuple(one.name for one in self.fleets[0].classes)
+        return (THIS_MACHINE,) if self.is_one_machine else tuple(one.name for one in self.fleets[0].classes)
 
     def answer(self) -> PlanChoice:
         """What is best. Raises CapacityError, ConfigError: nothing is."""
@@ -61,52 +64,76 @@ class PlanQuestion:
 
     def changed(self, change: Change) -> PlanQuestion:
         """The question for other machines. Raises ConfigError: there are no such ones."""
-        if change.kind != "links" and change.like not in self.class_names:
-            names = ", ".join(map(repr, self.class_names))
-            raise ConfigError(f"there is no machine {change.like!r} to add or to take away: there are {names}")
-        return replace(self, fleets=tuple(self._changed(fleet, change) for fleet in self.fleets))
-
-    def _changed(self, fleet: Fleet, change: Change) -> Fleet:
-        match change.kind:
-            case "links":
-                return replace(
-                    fleet, links=_scaled(fleet.links, change.factor), sums=_scaled(fleet.sums, change.factor)
-                )
-            case "add":
-                return _with_twin(fleet, change.link) if self.is_one_machine else _counted(fleet, change.like, 1)
-            case "remove":
-                if self.is_one_machine:
-                    raise ConfigError("this is the only machine: without it there is nothing to plan for")
-                return _counted(fleet, change.like, -1)
-            case _:
-                assert_never(change.kind)
+        check_named(change, self.class_names)
+        fleets = (changed_fleet(fleet, change, is_one_machine=self.is_one_machine) for fleet in self.fleets)
+        return replace(self, fleets=tuple(fleets))
 
 
-def _scaled(links: Sequence[Sequence[LinkSpeed]], factor: float) -> tuple[tuple[LinkSpeed, ...], ...]:
+def check_named(change: Change, names: Sequence[str]) -> None:
+    """Raises ConfigError where a change names a machine that is not there."""
+    if change.kind != "links" and change.like not in names:
+        there = ", ".join(map(repr, names))
+        raise ConfigError(f"there is no machine {change.like!r} to add or to take away: there are {there}")
+
+
+def changed_fleet(fleet: FleetT, change: Change, *, is_one_machine: bool) -> FleetT:
+    """The fleet of other machines. Raises ConfigError: there are none.
+
+    Args:
+        fleet: of workers that run a language model, or a graph.
+        change: how the machines differ; it names a class of the fleet, or the only machine.
+        is_one_machine: whether all workers share one machine.
+    """
+    match change.kind:
+        case "links":
+            return _with_links(fleet, lambda links: _scaled(links, change.factor))
+        case "add":
+            return _with_twin(fleet, change.link) if is_one_machine else _counted(fleet, change.like, 1)
+        case "remove":
+            if is_one_machine:
+                raise ConfigError("this is the only machine: without it there is nothing to plan for")
+            return _counted(fleet, change.like, -1)
+        case _:
+            assert_never(change.kind)
+
+
+def _with_links(fleet: FleetT, change: Callable[[Links], Links]) -> FleetT:
+    """All that a fleet has between two classes: its links, and of a language model's the sums over shards."""
+    if isinstance(fleet, Fleet):
+        return replace(fleet, links=change(fleet.links), sums=change(fleet.sums))
+    return replace(fleet, links=change(fleet.links))
+
+
+def _with_classes(fleet: FleetT, change: Callable[[Sequence[Any]], Sequence[Any]]) -> FleetT:
+    return replace(fleet, classes=tuple(change(fleet.classes)))
+
+
+def _scaled(links: Links, factor: float) -> Links:
     return tuple(tuple(replace(one, bytes_per_s=one.bytes_per_s * factor) for one in row) for row in links)
 
 
-def _counted(fleet: Fleet, name: str, more: int) -> Fleet:
+def _counted(fleet: FleetT, name: str, more: int) -> FleetT:
     """So many more workers of a class; one that has none left goes."""
-    classes = [replace(one, count=one.count + more * (one.name == name)) for one in fleet.classes]
-    kept = [index for index, one in enumerate(classes) if one.count > 0]
+    counts = [one.count + more * (one.name == name) for one in fleet.classes]
+    kept = [index for index, count in enumerate(counts) if count > 0]
     if not kept:
         raise ConfigError("this is the only machine: without it there is nothing to plan for")
 
-    def of_kept(links: Sequence[Sequence[LinkSpeed]]) -> tuple[tuple[LinkSpeed, ...], ...]:
+    def of_kept(links: Links) -> Links:
         return tuple(tuple(links[row][column] for column in kept) for row in kept)
 
-    return replace(
-        fleet, classes=tuple(classes[index] for index in kept), links=of_kept(fleet.links), sums=of_kept(fleet.sums)
-    )
+    counted = _with_classes(fleet, lambda classes: [replace(classes[index], count=counts[index]) for index in kept])
+    return _with_links(counted, of_kept)
 
 
-def _with_twin(fleet: Fleet, link: LinkSpeed) -> Fleet:
+def _with_twin(fleet: FleetT, link: LinkSpeed) -> FleetT:
     """The machine twice, with a link between the two. A sum over both takes a message each way at once: one hop."""
-    twins: tuple[WorkerClass, ...] = tuple(replace(one, name=f"{one.name} of one more") for one in fleet.classes)
+    across = (link,) * len(fleet.classes)
 
-    def doubled(links: Sequence[Sequence[LinkSpeed]]) -> tuple[tuple[LinkSpeed, ...], ...]:
-        across = (link,) * len(fleet.classes)
+    def doubled(links: Links) -> Links:
         return tuple((*row, *across) for row in links) + tuple((*across, *row) for row in links)
 
-    return replace(fleet, classes=(*fleet.classes, *twins), links=doubled(fleet.links), sums=doubled(fleet.sums))
+    def with_twins(classes: Sequence[Any]) -> Sequence[Any]:
+        return [*classes, *(replace(one, name=f"{one.name} of one more") for one in classes)]
+
+    return _with_links(_with_classes(fleet, with_twins), doubled)

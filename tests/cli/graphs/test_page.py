@@ -25,9 +25,13 @@ def test_the_page_tells_what_the_plan_was_chosen_from(tmp_path: Path) -> None:
             assert "<script" in httpx.get(url, timeout=30).text
             (model,) = httpx.get(f"{url}/status/page", timeout=30).json()["models"]
             (shown,) = httpx.get(f"{url}/status", timeout=30).json()["models"]
+            ask = {"model": "chain", "change": "add", "like": "this machine"}
+            twice = httpx.post(f"{url}/status/what-if", json=ask, timeout=60).json()
         finally:
             process.kill()
-    assert (model["name"], model["machines"]) == ("chain", [])
+    assert (model["name"], model["machines"]) == ("chain", ["this machine"])
+    assert twice["predicted"]["rows_per_s"] > 1.5 * model["choice"]["predicted"]["rows_per_s"]
+    assert "of one more" in twice["split"]
     assert model["choice"]["plan"]["split"] == shown["plan"]["split"]
     assert len(model["choice"]["alternatives"]) == 4
 
@@ -36,5 +40,5 @@ def test_of_a_graph_whose_split_was_given_nothing_is_known() -> None:
     book = GraphPlanBook()
     book.note("chain", None)
     assert book.choice("chain") is None
-    with pytest.raises(ConfigError, match="for language models only"):
+    with pytest.raises(ConfigError, match="serve with --split auto"):
         book.what_if("chain", Change(kind="links"))

@@ -30,7 +30,7 @@ class LanguagePlanBook:
 
     def what_if(self, model: str, change: Change) -> dict[str, Any]:
         """See `PlanBook.what_if`."""
-        from shoal.launch.language.what_if import ask_planner  # and all that chooses plans
+        from shoal.launch.what_if import ask_planner  # and all that chooses plans
 
         if self._question is None:
             raise ConfigError("the split was given, so no machine was measured: serve with --split auto to ask this")

@@ -12,8 +12,9 @@ from shoal.core.plan.graph import PredictedRows
 from shoal.launch.graph.auto_plan import GraphAutoPlan
 from shoal.planner.choice.compare import Alternative
 from shoal.planner.files.plan_data import graph_plan_dict
-from shoal.planner.graph_choice.choice import GraphSplit
+from shoal.planner.graph_choice.choice import GraphChoice, GraphSplit
 from shoal.planner.graph_choice.device_choose import GraphDeviceOption
+from shoal.planner.graph_choice.fleet_candidate import FleetCandidate
 
 _MB = 1e6
 
@@ -59,19 +60,32 @@ def _print_devices(auto: GraphAutoPlan[GraphSplit]) -> None:
 
 def graph_choice_dict(auto: GraphAutoPlan[GraphSplit]) -> dict[str, Any]:
     """The choice as plain data."""
-    choice = auto.choice
     return {
         "plan": graph_plan_dict(auto.plan),
-        "kind": choice.best.kind,
         "objective": auto.goal.objective,
         "rows": auto.rows,
+        **_chosen(auto.choice),
+        "devices": [_device_option(one) for one in auto.devices],
+        "notes": list(auto.notes),
+        "planning_s": auto.planning_s,
+    }
+
+
+def graph_answer_dict(choice: GraphChoice[FleetCandidate]) -> dict[str, Any]:
+    """What would be chosen for other machines, as plain data."""
+    best = choice.best
+    used = {index for replica in best.replicas for stage in replica for index in stage.group.members}
+    names = ", ".join(best.fleet.classes[index].name for index in sorted(used))
+    return {"split": f"{best.split} on {names}", **_chosen(choice)}
+
+
+def _chosen(choice: GraphChoice[GraphSplit]) -> dict[str, Any]:
+    return {
+        "kind": choice.best.kind,
         "predicted": _predicted(choice.best),
         "bound_rows_per_s": choice.bound_rows_per_s,
         "gap": choice.gap,
         "alternatives": [_alternative(one) for one in choice.alternatives if one.candidate is not choice.best],
-        "devices": [_device_option(one) for one in auto.devices],
-        "notes": list(auto.notes),
-        "planning_s": auto.planning_s,
     }
 
 

@@ -30,6 +30,7 @@ from shoal.planner.graph_choice.device_choose import GraphDeviceOption
 from shoal.planner.graph_choice.fleet_candidate import FleetCandidate, GraphReplica
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from shoal.planner.graph_choice.fleet_extend import extend_graph
+from shoal.planner.graph_what_if import GraphPlanQuestion, ask_of_machines, ask_of_this_machine
 from shoal.planner.split.cores import deal_cores
 
 
@@ -48,6 +49,8 @@ class GraphAutoPlan(Generic[SplitT]):
     """what to do with machines that join; None: none can"""
     devices: tuple[GraphDeviceOption, ...] = ()
     """the ways to use the devices of this machine; empty: there are none"""
+    question: GraphPlanQuestion | None = None
+    """to which the plan is the answer, to be asked again for other machines; None: devices were planned for"""
     notes: tuple[str, ...] = ()
     """what a user should know of how devices compute the graph, a line each"""
 
@@ -89,7 +92,8 @@ def choose_graph_plan(
     started_s = time.perf_counter()
     choice = choose_graph(speeds, goal)
     planning_s = time.perf_counter() - started_s
-    return _on_processor(choice, setting, batch, goal, planning_s)
+    auto = _on_processor(choice, setting, batch, goal, planning_s)
+    return replace(auto, question=ask_of_this_machine(speeds, goal))
 
 
 def _on_processor(
@@ -142,7 +146,14 @@ def _on_machines(
     choice = choose_graph_fleet(placed.fleet, goal)
     planning_s = time.perf_counter() - started_s
     plan = _plan(setting, batch, choice.best, build_fleet_replicas(setting.graph, choice.best, placed))
-    return GraphAutoPlan(plan=plan, choice=choice, rows=setting.rows, goal=goal, planning_s=planning_s)
+    return GraphAutoPlan(
+        plan=plan,
+        choice=choice,
+        rows=setting.rows,
+        goal=goal,
+        planning_s=planning_s,
+        question=ask_of_machines(placed.fleet, goal),
+    )
 
 
 def _growth(

@@ -10,11 +10,13 @@ import pickle
 import signal
 import subprocess
 import sys
+from typing import Protocol, TypeVar
 
 from shoal.errors import DeadlineExceeded, ShoalError
 from shoal.executor.process.child_process import module_command, worker_environment
-from shoal.planner.choice.choose import PlanChoice
-from shoal.planner.what_if import Change, PlanQuestion
+from shoal.planner.what_if import Change
+
+AnswerT_co = TypeVar("AnswerT_co", covariant=True)
 
 DEADLINE_S = 20.0
 """For one question. A judgment: what somebody waits for before a page; a thousand unlike machines take longer."""
@@ -22,7 +24,19 @@ _NICENESS = 10
 """Less of the processor than the workers that serve meanwhile."""
 
 
-def ask_planner(question: PlanQuestion, change: Change, deadline_s: float = DEADLINE_S) -> PlanChoice:
+class Question(Protocol[AnswerT_co]):
+    """`planner.what_if.PlanQuestion`, or the same for graphs; plain data that goes to another process."""
+
+    def changed(self, change: Change) -> Question[AnswerT_co]:
+        """The question for other machines. Raises ConfigError: there are no such ones."""
+        ...
+
+    def answer(self) -> AnswerT_co:
+        """What is best. Raises CapacityError, ConfigError: nothing is."""
+        ...
+
+
+def ask_planner(question: Question[AnswerT_co], change: Change, deadline_s: float = DEADLINE_S) -> AnswerT_co:
     """What would be chosen for other machines. Blocks for as long as the search takes.
 
     Args:
@@ -45,7 +59,7 @@ def ask_planner(question: PlanQuestion, change: Change, deadline_s: float = DEAD
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise ShoalError(f"the planner's process ended with status {done.returncode}: {reason}")
-    answer: PlanChoice | ShoalError = pickle.loads(done.stdout)
+    answer: AnswerT_co | ShoalError = pickle.loads(done.stdout)
     if isinstance(answer, ShoalError):
         raise answer
     return answer
@@ -55,8 +69,8 @@ def main() -> None:
     """A question on stdin; the choice, or why there is none, on stdout. Both are pickled by `ask_planner` alone."""
     os.nice(_NICENESS)
     signal.alarm(int(DEADLINE_S) + 1)  # where the server that asked has ended, nobody else ends this
-    question: PlanQuestion = pickle.load(sys.stdin.buffer)
-    answer: PlanChoice | ShoalError
+    question: Question[object] = pickle.load(sys.stdin.buffer)
+    answer: object
     try:
         answer = question.answer()
     except ShoalError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.errors import CapacityError, DeadlineExceeded
-from shoal.launch.language.what_if import ask_planner
+from shoal.launch.what_if import ask_planner
 from shoal.planner.choice.goal import Goal
 from shoal.planner.predict.workload import Workload
 from shoal.planner.what_if import Change, PlanQuestion
