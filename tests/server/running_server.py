@@ -8,9 +8,11 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.generation.data_plane import DataPlane
+from shoal.generation.seams import PicturePrompts
 from shoal.server.app import create_app
 from shoal.server.assembly import AppOptions
 from shoal.server.generation.generation_status import MachineState
@@ -69,11 +71,13 @@ def run_server(
     port: int = 0,
     name: str = MODEL,
     adapters: Sequence[str] = (),
+    pictures: PicturePrompts[Any] | None = None,
 ) -> Generator[RunningServer, None, None]:
     """Serve in a thread until the block ends."""
     tokenizer = tokenizer or ByteTokenizer(has_chat_template=has_chat_template)
     metrics = ServerMetrics(name)
     data_plane = DataPlane(engine, tokenizer, metrics=metrics, admission=admission, adapters=adapters)
+    data_plane.pictures = pictures
     app = create_app(
         data_plane,
         metrics,

@@ -5,6 +5,7 @@ import { complete, type Progress } from "./completion";
 import { begin, change, conversations, forget, openId, type Conversation, type Message, type Settings } from "./conversations";
 import { models, page, unloaded } from "./live";
 import { Markdown } from "./markdown";
+import { readPictures, Thumbnails } from "./pictures";
 import { lineOf, post } from "./server";
 import { LANGUAGE } from "./status";
 import { tellStory } from "./story";
@@ -154,6 +155,7 @@ function MessageBox({ message }: { message: Message }) {
   const { told } = message;
   return (
     <article class={message.role} aria-label={message.role === "user" ? "Question" : "Answer"}>
+      <Thumbnails pictures={message.pictures ?? []} />
       {message.role === "user" ? <p class="plain">{message.content}</p> : <Markdown text={message.content} />}
       {told && (
         <footer>
@@ -212,11 +214,22 @@ function Demo() {
 
 function Prompt({ conversation }: { conversation: Conversation | undefined }) {
   const text = useSignal("");
+  const pictures = useSignal<string[]>([]);
+  const asked = conversation?.settings.model ?? languageModels()[0];
+  const sees = models.value.some((model) => model.name === asked && model.takes_pictures);
   function send(): void {
     const content = text.value.trim();
     if (!content || answering.value !== null) return;
+    const shown = sees ? pictures.value : [];
     text.value = "";
-    void answer(conversation?.id ?? begin(languageModels()[0]!), content);
+    pictures.value = [];
+    void answer(conversation?.id ?? begin(languageModels()[0]!), content, shown);
+  }
+  /** Files of a choice, a paste or a drop; whether there were any. */
+  function take(files: FileList | undefined): boolean {
+    if (!sees || !files?.length) return false;
+    void readPictures([...files], pictures).then((wrong) => (problem.value = wrong));
+    return true;
   }
   function onKeyDown(event: KeyboardEvent): void {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -230,6 +243,8 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
         event.preventDefault();
         send();
       }}
+      onDragOver={(event) => sees && event.preventDefault()}
+      onDrop={(event) => take(event.dataTransfer?.files) && event.preventDefault()}
     >
       <label>
         Message
@@ -239,8 +254,29 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
           placeholder="Enter sends, Shift+Enter begins a line"
           onInput={(event) => (text.value = event.currentTarget.value)}
           onKeyDown={onKeyDown}
+          onPaste={(event) => take(event.clipboardData?.files) && event.preventDefault()}
         />
       </label>
+      {sees && (
+        <label class="files">
+          Pictures
+          <input
+            type="file"
+            accept="image/*"
+            multiple
+            onChange={(event) => {
+              take(event.currentTarget.files ?? undefined);
+              event.currentTarget.value = "";
+            }}
+          />
+        </label>
+      )}
+      {sees && (
+        <Thumbnails
+          pictures={pictures.value}
+          onRemove={(index) => (pictures.value = pictures.value.filter((_, place) => place !== index))}
+        />
+      )}
       {answering.value === null ? (
         <button type="submit">Send</button>
       ) : (
@@ -254,12 +290,12 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
 }
 
 /** Put a question, and keep what comes of it: also what came before it was stopped or went wrong. */
-async function answer(id: string, content: string): Promise<void> {
+async function answer(id: string, content: string, pictures: string[]): Promise<void> {
   problem.value = "";
   change(id, (one) => ({
     ...one,
     title: one.messages.length ? one.title : content.slice(0, TITLE_CHARACTERS),
-    messages: [...one.messages, { role: "user", content }],
+    messages: [...one.messages, { role: "user", content, ...(pictures.length && { pictures }) }],
   }));
   const { settings, messages } = conversations.value.find((one) => one.id === id)!;
   const stop = new AbortController();

@@ -57,7 +57,7 @@ function bodyOf(settings: Settings, messages: Message[]) {
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
   return {
     model: settings.model,
-    messages: [...system, ...messages.map(({ role, content }) => ({ role, content }))],
+    messages: [...system, ...messages.map(({ role, content, pictures }) => ({ role, content: contentOf(content, pictures) }))],
     temperature: settings.temperature,
     top_p: settings.top_p,
     ...(isCount(settings.max_tokens) && { max_tokens: Number(settings.max_tokens) }),
@@ -65,6 +65,11 @@ function bodyOf(settings: Settings, messages: Message[]) {
     stream: true,
     stream_options: { include_usage: true },
   };
+}
+
+function contentOf(text: string, pictures: string[] = []) {
+  const shown = pictures.filter((url) => url).map((url) => ({ type: "image_url", image_url: { url } }));
+  return shown.length ? [...shown, { type: "text", text }] : text;
 }
 
 function isCount(text: string): boolean {

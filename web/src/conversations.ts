@@ -4,6 +4,8 @@ import { signal } from "@preact/signals";
 export interface Message {
   role: "user" | "assistant";
   content: string;
+  /** Data URLs: of questions only. They last until the tab is closed, and are empty then. */
+  pictures?: string[];
   /** How it came: of answers only. */
   told?: { tokens: number; seconds: number; requestId: string; end: string };
 }
@@ -50,7 +52,9 @@ function isConversation(value: unknown): value is Conversation {
     typeof one.title === "string" &&
     typeof one.settings?.system === "string" &&
     Array.isArray(one.messages) &&
-    one.messages.every((message) => typeof message?.content === "string")
+    one.messages.every(
+      (message) => typeof message?.content === "string" && (message.pictures === undefined || Array.isArray(message.pictures)),
+    )
   );
 }
 
@@ -58,16 +62,21 @@ function isConversation(value: unknown): value is Conversation {
 export function keep(all: Conversation[]): void {
   conversations.value = all.slice(0, MOST);
   let kept = conversations.value;
-  let text = JSON.stringify(kept);
+  let text = JSON.stringify(kept, withoutPictures);
   while (text.length > MOST_CHARACTERS && kept.length > 1) {
     kept = kept.slice(0, -1);
-    text = JSON.stringify(kept);
+    text = JSON.stringify(kept, withoutPictures);
   }
   try {
     localStorage.setItem(STORE, text);
   } catch {
     // a full or forbidden store: they last until the tab is closed
   }
+}
+
+/** A store holds few of them: what is kept is how many there were. */
+function withoutPictures(key: string, value: unknown): unknown {
+  return key === "pictures" && Array.isArray(value) ? value.map(() => "") : value;
 }
 
 export function change(id: string, edit: (one: Conversation) => Conversation): void {

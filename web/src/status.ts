@@ -50,6 +50,8 @@ export interface Plan {
 export interface Model {
   name: string;
   kind: string;
+  /** Whether chats may have pictures. */
+  takes_pictures?: boolean;
   plan: Plan;
   machines?: { name: string; state: string }[];
   replicas: Replica[];

@@ -98,6 +98,7 @@ class GenerationStatus:
             counters |= {name.removeprefix("num_"): getattr(stats, name) for name in names}
             replicas = describe_replicas(stats)
         model: dict[str, Any] = {"name": metrics.model_name, "kind": "language model", "plan": self._plan()}
+        model["takes_pictures"] = self._data_plane.pictures is not None
         if self._machines is not None and (machines := self._machines.describe()):
             model["machines"] = machines
         return [{**model, "replicas": replicas, "counters": counters}]
