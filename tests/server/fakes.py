@@ -81,7 +81,9 @@ class ByteTokenizer:
             raise InvalidRequest("conversation roles must alternate", param="messages")
         offered = "<tools>" + " ".join(tool["function"]["name"] for tool in tools) if tools else ""
         turns = (f"<{message['role']}>{_call_text(message)}{message['content']}" for message in messages)
-        return offered + "".join(turns) + "<assistant>" + (variables or {}).get("opening", "")
+        told = variables or {}
+        answer = "<assistant>" + told.get("opening", "") if told.get("add_generation_prompt", True) else ""
+        return offered + "".join(turns) + answer
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token_id for token_id in ids if token_id < EOS).decode(errors="replace")

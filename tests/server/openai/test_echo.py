@@ -65,8 +65,11 @@ def test_tokens_of_texts_and_conversations(http: httpx.Client) -> None:
     assert answer["tokens"] == ids("Grüße")
     assert answer["count"] == len(ids("Grüße"))
     assert answer["token_strs"][:2] == ["G", "r"]
-    talk = http.post("/tokenize", json={"messages": [{"role": "user", "content": "hi"}]}).json()
+    messages = [{"role": "user", "content": "hi"}]
+    talk = http.post("/tokenize", json={"messages": messages}).json()
     assert talk["tokens"] == ids("<user>hi<assistant>")
+    done = http.post("/tokenize", json={"messages": messages, "add_generation_prompt": False})
+    assert done.json()["tokens"] == ids("<user>hi")
     assert http.post("/detokenize", json={"tokens": ids("Grüße")}).json() == {"prompt": "Grüße"}
 
 
@@ -76,6 +79,8 @@ def test_tokens_of_texts_and_conversations(http: httpx.Client) -> None:
         ("/tokenize", {}),
         ("/tokenize", {"prompt": "x", "messages": []}),
         ("/tokenize", {"promt": "x"}),
+        ("/tokenize", {"messages": [{"role": "user"}], "add_special_tokens": True}),
+        ("/tokenize", {"messages": [{"role": "user"}], "continue_final_message": True}),
         ("/detokenize", {"tokens": [5000]}),
         ("/detokenize", {"tokens": ["x"]}),
         ("/tokenize", {"prompt": "x", "model": "other"}),

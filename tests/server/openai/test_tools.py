@@ -97,6 +97,27 @@ def test_a_demanded_call_always_parses(client: openai.OpenAI, choice: Any) -> No
         assert [call.function.name for call in calls] == ["weather"]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "may_have_more"),
+    [
+        ({"type": "object", "properties": {}}, False),
+        ({"type": "object", "properties": {}, "additionalProperties": {"type": "integer"}}, True),
+        ({"type": "object"}, True),
+    ],
+)
+def test_demanded_arguments_are_those_that_are_named(
+    client: openai.OpenAI, parameters: dict[str, Any], may_have_more: bool
+) -> None:
+    tools: list[Any] = [{"type": "function", "function": {"name": "now", "parameters": parameters}}]
+    wanted = '<tool_call>\n[["name": "now", "arguments": [["odd": 1]]]]\n</tool_call>'
+    answer = client.chat.completions.create(
+        model=MODEL, messages=say(wanted), tools=tools, tool_choice="required", parallel_tool_calls=False
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert json.loads(call.function.arguments) == ({"odd": 1} if may_have_more else {})
+
+
 def test_one_call_where_no_more_are_wanted(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL, messages=say("x"), tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200

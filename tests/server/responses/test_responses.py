@@ -36,6 +36,15 @@ def last_prompt(server: RunningServer) -> str:
     return bytes(server.engine.requests[-1].prompt_ids).decode()
 
 
+def test_tokens_of_the_input(client: openai.OpenAI, server: RunningServer) -> None:
+    first = client.responses.create(model=MODEL, instructions="Be brief.", input="say one")
+    more: dict[str, Any] = {"model": MODEL, "input": "say two", "previous_response_id": first.id}
+    count = client.responses.input_tokens.count(**more)
+    assert client.responses.create(**more).usage.input_tokens == count.input_tokens  # type: ignore[union-attr]
+    with pytest.raises(openai.NotFoundError):
+        client.responses.input_tokens.count(model=MODEL, input="x", previous_response_id="resp_0")
+
+
 def test_a_response(client: openai.OpenAI, server: RunningServer) -> None:
     response = client.responses.create(model=MODEL, instructions="Be brief.", input="say Grüße ✓")
     assert response.output_text == "Grüße ✓"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal.errors import InvalidRequest
 from shoal.server.openai.answerer import Answerer
+from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody, ChatMessage
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS, Tool
 from shoal.server.openai.chat import body_prompt
@@ -20,18 +22,21 @@ from shoal.server.openai.models import ModelNames
 TOKENIZE_PATHS = ("/tokenize", "/detokenize")
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    model: str | None = None
-
-
-class TokenizeBody(_Schema):
+class TokenizeBody(ApiSchema):
     """A text or a conversation."""
 
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "chat_template": (),
+        "continue_final_message": (False,),
+        "mm_processor_kwargs": ({},),
+    }
+
+    model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -39,12 +44,23 @@ class TokenizeBody(_Schema):
     def _check_one(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
             raise InvalidRequest("give a `prompt` or `messages`, one of them", param="prompt")
+        if self.messages is not None and self.add_special_tokens:
+            raise InvalidRequest("a conversation has the special tokens of its template", param="add_special_tokens")
         return self
 
+    def chat_body(self) -> ChatBody:
+        """The conversation as a chat completion's."""
+        told = {} if self.add_generation_prompt is None else {"add_generation_prompt": self.add_generation_prompt}
+        variables = {**(self.chat_template_kwargs or {}), **told}
+        return ChatBody.model_validate(
+            {"messages": self.messages, "tools": self.tools, "chat_template_kwargs": variables}
+        )
 
-class DetokenizeBody(_Schema):
+
+class DetokenizeBody(ApiSchema):
     """POST /detokenize."""
 
+    model: str | None = None
     tokens: list[int]
 
 
@@ -69,8 +85,7 @@ class TokenizeApi:
         body = await self._answerer.read(request, TokenizeBody)
         self._names.find(body.model)
         if body.messages is not None:
-            fields = body.model_dump(include={"messages", "tools"}, exclude_none=True)
-            token_ids = (await body_prompt(ChatBody.model_validate(fields), self._data_plane)).ids
+            token_ids = (await body_prompt(body.chat_body(), self._data_plane)).ids
         else:
             (token_ids,) = await self._data_plane.encode(
                 [body.prompt or ""], add_special=body.add_special_tokens is not False

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
-from shoal.server.openai.chat import chat_specs
+from shoal.server.openai.chat import body_prompt, chat_specs
 from shoal.server.openai.errors import ApiError
 from shoal.server.openai.models import ModelNames
 from shoal.server.responses.form import ResponseForm
@@ -35,6 +35,7 @@ class ResponsesApi:
         """For the app's router."""
         return [
             Route(_PATH, self.create, methods=["POST"]),
+            Route(f"{_PATH}/input_tokens", self.count_input_tokens, methods=["POST"]),
             Route(f"{_PATH}/{{name}}", self.get, methods=["GET"]),
             Route(f"{_PATH}/{{name}}", self.delete, methods=["DELETE"]),
         ]
@@ -43,9 +44,7 @@ class ResponsesApi:
         """POST /v1/responses"""
         body = await self._answerer.read(request, ResponsesBody)
         model = self._names.find(body.model)
-        messages: list[Message] = body.new_messages()
-        if body.previous_response_id is not None:
-            messages = [*self._find(body.previous_response_id).messages, *messages]
+        messages = self._conversation(body)
         specs, reading = await chat_specs(body.chat_body(messages), self._answerer.data_plane, self._forms)
 
         def keep(response: Mapping[str, Any]) -> None:
@@ -54,6 +53,13 @@ class ResponsesApi:
 
         form = ResponseForm(body, model.name, reading, keep)
         return await self._answerer.respond(request, specs, form, streams=bool(body.stream), adapter=model.adapter)
+
+    async def count_input_tokens(self, request: Request) -> Response:
+        """POST /v1/responses/input_tokens"""
+        body = await self._answerer.read(request, ResponsesBody)
+        self._names.find(body.model)
+        prompt = await body_prompt(body.chat_body(self._conversation(body)), self._answerer.data_plane)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
     async def get(self, request: Request) -> Response:
         """GET /v1/responses/{id}"""
@@ -65,6 +71,12 @@ class ResponsesApi:
         self._find(name)
         self._store.delete(name)
         return JSONResponse({"id": name, "object": "response", "deleted": True})
+
+    def _conversation(self, body: ResponsesBody) -> list[Message]:
+        """With what was said before."""
+        if body.previous_response_id is None:
+            return body.new_messages()
+        return [*self._find(body.previous_response_id).messages, *body.new_messages()]
 
     def _find(self, response_id: str) -> StoredResponse:
         stored = self._store.get(response_id)

@@ -14,6 +14,8 @@ from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, Con
 _MAX_CALLS = 16
 """of one answer that must have some: a model that may write calls for ever sometimes does"""
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+_OPEN = frozenset({"$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"})
+"""keywords that say of what is beside `properties`, or may"""
 SpecialToken = Callable[[str], int | None]
 """the id of a text that is a special token as a whole; None: it is none"""
 
@@ -67,10 +69,21 @@ def _calls(written: WrittenCalls, schemas: Schemas) -> list[str]:
     """Schemas stay whole, so that references within them lead where they did."""
     names = [f"call_{index}" for index in range(len(schemas))]
     rules = [
-        f"{rule}: {_call_head(name, written.argument_key)} {_json_rule(schema or _NO_PARAMETERS)} {json.dumps('}')}"
+        f"{rule}: {_call_head(name, written.argument_key)} {_json_rule(_closed(schema))} {json.dumps('}')}"
         for rule, (name, schema) in zip(names, schemas.items(), strict=True)
     ]
     return [f"call: {' | '.join(names)}", *rules]
+
+
+def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schema of arguments without those that it does not name, unless it says what others there may be.
+
+    Arguments become those of a function, which takes no more than it names. Source: what OpenAI's strict tools must
+    say, and what llama.cpp and XGrammar take for granted.
+    """
+    if "properties" not in schema or _OPEN & schema.keys():
+        return schema or _NO_PARAMETERS
+    return {**schema, "additionalProperties": False}
 
 
 def _call_head(name: str, argument_key: str) -> str:
