@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from shoal.bench.generation import FinishedRequest, generate
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest, RequestError, WorkerLost
-from shoal.protocol.messages import SampledToken, Step, StepResult, TokenLogprobs
+from shoal.protocol.messages import SampledToken, StepResult, TokenLogprobs
 from shoal.verify.language import compare
 from shoal.verify.perplexity import perplexity
 from tests.router.fakes import FakeExecutor, expected_tokens, make_request, open_engine
@@ -32,9 +33,9 @@ def test_never_more_than_concurrency_at_once(concurrency: int) -> None:
     sizes: list[int] = []
 
     class Counting(FakeExecutor):
-        def submit(self, step: Step) -> None:
-            sizes.append(step.num_sequences)
-            super().submit(step)
+        def submit(self, work: StepWork) -> None:
+            sizes.append(work.step.num_sequences)
+            super().submit(work)
 
     with open_engine(Counting()) as engine:
         generate(engine, [make_request(name) for name in "abcdefg"], concurrency=concurrency)
@@ -74,13 +75,13 @@ def test_a_request_goes_on_where_there_is_another_replica() -> None:
 class _Scorer(FakeExecutor):
     """Gives token t the probability 1 / (t + 1)."""
 
-    def compute(self, work: Step) -> StepResult:
+    def compute(self, work: StepWork) -> StepResult:
         tokens = tuple(
             SampledToken(token_id=row.target, logprobs=TokenLogprobs(logprob=-math.log(row.target + 1)))
-            for row in work.samples
+            for row in work.step.samples
             if row.target is not None
         )
-        return StepResult(step_id=work.step_id, generation=work.generation, tokens=tokens)
+        return StepResult(step_id=work.step.step_id, generation=work.step.generation, tokens=tokens)
 
 
 def test_perplexity_scores_all_but_the_first_token_of_full_windows() -> None:

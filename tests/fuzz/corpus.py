@@ -37,6 +37,7 @@ from shoal.protocol.messages import (
     StageLoaded,
     Step,
     StepId,
+    StepMasks,
     StepResult,
     TokenLogprobs,
     Wire,
@@ -78,6 +79,7 @@ def _messages() -> Iterator[bytes]:
     logprobs = TokenLogprobs(logprob=-0.5, top_ids=(1,), top_logprobs=(-0.1,))
     tokens = (SampledToken(token_id=5, logprobs=logprobs, logits=b"\0" * 8),)
     yield encode(step)
+    yield encode(StepMasks(step_id=StepId(3), generation=first, allowed=(b"\x01\x80", b"\xff")))
     yield encode(StepResult(step_id=StepId(3), generation=first, tokens=tokens, compute_s=(0.5,), wait_s=(0.1,)))
     yield encode(StageLoaded(weight_bytes=10, load_s=0.1))
     yield encode(StageFailed(generation=first, error="ModelLoadError", message="gone"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.protocol.messages import SampledToken, SampleRow, Sampling, Step, StepResult
 from shoal.router.engine import Engine
@@ -18,19 +19,19 @@ TURN_S = 5.0
 """How long a turn may wait in these tests; reached only where something is broken."""
 
 
-class FakeExecutor(FakeReplica[Step, StepResult]):
+class FakeExecutor(FakeReplica[StepWork, StepResult]):
     """A replica that runs steps."""
 
     def __init__(self, *, answers_by_hand: bool = False, is_loading: bool = False) -> None:
         super().__init__(answers_by_hand=answers_by_hand, is_loading=is_loading)
         self.num_submitted = 0
 
-    def submit(self, work: Step) -> None:
+    def submit(self, work: StepWork) -> None:
         super().submit(work)
         self.num_submitted += 1
 
-    def compute(self, work: Step) -> StepResult:
-        return answer_step(work)
+    def compute(self, work: StepWork) -> StepResult:
+        return answer_step(work.step)
 
 
 def answer_step(step: Step) -> StepResult:

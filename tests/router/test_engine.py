@@ -7,6 +7,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import RequestId
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from tests.router.fakes import (
@@ -46,8 +47,8 @@ def test_requests_go_to_the_replica_with_the_least_work() -> None:
         for name in "ab":
             engine.add(make_request(name, max_tokens=2))
         engine.turn(0)
-        assert first.waiting[0].num_sequences == 1
-        assert second.waiting[0].num_sequences == 2
+        assert first.waiting[0].step.num_sequences == 1
+        assert second.waiting[0].step.num_sequences == 2
 
 
 def test_equal_requests_are_dealt_evenly_before_the_first_turn() -> None:
@@ -56,7 +57,7 @@ def test_equal_requests_are_dealt_evenly_before_the_first_turn() -> None:
         for name in "abcdef":
             engine.add(make_request(name))
         engine.turn(0)
-        assert [executor.waiting[0].num_sequences for executor in executors] == [2, 2, 2]
+        assert [executor.waiting[0].step.num_sequences for executor in executors] == [2, 2, 2]
 
 
 def test_finished_work_no_longer_counts() -> None:
@@ -205,8 +206,8 @@ def test_a_replica_that_answers_nonsense_is_lost() -> None:
     with open_engine(executor) as engine:
         engine.add(make_request("a"))
         engine.turn(0)
-        step = executor.waiting[0]
-        executor.waiting[0] = msgspec.structs.replace(step, samples=step.samples * 2)
+        step = executor.waiting[0].step
+        executor.waiting[0] = StepWork(step=msgspec.structs.replace(step, samples=step.samples * 2))
         executor.answer()
         with pytest.raises(WorkerLost, match="asked for 1 tokens"):
             engine.turn(TURN_S)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import structs
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.executor.launcher import Place, WorkerLauncher
 from shoal.executor.load_message import load_message, scheduler_config
@@ -16,12 +17,12 @@ from shoal.executor.traffic import StepTraffic
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
-from shoal.protocol.messages import AdapterFile, ExpertLoad, Generation, Step, StepResult
+from shoal.protocol.messages import AdapterFile, ExpertLoad, Generation, StepResult
 from shoal.router.executor import StepExecutor
 
 _logger = logging.getLogger("shoal.launch")
 
-StepPipeline = PipelineExecutor[Step, StepResult]
+StepPipeline = PipelineExecutor[StepWork, StepResult]
 
 
 class LanguageFactory:
@@ -77,7 +78,7 @@ class LanguageFactory:
         self._latest = replica
         if replica is not self._replica and without is not None:
             _logger.info(self._describe_change(replica, without))
-        self._traffic = StepTraffic()
+        self._traffic = StepTraffic(len(replica.shards) - len(replica.stages[-1].shards))
         executor = PipelineExecutor(
             self._places(replica),
             self._launcher,

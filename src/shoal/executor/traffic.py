@@ -8,13 +8,14 @@ from typing import Protocol, TypeVar
 
 from shoal.arrays import Array
 from shoal.comm.links.tensor_port import Received, TensorPort
+from shoal.core.generation.step_work import StepWork
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import WorkerLost
 from shoal.executor.launcher import Wiring
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
-from shoal.protocol.messages import ExpertLoad, Generation, Step, StepResult
+from shoal.protocol.messages import ExpertLoad, Generation, StepMasks, StepResult
 from shoal.protocol.stage_interface import HEAD
 from shoal.router.graph_executor import Batch, BatchId, BatchResult
 from shoal.router.rows import take_rows
@@ -96,20 +97,30 @@ class BatchTrial:
 
 
 class StepTraffic:
-    """Steps of a language model: one frame to all workers, the result from the last stage. Implements `Traffic`."""
+    """Steps of a language model: one frame to all workers, one with masks to those that sample where there are guided
+    rows, the result from the last stage. Implements `Traffic`."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_sampling: int = 0) -> None:
+        """`first_sampling`: the first of the last stage's workers, counted stage by stage and rank by rank."""
+        self._first_sampling = first_sampling
         self.expert_loads: dict[int, ExpertLoad] = {}
         """what workers have told of their experts, the latest of each"""
 
     def begin(self, wiring: Wiring, generation: Generation) -> None:
         """See `Traffic.begin`. A step says itself of which generation it is."""
 
-    def send(self, work: Step, workers: Mapping[int, MessageWorker]) -> None:
-        """See `Traffic.send`."""
-        frame = encode(work)
+    def send(self, work: StepWork, workers: Mapping[int, MessageWorker]) -> None:
+        """See `Traffic.send`. The workers compute while the masks are found out."""
+        step = work.step
+        frame = encode(step)
         for worker in workers.values():
             worker.send(frame)
+        if work.guided:
+            masks = StepMasks(step_id=step.step_id, generation=step.generation, allowed=work.masks())
+            frame = encode(masks)
+            for index, worker in workers.items():
+                if index >= self._first_sampling:
+                    worker.send(frame)
 
     def take(self, index: int, message: Message) -> Sequence[StepResult] | None:
         """See `Traffic.take`."""

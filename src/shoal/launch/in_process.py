@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
+from shoal.core.generation.step_work import StepWork
 from shoal.core.plan.language import ReplicaPlan
 from shoal.executor.in_process import InProcessExecutor
 from shoal.executor.load_message import load_message
@@ -15,7 +16,7 @@ from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.file_states import states_again, unchanged
 from shoal.model.open_stage import LanguageStage, open_stage
 from shoal.model.packed.kept_weights import kept_for
-from shoal.protocol.messages import Step, StepResult
+from shoal.protocol.messages import StepResult
 
 
 def load_in_process(
@@ -56,17 +57,18 @@ def load_in_process(
     return InProcessStepExecutor(stage)
 
 
-class InProcessStepExecutor(InProcessExecutor[Step, StepResult]):
+class InProcessStepExecutor(InProcessExecutor[StepWork, StepResult]):
     """Runs whole-model steps inline."""
 
     def __init__(self, stage: LanguageStage) -> None:
         """`stage`: the whole model."""
-        super().__init__(lambda step: _compute(stage, step))
+        super().__init__(lambda work: _compute(stage, work))
 
 
-def _compute(stage: LanguageStage, step: Step) -> StepResult:
+def _compute(stage: LanguageStage, work: StepWork) -> StepResult:
     started_s = time.perf_counter()
-    tokens = stage.process(step)
+    step = work.step
+    tokens = stage.process(step, masks=work.masks)
     assert isinstance(tokens, tuple)
     compute_s = time.perf_counter() - started_s
     return StepResult(

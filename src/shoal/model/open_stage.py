@@ -15,6 +15,7 @@ from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import AdapterFile, SampledToken, Step
 from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.step_masks import Masks
 
 
 class LanguageStage(Protocol):
@@ -43,7 +44,9 @@ class LanguageStage(Protocol):
         """Whether it takes tokens, and not hidden states."""
         ...
 
-    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
+    def process(
+        self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
+    ) -> F32 | tuple[SampledToken, ...]:
         """Run one step."""
         ...
 

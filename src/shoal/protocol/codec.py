@@ -24,6 +24,7 @@ from shoal.protocol.messages import (
     StageLoaded,
     Step,
     StepId,
+    StepMasks,
     StepResult,
     Wire,
     Wired,
@@ -31,7 +32,7 @@ from shoal.protocol.messages import (
 
 WorkerMessage = StageLoaded | StageFailed | Progress | Shutdown | Wire | Wired | LinkLost
 """Whatever the work is."""
-Message = Step | StepResult | ExpertLoad | LoadStage | LoadGraph | Envelope | WorkerMessage
+Message = Step | StepMasks | StepResult | ExpertLoad | LoadStage | LoadGraph | Envelope | WorkerMessage
 """Everything that goes between the head and a worker."""
 
 _encoder = msgspec.msgpack.Encoder()

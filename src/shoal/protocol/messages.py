@@ -18,7 +18,7 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.hidden_codec import LinkPrecision
 from shoal.protocol.stage_config import StageConfig
 
-PROTOCOL_VERSION = 15
+PROTOCOL_VERSION = 16
 
 StepId = NewType("StepId", int)
 Generation = NewType("Generation", int)
@@ -82,6 +82,8 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """int32 tokens that `sampling.repetition_penalty` is for, each once; only where it is not 1."""
     forbidden: tuple[int, ...] = ()
     """Tokens that may not be drawn here: those that would end an output too early."""
+    is_guided: bool = False
+    """Whether `allowed` follows, in the step's StepMasks."""
     allowed: bytes = b""
     """Tokens that may be drawn, a bit each, the first in the lowest bit of the first byte, and no token beyond its end;
     empty: any."""
@@ -178,6 +180,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     def num_rows(self) -> int:
         """Hidden states that go from stage to stage: of tokens, and behind them what an encoder gave."""
         return self.num_tokens + sum(encoding.num_rows for encoding in self.encodings)
+
+
+class StepMasks(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=12):
+    """What the guided rows of a step may draw: sent to the workers of the last stage right behind the step, where that
+    has guided rows, and found out while they compute it."""
+
+    step_id: StepId
+    generation: Generation
+    allowed: tuple[bytes, ...]
+    """`SampleRow.allowed` of each sample that is guided, in order"""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -12,12 +12,13 @@ from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, Submi
 from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers, Tick
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.routing import Routing
 from shoal.errors import WorkerLost
-from shoal.protocol.messages import Generation, Step, StepResult
+from shoal.protocol.messages import Generation, StepResult
 from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import StepExecutor, StepReplicaFactory
 from shoal.router.replica_owner import ReplicaOwner
@@ -30,7 +31,7 @@ __all__ = ["Engine", "EngineStats"]
 _MAX_TURN_S = 60.0
 
 
-class Engine(ReplicaOwner[Step, StepResult, SchedulerConfig]):
+class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
     """Runs requests on replicas. `clock` gives seconds, monotonic."""
 
     def __init__(
@@ -145,8 +146,8 @@ class Engine(ReplicaOwner[Step, StepResult, SchedulerConfig]):
 
     def _carry_out(self, effect: FleetEffect, outputs: list[Output]) -> None:
         match effect:
-            case SubmitStep(replica=index, step=step):
-                self._workers.submit(index, step)
+            case SubmitStep(replica=index, work=work):
+                self._workers.submit(index, work)
             case StopWorkers() | StartWorkers() | GiveUp() | ReportRecovery() | ReportSpeed():
                 self._workers.carry_out(effect)
             case TokenProduced() | RequestFinished():

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.protocol.messages import Generation, Step, StepResult
+from shoal.core.generation.step_work import StepWork
+from shoal.protocol.messages import Generation, StepResult
 
 WorkT = TypeVar("WorkT")
 WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
@@ -121,7 +122,7 @@ class ReplicaFactory(Protocol[WorkT, ResultT, LimitsT_co]):
         ...
 
 
-StepExecutor = Executor[Step, StepResult]
+StepExecutor = Executor[StepWork, StepResult]
 """Of a language model."""
-StepReplicaFactory = ReplicaFactory[Step, StepResult, SchedulerConfig]
+StepReplicaFactory = ReplicaFactory[StepWork, StepResult, SchedulerConfig]
 """Of a language model."""

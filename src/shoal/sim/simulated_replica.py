@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from random import Random
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.protocol.messages import SampledToken, SampleRow, Step, StepResult
+from shoal.protocol.step_masks import Masks, awaited
 from shoal.sim.faults import Network
 from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token, likeliest
 from shoal.sim.simulated_workers import SimulatedWorkers
@@ -27,7 +29,7 @@ class StepCost:
         return self.fixed_s + num_tokens * self.token_s
 
 
-class StepWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
+class StepWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
     """A replica's workers over links that have their faults."""
 
     def __init__(self, config: SchedulerConfig, cost: StepCost, network: Network, rng: Random, now_s: float) -> None:
@@ -44,7 +46,7 @@ class StepWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
     def slow_down(self, factor: float) -> None:
         self._replica.slow_down(factor)
 
-    def compute(self, work: Step, now_s: float) -> tuple[StepResult, float]:
+    def compute(self, work: StepWork, now_s: float) -> tuple[StepResult, float]:
         return self._replica.run(work, now_s)
 
 
@@ -76,9 +78,10 @@ class SimulatedReplica:
         """Every step takes so many times as long from now on."""
         self._cost = StepCost(fixed_s=self._cost.fixed_s * factor, token_s=self._cost.token_s * factor)
 
-    def run(self, step: Step, now_s: float) -> tuple[StepResult, float]:
+    def run(self, work: StepWork, now_s: float) -> tuple[StepResult, float]:
         """The answer to a step that is sent now, and when it arrives."""
-        tokens = self._compute(step)
+        step = work.step
+        tokens = self._compute(step, work.masks)
         seconds = self._cost.seconds(step.num_tokens)
         done_s = now_s
         for stage in range(self._num_stages):
@@ -92,11 +95,11 @@ class SimulatedReplica:
         )
         return result, done_s
 
-    def _compute(self, step: Step) -> tuple[SampledToken, ...]:
+    def _compute(self, step: Step, masks: Masks) -> tuple[SampledToken, ...]:
         token_ids, positions, starts = _ints(step.token_ids), _ints(step.positions), _ints(step.query_starts)
         tables = _ints(step.block_tables)
         width = len(tables) // step.num_sequences
-        samples = {sample.row: sample for sample in step.samples}
+        samples = {sample.row: sample for sample in awaited(step.samples, masks)}
         tokens: dict[int, SampledToken] = {}
         saves = self._read_states(step)
         self._copy_blocks(_ints(step.block_copies))

@@ -9,11 +9,12 @@ from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, Submi
 from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import ShoalError
-from shoal.protocol.messages import Step, StepResult
+from shoal.protocol.messages import StepResult
 from shoal.sim.blame import BlameWatch
 from shoal.sim.faults import ReplicaJoins
 from shoal.sim.invariants import FairnessWatch, Ledger, check_fleet, check_state, check_step
@@ -64,7 +65,7 @@ class Report:
         return [f"{at_s:.6f} {describe(happened)}" for at_s, happened in self.trace]
 
 
-class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
+class Simulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
     """One run. Raises AssertionError as soon as an invariant breaks."""
 
     def __init__(self, scenario: Scenario) -> None:
@@ -207,7 +208,7 @@ class Simulation(VirtualShell[Step, StepResult, SchedulerConfig]):
                 self.break_workers(
                     replica, now_s, hangs=poison.hangs, is_crash=False, noticed_after_s=_POISON_NOTICED_S
                 )
-        self.send(replica, step, now_s)
+        self.send(replica, effect.work, now_s)
 
     def _conclude(self, now_s: float) -> Report:
         self._ledger.check_all_ended()

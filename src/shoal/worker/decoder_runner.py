@@ -23,10 +23,11 @@ from shoal.model.open_stage import open_stage
 from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import ExpertLoad, LoadStage, Step, StepResult, Wire
+from shoal.worker.inbox import Inbox
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.row_time import measure_row
 from shoal.worker.runner import OnProgress, Work
-from shoal.worker.step_check import check_step
+from shoal.worker.step_check import check_masks, check_step
 
 _SEND_TIMEOUT_S = 600.0
 _JOIN_TIMEOUT_S = 60.0
@@ -34,7 +35,9 @@ _JOIN_TIMEOUT_S = 60.0
 _ACTIVATION_TIMEOUT_S = 600.0
 """How long a predecessor may take for one step before it counts as lost. It is the head that decides which worker hangs
 (core/recovery/patience); this only bounds the wait where the head itself does."""
-
+_MASKS_TIMEOUT_S = 600.0
+"""How long the head may take for the masks of a step that it has sent, of which each takes it tens of microseconds. It
+is known to be gone at once; this only bounds the wait where it hangs."""
 
 _TELL_S = 2.0
 """Between two reports about experts: a few kB, for what changes over minutes."""
@@ -43,12 +46,13 @@ _TELL_S = 2.0
 class DecoderRunner:
     """Implements `worker.runner.Runner`."""
 
-    def __init__(self, load: LoadStage, control: Link, on_progress: OnProgress) -> None:
+    def __init__(self, load: LoadStage, control: Link, inbox: Inbox, on_progress: OnProgress) -> None:
         """Load the stage.
 
         Args:
             load: what to load.
             control: to the head, for results.
+            inbox: of what it says, for masks.
             on_progress: told (done, total) pieces of weights.
 
         Raises:
@@ -56,6 +60,9 @@ class DecoderRunner:
         """
         self._load = load
         self._control = control
+        self._inbox = inbox
+        self._mask_wait_s = 0.0
+        """of the step under way"""
         self._links: StageLinks[Link] | None = None
         self._upstream: Link | None = None
         self._downstream: Sequence[Link] = ()
@@ -141,8 +148,10 @@ class DecoderRunner:
         stage = self._stage
         arrived = _receive_activations(self._upstream, step, stage.decoder.carried_width)
         started_s = time.perf_counter()
-        result = stage.process(step, arrived.x_TD if arrived else None)
-        compute_s = (*(arrived.compute_s if arrived else ()), time.perf_counter() - started_s)
+        self._mask_wait_s = 0.0
+        result = stage.process(step, arrived.x_TD if arrived else None, lambda: self._await_masks(step))
+        own_s = time.perf_counter() - started_s - self._mask_wait_s
+        compute_s = (*(arrived.compute_s if arrived else ()), own_s)
         wait_s = (*(arrived.wait_s if arrived else ()), self._group.take_wait_s())
         self._num_rows += step.num_tokens
         self._busy_s += compute_s[-1] - wait_s[-1]
@@ -155,6 +164,14 @@ class DecoderRunner:
         for link in self._downstream:
             link.send(parts, timeout_s=_SEND_TIMEOUT_S)
         return None
+
+    def _await_masks(self, step: Step) -> Sequence[bytes]:
+        """What its guided rows may draw. Raises WorkerLost, RemoteProtocolError."""
+        started_s = time.perf_counter()
+        masks = self._inbox.masks_of(step, timeout_s=_MASKS_TIMEOUT_S)
+        self._mask_wait_s = time.perf_counter() - started_s
+        check_masks(masks, step, vocab_size=self._stage.vocab_size)
+        return masks
 
 
 def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) -> Activations | None:

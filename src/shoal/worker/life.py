@@ -15,7 +15,7 @@ from typing import assert_never
 
 from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
-from shoal.protocol.codec import Message, WorkerMessage, decode, encode
+from shoal.protocol.codec import WorkerMessage, encode
 from shoal.protocol.graph_messages import Envelope, LoadGraph
 from shoal.protocol.messages import (
     PROTOCOL_VERSION,
@@ -28,15 +28,16 @@ from shoal.protocol.messages import (
     StageFailed,
     StageLoaded,
     Step,
+    StepMasks,
     StepResult,
     Wire,
     Wired,
 )
+from shoal.worker.inbox import Inbox
 from shoal.worker.links import Connector
 from shoal.worker.memory_nodes import prefer_near_memory
 from shoal.worker.runner import OnProgress, Runner, Work
 
-_IDLE_WAIT_S = 30.0
 _SEND_TIMEOUT_S = 600.0
 
 
@@ -45,6 +46,7 @@ class WorkerLife:
 
     def __init__(self, control: Link, connector: Connector) -> None:
         self._control = control
+        self._inbox = Inbox(control)
         self._connector = connector
         self._runner: Runner | None = None
         self._is_wired = False
@@ -52,7 +54,7 @@ class WorkerLife:
 
     def run(self) -> None:
         """Until Shutdown. Raises WorkerLost when the head is gone, and what the worker itself fails with."""
-        load = self._next_message()
+        load = self._inbox.take()
         if not isinstance(load, LoadStage | LoadGraph):
             raise RemoteProtocolError(f"expected to be told what to load first, got {type(load).__name__}")
         try:
@@ -72,17 +74,19 @@ class WorkerLife:
             os.sched_setaffinity(0, load.cores)
             prefer_near_memory(load.cores)
         started_s = time.perf_counter()
-        runner = self._runner = _make_runner(load, self._control, self._note)
+        runner = self._runner = _make_runner(load, self._control, self._inbox, self._note)
         load_s = time.perf_counter() - started_s
         self._send(StageLoaded(weight_bytes=runner.weight_bytes, load_s=load_s, note=runner.note))
         return runner
 
     def _serve(self, runner: Runner) -> None:
         while True:
-            match message := self._next_message():
+            match message := self._inbox.take():
                 case Step() | Envelope():
                     if self._is_wired and message.generation == self._generation:
                         self._work(runner, message)
+                case StepMasks():
+                    """It belongs to a step that was passed over, or given up."""
                 case Wire():
                     self._join(runner, message)
                 case Shutdown():
@@ -132,11 +136,6 @@ class WorkerLife:
         if self._runner is not None:
             self._runner.leave()
 
-    def _next_message(self) -> Message:
-        while (frame := self._control.receive(timeout_s=_IDLE_WAIT_S)) is None:
-            pass
-        return decode(frame)
-
     def _note(self, done: int, total: int) -> None:
         self._send(Progress(done=done, total=total))
 
@@ -144,13 +143,13 @@ class WorkerLife:
         self._control.send([encode(message)], timeout_s=_SEND_TIMEOUT_S)
 
 
-def _make_runner(load: LoadStage | LoadGraph, control: Link, on_progress: OnProgress) -> Runner:
+def _make_runner(load: LoadStage | LoadGraph, control: Link, inbox: Inbox, on_progress: OnProgress) -> Runner:
     """Each imports what it computes with, so that a decoder's worker does without ONNX Runtime."""
     match load:
         case LoadStage():
             from shoal.worker.decoder_runner import DecoderRunner
 
-            return DecoderRunner(load, control, on_progress)
+            return DecoderRunner(load, control, inbox, on_progress)
         case LoadGraph():
             from shoal.worker.graph_runner import GraphRunner
 

@@ -5,7 +5,7 @@ What concerns attention and recurrence (positions, sequences, blocks, states) is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -51,6 +51,15 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: in
     _check_samples(step.samples, step.num_tokens, vocab_size)
 
 
+def check_masks(masks: Sequence[bytes], step: Step, *, vocab_size: int) -> None:
+    """Raises RemoteProtocolError where they are not as many as the step's guided samples, or let one draw nothing."""
+    guided = [sample.row for sample in step.samples if sample.is_guided]
+    if len(masks) != len(guided):
+        raise RemoteProtocolError(f"{len(masks)} masks came for {len(guided)} rows of step {step.step_id}")
+    for row, allowed in zip(guided, masks, strict=True):
+        _check_mask(row, allowed, vocab_size)
+
+
 def _check_samples(samples: Iterable[SampleRow], num_tokens: int, vocab_size: int) -> None:
     for sample in samples:
         if not 0 <= sample.row < num_tokens:
@@ -61,8 +70,15 @@ def _check_samples(samples: Iterable[SampleRow], num_tokens: int, vocab_size: in
             _check_ids("earlier token", sample.history, vocab_size)
         if sample.repeated:
             _check_ids("repeated token", sample.repeated, vocab_size)
-        if sample.allowed and not any(sample.allowed[: -(-vocab_size // 8)]):
-            raise RemoteProtocolError(f"row {sample.row} may draw no token")
+        if sample.is_guided and (sample.want_hidden or sample.allowed):
+            raise RemoteProtocolError(f"row {sample.row} is guided, and draws no token or knows already which")
+        if sample.allowed:
+            _check_mask(sample.row, sample.allowed, vocab_size)
+
+
+def _check_mask(row: int, allowed: bytes, vocab_size: int) -> None:
+    if not any(allowed[: -(-vocab_size // 8)]):
+        raise RemoteProtocolError(f"row {row} may draw no token")
 
 
 def _check_adapters(step: Step, num_adapters: int) -> None:

@@ -61,6 +61,8 @@ class Driver:
         self.scheduler = Scheduler(config)
         self.in_flight: list[Step] = []
         self.sent: list[Step] = []
+        self.masks: list[tuple[int, bytes]] = []
+        """what each guided sample may draw, by the index of its token"""
         self.tokens: dict[str, list[int]] = {}
         self.finished: dict[str, RequestFinished] = {}
         self._draw = draw
@@ -69,9 +71,11 @@ class Driver:
         effects = self.scheduler.handle(events, now_s)
         for effect in effects:
             match effect:
-                case SendStep(step=step):
-                    self.in_flight.append(step)
-                    self.sent.append(step)
+                case SendStep(work=work):
+                    self.in_flight.append(work.step)
+                    self.sent.append(work.step)
+                    guided = [sample.token_index for sample in work.step.samples if sample.is_guided]
+                    self.masks += zip(guided, work.masks(), strict=True)
                 case TokenProduced():
                     self.tokens.setdefault(effect.request_id, []).append(effect.token_id)
                 case RequestFinished():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.core.generation.events import RequestCancelled, StepCompleted, WorkersLost, WorkersReady
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.beams import BeamProgress, BeamSearch, Hypothesis
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import RemoteProtocolError
@@ -48,7 +49,7 @@ class Run:
 
     def answer(self) -> None:
         step = self.driver.in_flight.pop(0)
-        effects = self.driver.tell(StepCompleted(result=self.replica.run(step, 0.0)[0]))
+        effects = self.driver.tell(StepCompleted(result=self.replica.run(StepWork(step=step), 0.0)[0]))
         self.told += [effect for effect in effects if isinstance(effect, TokenProduced)]
         check_state(self.driver.scheduler.state)
 

@@ -1,10 +1,12 @@
-"""Guided requests: every sampled row carries what may be drawn, whatever happens to the request before."""
+"""Guided requests: for every sampled row there is what may be drawn, whatever happens to the request before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.core.generation.events import WorkersLost, WorkersReady
+from shoal.core.generation.events import RequestAdded, SendStep, StepCompleted, WorkersLost, WorkersReady
+from shoal.core.generation.scheduler import Scheduler
+from shoal.protocol.messages import StepResult
 from tests.core.generation.scheduler_driver import Driver, make_config, make_request
 
 
@@ -16,15 +18,30 @@ class CountingGuide:
         return bytes([0] * len(outputs) + [1])
 
 
-def masks(driver: Driver) -> list[tuple[int, bytes]]:
-    return [(sample.token_index, sample.allowed) for step in driver.sent for sample in step.samples]
-
-
 def test_every_output_has_its_own_mask() -> None:
     driver = Driver(make_config())
     driver.add(make_request("a", max_tokens=3, guide=CountingGuide()), make_request("b", max_tokens=1))
     driver.finish()
-    assert sorted(masks(driver)) == [(0, b""), (0, b"\1"), (1, b"\0\1"), (2, b"\0\0\1")]
+    assert driver.masks == [(0, b"\1"), (1, b"\0\1"), (2, b"\0\0\1")]
+    assert [[sample.is_guided for sample in step.samples] for step in driver.sent] == [[True, False], [True], [True]]
+
+
+def test_no_guide_is_asked_before_its_step_is_sent() -> None:
+    """The workers compute meanwhile; a prompt whose last row is not in the step asks for nothing."""
+
+    class Unasked:
+        def allowed(self, outputs: Sequence[int], /) -> bytes:
+            raise AssertionError("the scheduler itself needs no mask")
+
+    scheduler = Scheduler(make_config(prefill_chunk_tokens=4))
+    request = make_request("a", prompt=6, guide=Unasked())
+    (first,) = scheduler.handle([RequestAdded(request=request)], 0.0)
+    assert isinstance(first, SendStep)
+    assert not first.work.guided
+    answer = StepResult(step_id=first.step.step_id, generation=first.step.generation, tokens=())
+    (second,) = scheduler.handle([StepCompleted(result=answer)], 0.0)
+    assert isinstance(second, SendStep)
+    assert [list(row.outputs) for row in second.work.guided] == [[]]
 
 
 def test_a_request_that_is_computed_again_goes_on_with_the_next_mask() -> None:
@@ -36,5 +53,4 @@ def test_a_request_that_is_computed_again_goes_on_with_the_next_mask() -> None:
     driver.tell(WorkersLost(reason="killed"))
     driver.tell(WorkersReady())
     driver.finish()
-    assert [index for index, _ in masks(driver)] == [0, 1, 2, 2, 3]
-    assert all(mask == bytes([0] * index + [1]) for index, mask in masks(driver))
+    assert driver.masks == [(index, bytes([0] * index + [1])) for index in (0, 1, 2, 2, 3)]

@@ -63,7 +63,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for effect in self.scheduler.handle(events, 0.0):
             if isinstance(effect, SendStep):
                 check_step(self.scheduler.config, effect.step, generation=self.scheduler.generation)
-                self.answers.append(self.replica.run(effect.step, 0.0)[0])
+                self.answers.append(self.replica.run(effect.work, 0.0)[0])
             else:
                 self.ledger.record(effect)
         self.fairness.check(self.scheduler.state)

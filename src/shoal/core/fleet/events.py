@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.recovery.events import (
     RecoveryEffect,
     ReplicaJoined,
@@ -43,7 +44,11 @@ class SubmitStep:
     """Send this step to every worker of the replica."""
 
     replica: int
-    step: Step
+    work: StepWork
+
+    @property
+    def step(self) -> Step:
+        return self.work.step
 
 
 FleetEffect = SubmitStep | RecoveryEffect | Output

@@ -257,9 +257,9 @@ class ReplicaFleet:
         passed: list[FleetEffect] = []
         for effect in effects:
             match effect:
-                case SendStep(step=step):
-                    replica.note_sent(step, now_s)
-                    passed.append(SubmitStep(replica=replica.index, step=step))
+                case SendStep(work=work):
+                    replica.note_sent(work.step, now_s)
+                    passed.append(SubmitStep(replica=replica.index, work=work))
                 case HandOver():
                     raise AssertionError("nobody has asked for this request")
                 case RequestFinished(request_id=request_id):

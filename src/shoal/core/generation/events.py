@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Output, Request, RequestId, RequestProgress
 from shoal.protocol.messages import Step, StepResult
 
@@ -60,7 +61,11 @@ Event = RequestAdded | RequestCancelled | RequestWithdrawn | StepCompleted | Wor
 class SendStep:
     """Send this step to every worker of the replica."""
 
-    step: Step
+    work: StepWork
+
+    @property
+    def step(self) -> Step:
+        return self.work.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

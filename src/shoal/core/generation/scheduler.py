@@ -112,10 +112,10 @@ class Scheduler:
         state = self._state
         effects: list[Effect] = []
         while not state.is_fenced and len(state.in_flight) < self.config.num_micro_batches:
-            step = form_step(state)
-            if step is None:
+            work = form_step(state)
+            if work is None:
                 break
-            effects.append(SendStep(step=step))
+            effects.append(SendStep(work=work))
         effects.extend(self._outputs)
         self._outputs = []
         return effects

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
+from shoal.core.generation.step_work import GuidedRow, StepWork
 from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.pictures import plain_turns
@@ -45,6 +46,7 @@ class StepBuilder:
         "_chunks",
         "_copies",
         "_encodings",
+        "_guided",
         "_memories",
         "_samples",
         "_states",
@@ -60,6 +62,7 @@ class StepBuilder:
         self._chunks: list[SequenceChunk] = []
         self._copies = array("i")
         self._samples: list[SampleRow] = []
+        self._guided: list[GuidedRow] = []
         self.num_tokens = 0
         self.num_prefill = 0
 
@@ -77,7 +80,7 @@ class StepBuilder:
         self._add(sequence, num_rows)
         self.num_prefill += num_rows
 
-    def build(self, step_id: StepId, generation: Generation) -> tuple[Step, StepInFlight]:
+    def build(self, step_id: StepId, generation: Generation) -> tuple[StepWork, StepInFlight]:
         """The step to send and the record to keep."""
         adapters = self._sort_by_adapter()
         chunks = self._chunks
@@ -115,7 +118,7 @@ class StepBuilder:
             num_samples=len(self._samples),
             num_attention_bytes=step.alignment.num_bytes if step.alignment else 0,
         )
-        return step, in_flight
+        return StepWork(step=step, guided=tuple(self._guided)), in_flight
 
     def _sort_by_adapter(self) -> bytes:
         """int32 [B], or nothing where no sequence has one. Rows of one adapter are computed together."""
@@ -157,11 +160,12 @@ class StepBuilder:
     def _add_sample(self, sequence: Sequence, row: int, *, row_in_step: int) -> None:
         request, num_prompt = sequence.request, sequence.num_prompt
         token_index = row - num_prompt + 1
-        history = allowed = b""
+        history = b""
         if request.sampling.needs_history or request.guide is not None:
             outputs = sequence.token_ids[num_prompt : num_prompt + token_index]
             history = outputs.tobytes() if request.sampling.needs_history else b""
-            allowed = request.guide.allowed(outputs) if request.guide is not None else b""
+            if request.guide is not None:
+                self._guided.append(GuidedRow(request.guide, outputs))
         self._samples.append(
             SampleRow(
                 row=row_in_step,
@@ -170,7 +174,7 @@ class StepBuilder:
                 history=history,
                 repeated=_repeated(sequence, row + 1) if request.sampling.repetition_penalty != 1.0 else b"",
                 forbidden=tuple(sorted(request.stop_token_ids)) if token_index < request.min_tokens else (),
-                allowed=allowed,
+                is_guided=request.guide is not None,
                 target=request.targets[token_index] if request.targets else None,
                 want_logits=request.want_logits,
                 want_hidden=request.want_hidden,

@@ -25,11 +25,12 @@ from __future__ import annotations
 from shoal.core.generation.micro_batches import decode_share, prefill_share
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.step_builder import StepBuilder
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Step, StepId
+from shoal.protocol.messages import StepId
 
 
-def form_step(state: SchedulerState) -> Step | None:
+def form_step(state: SchedulerState) -> StepWork | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
     builder = StepBuilder(state.kv.states, state.kv.memories)
     suspect = state.suspects[0] if state.suspects else None
@@ -40,10 +41,10 @@ def form_step(state: SchedulerState) -> Step | None:
         _add_trial(state, builder, suspect)
     if not builder.num_tokens:
         return None
-    step, in_flight = builder.build(StepId(state.next_step_id), state.generation)
+    work, in_flight = builder.build(StepId(state.next_step_id), state.generation)
     state.next_step_id += 1
-    state.in_flight[step.step_id] = in_flight
-    return step
+    state.in_flight[work.step.step_id] = in_flight
+    return work
 
 
 def _others_in_flight(state: SchedulerState, suspect: Sequence) -> bool:

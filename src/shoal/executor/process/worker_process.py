@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from shoal.comm.links.posting_link import PostingLink
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import WorkerLost
 from shoal.executor.process.child_process import ChildProcess
@@ -36,7 +37,7 @@ class WorkerProcess(MessageWorker):
         """for the descriptors of its links"""
         self._quota = ExitStack()
         """the control group that it is in"""
-        super().__init__(child, SocketLink(ours))
+        super().__init__(child, PostingLink(SocketLink(ours)))
 
     def hold(self, cpu_quota: float, *, num_cores: int) -> None:
         """Hold it to this share of so many cores' time for as long as it lives. Raises ConfigError."""

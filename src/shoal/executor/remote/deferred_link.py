@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import Buffer
 
+from shoal.comm.links.posting_link import PostingLink
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import ConfigError, MachineGone, ShoalError, WorkerLost
 
@@ -29,11 +30,9 @@ class DeferredLink:
         self._connect = connect
         self._made: SocketLink | None = None
         self._error: ShoalError | None = None
-        self._link: SocketLink | None = None
+        self._link: PostingLink | None = None
         """once this side has taken note of it"""
         self._pending: list[bytes] = []
-        self._is_full = False
-        """whether it waits for the peer to take more"""
         self._is_done = False
         self._is_closed = False
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -50,7 +49,7 @@ class DeferredLink:
         return self._thread.is_alive()
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `Link.send`. Never waits: a worker that computes takes nothing meanwhile, and the head serves others.
+        """See `Link.send`. Never waits.
 
         Kept until there is a link, and until it takes it; that there will be none is told by `receive`, to whoever
         knows by then which worker that was.
@@ -58,8 +57,7 @@ class DeferredLink:
         self._check_open()
         if self._made is not None and self._is_there(0.0):
             assert self._link is not None
-            self._link.post(parts)
-            self._flush(self._link)
+            self._link.send(parts, timeout_s=timeout_s)
         else:
             self._pending.append(b"".join(parts))
 
@@ -69,8 +67,6 @@ class DeferredLink:
         if not self._is_there(timeout_s):
             return None
         assert self._link is not None
-        if self._is_full:
-            self._flush(self._link)
         return self._link.receive(timeout_s=timeout_s)
 
     def fileno(self) -> int:
@@ -83,8 +79,9 @@ class DeferredLink:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._made is not None:
-            self._made.close()
+        made = self._link or self._made
+        if made is not None:
+            made.close()
         os.close(self._news)
         self._epoll.close()
 
@@ -127,17 +124,9 @@ class DeferredLink:
             kind = next((one for one in (MachineGone, ConfigError) if isinstance(error, one)), WorkerLost)
             raise kind(str(error))
         self._epoll.unregister(self._news)
-        self._epoll.register(self._made.fileno(), select.EPOLLIN)
-        self._link = self._made
+        self._link = PostingLink(self._made)
+        self._epoll.register(self._link.fileno(), select.EPOLLIN)
         for frame in self._pending:
-            self._link.post([frame])
+            self._link.send([frame], timeout_s=0.0)
         self._pending.clear()
-        self._flush(self._link)
         return True
-
-    def _flush(self, link: SocketLink) -> None:
-        """Send what is kept, and see to it that this side is woken when more of it can go."""
-        is_full = not link.flush()
-        if is_full != self._is_full:
-            self._is_full = is_full
-            self._epoll.modify(link.fileno(), select.EPOLLIN | (select.EPOLLOUT if is_full else 0))

@@ -6,11 +6,12 @@ import time
 from contextlib import closing
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.executor.in_process import InProcessExecutor
 from shoal.planner.speeds.speeds import Curve
 from shoal.protocol.codec import decode, encode
-from shoal.protocol.messages import SampledToken, Sampling, Step, StepResult
+from shoal.protocol.messages import SampledToken, Sampling, StepResult
 from shoal.router.engine import Engine
 
 _STREAMS = (1, 4, 16)
@@ -48,8 +49,9 @@ def _request(index: int) -> Request:
     )
 
 
-def _answer(step: Step) -> StepResult:
+def _answer(work: StepWork) -> StepResult:
     """The same token for every row, over the wire and back."""
+    step = work.step
     tokens = tuple(SampledToken(token_id=0) for _ in step.samples)
     result = decode(encode(StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens)))
     encode(step)

@@ -27,6 +27,7 @@ from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 from shoal.protocol.messages import AdapterFile, Encoding, SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.step_masks import Masks, awaited
 
 if TYPE_CHECKING:
     from shoal.model.decoder.audio_encoder import AudioEncoder
@@ -144,8 +145,12 @@ class Stage:
         """Take the KV cache's memory from the system now, not as steps write to it: for measuring."""
         self._layers.touch_kv()
 
-    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
+    def process(
+        self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
+    ) -> F32 | tuple[SampledToken, ...]:
         """Run one step. The first stage embeds the step's tokens, every other takes `x_TD` from its predecessor.
+
+        The last stage asks for `masks` where samples are guided, when all logits that it can have are computed.
 
         Where the step has clips to encode, the first stage does, and hidden states have what it gave behind them for
         the layers of later stages: [T + clips P, W].
@@ -168,7 +173,7 @@ class Stage:
         out_TW = self._layers.run(rows_TW, step, sum_over_shards)
         self.alignment = self._layers.alignment if step.alignment else b""
         if self.is_last:
-            return self._sample(step.samples)
+            return self._sample(step.samples, masks)
         return np.concatenate([out_TW, *memories]) if memories else out_TW
 
     def _show(self, step: Step, rows_TW: F32) -> None:
@@ -208,14 +213,17 @@ class Stage:
             return None
         return _own_term if self._group is None else self._group.sum_within(_COLLECTIVE_TIMEOUT_S)
 
-    def _sample(self, samples: Sequence[SampleRow]) -> tuple[SampledToken, ...]:
+    def _sample(self, samples: Sequence[SampleRow], masks: Masks | None) -> tuple[SampledToken, ...]:
         """Computes logits for the sampled rows only, and none of those of which the hidden state is wanted."""
         drawn = [sample for sample in samples if not sample.want_hidden]
         tokens: dict[int, SampledToken] = {}
         for start in range(0, len(drawn), HEAD_ROWS):
-            rows = drawn[start : start + HEAD_ROWS]
-            fresh = self._draw(self._layers.logits([row.row for row in rows]), rows)
-            tokens.update(zip((row.row for row in rows), fresh, strict=True))
+            numbers = [row.row for row in drawn[start : start + HEAD_ROWS]]
+            logits_RV = self._layers.logits(numbers)
+            if not start:
+                drawn = awaited(drawn, masks)
+            fresh = self._draw(logits_RV, drawn[start : start + HEAD_ROWS])
+            tokens.update(zip(numbers, fresh, strict=True))
         wanted = [sample.row for sample in samples if sample.want_hidden]
         for start in range(0, len(wanted), HEAD_ROWS):
             numbers = wanted[start : start + HEAD_ROWS]

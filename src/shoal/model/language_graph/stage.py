@@ -29,6 +29,7 @@ from shoal.model.language_graph.settings import max_run_tokens
 from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.messages import SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.step_masks import Masks, awaited
 
 _Run = Sequence[SequencePiece]
 
@@ -108,22 +109,25 @@ class GraphDecoder:
         """None: what happens inside a graph is not seen."""
         return []
 
-    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
-        """Run one step. `x_TD`: never given, for there is no stage before this one.
+    def process(
+        self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
+    ) -> F32 | tuple[SampledToken, ...]:
+        """Run one step. `x_TD`: never given, for there is no stage before this one. `masks`: of guided samples.
 
         Returns: the sampled tokens.
         Raises: ValueError where the step does not fit the cache, InvalidRequest where ONNX Runtime refuses.
         """
         config = self._config
         pieces = pieces_of(step, num_blocks=config.num_blocks, block_size=config.block_size)
-        samples = {sample.row: sample for sample in step.samples}
         if any(sample.want_hidden for sample in step.samples):
             raise RemoteProtocolError("an ONNX graph hands out no hidden states")
         ids_N = np.frombuffer(step.token_ids, "<i4")
         tokens: dict[int, SampledToken] = {}
+        samples: dict[int, SampleRow] = {}
         earlier, self._pasts = self._pasts, []
-        for run in divide(pieces, samples.keys(), self._limits):
+        for run in divide(pieces, {sample.row for sample in step.samples}, self._limits):
             computed = self._compute(run, ids_N, earlier)
+            samples = samples or {sample.row: sample for sample in awaited(step.samples, masks)}
             tokens |= _draw(run, computed, samples)
         return tuple(tokens[sample.row] for sample in step.samples)
 
