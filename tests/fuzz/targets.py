@@ -14,7 +14,7 @@ from shoal.model.attention.paged_attention import make_attention
 from shoal.protocol.codec import decode, unpack_activations
 from shoal.protocol.messages import Step
 from shoal.protocol.tensor_codec import decode_envelope, from_bytes
-from shoal.worker.step_check import check_step
+from shoal.worker.language.step_check import check_step
 
 SHAPE = (2, 70)
 """of the hidden states that are expected"""

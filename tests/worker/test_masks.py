@@ -165,7 +165,7 @@ def test_waiting_for_masks_is_no_computing(model: Path) -> None:
     control = SlowLink([load_message(model), WIRE, guided(4), masks(mask(1)), Shutdown()])
     with pytest.MonkeyPatch.context() as patch:
         real_s = __import__("time").perf_counter
-        patch.setattr("shoal.worker.decoder_runner.time.perf_counter", lambda: real_s() + sum(clock))
+        patch.setattr("shoal.worker.language.decoder_runner.time.perf_counter", lambda: real_s() + sum(clock))
         WorkerLife(control, ScriptedConnector(StageLinks())).run()
     result = control.messages[-1]
     assert isinstance(result, StepResult)

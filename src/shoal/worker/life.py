@@ -147,7 +147,7 @@ def _make_runner(load: LoadStage | LoadGraph, control: Link, inbox: Inbox, on_pr
     """Each imports what it computes with, so that a decoder's worker does without ONNX Runtime."""
     match load:
         case LoadStage():
-            from shoal.worker.decoder_runner import DecoderRunner
+            from shoal.worker.language.decoder_runner import DecoderRunner
 
             return DecoderRunner(load, control, inbox, on_progress)
         case LoadGraph():

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from shoal.errors import RemoteProtocolError
 from shoal.protocol.messages import Generation, PictureRows, SampleRow, Sampling, Step, StepId
-from shoal.worker.step_check import check_step
+from shoal.worker.language.step_check import check_step
 
 VOCABULARY, MOST_TOKENS = 100, 8
 

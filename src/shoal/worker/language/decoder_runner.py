@@ -24,10 +24,10 @@ from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, encode, pack_activations, unpack_activations
 from shoal.protocol.messages import ExpertLoad, LoadStage, Step, StepResult, Wire
 from shoal.worker.inbox import Inbox
+from shoal.worker.language.row_time import measure_row
+from shoal.worker.language.step_check import check_masks, check_step
 from shoal.worker.links import Connector, StageLinks
-from shoal.worker.row_time import measure_row
 from shoal.worker.runner import OnProgress, Work
-from shoal.worker.step_check import check_masks, check_step
 
 _SEND_TIMEOUT_S = 600.0
 _JOIN_TIMEOUT_S = 60.0
