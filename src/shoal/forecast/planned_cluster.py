@@ -28,6 +28,7 @@ from shoal.planner.link_precision import over_links
 from shoal.planner.predict.load_seconds import load_seconds
 from shoal.planner.predict.placement import place
 from shoal.planner.predict.step_seconds import StepSeconds
+from shoal.planner.speeds.drift import Drift
 from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
 from shoal.planner.split.fewer_workers import plan_without
@@ -55,6 +56,8 @@ class PlannedCluster:
     """measured where the cluster is this machine, clients included"""
     num_cores: int | None = None
     """that head and workers share; None: the head's are its own"""
+    drift: Drift | None = None
+    """of the workers' speed since it was measured, made good in `fleet`; None: it was not looked at"""
 
     def replicas(self) -> tuple[SimulatedReplicaPlan, ...]:
         """Every replica, ready to be simulated."""

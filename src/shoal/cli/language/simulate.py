@@ -80,6 +80,7 @@ def simulate(
     from shoal.cli.show.output import measuring, print_json, progress_bar
     from shoal.cli.show.simulation_output import print_simulation, simulation_dict
     from shoal.forecast.simulate import TrafficSpec, read_fault_file, simulate
+    from shoal.forecast.speed_check import check_speeds
     from shoal.forecast.workload import expected_traffic, plan_for_traffic
 
     spec = TrafficSpec(text=traffic, prompt_tokens=prompt_tokens, output_tokens=output_tokens, days=days, seed=seed)
@@ -99,6 +100,8 @@ def simulate(
     )
     with measuring(quiet=json) as tell:
         planned = plan_for_traffic(config, None if streams else expected, tell)
+        if not refresh:
+            planned = check_speeds(planned, tell)
     planned = replace(planned, plan=replace(planned.plan, model=model))
     with progress_bar("simulated seconds") as update:
         result = simulate(

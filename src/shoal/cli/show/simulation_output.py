@@ -14,6 +14,7 @@ from shoal.cli.show.plan_rows import MOST_ROWS, brief_split
 from shoal.forecast.planned_cluster import PlannedCluster
 from shoal.forecast.simulate import Simulated
 from shoal.planner.files.plan_data import plan_dict
+from shoal.planner.speeds.drift import Drift
 from shoal.sim.cluster.outcome import LatencyPercentiles
 
 _NUMBERED = re.compile(r"(.+)-\d+")
@@ -27,6 +28,8 @@ def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
         f"{outcome.num_requests} requests in {outcome.duration_s:.1f} s: {outcome.requests_per_s:.2f} requests/s, "
         f"{outcome.output_tokens_per_s:.1f} output tokens/s"
     )
+    if planned.drift is not None:
+        print(describe_drift(planned.drift))
     table = Table(title="what clients see", title_justify="left")
     for column in ("", "p50", "p95", "p99"):
         table.add_column(column, justify="left" if not column else "right")
@@ -49,6 +52,15 @@ def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
         note("warning: requests were lost; in `shoal simulate` that means that no replica was left for them")
 
 
+def describe_drift(drift: Drift) -> str:
+    """How far workers are as fast as they were, and what that means for the figures."""
+    times = (
+        f"writing takes {drift.decode:.2f} and reading prompts {drift.prefill:.2f} times as long as in their profile"
+    )
+    kept = "is used as it is" if drift.is_tolerated else "was scaled by that (--refresh takes another)"
+    return f"workers were looked at just now: {times}, which {kept}; their seconds are good to ±{drift.error:.0%}"
+
+
 def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any]:
     """All of it as plain data."""
     outcome = result.outcome
@@ -58,6 +70,7 @@ def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any
         "output_tokens_per_s": outcome.output_tokens_per_s,
         "requests_per_s": outcome.requests_per_s,
         "cost_per_million_output_tokens": result.cost_per_million,
+        "drift": None if planned.drift is None else {**asdict(planned.drift), "error": planned.drift.error},
     }
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from shoal.measure.language.head_time import measure_turn
 from shoal.measure.language.links import PairSpeeds, measure_message, measure_pair
 from shoal.measure.language.model_times import TimedModel, time_model
+from shoal.measure.language.parts import AGAIN, FULL, QUICK, Effort
 from shoal.measure.language.process import ProfileTeam
 from shoal.measure.language.rates import LayoutRates, measure_layout
 from shoal.measure.language.timed_model import ModelToTime
@@ -68,6 +69,10 @@ class Measurer(Protocol):
         """With `is_rough`, fewer steps, less often. Raises WorkerLost, ModelLoadError."""
         ...
 
+    def again(self, model: ModelToTime) -> ModelSpeeds:
+        """A few steps, to be compared with what was measured before. Raises WorkerLost, ModelLoadError."""
+        ...
+
 
 class TeamMeasurer:
     """A `Measurer` with a process a slot, started by the first question. A context manager: leaves no process."""
@@ -93,10 +98,17 @@ class TeamMeasurer:
 
     def speeds(self, model: ModelToTime, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
         """See `Measurer.speeds`."""
+        return self._speeds(model, on_progress, QUICK if is_rough else FULL)
+
+    def again(self, model: ModelToTime) -> ModelSpeeds:
+        """See `Measurer.again`."""
+        return self._speeds(model, lambda what: None, AGAIN)
+
+    def _speeds(self, model: ModelToTime, on_progress: Progress, effort: Effort) -> ModelSpeeds:
         team, ranks = self._team(), [self._slots.index(slot) for slot in kinds_of(self._slots)]
         cores = {core for slot in self._slots for core in slot.cores}
         before = processor_use(cores, team.pids)
-        timed = time_model(team, model, ranks, on_progress, is_rough=is_rough)
+        timed = time_model(team, model, ranks, on_progress, effort=effort)
         share = others_share(before, processor_use(cores, team.pids), len(cores))
         return ModelSpeeds(classes=tuple(_fit(one, model.weights) for one in timed), others_share=share)
 

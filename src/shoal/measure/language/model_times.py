@@ -14,8 +14,8 @@ from shoal.measure.language.parts import (
     HALF,
     LONG,
     NOTHING,
-    QUICK,
     SHORT,
+    Effort,
     TimedPart,
     kind_of,
     plan_parts,
@@ -57,7 +57,7 @@ class TimedModel:
 
 
 def time_model(
-    team: ProfileTeam, model: ModelToTime, ranks: Sequence[int], on_progress: Progress, *, is_rough: bool = False
+    team: ProfileTeam, model: ModelToTime, ranks: Sequence[int], on_progress: Progress, *, effort: Effort = FULL
 ) -> list[TimedModel]:
     """The model on some of a team's workers, all of them computing the same at once.
 
@@ -66,7 +66,7 @@ def time_model(
         model: to load parts of.
         ranks: whose times are wanted, and who is timed alone, too.
         on_progress: called with what is being done.
-        is_rough: fewer steps, less often.
+        effort: which steps are timed; only all of them are timed often.
 
     Raises:
         WorkerLost: a process died or did not answer.
@@ -75,8 +75,7 @@ def time_model(
     """
     with_others, has_devices = len(team.slots) > 1, any(slot.device is not None for slot in team.slots)
     has_quota = any(slot.cpu_quota < 1 for slot in team.slots)
-    limits = QUOTA_LIMITS if has_quota else QUICK_LIMITS if is_rough else LIMITS
-    effort = QUICK if is_rough else FULL
+    limits = QUOTA_LIMITS if has_quota else LIMITS if effort is FULL else QUICK_LIMITS
     busy: dict[str, list[PartPoints]] = {}
     alone: dict[str, list[PartPoints]] = {}
     parts = plan_parts(

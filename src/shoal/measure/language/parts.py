@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from shoal.core.plan.language import Block
@@ -35,7 +35,7 @@ class Effort:
     alone_decode: tuple[int, ...]
     """some of them, again while all other workers are idle"""
     shard_decode: tuple[int, ...]
-    """some of them, on shards"""
+    """some of them, on shards; empty: shards are not timed"""
     far_decode: tuple[int, ...]
     """output rows of the short part, at two lengths of context each"""
     few_prefill: tuple[int, ...]
@@ -63,6 +63,10 @@ QUICK = Effort(
     many_prefill=(256,),
 )
 """What a decision for one request at a time needs."""
+AGAIN = replace(
+    FULL, decode=(1, 16), alone_decode=(1,), shard_decode=(), far_decode=(1,), few_prefill=(64,), many_prefill=(256,)
+)
+"""A few of the steps of FULL, by which a worker's speed of now is compared with what was measured before."""
 _ALONE_PREFILL_ROWS, _SHARD_PREFILL_ROWS, _FAR_PREFILL_ROWS = (256,), (64,), (64,)
 
 
@@ -100,7 +104,7 @@ def plan_parts(
         atoms: into what the model can be cut.
         limits: how often to repeat a step.
         with_shards: whether there is anybody to share a layer with.
-        effort: FULL or QUICK.
+        effort: FULL, QUICK or AGAIN.
         whole_layers: whether somebody takes no shards at all, not even the smallest.
     """
     num_layers = len(blocks) - 2
@@ -136,7 +140,7 @@ def plan_parts(
         has_head=num_layers == 1,
         steps=steps.decode(NOTHING, (8,), (False,)),
     )
-    if not with_shards or atoms.max_shards < 2:
+    if not with_shards or not effort.shard_decode or atoms.max_shards < 2:
         return long, short, nothing
     return long, short, nothing, *_shards_of(long, atoms, steps, effort.shard_decode)
 
