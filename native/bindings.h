@@ -11,4 +11,5 @@ void bind_products(nanobind::module_& module);
 void bind_mapped_file(nanobind::module_& module);
 void bind_recurrence(nanobind::module_& module);
 void bind_ring(nanobind::module_& module);
+void bind_sampling(nanobind::module_& module);
 void bind_stage(nanobind::module_& module);

@@ -8,6 +8,7 @@ NB_MODULE(_native, module) {
   bind_gemm(module);
   bind_products(module);
   bind_recurrence(module);
+  bind_sampling(module);
   bind_stage(module);
 #ifdef __linux__
   bind_collective(module);

@@ -17,6 +17,7 @@ namespace shoal {
   extern const GemmKernel gemm_kernel;             \
   extern const LayerKernel layer_kernel;           \
   extern const RecurrenceKernel recurrence_kernel; \
+  extern const SamplingKernel sampling_kernel;     \
   }
 #define SHOAL_KERNELS(isa) SHOAL_PRODUCTS(isa, isa)
 
@@ -26,7 +27,8 @@ namespace shoal {
   extern const GemmKernel gemm_kernel; \
   }
 #define SHOAL_PRODUCTS(isa, other) \
-  Isa{#isa, &other::attention_kernel, &isa::gemm_kernel, &other::layer_kernel, &other::recurrence_kernel}
+  Isa{#isa,                 &other::attention_kernel,  &isa::gemm_kernel, \
+      &other::layer_kernel, &other::recurrence_kernel, &other::sampling_kernel}
 
 SHOAL_DECLARE_ISA(baseline)
 #if defined(SHOAL_X86)

@@ -8,6 +8,7 @@
 #include "../gemm/args.h"
 #include "../layers/args.h"
 #include "../recurrence/args.h"
+#include "../sampling/args.h"
 
 namespace shoal {
 
@@ -18,6 +19,7 @@ struct Isa {
   const GemmKernel* gemm;
   const LayerKernel* layers;
   const RecurrenceKernel* recurrence;
+  const SamplingKernel* sampling;
 };
 
 // Those that this processor can run, best first. Never empty.

@@ -138,6 +138,35 @@ def multiply_grouped(
 ) -> None:
     """For tests: rows [starts[i], starts[i + 1]) of `values` times matrix i, all of one shape. See `multiply`."""
 
+def look_over(
+    pool: ThreadPool,
+    logits: Sequence[npt.NDArray[np.float32]],
+    allowed: Sequence[bytes],
+    first_times: npt.NDArray[np.int32],
+    num_top: npt.NDArray[np.int32],
+    isa: str,
+    best: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+    top: npt.NDArray[np.int32],
+    top_logits: npt.NDArray[np.float32],
+) -> None:
+    """Looks over R rows of logits, all of one length, see `shoal.model.decoder.sampling.look_over`. Releases the GIL.
+
+    Mutates: logits that are not allowed become -inf; so do those that are no times, where all times together are
+    likelier than any of them.
+
+    Args:
+        allowed: a bit for each token, the lowest of the first byte first; empty: all are.
+        first_times: the first token of those that are times, 0 where none are.
+        num_top: how many of the largest are wanted; -1: not even the sum.
+        best: written to: the index of each row's largest logit, ties to the smaller.
+        sums: written to: of e**(logit - best logit).
+        top: written to, [R, K]: the indices of the largest, ties to the smaller.
+        top_logits: written to, [R, K].
+
+    Raises ValueError for shapes that do not fit, or an instruction set that the processor does not have.
+    """
+
 class StepMetadata:
     """See `shoal.model.attention.interface.Attention.step`. Raises ValueError, TypeError for anything but int32."""
 

@@ -19,6 +19,7 @@ from shoal.model.decoder.carried_rows import CarriedRows
 from shoal.model.decoder.embedding import added_rows
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.own_rows import unpack_own_rows
+from shoal.model.decoder.sampling.look_over import NativeLookOver
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
 from shoal.model.decoder.stage_memories import StageMemories
@@ -84,6 +85,8 @@ class NativeLayers:
         self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
         self._logits = np.empty((HEAD_ROWS if is_last else 0, decoder.vocab_size), np.float32)
         self._x = np.empty((0, decoder.carried_width), np.float32)
+        self.look_over = NativeLookOver(self.pool, form.isa)
+        """See `StageLayers`."""
         self.alignment = b""
         """See `StageLayers`."""
         self._max_rows = max(config.max_step_tokens, HEAD_ROWS)

@@ -234,7 +234,7 @@ class Stage:
     def _draw(self, logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
         part, group = self._config.part, self._group
         if part is None or group is None:
-            return sample_rows(logits_RV, rows)
+            return sample_rows(logits_RV, rows, self._layers.look_over)
         sampling = sample_shard(logits_RV, rows, first_id=part.vocabulary[0], vocab_size=self.vocab_size)
         return run_exchange(sampling, group_exchange(group, timeout_s=_COLLECTIVE_TIMEOUT_S))
 

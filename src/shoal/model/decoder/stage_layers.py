@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import F32
+from shoal.model.decoder.sampling.look_over import LookOver
 from shoal.protocol.messages import Step
 
 HEAD_ROWS = 64
@@ -36,6 +37,11 @@ class StageLayers(Protocol):
     @property
     def weight_bytes(self) -> int:
         """Resident bytes of weights."""
+        ...
+
+    @property
+    def look_over(self) -> LookOver:
+        """How rows of logits are looked over."""
         ...
 
     @property

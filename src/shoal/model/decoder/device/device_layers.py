@@ -30,6 +30,7 @@ from shoal.model.decoder.embedding import Embedding, added_rows
 from shoal.model.decoder.onnx.decoder_graph import SegmentGraph, build_segments
 from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.decoder.onnx.onnx_layers import load_embedding
+from shoal.model.decoder.sampling.look_over import look_over
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource
@@ -40,6 +41,8 @@ from shoal.protocol.stage_config import StageConfig
 
 class DeviceLayers:
     """Implements `StageLayers`."""
+
+    look_over = staticmethod(look_over)
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers
+from shoal.model.decoder.sampling.look_over import look_over
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
@@ -36,6 +37,7 @@ class OnnxLayers:
     """Implements `StageLayers`."""
 
     note = None
+    look_over = staticmethod(look_over)
     alignment = b""
 
     def __init__(

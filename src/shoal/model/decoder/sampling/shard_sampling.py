@@ -24,8 +24,9 @@ import numpy as np
 
 from shoal.arrays import F32, I64
 from shoal.model.decoder.sampling.candidates import softmax_weights
+from shoal.model.decoder.sampling.changes import change_rows, rule_out
 from shoal.model.decoder.sampling.exchanges import Procedure, together
-from shoal.model.decoder.sampling.sampling import prepare_rows, token_logprobs
+from shoal.model.decoder.sampling.sampling import token_logprobs
 from shoal.model.decoder.sampling.shard_draw import ShardRow, choose_token, find_logit, gather_largest, gather_numbers
 from shoal.protocol.messages import SampledToken, SampleRow
 
@@ -43,8 +44,10 @@ def sample_shard(
     """
     if not rows:
         return []
-    raw_R, own_best_R = prepare_rows(logits_RV, rows, first_id)
-    columns_S, best_ids_R, best_logits_R = yield from _find_best(logits_RV, own_best_R, first_id)
+    raw_R = change_rows([*logits_RV], rows, first_id)
+    for logits_V, row in zip(logits_RV, rows, strict=True):
+        rule_out(logits_V, row, first_id)
+    columns_S, best_ids_R, best_logits_R = yield from _find_best(logits_RV, logits_RV.argmax(axis=-1), first_id)
     assert sum(columns_S) == vocab_size, f"{columns_S} tokens in the shards of a vocabulary of {vocab_size}"
     tokens = [
         SampledToken(token_id=best_id if sample.target is None else sample.target)

@@ -1,0 +1,34 @@
+// Plain data that crosses from shared code into the kernels that look over logits.
+#pragma once
+
+#include <cstdint>
+
+namespace shoal {
+
+constexpr int kSpanLogits = 256;  // neighbors of which only the largest is looked at when looking for few of many
+
+// What is to be found in one row, and what is changed in it before.
+struct LogitRow {
+  float* logits;
+  int num_logits;
+  const uint8_t* allowed;  // a bit for each logit, the lowest of the first byte first; nullptr: all are
+  int64_t allowed_bytes;   // logits beyond them are not allowed
+  int first_time;          // logits from here on are of times of speech; 0: none are
+  int num_top;             // how many of the largest are wanted, at most num_logits
+  bool wants_sum;
+};
+
+struct FoundInRow {
+  int best;          // the largest, ties to the smaller index
+  double sum;        // of e**(logit - best logit), where it is wanted
+  int32_t* top;      // [num_top], the largest first, ties to the smaller index
+  float* top_logits; // [num_top]
+};
+
+struct SamplingKernel {
+  // Takes out what is not allowed (it becomes -inf), then what is no time where all times together are likelier than
+  // any other logit, and looks over the rest. `tops` has room for the largest of each span of kSpanLogits.
+  void (*look_over)(const LogitRow& row, float* tops, FoundInRow* found);
+};
+
+}  // namespace shoal

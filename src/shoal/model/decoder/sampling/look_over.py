@@ -1,0 +1,112 @@
+"""What is found in rows of logits: the best token of each and, where wanted, what log-probabilities are made of.
+
+Two implementations: NumPy's, which is the reference, and the native extension's, which reads a row two or three times
+and shares rows out over threads. For 40 rows of 51864 tokens, six of which are wanted of each, that is 0.6 ms on one
+thread in the place of 9 (AVX-512).
+
+Shapes: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from shoal.arrays import F32
+from shoal.model.decoder.sampling.candidates import largest, softmax_weights
+from shoal.model.decoder.sampling.changes import rule_out
+from shoal.protocol.messages import SampleRow
+
+if TYPE_CHECKING:
+    from shoal._native import ThreadPool
+
+_MOST_TOLD = 64
+"""Tokens that the native extension puts in order one by one; more of them are sorted."""
+
+
+class Found(NamedTuple):
+    """What is found in one row."""
+
+    best: int
+    """the token of the best logit, ties to the smaller id"""
+    log_sum: float
+    """of exp(logit - best logit), where log-probabilities are wanted, else 0"""
+    top_ids: list[int]
+    """the most likely tokens, as many as are wanted, the likeliest first, ties to the smaller id"""
+
+
+LookOver = Callable[[Sequence[F32], Sequence[SampleRow]], list[Found]]
+"""What is found in rows [V] of one length whose biases and penalties are applied. Mutates: rows that may not draw any token, or draw
+times, as `changes.rule_out`."""
+
+
+def look_over(logits: Sequence[F32], rows: Sequence[SampleRow]) -> list[Found]:
+    """A `LookOver` without the native extension."""
+    return [_look_over_one(logits_V, row) for logits_V, row in zip(logits, rows, strict=True)]
+
+
+def _look_over_one(logits_V: F32, row: SampleRow) -> Found:
+    rule_out(logits_V, row)
+    best, num_top = int(logits_V.argmax()), row.sampling.num_logprobs
+    if num_top is None:
+        return Found(best, 0.0, [])
+    log_sum = float(np.log(softmax_weights(logits_V, logits_V[best], 1.0).sum(dtype=np.float64)))
+    return Found(best, log_sum, largest(logits_V, num_top).tolist())
+
+
+class NativeLookOver:
+    """A `LookOver` by the native extension. The bits do not depend on the instruction set or on the threads."""
+
+    def __init__(self, pool: ThreadPool, isa: str) -> None:
+        """
+        Args:
+            pool: the compute threads.
+            isa: instruction set to compute with; empty: the best.
+        """
+        self._pool, self._isa = pool, isa
+
+    def __call__(self, logits: Sequence[F32], rows: Sequence[SampleRow]) -> list[Found]:
+        """See `LookOver`."""
+        from shoal import _native
+
+        if not rows:
+            return []
+        num_rows, num_tokens = len(rows), len(logits[0])
+        wanted_R = [_num_found(row, num_tokens) for row in rows]
+        shape = num_rows, max([0, *wanted_R])
+        best_R, sums_R = np.empty(num_rows, np.int64), np.empty(num_rows, np.float64)
+        ids_RK, top_RK = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        _native.look_over(
+            self._pool,
+            logits,
+            [row.allowed for row in rows],
+            np.array([min(row.sampling.first_timestamp, num_tokens) for row in rows], np.int32),
+            np.array(wanted_R, np.int32),
+            self._isa,
+            best_R,
+            sums_R,
+            ids_RK,
+            top_RK,
+        )
+        found = zip(rows, logits, best_R.tolist(), sums_R.tolist(), ids_RK.tolist(), strict=True)
+        return [_told(row, logits_V, best, total, top_ids) for row, logits_V, best, total, top_ids in found]
+
+
+def _num_found(row: SampleRow, num_tokens: int) -> int:
+    """How many tokens the native extension looks for in a row, -1 where not even a sum is wanted."""
+    num_top = row.sampling.num_logprobs
+    if num_top is None:
+        return -1
+    return 0 if num_top > _MOST_TOLD else min(num_top, num_tokens)
+
+
+def _told(row: SampleRow, logits_V: F32, best: int, total: float, top_ids: list[int]) -> Found:
+    num_top = row.sampling.num_logprobs
+    if num_top is None:
+        return Found(best, 0.0, [])
+    if num_top > _MOST_TOLD:
+        return Found(best, math.log(total), largest(logits_V, num_top).tolist())
+    return Found(best, math.log(total), top_ids[:num_top])
