@@ -25,7 +25,7 @@ using nb::literals::operator""_a;
 namespace shoal {
 namespace {
 
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // may overlap, as windows do
 using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bias = std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>>;
 using Starts = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -45,11 +45,13 @@ void run(ThreadPool& pool, const std::string& isa, const Rows& values, bool is_e
   require(int64_t(values.shape(1)) == matrix.num_inputs && out.shape(0) == values.shape(0) &&
               int64_t(out.shape(1)) == matrix.num_outputs && values.shape(0) < (size_t(1) << 20),
           "values must be [rows, inputs] and out [rows, outputs]");
+  require(values.stride(1) == 1 && values.stride(0) >= 0, "inputs of a row must lie side by side, and rows must follow");
   const GemmKernel& kernel = *find_isa(isa).gemm;
   const int num_rows = int(values.shape(0));
   nb::gil_scoped_release released;
   const RowCodes codes(num_rows, matrix.num_inputs, is_exact);
-  const ActivationRows rows = codes.of(values.data(), num_rows, matrix.num_inputs);
+  ActivationRows rows = codes.of(values.data(), num_rows, matrix.num_inputs);
+  rows.value_stride = values.stride(0);
   const auto has_codes = [](const Product& product) { return !is_dense(*product.matrix); };
   if (std::any_of(products.begin(), products.end(), has_codes)) kernel.quantize(rows, 0, num_rows);
   run_products(pool, kernel, rows, products.data(), int(products.size()));

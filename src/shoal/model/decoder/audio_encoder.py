@@ -72,7 +72,10 @@ class AudioEncoder:
         self._convolutions = [self._convolution(own, name) for name in ("conv1", "conv2")]
         self._positions = position_rows(own, num_positions)
         self._step = _whole_clip(num_positions, num_blocks)
-        self._conv1 = np.empty((encoder.num_frames, encoder.layers.hidden_size), np.float32)
+        self._frames = np.zeros((encoder.num_frames + 2, encoder.num_mels), np.float32)
+        """what the first convolution takes, with a frame of zeros before and behind"""
+        self._between = np.zeros((encoder.num_frames + 2, encoder.layers.hidden_size), np.float32)
+        """the same of the second"""
         self._x = np.empty((num_positions, encoder.layers.hidden_size), np.float32)
         self.weight_bytes = self._layers.weight_bytes
         """of the layers' matrices"""
@@ -82,18 +85,19 @@ class AudioEncoder:
         encoder = self._encoder
         if features_FM.shape != (encoder.num_frames, encoder.num_mels):
             raise ValueError(f"features of the shape {features_FM.shape} are of no clip")
-        self._convolve(0, features_FM, 1, self._conv1)
-        self._convolve(1, self._conv1, 2, self._x)
+        self._frames[1:-1] = features_FM
+        self._convolve(0, self._frames, 1, self._between[1:-1])
+        self._convolve(1, self._between, 2, self._x)
         self._x += self._positions
         self._layers.run(self._x, self._step, None)
         return self._layers.hidden(range(encoder.num_positions))
 
-    def _convolve(self, index: int, x_TC: F32, stride: int, out: F32) -> None:
-        """With a frame of zeros before and behind, and GELU."""
+    def _convolve(self, index: int, padded_TC: F32, stride: int, out: F32) -> None:
+        """With GELU."""
         matrix, bias = self._convolutions[index]
-        padded = np.pad(x_TC, ((1, 1), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), CONV_TAPS * x_TC.shape[1])
-        rows = np.ascontiguousarray(windows[:: stride * x_TC.shape[1]])
+        num_channels = padded_TC.shape[1]
+        windows = np.lib.stride_tricks.sliding_window_view(padded_TC.reshape(-1), CONV_TAPS * num_channels)
+        rows = windows[:: stride * num_channels]
         _native.multiply(self._pool, matrix, rows, False, self._isa, out, bias, activation=_GELU)
 
     def _convolution(self, source: EncoderSource, name: str) -> tuple[_native.Matrix, F32]:

@@ -98,7 +98,7 @@ def encoder_bytes(source: WeightSource, precision: Precision) -> int:
     )
     hidden, rows = layers.hidden_size, encoder.num_positions
     convolutions = CONV_TAPS * hidden * (encoder.num_mels + hidden)
-    floats = 3 * hidden + 5 * hidden + layers.intermediate_size + 2 * hidden + 2 * hidden + CONV_TAPS * hidden
+    floats = 3 * hidden + 5 * hidden + layers.intermediate_size + 2 * hidden
     codes = (2 * hidden + layers.intermediate_size) * _CODES_BYTES
     return matrices + _FP32_BYTES * (convolutions + rows * floats) + rows * codes
 

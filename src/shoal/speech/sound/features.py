@@ -6,6 +6,7 @@ Source: Whisper, arXiv 2212.04356, section 2.2; Slaney, Auditory Toolbox, 1998, 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -22,6 +23,10 @@ _LINEAR_HZ = 200.0 / 3
 _BREAK_HZ = 1000.0
 _LOG_STEP = np.log(6.4) / 27.0
 """natural logarithm of the ratio of neighboring mels' frequencies, above 1 kHz"""
+_FRAMES_AT_ONCE = 200
+"""Their spectra stay in a cache: 7 ms of a processor for a clip of 30 s, 10 ms for all frames at once."""
+_FRAMES_OF_PRODUCT = 8
+"""of one product at most: for larger ones NumPy's BLAS wakes threads of its own, which spin for 10 ms afterwards"""
 _FLOOR = 1e-10
 _DYNAMIC_RANGE = 8.0
 """Powers of ten below the loudest value, under which everything counts as this quiet."""
@@ -39,11 +44,23 @@ def log_mel(samples_S: F32, num_mels: int, num_frames: int) -> F32:
     clip[: len(samples_S)] = samples_S[: len(clip)]
     padded = np.pad(clip, _WINDOW_SAMPLES // 2, mode="reflect")
     frames_FS = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW_SAMPLES)[::HOP_SAMPLES][:num_frames]
+    log_FM = np.empty((num_frames, num_mels), np.float32)
+    for start in range(0, num_frames, _FRAMES_AT_ONCE):
+        part = slice(start, start + _FRAMES_AT_ONCE)
+        log_FM[part] = _mel_power(frames_FS[part], mel_filters(num_mels))
+    np.log10(np.maximum(log_FM, _FLOOR, out=log_FM), out=log_FM)
+    np.maximum(log_FM, log_FM.max() - _DYNAMIC_RANGE, out=log_FM)
+    log_FM += 4.0
+    log_FM /= 4.0
+    return log_FM
+
+
+def _mel_power(frames_FS: F32, filters_BM: F32) -> F32:
+    """Of some frames, [F, M]."""
     spectrum_FB = np.fft.rfft(frames_FS * _window())
-    power_FB = spectrum_FB.real**2 + spectrum_FB.imag**2
-    log_FM = np.log10(np.maximum(power_FB @ mel_filters(num_mels), _FLOOR))
-    log_FM = np.maximum(log_FM, log_FM.max() - _DYNAMIC_RANGE)
-    return ((log_FM + 4.0) / 4.0).astype(np.float32)
+    power_FB = (spectrum_FB.real**2 + spectrum_FB.imag**2).astype(np.float32, copy=False)
+    few = math.gcd(len(power_FB), _FRAMES_OF_PRODUCT)
+    return (power_FB.reshape(-1, few, power_FB.shape[1]) @ filters_BM).reshape(len(power_FB), -1)
 
 
 @lru_cache(maxsize=4)
