@@ -63,7 +63,7 @@ void look_over(Pool pool, const std::vector<Array<float, 1>>& logits, const std:
 
 void bind_sampling(nb::module_& module) {
   using namespace shoal;
-  module.def("look_over", &look_over, "pool"_a, "logits"_a, "allowed"_a, "first_times"_a.noconvert(),
+  module.def("look_over", &look_over, "pool"_a, "logits"_a.noconvert(), "allowed"_a, "first_times"_a.noconvert(),
              "num_top"_a.noconvert(), "isa"_a, "best"_a.noconvert(), "sums"_a.noconvert(), "top"_a.noconvert(),
              "top_logits"_a.noconvert());
 }

@@ -39,8 +39,8 @@ class Found(NamedTuple):
 
 
 LookOver = Callable[[Sequence[F32], Sequence[SampleRow]], list[Found]]
-"""What is found in rows [V] of one length whose biases and penalties are applied. Mutates: rows that may not draw any token, or draw
-times, as `changes.rule_out`."""
+"""What is found in rows [V] of one length, whose biases and penalties are applied. Mutates: those that may not draw any
+token, or draw times, as `changes.rule_out`."""
 
 
 def look_over(logits: Sequence[F32], rows: Sequence[SampleRow]) -> list[Found]:
