@@ -17,12 +17,13 @@ from shoal.model.decoder.sampling.look_over import Found, LookOver, NativeLookOv
 from shoal.protocol.messages import SampleRow, Sampling
 
 _native = pytest.importorskip("shoal._native")
-LOOKS: list[LookOver] = [
-    look_over,
-    *(NativeLookOver(_native.ThreadPool(threads), isa) for isa in _native.supported_isas() for threads in (1, 3)),
-]
-
+NAMES = ["numpy", *_native.supported_isas()]
 TOLERANCE = 2e-6
+
+
+@pytest.fixture(scope="module")
+def looks() -> dict[str, LookOver]:
+    return {"numpy": look_over} | {name: NativeLookOver(_native.ThreadPool(3), name) for name in NAMES[1:]}
 
 
 def row_of(*, allowed: bytes = b"", first_time: int = 0, num_top: int | None = None) -> SampleRow:
@@ -68,34 +69,34 @@ def batches(draw: st.DrawFn) -> tuple[F32, list[SampleRow]]:
     return logits_RV, rows
 
 
-@given(batches())
-def test_rows_are_looked_over(batch: tuple[F32, list[SampleRow]]) -> None:
+@given(batch=batches())
+def test_rows_are_looked_over(looks: dict[str, LookOver], batch: tuple[F32, list[SampleRow]]) -> None:
     logits_RV, rows = batch
     results: list[tuple[list[Found], bytes]] = []
-    for look in LOOKS:
+    for look in looks.values():
         own_RV = logits_RV.copy()
         results.append((look([*own_RV], rows), own_RV.tobytes()))
         for found, logits_V, left_V, row in zip(results[-1][0], logits_RV, own_RV, rows, strict=True):
             check(found, left_of(logits_V, row), row.sampling.num_logprobs)
             np.testing.assert_array_equal(left_V, left_of(logits_V, row).astype(np.float32))
-    assert all(result == results[1] for result in results[2:])  # bits of sums do not depend on sets and threads
+    assert all(result == results[1] for result in results[2:])  # the bits of sums do not depend on the set
 
 
-@pytest.mark.parametrize("look", LOOKS, ids=lambda look: getattr(look, "_isa", "numpy"))
-def test_times_come_before_words_that_are_less_likely_than_all_of_them(look: LookOver) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_times_come_before_words_that_are_less_likely_than_all_of_them(looks: dict[str, LookOver], name: str) -> None:
     """Four times weigh 4 e together: more than a word of 1 + log 4 - 0.01, less than one of 1 + log 4 + 0.01."""
     edge = 1.0 + float(np.log(4.0))
     logits_RV = np.array([[edge + more, 0.0, 1.0, 1.0, 1.0, 1.0] for more in (-0.01, 0.01)], np.float32)
-    found = look([*logits_RV], [row_of(first_time=2, num_top=2)] * 2)
+    found = looks[name]([*logits_RV], [row_of(first_time=2, num_top=2)] * 2)
     assert [one.best for one in found] == [2, 0]
     assert [one.top_ids for one in found] == [[2, 3], [0, 2]]
     assert logits_RV[:, :2].tolist() == [[-np.inf, -np.inf], [logits_RV[1, 0], 0.0]]
 
 
-@pytest.mark.parametrize("look", LOOKS[1:], ids=lambda look: getattr(look, "_isa", "numpy"))
-def test_what_is_no_number_is_found_last(look: LookOver) -> None:
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_what_is_no_number_is_found_last(looks: dict[str, LookOver], name: str) -> None:
     logits_RV = np.array([[np.nan, 1.0, np.nan, 2.0]] * 2, np.float32)
-    found = look([*logits_RV], [row_of(num_top=2), row_of()])
+    found = looks[name]([*logits_RV], [row_of(num_top=2), row_of()])
     assert (found[0].top_ids, found[0].best, found[1].best) == ([3, 1], 3, 3)
 
 
