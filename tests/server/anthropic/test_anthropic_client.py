@@ -67,7 +67,11 @@ def test_a_stream(client: anthropic.Anthropic) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "reason", "stop"),
-    [({"max_tokens": 3}, "max_tokens", None), ({"max_tokens": 9, "stop_sequences": ["c"]}, "stop_sequence", "c")],
+    [
+        ({"max_tokens": 3}, "max_tokens", None),
+        ({"max_tokens": 9, "stop_sequences": ["c"]}, "stop_sequence", "c"),
+        ({"max_tokens": 20_000}, "end_turn", None),
+    ],
 )
 def test_reasons_to_stop(client: anthropic.Anthropic, fields: dict[str, Any], reason: str, stop: str | None) -> None:
     message = client.messages.create(model=MODEL, messages=say("abcdef"), **fields)
@@ -76,6 +80,12 @@ def test_reasons_to_stop(client: anthropic.Anthropic, fields: dict[str, Any], re
     assert (
         (message.stop_reason, message.stop_sequence) == (streamed.stop_reason, streamed.stop_sequence) == (reason, stop)
     )
+
+
+def test_an_answer_that_fills_the_context(client: anthropic.Anthropic) -> None:
+    message = client.messages.create(model=MODEL, messages=say("a" * 300), max_tokens=20_000)
+    assert message.stop_reason == "model_context_window_exceeded"
+    assert message.usage.input_tokens + message.usage.cache_read_input_tokens + message.usage.output_tokens == 512
 
 
 CALL = 'I look. <tool_call>\n[["name": "weather", "arguments": [["city": "Rom"]]]]\n</tool_call>'
@@ -149,7 +159,7 @@ def test_json_of_a_schema(client: anthropic.Anthropic) -> None:
     [
         ({"model": "other"}, anthropic.NotFoundError, "other"),
         ({"max_tokens": 0}, anthropic.BadRequestError, "max_tokens"),
-        ({"max_tokens": 5000}, anthropic.BadRequestError, "context"),
+        ({"messages": say("x" * 510)}, anthropic.BadRequestError, "context"),
         ({"mcp_servers": [{}]}, anthropic.BadRequestError, "mcp_servers"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, anthropic.BadRequestError,
          "messages"),

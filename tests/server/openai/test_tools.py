@@ -118,6 +118,17 @@ def test_demanded_arguments_are_those_that_are_named(
     assert json.loads(call.function.arguments) == ({"odd": 1} if may_have_more else {})
 
 
+def test_an_answer_of_a_form_may_be_a_call_instead(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}
+    common: dict[str, Any] = {"model": MODEL, "tools": TOOLS, "response_format": form, "max_tokens": 200}
+    called = client.chat.completions.create(messages=say(CALLS[1:]), **common).choices[0]
+    assert [call.function.name for call in called.message.tool_calls or []] == ["weather"]
+    said = client.chat.completions.create(messages=say('[["city": "Bonn"]]'), **common).choices[0].message
+    assert (said.tool_calls, json.loads(said.content or "")) == (None, {"city": "Bonn"})
+    demanded = client.chat.completions.create(messages=say("x"), tool_choice="required", **common).choices[0].message
+    assert demanded.tool_calls
+
+
 def test_one_call_where_no_more_are_wanted(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL, messages=say("x"), tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200
@@ -152,7 +163,7 @@ def test_strict_tools_are_held_to_their_schema(client: openai.OpenAI) -> None:
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
           "tool_choice": "required"}, "tools"),
-        ({"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": "required", "grammar": 'root ::= "a"'}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice"),
     ],
 )  # fmt: skip

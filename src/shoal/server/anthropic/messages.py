@@ -24,10 +24,14 @@ _PLAIN = AnswerReading(plain_text, {}, 24)
 class MessageForm:
     """The message of one call."""
 
-    def __init__(self, model_name: str, *, num_prompt_tokens: int, reading: AnswerReading | None) -> None:
+    def __init__(
+        self, model_name: str, *, num_prompt_tokens: int, reading: AnswerReading | None, is_shorter: bool = False
+    ) -> None:
+        """`is_shorter`: the context leaves less than the client's `max_tokens`."""
         self._reading = reading or _PLAIN
         self._stream = self._reading.stream()
         self._num_prompt_tokens = num_prompt_tokens
+        self._length_reason = "model_context_window_exceeded" if is_shorter else "max_tokens"
         self._message: dict[str, Any] = {
             "id": f"msg_{uuid.uuid4().hex}",
             "type": "message",
@@ -49,7 +53,7 @@ class MessageForm:
         if delta.finish_reason is None:
             return self._blocks.events(parts)
         parts += self._stream.close()
-        self._ending = _ending(delta.finish_reason, delta.stop_text, bool(self._stream.num_calls))
+        self._ending = self._stop(delta.finish_reason, delta.stop_text)
         return self._blocks.events(parts) + self._blocks.close()
 
     def closing(self, usage: Usage) -> bytes:
@@ -65,8 +69,17 @@ class MessageForm:
         """The whole answer as a `message` object."""
         (choice,) = choices
         parts = self._stream.push(choice.text) + self._stream.close()
-        ending = _ending(choice.finish_reason or "", choice.stop_text, bool(self._stream.num_calls))
+        ending = self._stop(choice.finish_reason or "", choice.stop_text)
         return _json({**self._message, "content": _whole_blocks(parts), **ending, "usage": _usage(usage)})
+
+    def _stop(self, finish_reason: str, stop_text: str | None) -> dict[str, Any]:
+        if finish_reason == "length":
+            return {"stop_reason": self._length_reason, "stop_sequence": None}
+        if self._stream.num_calls:
+            return {"stop_reason": "tool_use", "stop_sequence": None}
+        if stop_text is not None:
+            return {"stop_reason": "stop_sequence", "stop_sequence": stop_text}
+        return {"stop_reason": "end_turn", "stop_sequence": None}
 
 
 class _Blocks:
@@ -139,16 +152,6 @@ def _object(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return cast(dict[str, Any], value) if isinstance(value, dict) else {}
-
-
-def _ending(finish_reason: str, stop_text: str | None, has_calls: bool) -> dict[str, Any]:
-    if finish_reason == "length":
-        return {"stop_reason": "max_tokens", "stop_sequence": None}
-    if has_calls:
-        return {"stop_reason": "tool_use", "stop_sequence": None}
-    if stop_text is not None:
-        return {"stop_reason": "stop_sequence", "stop_sequence": stop_text}
-    return {"stop_reason": "end_turn", "stop_sequence": None}
 
 
 def _usage(usage: Usage) -> dict[str, int]:

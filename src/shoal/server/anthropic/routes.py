@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shoal.generation.generation import GenerationSpec
 from shoal.server.anthropic.messages import MessageForm
 from shoal.server.anthropic.schemas import CountBody, MessagesBody, chat_body
 from shoal.server.openai.answerer import Answerer
@@ -36,8 +39,11 @@ class MessagesApi:
         body = await self._answerer.read(request, MessagesBody)
         model = self._names.find(body.model)
         specs, reading = await chat_specs(chat_body(body), self._answerer.data_plane, self._forms)
-        form = MessageForm(model.name, num_prompt_tokens=len(specs[0].prompt_ids), reading=reading)
-        return await self._answerer.respond(request, specs, form, streams=bool(body.stream), adapter=model.adapter)
+        spec = within_context(specs[0], self._answerer.data_plane.max_context)
+        is_shorter = spec is not specs[0]
+        num_prompt_tokens = len(spec.prompt_ids)
+        form = MessageForm(model.name, num_prompt_tokens=num_prompt_tokens, reading=reading, is_shorter=is_shorter)
+        return await self._answerer.respond(request, [spec], form, streams=bool(body.stream), adapter=model.adapter)
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens"""
@@ -45,3 +51,12 @@ class MessagesApi:
         self._names.find(body.model)
         prompt_ids = (await body_prompt(chat_body(body), self._answerer.data_plane)).ids
         return JSONResponse({"input_tokens": len(prompt_ids)})
+
+
+def within_context(spec: GenerationSpec, max_context: int) -> GenerationSpec:
+    """The same with no more output than the context leaves: clients must say a limit, and say the largest they know.
+
+    Source: Anthropic's API, which ends such answers with `model_context_window_exceeded`.
+    """
+    is_too_long = spec.max_tokens is not None and len(spec.prompt_ids) + spec.max_tokens > max_context
+    return replace(spec, max_tokens=None) if is_too_long else spec

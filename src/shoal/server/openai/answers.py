@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.text.answer.answer import Reader
-from shoal.model.text.answer.demanded import behind_reasoning, checked_calls, demanded_calls
+from shoal.model.text.answer.demanded import behind_reasoning, calls_or_json, checked_calls, demanded_calls
 from shoal.model.text.answer.formats import HERMES, ToolFormat, find_format
 from shoal.model.text.answer.harmony import harmony
 from shoal.model.text.answer.reasoning import TaggedReasoning, plain_text
@@ -16,6 +16,7 @@ from shoal.model.text.answer.stream import AnswerStream
 from shoal.model.text.grammar.constraint import ConstraintKind
 from shoal.server.openai.body.constraints import NamedConstraint
 from shoal.server.openai.body.schemas import ChatBody
+from shoal.server.openai.body.tool_schemas import NamedChoice
 
 THINK_BEGIN, THINK_END = "<think>", "</think>"
 REASONING_NAMES = ("auto", "think", "none")
@@ -78,26 +79,38 @@ class AnswerForms:
         """What the answers must look like: by the body's own field, or because they must call tools."""
         end = THINK_END if self.has_reasoning and _is_thinking(prompt) else ""
         schemas = _schemas(body)
+        is_one = isinstance(body.tool_choice, NamedChoice) or body.parallel_tool_calls is False
+        max_calls = 1 if is_one else None
         if body.demands_calls:
-            is_one = not isinstance(body.tool_choice, str) or body.parallel_tool_calls is False
-            written = (self.tools if self.tools.written else HERMES).written
+            written = self.tools.written or HERMES.written
             assert written is not None
-            constraint = demanded_calls(written, schemas, self.special, max_calls=1 if is_one else None, reasoning=end)
+            constraint = demanded_calls(written, schemas, self.special, max_calls=max_calls, reasoning=end)
             return NamedConstraint(constraint, "tools")
         if body.constraint is not None:
-            if end and body.constraint.constraint.kind is not ConstraintKind.JSON_SCHEMA:
-                raise InvalidRequest(
-                    "this model thinks before it answers, and only JSON can be demanded of an answer behind that",
-                    param=body.constraint.field,
-                )
-            if end:
-                behind = behind_reasoning(body.constraint.constraint.text, end)
-                return NamedConstraint(behind, body.constraint.field)
-            return body.constraint
+            return self._answer_constraint(body.constraint, schemas, end, max_calls)
         if self.tools.written and any(tool.function.strict for tool in body.offered_tools):
             checked = checked_calls(self.tools.written, schemas, self.special)
             return None if checked is None else NamedConstraint(checked, "tools")
         return None
+
+    def _answer_constraint(
+        self, named: NamedConstraint, schemas: Mapping[str, Mapping[str, Any]], end: str, max_calls: int | None
+    ) -> NamedConstraint:
+        """What the body says of the answer, behind the reasoning; where it is JSON, tools may be called instead."""
+        constraint, field = named
+        if constraint.kind is not ConstraintKind.JSON_SCHEMA:
+            if end:
+                raise InvalidRequest(
+                    "this model thinks before it answers, and only JSON can be demanded of an answer behind that",
+                    param=field,
+                )
+            return named
+        if schemas and self.tools.written is not None:
+            either = calls_or_json(
+                self.tools.written, schemas, self.special, constraint.text, max_calls=max_calls, reasoning=end
+            )
+            return NamedConstraint(either, field)
+        return NamedConstraint(behind_reasoning(constraint.text, end), field) if end else named
 
 
 @dataclass(frozen=True, slots=True)

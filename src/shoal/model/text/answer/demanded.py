@@ -32,10 +32,27 @@ def demanded_calls(
         max_calls: None: as many as is usual.
         reasoning: the tag that ends the reasoning before it; empty: there is none.
     """
-    num_more = (_MAX_CALLS if max_calls is None else max_calls) - 1
-    more = f" ({_spelled(written.between, special)} call){{0,{num_more}}}" if num_more else ""
-    body = f"{_spelled(written.before, special)} call{more} {_spelled(written.behind, special)}"
+    body = _some_calls(written, special, max_calls)
     return Constraint(ConstraintKind.GRAMMAR, "\n".join(_with_reasoning(body, reasoning) + _calls(written, schemas)))
+
+
+def calls_or_json(
+    written: WrittenCalls,
+    schemas: Schemas,
+    special: SpecialToken,
+    schema: str,
+    *,
+    max_calls: int | None,
+    reasoning: str = "",
+) -> Constraint:
+    """An answer that is calls of tools, or JSON of a schema. See `demanded_calls` for the rest."""
+    lines = [
+        *_with_reasoning("(calls | json)", reasoning),
+        f"calls: {_some_calls(written, special, max_calls)}",
+        f"json: {_json_rule(json.loads(schema))}",
+        *_calls(written, schemas),
+    ]
+    return Constraint(ConstraintKind.GRAMMAR, "\n".join(lines))
 
 
 def checked_calls(written: WrittenCalls, schemas: Schemas, special: SpecialToken) -> Constraint | None:
@@ -57,6 +74,12 @@ def behind_reasoning(schema: str, reasoning: str) -> Constraint:
         ConstraintKind.GRAMMAR,
         "\n".join([*_with_reasoning("body", reasoning), f"body: {_json_rule(json.loads(schema))}"]),
     )
+
+
+def _some_calls(written: WrittenCalls, special: SpecialToken, max_calls: int | None) -> str:
+    num_more = (_MAX_CALLS if max_calls is None else max_calls) - 1
+    more = f" ({_spelled(written.between, special)} call){{0,{num_more}}}" if num_more else ""
+    return f"{_spelled(written.before, special)} call{more} {_spelled(written.behind, special)}"
 
 
 def _with_reasoning(body: str, reasoning: str) -> list[str]:

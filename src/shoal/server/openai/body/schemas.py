@@ -272,7 +272,7 @@ class ChatBody(GenerationBody):
     @model_validator(mode="after")
     def _check_tools(self) -> ChatBody:
         check_choice(self.tool_choice, [tool.function.name for tool in self.tools or ()])
-        if self.demands_calls and self.constraint is not None:
+        if self.demands_calls and self.constraint is not None and self.constraint.field != "response_format":
             raise InvalidRequest(
                 f"`{self.constraint.field}` and `tool_choice` both say what the output must look like: leave one out",
                 param="tool_choice",
