@@ -11,6 +11,7 @@ from shoal.errors import ConfigError
 from shoal.launch import devices as offers
 from shoal.launch.devices import Offer, OfferedDevice
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
+from shoal.measure.graph import profile
 from shoal.protocol.device_config import DeviceConfig
 from tests.executor.graphs import skip_chain
 from tests.measure.graph.fake_measurer import FakeMeasurer
@@ -23,6 +24,7 @@ GPU, SLOW = DeviceConfig(provider="cuda"), DeviceConfig(provider="webgpu", index
 @pytest.fixture(autouse=True)
 def _nothing_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(profile, "device_setting", lambda device, python: ["a release, a driver"])
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from shoal.core.plan.devices.description import Hardware, MachineDevices, Processor, ProviderDevice
 from shoal.errors import ModelLoadError, WorkerLost
 from shoal.executor.process import cpu_quota
+from shoal.measure.devices import setting
 from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet, measure_machine
 from shoal.measure.language.links import PairSpeeds
 from shoal.measure.language.measurer import ClassSpeed, LinkTimes, ModelSpeeds, Progress
@@ -20,6 +22,7 @@ from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, LinkSpeed, WorkerSpeed
+from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.profile_messages import Echo, LoadPart
 from shoal.protocol.stage_config import StageConfig
 from tests.integration.leaks import no_leaks
@@ -125,6 +128,31 @@ def test_what_is_known_starts_no_process(model: ModelOnDisk):
     again = measure_fleet(model, ["int4"], PAIR, start=fake)
     assert fake.asked == ["links", "int4"]
     assert (again.classes[0].busy, again.links, again.turn) == (first.classes[0].busy, first.links, first.turn)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"package": "onnxruntime-gpu 1.33"}, {"driver": "nvidia 571"}, {"runtime": "1.33"}]
+)
+def test_a_device_is_measured_anew_with_another_release_or_driver(
+    changed: dict[str, str], model: ModelOnDisk, monkeypatch: pytest.MonkeyPatch
+):
+    slots = (Slot(cores=(), device=DeviceConfig(provider="cuda"), python="/gpu/python"),)
+    asked: list[int] = []
+    for told in ({}, {}, changed, {}):
+        monkeypatch.setattr(setting, "find_devices", lambda python, told=told: gpu_machine(**told))
+        setting._setting.cache_clear()
+        fake = FakeMeasurer(slots)
+        measure_fleet(model, ["int4"], slots, start=fake)
+        asked.append(len(fake.asked))
+    setting._setting.cache_clear()
+    assert asked == [2, 0, 2, 0]
+
+
+def gpu_machine(package: str = "onnxruntime-gpu 1.32", driver: str = "570", runtime: str = "1.32") -> MachineDevices:
+    device = ProviderDevice(provider="cuda", index=0, kind="gpu", title="", package=package, problem=None)
+    card = Hardware(title="H200", kind="gpu", vendor="nvidia", memory_bytes=None, driver=driver)
+    processor = Processor(name="", instruction_sets=(), nodes=())
+    return MachineDevices(processor=processor, hardware=(card,), devices=(device,), runtime=runtime)
 
 
 def test_another_precision_measures_only_that(model: ModelOnDisk):

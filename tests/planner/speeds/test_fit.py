@@ -1,5 +1,7 @@
 """Speeds that are known, the times that steps would take with them, and what the fit makes of those."""
 
+from dataclasses import replace
+
 import pytest
 
 from shoal.planner.speeds.fit import fit_worker, scale_worker
@@ -119,6 +121,18 @@ def test_one_worker_alone_is_divided_by_weights():
     assert speed.mlp.decode.at(8) == pytest.approx(0.6 * layer)
     assert speed.attention.decode.at(8) == pytest.approx(0.4 * layer)
     assert (speed.mlp.fixed_s, speed.head.fixed_s) == (0.0, 0.0)
+
+
+def test_a_step_by_itself_is_told_from_few_and_many_layers_where_no_shard_was_timed_for_it():
+    points = replace(all_points(with_shards=False), step_s=None)
+    speed = fit_worker(points, WEIGHTS)
+    assert speed.step_s == pytest.approx(STEP)
+    assert speed.mlp.decode.at(8) == pytest.approx(fit_worker(all_points(with_shards=False), WEIGHTS).mlp.decode.at(8))
+    noisy = {kind: time / 3 for kind, time in points.long.seconds.items()}
+    speed = fit_worker(replace(points, long=replace(points.long, seconds=noisy)), WEIGHTS)
+    (kind,) = steps(1)
+    assert 0.0 < speed.step_s < points.short.seconds[kind]
+    assert min(speed.mlp.decode.seconds) > 0.0
 
 
 def test_noise_never_makes_a_time_negative():

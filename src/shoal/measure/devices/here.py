@@ -32,6 +32,7 @@ def main() -> int:
         processor=find_processor(),
         hardware=find_hardware(),
         devices=tuple(_provider_devices()),
+        runtime=ort.__version__,
         clash=clashing_packages(),
     )
     sys.stdout.buffer.write(msgspec.json.encode(found))

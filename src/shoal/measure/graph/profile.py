@@ -11,6 +11,7 @@ from shoal.core.collectives import MAX_RANKS
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
 from shoal.json_cache import ProfileCache, profile_folder
+from shoal.measure.devices.setting import device_setting
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
 from shoal.measure.graph.measurer import GraphMeasurer, PlacedTimes, ShardTimes
@@ -161,7 +162,8 @@ class _Kept:
 
     def places(self, places: Sequence[WorkerPlacement]) -> PlacedTimes:
         """See `GraphMeasurer.places`."""
-        key = {"what": "graph places", "places": [asdict(place) for place in places]}
+        settings = [device_setting(place.device, place.python) for place in places if place.device is not None]
+        key = {"what": "graph places", "places": [asdict(place) for place in places], "devices": settings}
         told = " beside ".join(place.device.name if place.device else "the processor" for place in places)
         return self._get(PlacedTimes, key, told, lambda: self._measurer.places(places))
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
 from shoal.json_cache import ProfileCache, profile_folder
+from shoal.measure.devices.setting import device_setting
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.language.measurer import LinkTimes, Measurer, ModelSpeeds, TeamMeasurer
 from shoal.measure.language.rates import LayoutRates
@@ -52,7 +53,7 @@ def measure_fleet(
         start: who measures what has to be.
 
     Raises:
-        ConfigError: a quota that cannot be kept here.
+        ConfigError: a quota that cannot be kept here, or a Python for a device that is not there.
         ModelLoadError: the model is missing, broken or of an unknown kind.
         CapacityError: it does not fit into memory.
         WorkerLost: a measuring process died or did not answer.
@@ -139,7 +140,9 @@ def _model_key(model: ModelToTime, slots: Sequence[Slot], *, is_rough: bool) -> 
 
 
 def _key(what: str, slots: Sequence[Slot], **more: object) -> dict[str, object]:
-    devices = [slot.device and (asdict(slot.device), slot.python) for slot in slots]
+    devices = [
+        slot.device and (asdict(slot.device), slot.python, device_setting(slot.device, slot.python)) for slot in slots
+    ]
     return {
         "what": what,
         "machine": asdict(this_machine()),

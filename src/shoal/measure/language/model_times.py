@@ -177,7 +177,7 @@ def _timed_model(busy: dict[str, list[PartPoints]], alone: dict[str, list[PartPo
     def part(name: str) -> PartPoints | None:
         return busy[name][index] if name in busy else None
 
-    (step_s,) = busy[NOTHING][index].seconds.values() if NOTHING in busy else (0.0,)  # else it counts with the layers
+    (step_s,) = busy[NOTHING][index].seconds.values() if NOTHING in busy else (None,)
     points = ModelPoints(
         long=busy[LONG][index], short=busy[SHORT][index], half=part(HALF), columns=part(COLUMNS), step_s=step_s
     )

@@ -3,6 +3,8 @@
 Points are kept as they are, not smoothed: a curve goes through them. Only what no single step shows is computed:
 
 * context: slopes between steps that differ in nothing else;
+* what a step takes by itself, where no shard was timed for it (devices take none): the start of the line through the
+  same step in the long and in the short part;
 * the head is what sampling adds, less the matrices of the last layer that meet sampled rows only;
 * with w(r) of a whole layer, y(r) of one with a share c of the columns and no heads, x(r) what a share a of the heads
   adds to that, and the same fixed part f(r) in attention A and in MLP M: x = f + a A, y = f + c M, w = 2 f + A + M,
@@ -44,9 +46,10 @@ class _Contexts:
 def fit_worker(points: ModelPoints, weights: LayerWeights) -> WorkerSpeed:
     """A worker's speed from steps that were timed on it. `weights`: of a layer of the model."""
     contexts = _fit_contexts(points)
-    decode = _layers_s(points.long, points.step_s, contexts, weights, prompt=False)
-    prefill = _layers_s(points.long, points.step_s, contexts, weights, prompt=True)
-    prefill |= _layers_s(points.short, points.step_s, contexts, weights, prompt=True)
+    step_s = _common_s(points, contexts, weights) if points.step_s is None else points.step_s
+    decode = _layers_s(points.long, step_s, contexts, weights, prompt=False)
+    prefill = _layers_s(points.long, step_s, contexts, weights, prompt=True)
+    prefill |= _layers_s(points.short, step_s, contexts, weights, prompt=True)
     head = _head_s(points.long, decode, weights)
     division = _divide(points, contexts, weights, decode, prefill)
     head_fixed = _head_fixed(points.half, head)
@@ -64,7 +67,7 @@ def fit_worker(points: ModelPoints, weights: LayerWeights) -> WorkerSpeed:
         ),
         decode_context=contexts.decode,
         prefill_context_s=contexts.prefill_s,
-        step_s=points.step_s,
+        step_s=step_s,
     )
 
 
@@ -131,13 +134,31 @@ def _fit_contexts(points: ModelPoints) -> _Contexts:
 
 def _layers_s(part: PartPoints, step_s: float, contexts: _Contexts, weights: LayerWeights, *, prompt: bool) -> ByRows:
     """Seconds of one layer of a part by rows, context taken off. Of a whole last layer some matrices did not run."""
-    is_whole = part.attention == part.mlp == 1.0
-    unfinished = weights.behind_attention if is_whole and part.vocabulary else 0.0
-    layers: ByRows = {}
+    depth, layers = _depth(part, weights), ByRows()
     for rows, (kind, seconds) in part.at_least_context(prompt=prompt).items():
         context_s = part.num_layers * part.attention * contexts.of(kind)
-        layers[rows] = max(_LEAST_S, (seconds - step_s - context_s) / (part.num_layers - unfinished))
+        layers[rows] = max(_LEAST_S, (seconds - step_s - context_s) / depth)
     return layers
+
+
+def _depth(part: PartPoints, weights: LayerWeights) -> float:
+    """Layers that ran whole for rows that are not sampled."""
+    is_whole = part.attention == part.mlp == 1.0
+    return part.num_layers - (weights.behind_attention if is_whole and part.vocabulary else 0.0)
+
+
+def _common_s(points: ModelPoints, contexts: _Contexts, weights: LayerWeights) -> float:
+    """What a step takes by itself: where the line through its times with few and with many layers begins."""
+    short, long = (part.at_least_context(prompt=False) for part in (points.short, points.long))
+    few, many = _depth(points.short, weights), _depth(points.long, weights)
+    rows = min(short.keys() & long.keys(), default=None)
+    if rows is None or many <= few:
+        return 0.0
+    short_s, long_s = (
+        part[rows][1] - of.num_layers * contexts.of(part[rows][0])
+        for part, of in ((short, points.short), (long, points.long))
+    )
+    return min(max(0.0, short_s - few * (long_s - short_s) / (many - few)), _MOST_FIXED * short_s)
 
 
 def _head_s(long: PartPoints, decode: ByRows, weights: LayerWeights) -> ByRows:
@@ -164,8 +185,8 @@ def _divide(
     a, c = half.attention, columns.mlp
     triples: dict[bool, dict[int, tuple[float, float, float]]] = {}
     for prompt, whole in ((False, decode), (True, prefill)):
-        y = _layers_s(columns, points.step_s, contexts, weights, prompt=prompt)
-        both = _layers_s(half, points.step_s, contexts, weights, prompt=prompt)
+        y = _layers_s(columns, points.step_s or 0.0, contexts, weights, prompt=prompt)
+        both = _layers_s(half, points.step_s or 0.0, contexts, weights, prompt=prompt)
         triples[prompt] = {rows: (both[rows] - y[rows], y[rows], whole[rows]) for rows in both.keys() & y.keys()}
     of_fixed = [
         (rows, (x / a + y / c - w) / (1 / a + 1 / c - 2), w)

@@ -71,5 +71,5 @@ class ModelPoints:
     """some of the steps of `long`"""
     columns: PartPoints | None = None
     """the same"""
-    step_s: float = 0.0
-    """of a step without any layers"""
+    step_s: float | None = 0.0
+    """of a step without any layers; None: what the long and the short part have in common tells"""

@@ -77,6 +77,8 @@ class MachineDevices:
     processor: Processor
     hardware: tuple[Hardware, ...]
     devices: tuple[ProviderDevice, ...]
+    runtime: str = ""
+    """release of ONNX Runtime in the environment that looked"""
     clash: tuple[str, ...] = ()
     """packages that share the module name `onnxruntime`, where there are several"""
 
