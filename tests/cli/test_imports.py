@@ -73,3 +73,14 @@ def test_the_head_of_workers_computes_nothing(model: Path, tmp_path: Path) -> No
     modules = set(done.stdout.split())
     assert "shoal.executor.local_launcher" in modules
     assert modules.isdisjoint({"shoal.model.decoder.stage", "shoal.model.decoder.onnx.onnx_layers", "google.protobuf"})
+
+
+@pytest.mark.parametrize("module", ["shoal.cli.language.serve", "shoal.api.speech"])
+def test_a_server_of_texts_and_sound_needs_no_graphs(tmp_path: Path, module: str) -> None:
+    script = tmp_path / "server.py"
+    script.write_text(f"import sys\nimport {module}\nprint(*sys.modules)")
+    command = [*module_command("shoal.cli.main")[:2], str(script)]
+    done = subprocess.run(command, timeout=DEADLINE_S, check=True, capture_output=True, text=True)
+    modules = set(done.stdout.split())
+    assert module in modules
+    assert modules.isdisjoint(FOREIGN - {"pydantic"})

@@ -17,17 +17,12 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ConfigError
 from shoal.generation.data_plane import DataPlane
-from shoal.launch.graph.launch import launch_graph
-from shoal.launch.graph.planning import plan_graph
 from shoal.launch.loaded_model import LoadedModel
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.vision.cut_picture import VisionModel
-from shoal.model.vision.open_vision import find_vision, open_vision
 from shoal.model.vision.projector.projector_file import projector_beside
-from shoal.model.vision.vision_files import VisionFiles
-from shoal.server.oip.models.model_files import ModelFile
-from shoal.server.oip.models.served_model import ServedModel
+from shoal.model.vision.vision_files import VisionFiles, find_vision
 from shoal.vision.prompts import VisionPrompts
 
 _NAME = "vision"
@@ -84,6 +79,11 @@ class TowerAtWork:
         Raises:
             ConfigError, CapacityError, ModelLoadError, WorkerLost: as `plan_graph` and `launch_graph`.
         """
+        from shoal.launch.graph.launch import launch_graph  # with ONNX Runtime, which few language models need
+        from shoal.launch.graph.planning import plan_graph
+        from shoal.server.oip.models.model_files import ModelFile
+        from shoal.server.oip.models.served_model import ServedModel
+
         config = GraphLaunchConfig(
             model=str(model.graph), split=options.split, threads=options.threads, is_batched=False, in_process=False
         )
@@ -127,6 +127,8 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
     files = find_vision(loaded.path, options.projector or projector_beside(loaded.path))
     if files is None:
         return
+    from shoal.model.vision.open_vision import open_vision  # with `onnx`, which builds its graph
+
     model = open_vision(files)
     if (reason := _reason_against(loaded, files, model)) is not None:
         if options.projector is not None:

@@ -11,8 +11,9 @@ from shoal.model.encoder.bert_graph import bert_settings, build_bert
 from shoal.model.encoder.detect import given_graph
 from shoal.model.encoder.sentence_settings import LONGEST, SentenceSettings, read_sentence_settings
 from shoal.model.encoder.text_rows import TextRows
+from shoal.model.formats.huggingface.part_tensors import part_files
 from shoal.model.formats.model_file import read_json
-from shoal.model.graph.kept_graph import kept_graph, part_files
+from shoal.model.graph.kept_graph import kept_graph
 
 _PLAIN = SentenceSettings(pooling="mean", is_normalized=False)
 """Of an encoder that nobody has trained for this. Source: sentence-transformers, for folders without `modules.json`."""

@@ -15,11 +15,6 @@ _MOST_KEPT = 8
 """Built graphs of a kind in the cache; the oldest go."""
 
 
-def part_files(folder: Path) -> list[Path]:
-    """What graphs of a Hugging Face directory are built of: its settings and its weights."""
-    return [*folder.glob("*config.json"), *folder.glob("*.safetensors")]
-
-
 def kept_graph(kind: str, files: Iterable[Path], what: str, build: Callable[[], bytes]) -> Path:
     """The graph in the cache, by the states of the files that it is built of.
 

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 from shoal.model.graph.kept_graph import kept_graph
 from shoal.model.vision.cut_picture import PictureCutter, VisionModel
 from shoal.model.vision.gemma3 import Gemma3Vision
-from shoal.model.vision.projector.projector_file import projector_vision
 from shoal.model.vision.qwen2_5 import Qwen25Vision
 from shoal.model.vision.qwen3 import Qwen3Vision
 from shoal.model.vision.tower_graph import TowerTensors
-from shoal.model.vision.vision_files import VisionFiles, directory_vision
+from shoal.model.vision.vision_files import VisionFiles
 
 _VERSION = 2
 """Of built graphs: raised when they are built otherwise."""
@@ -21,24 +20,6 @@ _VERSION = 2
 
 class _Part(PictureCutter, Protocol):
     def build(self, tensors: TowerTensors) -> bytes: ...
-
-
-def find_vision(path: Path, projector: Path | None = None) -> VisionFiles | None:
-    """The files of a model's vision part.
-
-    Args:
-        path: of the model: a Hugging Face directory or a GGUF file.
-        projector: a GGUF file with the vision part of a model in a GGUF file.
-
-    Returns:
-        None: there is no vision part that can be computed.
-
-    Raises:
-        ModelLoadError: a file is broken, or the projector is none that is supported.
-    """
-    if path.is_dir():
-        return directory_vision(path)
-    return None if projector is None else projector_vision(projector)
 
 
 def open_vision(files: VisionFiles) -> VisionModel:

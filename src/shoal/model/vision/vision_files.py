@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shoal.model.formats.huggingface.part_tensors import PartTensors
+from shoal.model.formats.huggingface.part_tensors import PartTensors, part_files
 from shoal.model.formats.model_file import read_json
-from shoal.model.graph.kept_graph import part_files
 from shoal.model.vision.settings import VisionSettings, read_preprocessor
-from shoal.model.vision.tower_graph import TowerTensors
+
+if TYPE_CHECKING:
+    from shoal.model.vision.tower_graph import TowerTensors
 
 PART_ENDS = {
     "qwen2_5_vl": ("visual.patch_embed.proj.weight",),
@@ -36,6 +37,28 @@ class VisionFiles:
     """whose contents make it up"""
     open_tensors: Callable[[], TowerTensors]
     """raises ModelLoadError"""
+
+
+def find_vision(path: Path, projector: Path | None = None) -> VisionFiles | None:
+    """The files of a model's vision part.
+
+    Args:
+        path: of the model: a Hugging Face directory or a GGUF file.
+        projector: a GGUF file with the vision part of a model in a GGUF file.
+
+    Returns:
+        None: there is no vision part that can be computed.
+
+    Raises:
+        ModelLoadError: a file is broken, or the projector is none that is supported.
+    """
+    if path.is_dir():
+        return directory_vision(path)
+    if projector is None:
+        return None
+    from shoal.model.vision.projector.projector_file import projector_vision  # which makes VisionFiles
+
+    return projector_vision(projector)
 
 
 def directory_vision(folder: Path) -> VisionFiles | None:

@@ -15,6 +15,11 @@ from shoal.model.formats.huggingface.tensor_files import Tensor, read_header, we
 from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
 
 
+def part_files(folder: Path) -> list[Path]:
+    """What graphs of a Hugging Face directory are built of: its settings and its weights."""
+    return [*folder.glob("*config.json"), *folder.glob("*.safetensors")]
+
+
 class PartTensors:
     """All tensors of a directory. What each is read for says its shape."""
 
