@@ -39,9 +39,17 @@ def test_many_messages(http: httpx.Client) -> None:
         assert refusal(http.post(CHAT, content=body))["param"] == param
 
 
+def test_the_name_of_a_model_is_told_in_short(http: httpx.Client) -> None:
+    answer = http.post(COMPLETIONS, json={"prompt": "x", "model": "m" * 1_000_000})
+    assert answer.status_code == 404
+    assert len(answer.text) < 1000
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("logit_bias", {"01": 1}),
+        ("logit_bias", {"\u0661": 1}),
         ("stop", [f"{i:x}" + "a" * 480_000 for i in range(16)]),
         ("stop", ["a" * 513]),
         ("stop", ["a"] * 17),

@@ -120,9 +120,13 @@ HANDLED: tuple[type[Exception], ...] = (
 """Each named, because Starlette logs a traceback for what it only knows as Exception."""
 
 
+_MAX_NAME_CHARS = 100
+"""of a model in a message"""
+
+
 def unknown_model(name: str) -> ApiError:
     """The answer to a model name that is not served here."""
-    message = f"The model `{name}` does not exist: GET /v1/models lists what is served here"
+    message = f"The model `{name[:_MAX_NAME_CHARS]}` does not exist: GET /v1/models lists what is served here"
     return ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -159,12 +159,23 @@ def test_an_output_that_was_not_allowed_can_only_end() -> None:
         (Constraint(ConstraintKind.REGEX, "("), "unclosed group"),
         (Constraint(ConstraintKind.GRAMMAR, "start: foo"), "foo"),
         (Constraint(ConstraintKind.GRAMMAR, "root ::= ("), "line 1"),
+        (Constraint(ConstraintKind.GRAMMAR, "root ::= nope"), "nope"),
+        (Constraint(ConstraintKind.GRAMMAR, "root ::= root"), "nothing satisfies it"),
+        (Constraint(ConstraintKind.GRAMMAR, "root ::= a\na ::= b\nb ::= a"), "nothing satisfies it"),
+        (schema({"$ref": "#"}), "nothing satisfies it"),
         (Constraint(ConstraintKind.GRAMMAR, "root ::= " + "(" * 9000), "deep"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(constraint: Constraint, named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
         BYTES.guide(constraint)
+
+
+def test_a_grammar_that_branches_too_much_fails_in_one_line() -> None:
+    guide = BYTES.guide(Constraint(ConstraintKind.GRAMMAR, "root ::= " + " | ".join(f'"x{i}"' for i in range(3000))))
+    assert guide.allowed([]) != guide.allowed(list(b"x"))
+    assert "3001 items" in (guide.failure or "")
+    assert len(guide.failure or "") < 200
 
 
 def test_a_constraint_has_a_bound() -> None:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import llguidance
-from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
 
 from shoal.errors import InvalidRequest
 from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
-from shoal.model.text.grammar.guide import GrammarGuide
+from shoal.model.text.grammar.guide import GrammarGuide, error_line
 
 _MAX_KEPT = 64
 """Compiled constraints: an application asks with a few dozen schemas, again and again."""
 _MAX_MESSAGE_CHARS = 300
+_NO_TOKEN = "NoExtensionBias"
+_NOTHING = "nothing satisfies it"
 _PLAIN = r'[^"\\\x00-\x1F\x7F]'
 _SLICES = (r"[\x20\x0A\x0D\x09]+", *(_PLAIN + count for count in ("{1,8}", "{1,14}", "{1,20}", "+")))
 """Tokens that llguidance takes into a mask together where all texts of such a form may follow, as within a string. A
@@ -96,7 +98,18 @@ class GrammarCompiler:
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise InvalidRequest(_shortened(matcher.get_error()))
+        _check_beginning(matcher.deep_copy())
         return matcher
+
+
+def _check_beginning(matcher: llguidance.LLMatcher) -> None:
+    """Raises InvalidRequest where no output can begin: rules that only lead to each other."""
+    may_begin = any(matcher.compute_bitmask())
+    if matcher.is_error():
+        reason = error_line(matcher)
+        raise InvalidRequest(_NOTHING if reason == _NO_TOKEN else _shortened(reason))
+    if not may_begin:
+        raise InvalidRequest(_NOTHING)
 
 
 class _TokenTable:
@@ -120,10 +133,10 @@ def _json_grammar(schema: str) -> str:
 def _any_grammar(grammar: str) -> str:
     try:
         return llguidance.LLMatcher.grammar_from_lark(any_to_lark(grammar))
-    except GbnfToLarkError as error:
-        raise ValueError(str(error)) from error
     except RecursionError:
         raise ValueError("the grammar is nested too deeply") from None
+    except Exception as error:  # it raises Exception itself for a rule that is not there
+        raise ValueError(str(error)) from error
 
 
 _TRANSLATIONS: dict[ConstraintKind, Callable[[str], str]] = {

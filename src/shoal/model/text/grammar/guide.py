@@ -30,8 +30,8 @@ class GrammarGuide:
 
     @property
     def failure(self) -> str | None:
-        """Why it can say nothing of this output any more; None while it can."""
-        return self._matcher.get_error() if self._matcher.is_error() else None
+        """Why it can say nothing of this output any more, in a line; None while it can."""
+        return error_line(self._matcher) if self._matcher.is_error() else None
 
     def allowed(self, outputs: Sequence[int]) -> bytes:
         """The tokens that may come next.
@@ -48,3 +48,8 @@ class GrammarGuide:
             self._matcher.consume_tokens(list(outputs[self._num_consumed :]))
         self._num_consumed = len(outputs)
         return self._end_mask if self._matcher.is_error() else self._matcher.compute_bitmask()
+
+
+def error_line(matcher: llguidance.LLMatcher) -> str:
+    """What a matcher says of its error, without the state of its parser and the whole grammar that follow."""
+    return matcher.get_error().partition("\n")[0]

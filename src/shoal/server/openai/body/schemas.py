@@ -5,6 +5,7 @@ Fields that are not named here are looked at in fields.py.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -41,8 +42,8 @@ MAX_STOP_CHARS = 512
 MAX_STOP_TOKEN_IDS = 128
 MAX_BIASES = 1024
 """A judgment: each travels with every step; OpenAI takes 300."""
-_MAX_TOKEN_DIGITS = 9
-"""Of a token's id: a billion tokens."""
+_TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
+"""A billion tokens, each in one way."""
 MAX_MESSAGES = 4096
 """Of a conversation: two thousand questions and answers. Several hundred fill a context of 128 thousand tokens."""
 MAX_CHOICES = 128
@@ -179,7 +180,7 @@ class GenerationBody(_Schema):
     @model_validator(mode="after")
     def _check_biases(self) -> GenerationBody:
         for token in self.logit_bias or ():
-            if not token.isdecimal() or len(token) > _MAX_TOKEN_DIGITS:
+            if not _TOKEN_ID.fullmatch(token):
                 raise InvalidRequest(f"`logit_bias` has {token[:20]!r}, which is no token's id", param="logit_bias")
         return self
 
