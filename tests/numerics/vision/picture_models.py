@@ -19,9 +19,9 @@ from shoal.core.sequences.pictures import Picture, Pictures
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.runtime_sessions import session_options, share_pool, start_session
 from shoal.model.vision.cut_picture import VisionModel
+from shoal.model.vision.find_vision import find_vision
 from shoal.model.vision.open_vision import open_vision
 from shoal.model.vision.projector.projector_file import projector_beside
-from shoal.model.vision.vision_files import find_vision
 from shoal.router.engine import Engine
 from shoal.vision.layout import lay_out, turns_of
 from tests.model.tiny_vision import picture

@@ -12,9 +12,9 @@ from shoal.bench.generation import generate
 from shoal.errors import ModelLoadError
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.open_weights import open_weights
+from shoal.model.vision.find_vision import find_vision
 from shoal.model.vision.open_vision import open_vision
 from shoal.model.vision.projector.projector_file import projector_beside
-from shoal.model.vision.vision_files import find_vision
 from tests.model.converted_vision import convert_vision
 from tests.model.tiny_models import VOCAB_SIZE
 from tests.model.tiny_vision import MAKERS, make_tiny_vision, picture

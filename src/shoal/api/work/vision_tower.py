@@ -21,8 +21,9 @@ from shoal.launch.loaded_model import LoadedModel
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.vision.cut_picture import VisionModel
+from shoal.model.vision.find_vision import find_vision
 from shoal.model.vision.projector.projector_file import projector_beside
-from shoal.model.vision.vision_files import VisionFiles, find_vision
+from shoal.model.vision.vision_files import VisionFiles
 from shoal.vision.prompts import VisionPrompts
 
 _NAME = "vision"

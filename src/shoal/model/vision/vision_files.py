@@ -39,28 +39,6 @@ class VisionFiles:
     """raises ModelLoadError"""
 
 
-def find_vision(path: Path, projector: Path | None = None) -> VisionFiles | None:
-    """The files of a model's vision part.
-
-    Args:
-        path: of the model: a Hugging Face directory or a GGUF file.
-        projector: a GGUF file with the vision part of a model in a GGUF file.
-
-    Returns:
-        None: there is no vision part that can be computed.
-
-    Raises:
-        ModelLoadError: a file is broken, or the projector is none that is supported.
-    """
-    if path.is_dir():
-        return directory_vision(path)
-    if projector is None:
-        return None
-    from shoal.model.vision.projector.projector_file import projector_vision  # which makes VisionFiles
-
-    return projector_vision(projector)
-
-
 def directory_vision(folder: Path) -> VisionFiles | None:
     """Of a Hugging Face directory; None: it has no vision part that can be computed. Raises ModelLoadError."""
     path = folder / "config.json"
