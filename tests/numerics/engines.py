@@ -19,6 +19,7 @@ import numpy.typing as npt
 from shoal.bench.generation import generate
 from shoal.core.collectives import SummingGroup
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
@@ -91,9 +92,10 @@ class PipelineExecutor:
     def num_stages(self) -> int:
         return len(self._stages)
 
-    def submit(self, step: Step) -> None:
-        self._steps.append(step)
-        self.step_sizes.append(step.num_tokens)
+    def submit(self, work: StepWork) -> None:
+        assert not work.guided, "nobody asks guides here"
+        self._steps.append(work.step)
+        self.step_sizes.append(work.step.num_tokens)
 
     def poll(self) -> list[StepResult]:
         if not self._steps:

@@ -12,12 +12,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from shoal.core.plan.devices.providers import Provider
 from shoal.errors import CapacityError, ConfigError, DeviceLost
-from shoal.model.decoder.device import device_layers, sessions
-from shoal.model.decoder.device.attention_graph import gather_graph
+from shoal.model.attention.interface import AttentionShape
+from shoal.model.decoder.device import attention, device_layers, lone_rows, sessions
+from shoal.model.decoder.device.attention_graph import gather_graph, lone_row_graph
 from shoal.model.decoder.device.padding import padded_count
 from shoal.model.decoder.device.sessions import device_floats
 from shoal.model.decoder.forced_form import ForcedForm
@@ -25,7 +27,7 @@ from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.stage import Stage
 from shoal.model.runtime_sessions import start_session
 from shoal.model.weights import WeightSource
-from shoal.protocol.device_config import DeviceConfig
+from shoal.protocol.device_config import DeviceConfig, FloatPrecision
 from shoal.protocol.stage_config import ShardPart
 from tests.model.dense_families import DENSE_FAMILIES
 from tests.numerics.conftest import MakeSource
@@ -103,6 +105,46 @@ def test_such_a_device_has_room_for_weights_alone(tiny_source: MakeSource, monke
 def test_rows_are_padded_to_few_counts() -> None:
     assert [padded_count(count) for count in (1, 2, 3, 9, 64, 65, 128, 500)] == [1, 2, 4, 16, 64, 128, 128, 512]
     assert len({padded_count(count) for count in range(1, 2049)}) == 38
+
+
+@pytest.mark.parametrize(("family", "has_operator"), [("llama", True), ("qwen3", True), ("gpt_oss", False)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_row_that_is_alone_attends_by_one_operator(
+    precision: FloatPrecision,
+    family: str,
+    has_operator: bool,
+    tiny_source: MakeSource,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the provider has it. In 16 bits two tokens that are nearly as likely may change places later on."""
+    monkeypatch.setattr(lone_rows, "start_session", lambda model, options, device, needs_device: None)
+    source, device = tiny_source(family), replace(DEVICE, precision=precision)
+    alone = on_device(source, device=device)
+    layers = alone._stages[0]._layers._attention._layers  # type: ignore[attr-defined]
+    assert [layer.lone_row is not None for layer in layers] == [has_operator] * len(layers)
+    count = NUM_OUTPUT if precision == "fp32" else 16
+    (got,) = continuations(make_engine(alone), [TEXT], max_tokens=count)
+    monkeypatch.setattr(attention, "computes_lone_rows", lambda device, shape, form: False)
+    (want,) = continuations(make_engine(on_device(source, device=device)), [TEXT], max_tokens=count)
+    assert got == want
+
+
+def test_an_operator_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lone_rows, "start_session", lambda model, options, device, needs_device: None)
+    shape, form = AttentionShape(num_heads=4, num_kv_heads=2, head_dim=16, rotary_dim=16, scale=0.25), GraphForm()
+    assert lone_rows.computes_lone_rows.__wrapped__(DEVICE, shape, form)
+    assert not lone_rows.computes_lone_rows.__wrapped__(DEVICE, replace(shape, window=8), form)
+    wrong = with_another_scale(lone_row_graph(shape, form))
+    monkeypatch.setattr(lone_rows, "lone_row_graph", lambda shape, form: wrong)
+    assert not lone_rows.computes_lone_rows.__wrapped__(DEVICE, shape, form)
+
+
+def with_another_scale(model: bytes) -> bytes:
+    """The same graph with another scale of its scores."""
+    changed = onnx.load_from_string(model)
+    (operator,) = (node for node in changed.graph.node if node.op_type == "GroupQueryAttention")
+    next(one for one in operator.attribute if one.name == "scale").f = 2.0
+    return changed.SerializeToString()
 
 
 @pytest.mark.parametrize("keeps_values", [True, False])

@@ -83,6 +83,8 @@ def test_a_gpu_in_software_has_the_last_layers(model: Path, expected: list[list[
     options = {"split": "pp=3:1", "device": "cpu,webgpu", "worker_python": [webgpu_python], "precision": "fp32"}
     with shoal.LLM(model, **options) as llm:  # type: ignore[arg-type]
         assert answers(llm, max_tokens=3) == [tokens[:3] for tokens in expected]
+        alone = llm.generate(PROMPTS[1], max_tokens=8, temperature=0, ignore_eos=True)
+        assert [*alone.token_ids] == expected[1][:8], "rows that are alone attend by another operator"
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGSTOP])

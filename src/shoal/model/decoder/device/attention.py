@@ -21,8 +21,10 @@ from shoal.model.decoder.device.attention_graph import (
     ONE_ROW,
     append_graph,
     attend_graph,
+    lone_row_graph,
     zeros_graph,
 )
+from shoal.model.decoder.device.lone_rows import computes_lone_rows
 from shoal.model.decoder.device.sessions import DeviceSession
 from shoal.model.decoder.device.step_groups import RowGroup, row_groups, slots_of_rows
 from shoal.model.decoder.onnx.graph_builder import GraphForm
@@ -75,20 +77,30 @@ class DeviceAttention:
         num_slots, width = config.num_blocks * config.block_size, shape.num_kv_heads * shape.head_dim
         zeros = self._session(("zeros", width), lambda: zeros_graph(num_slots, width, self._form), computes=False)
         kind = (shape, vectors.sinks is None, vectors.query_scales is None)
+        lone_row = self._lone_row(shape, vectors)
         return DeviceLayer(
             shape=shape,
             vectors=vectors,
             angles=self._angles(layer) if shape.rotary_dim else None,
-            append=self._session(("append", kind, norms), lambda: append_graph(shape, vectors, self._form)),
+            append=self._session(
+                ("append", kind, norms),
+                lambda: append_graph(shape, vectors, self._form, gives_fresh=lone_row is not None),
+            ),
             attend={
                 group: self._session(
                     ("attend", kind, group), lambda group=group: attend_graph(shape, vectors, group, self._form)
                 )
                 for group in (ALL_ROWS, ONE_ROW)
             },
+            lone_row=lone_row,
             keys=zeros.run({})["zeros"],
             values=zeros.run({})["zeros"],
         )
+
+    def _lone_row(self, shape: AttentionShape, vectors: AttentionVectors) -> DeviceSession | None:
+        if vectors.sinks is not None or not computes_lone_rows(self._device, shape, self._form):
+            return None
+        return self._session(("lone row", shape), lambda: lone_row_graph(shape, self._form))
 
     @property
     def sessions(self) -> Iterable[DeviceSession]:
@@ -145,6 +157,8 @@ class DeviceLayer:
     append: DeviceSession
     attend: Mapping[str, DeviceSession]
     """by the kind of group"""
+    lone_row: DeviceSession | None
+    """of a step that is a single row; None: that is a group as others are"""
     keys: ort.OrtValue
     values: ort.OrtValue
 
@@ -162,7 +176,10 @@ class DeviceLayer:
         if (scales := self.vectors.query_scales) is not None:
             values["factors"] = scales[positions][:, None, None]
         into = {"keys_out": self.keys, "values_out": self.values}
-        q = self.append.run(values | cache, into=into)["q"]
+        fresh = self.append.run(values | cache, into=into)
+        if self.lone_row is not None and len(positions) == 1 and (group := step.groups[0]).is_lone_row:
+            return self.lone_row.run(fresh | cache | group.lone_row)["attention"]
+        q = fresh["q"]
         attention: ort.OrtValue | Array = np.zeros((len(positions), self.shape.out_width), np.float32)
         for index, group in enumerate(step.groups):
             own = {"q": q, "rows": group.rows_G1, "context": group.context_BL, "into": attention}

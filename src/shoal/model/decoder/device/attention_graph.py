@@ -19,9 +19,12 @@ from shoal.model.decoder.onnx.graph_builder import USUAL_FORM, GraphBuilder, Gra
 ALL_ROWS, ONE_ROW = "a piece of one sequence", "one row of each sequence"
 
 
-def append_graph(shape: AttentionShape, vectors: AttentionVectors, form: GraphForm = USUAL_FORM) -> bytes:
+def append_graph(
+    shape: AttentionShape, vectors: AttentionVectors, form: GraphForm = USUAL_FORM, *, gives_fresh: bool = False
+) -> bytes:
     """Inputs qkv [T, .], cos and sin [T, 1, R], factors [T, 1, 1], slots [T, 1], keys and values [C, W]; outputs q
-    [T, H, D], scaled, and keys_out and values_out, which may be the memory of keys and values."""
+    [T, H, D], scaled, and keys_out and values_out, which may be the memory of keys and values; with `gives_fresh` also
+    what is written there, fresh_keys and fresh_values [T, W]."""
     builder, width = GraphBuilder("append", form), shape.num_kv_heads * shape.head_dim
     qkv = builder.declare_input("qkv", np.float32, ["T", shape.qkv_width])
     slots = builder.declare_input("slots", np.int64, ["T", 1])
@@ -42,6 +45,8 @@ def append_graph(shape: AttentionShape, vectors: AttentionVectors, form: GraphFo
         cache = builder.declare_input(name, np.float32, ["C", width])
         written = builder.node("ScatterND", [cache, slots, fresh])
         builder.declare_output(f"{name}_out", written, ["C", width])
+        if gives_fresh:
+            builder.declare_output(f"fresh_{name}", fresh, ["T", width])
     return builder.serialize()
 
 
@@ -80,6 +85,49 @@ def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str, f
     into = builder.declare_input("into", np.float32, ["T", shape.out_width])
     builder.declare_output("attention", builder.node("ScatterND", [into, rows, out]), ["T", shape.out_width])
     return builder.serialize()
+
+
+def lone_row_graph(shape: AttentionShape, form: GraphForm = USUAL_FORM) -> bytes:
+    """A single row that sees all tokens before it, by one operator: inputs q [1, H, D], scaled, fresh_keys and
+    fresh_values [1, W], context [1, L], of the L tokens before, keys and values [C, W], before [1], which is L, and all
+    [1], which is L + 1. Output attention [1, O].
+
+    Source: ONNX Runtime's contrib operators, GroupQueryAttention. Of a context with room behind, or of several of
+    unlike lengths, WebGPU 1.27 computes something else.
+    """
+    builder, width, heads = GraphBuilder("lone_row", form), shape.num_kv_heads * shape.head_dim, shape.num_kv_heads
+    q = builder.declare_input("q", np.float32, ["T", shape.num_heads, shape.head_dim])
+    fresh = [builder.declare_input(f"fresh_{name}", np.float32, ["T", width]) for name in ("keys", "values")]
+    rows = [_reshaped(builder, q, [1, 1, shape.out_width]), *(_reshaped(builder, one, [1, 1, width]) for one in fresh)]
+    context = builder.declare_input("context", np.int64, ["B", "L"])
+    past: list[str] = []
+    for name in ("keys", "values"):
+        gathered = builder.node("Gather", [_cache(builder, name, width), context], axis=0)
+        past.append(
+            builder.node("Transpose", [_reshaped(builder, gathered, [0, 0, heads, shape.head_dim])], perm=[0, 2, 1, 3])
+        )
+    lengths = [builder.declare_input(name, np.int32, [1]) for name in ("before", "all")]
+    attention = group_query_attention(builder, shape, [*rows, *past, *lengths])
+    builder.declare_output("attention", _reshaped(builder, attention, [1, shape.out_width]), ["T", shape.out_width])
+    return builder.serialize()
+
+
+def group_query_attention(builder: GraphBuilder, shape: AttentionShape, inputs: list[str]) -> str:
+    """The operator, of queries that are scaled and turned already. Keys and values with the row's own, of which nobody
+    has any use, become outputs: ONNX Runtime would put others into the memory of those before."""
+    outputs = ["grouped", "grown_keys", "grown_values"]
+    builder.node(
+        "GroupQueryAttention",
+        inputs,
+        domain="com.microsoft",
+        outputs=outputs,
+        num_heads=shape.num_heads,
+        kv_num_heads=shape.num_kv_heads,
+        scale=1.0,
+    )
+    for name in outputs[1:]:
+        builder.declare_output(f"all_{name}", name, [1, shape.num_kv_heads, "M", shape.head_dim])
+    return outputs[0]
 
 
 def zeros_graph(num_slots: int, width: int, form: GraphForm = USUAL_FORM) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shoal.arrays import F32, I64
+from shoal.arrays import F32, I64, Array
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.attention.paged_attention_numpy import NumpyStep
 
@@ -37,6 +37,18 @@ class RowGroup:
     def is_one_sequence(self) -> bool:
         """Whether all rows are of one sequence; otherwise each is of one of its own."""
         return len(self.lengths_B) == 1
+
+    @property
+    def is_lone_row(self) -> bool:
+        """Whether it is a single row, with tokens before it."""
+        return len(self.rows_G1) == 1 and self.lengths_B[0] > 1
+
+    @property
+    def lone_row(self) -> dict[str, Array]:
+        """Of a lone row: what its graph takes beside values on the device."""
+        before = int(self.lengths_B[0]) - 1
+        lengths = {name: np.array([length], np.int32) for name, length in (("before", before), ("all", before + 1))}
+        return {"context": self.context_BL[:, :before], **lengths}
 
     def mask(self, shape: AttentionShape) -> F32:
         """[B, 1, M, L], M query heads of a key head, or as many of every row: 0 where a row sees, else very low."""
