@@ -1,11 +1,11 @@
 """Simulated against real runs: `shoal serve` here under loads, closed, open, with a kill, and all that in virtual time.
 
 `python benchmarks/simulate_error.py` takes some 20 minutes; `--quick` runs three of the cases and writes no file. The
-machine is profiled anew for each division of it, just before the first plan that has it is served; what is simulated
-comes from that profile and from nothing else. Arrivals of open loops are the same ones in both. The load generator runs
-on the same machine, in both. The last column is no forecast's target but tells where an error comes from: the seconds
-that stages computed. Below, the same is simulated with stages as fast as they were in the real run, which leaves out
-the errors of the profile.
+machine is profiled anew for each division of it, just before the first plan that has it is served; before the others
+its speed is looked at again, as `shoal simulate` does; what is simulated comes from that and from nothing else.
+Arrivals of open loops are the same ones in both. The load generator runs on the same machine, in both. The last column
+is no forecast's target but tells where an error comes from: the seconds that stages computed. Below, the same is
+simulated with stages as fast as they were in the real run, which leaves out the errors of the profile.
 
 Workload: SmolLM2-135M, 128 prompt and 64 output tokens.
 """
@@ -31,6 +31,7 @@ from shoal.bench.load import Load, arrival_times
 from shoal.bench.load_generator import run_load
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
+from shoal.forecast.speed_check import check_speeds
 from shoal.planner.files.fault_file import DescribedFault
 from shoal.sim.cluster.cluster_faults import faults_of
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
@@ -54,11 +55,8 @@ class Case:
     clients: int | None = None
     rate: float | None = None
     is_killed: bool = False
-
-    @property
-    def num_requests(self) -> int:
-        """Enough for a p99 that is not one request's."""
-        return 32 if self.clients == 1 else 128
+    num_requests: int = 128
+    """enough for a p99 that is not one request's"""
 
     @property
     def title(self) -> str:
@@ -68,14 +66,14 @@ class Case:
 
 
 CASES = (
-    Case(split="1", threads=2, clients=1),
+    Case(split="1", threads=2, clients=1, num_requests=32),
     Case(split="1", threads=2, clients=8),
     Case(split="1", threads=2, clients=16),
     Case(split="1", threads=2, rate=0.8),
     Case(split="dp=2", threads=1, clients=2),
     Case(split="dp=2", threads=1, clients=16),
     Case(split="dp=2", threads=1, rate=1.2),
-    Case(split="pp=2", threads=1, clients=1),
+    Case(split="pp=2", threads=1, clients=1, num_requests=32),
     Case(split="pp=2", threads=1, clients=16),
     Case(split="pp=2", threads=1, rate=0.8),
     Case(split="tp=2", threads=1, clients=4),
@@ -102,6 +100,9 @@ def main() -> None:
             planning=PlanningConfig(refresh=not given.keep_figures and case.threads not in fresh),
         )
         cluster = plan_cluster(config)
+        if not config.planning.refresh:
+            cluster = check_speeds(cluster)
+            print(f"{case.title}: {cluster.drift}", file=sys.stderr)
         fresh.add(case.threads)
         foretold, seen = simulated(case, cluster), measured(case)
         found[case] = pairs(foretold, seen)

@@ -64,7 +64,15 @@ class RequestOutcome:
 
 
 def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) -> ServeReport:
-    """Run the load to its end in an event loop of its own.
+    """Run the load to its end in an event loop of its own, and sum it up. Arguments and errors as `run_requests`."""
+    outcomes, duration_s = run_requests(load, on_progress=on_progress)
+    return summarize(load, outcomes, duration_s=duration_s)
+
+
+def run_requests(
+    load: Load, *, on_progress: Callable[[int], None] | None = None
+) -> tuple[Sequence[RequestOutcome], float]:
+    """What each request of a load came to, in the order in which they ended, and seconds from the first to the end.
 
     Args:
         on_progress: called with the number of requests that have ended.
@@ -83,7 +91,7 @@ def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) ->
         return runner.run(_run(load, on_progress or (lambda _: None)))
 
 
-async def _run(load: Load, on_progress: Callable[[int], None]) -> ServeReport:
+async def _run(load: Load, on_progress: Callable[[int], None]) -> tuple[Sequence[RequestOutcome], float]:
     endpoint = parse_endpoint(load.base_url, "/v1/completions")
     bodies = [_body(load, prompt) for prompt in prompts(load)]
     for body in bodies[: load.num_warmups]:
@@ -98,7 +106,7 @@ async def _run(load: Load, on_progress: Callable[[int], None]) -> ServeReport:
 
     started_s = time.perf_counter()
     await _send_all(load, bodies[load.num_warmups :], answer, started_s)
-    return summarize(load, outcomes, duration_s=time.perf_counter() - started_s)
+    return outcomes, time.perf_counter() - started_s
 
 
 async def _send_all(
