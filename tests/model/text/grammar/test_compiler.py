@@ -103,7 +103,14 @@ def test_choices_with_any_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "grammar", ['root ::= "yes" | no\nno ::= "no" "!"*', 'start: "yes" | no\nno: "no" "!"*'], ids=["GBNF", "Lark"]
+    "grammar",
+    [
+        'root ::= "yes" | no\nno ::= "no" "!"*',
+        'root ::= "yes" | "no"\n' + "\n" * 60_000,
+        'start: "yes" | no\nno: "no" "!"*',
+        '%llguidance {}\n\nstart: "yes" | "no"',
+    ],
+    ids=["GBNF", "GBNF empty lines", "Lark", "Lark head"],
 )
 def test_grammars_of_both_kinds(grammar: str) -> None:
     written = {bytes_written(Constraint(ConstraintKind.GRAMMAR, grammar), seed) for seed in range(20)}
@@ -160,6 +167,7 @@ def test_an_output_that_was_not_allowed_can_only_end() -> None:
         (Constraint(ConstraintKind.GRAMMAR, "start: foo"), "foo"),
         (Constraint(ConstraintKind.GRAMMAR, "root ::= ("), "line 1"),
         (Constraint(ConstraintKind.GRAMMAR, "root ::= nope"), "nope"),
+        (Constraint(ConstraintKind.GRAMMAR, 'root ::= start\nstart ::= "a"'), "'start' already exists"),
         (Constraint(ConstraintKind.GRAMMAR, "root ::= root"), "nothing satisfies it"),
         (Constraint(ConstraintKind.GRAMMAR, "root ::= a\na ::= b\nb ::= a"), "nothing satisfies it"),
         (schema({"$ref": "#"}), "nothing satisfies it"),

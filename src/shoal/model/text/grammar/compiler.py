@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import llguidance
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from shoal.errors import InvalidRequest
 from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
@@ -18,6 +18,8 @@ from shoal.model.text.grammar.guide import GrammarGuide, error_line
 _MAX_KEPT = 64
 """Compiled constraints: an application asks with a few dozen schemas, again and again."""
 _MAX_MESSAGE_CHARS = 300
+_LARK = re.compile(r"^[ \t]*(?:%llguidance\b|start[ \t]*:(?!:=))", re.MULTILINE)
+"""What Lark begins with and GBNF does not. llguidance's own `is_lark_syntax` takes minutes for many empty lines."""
 _NO_TOKEN = "NoExtensionBias"
 _NOTHING = "nothing satisfies it"
 _PLAIN = r'[^"\\\x00-\x1F\x7F]'
@@ -132,7 +134,7 @@ def _json_grammar(schema: str) -> str:
 
 def _any_grammar(grammar: str) -> str:
     try:
-        return llguidance.LLMatcher.grammar_from_lark(any_to_lark(grammar))
+        return llguidance.LLMatcher.grammar_from_lark(grammar if _LARK.search(grammar) else gbnf_to_lark(grammar))
     except RecursionError:
         raise ValueError("the grammar is nested too deeply") from None
     except Exception as error:  # it raises Exception itself for a rule that is not there
