@@ -15,6 +15,7 @@ import pytest
 import shoal
 from shoal.api.generation import LLM
 from shoal.errors import ConfigError, InvalidRequest, ModelLoadError
+from shoal.executor.process.living_workers import worker_processes
 from tests.integration.leaks import no_leaks
 from tests.model.tiny_adapters import tiny_adapter, write_adapter
 from tests.model.tiny_models import make_tiny_model
@@ -70,12 +71,12 @@ def test_splits(folder: Path, expected: dict[str | None, list[int]], split: str)
 
 def test_a_worker_that_is_killed_changes_no_word(llm: LLM, folder: Path) -> None:
     expected = llm.generate(TIDE, adapter="lawyer", **LONG).text
-    before = set(psutil.Process().children())
+    before = set(worker_processes(psutil.Process()))
     options: dict[str, Any] = {"split": "pp=2", "threads": 1, "worker_timeout": 30.0}
     with no_leaks(), shoal.LLM(folder / "llama", lora=adapters(folder), **options) as split:
         stream = split.stream(TIDE, adapter="lawyer", **LONG)
         text = next(stream)
-        workers = [child for child in psutil.Process().children() if child not in before]
+        workers = [child for child in worker_processes(psutil.Process()) if child not in before]
         workers[0].kill()
         assert text + "".join(stream) == expected
 

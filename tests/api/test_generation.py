@@ -23,6 +23,7 @@ import shoal
 from shoal.api.generation import LLM
 from shoal.config import LaunchConfig
 from shoal.errors import CapacityError, ConfigError, DeadlineExceeded, InvalidRequest, ModelClosed, ModelLoadError
+from shoal.executor.process.living_workers import worker_processes
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.model.formats.model_path import resolve_model
@@ -276,12 +277,12 @@ def test_what_cannot_be_loaded_says_why(tiny: Path) -> None:
 
 def test_a_worker_that_is_killed_changes_no_word(llm: LLM, tiny: Path) -> None:
     expected = llm.generate(TIDE, **LONG).text
-    before = set(psutil.Process().children())
+    before = set(worker_processes(psutil.Process()))
     with no_leaks(), shoal.LLM(tiny, split="pp=2", threads=1, worker_timeout=30.0) as split:
         for index in range(2):
             stream = split.stream(TIDE, **LONG)
             text = next(stream)
-            workers = [child for child in psutil.Process().children() if child not in before]
+            workers = [child for child in worker_processes(psutil.Process()) if child not in before]
             assert len(workers) == 2
             workers[index].kill()
             assert text + "".join(stream) == expected

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from shoal.executor.process import fork_server
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
@@ -25,17 +27,26 @@ class _Held:
     @classmethod
     def now(cls) -> _Held:
         return cls(
-            descriptors=frozenset(_descriptors()),
-            children=frozenset(child.pid for child in psutil.Process().children(recursive=True)),
+            descriptors=frozenset(open_descriptors()),
+            children=frozenset(child.pid for child in psutil.Process().children(recursive=True))
+            - _fork_servers().keys(),
             threads=frozenset(thread.ident for thread in threading.enumerate()),
             shared_memory=frozenset(os.listdir("/dev/shm")),
         )
 
 
-def _descriptors() -> Iterator[tuple[int, str]]:
+def _fork_servers() -> dict[int, int]:
+    """Process ids of those that this process has, with its descriptors: they outlive a model by a few seconds."""
+    return {server.pid: server._requests.fileno() for _, server in fork_server._servers._servers}
+
+
+def open_descriptors() -> Iterator[tuple[int, str]]:
+    """Descriptors of this process, and what they are of; without those of fork servers."""
+    servers = set(_fork_servers().values())
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            yield int(entry.name), os.readlink(entry).removesuffix(" (deleted)")
+            if int(entry.name) not in servers:
+                yield int(entry.name), os.readlink(entry).removesuffix(" (deleted)")
         except FileNotFoundError:
             continue  # the descriptor that listed the directory
 

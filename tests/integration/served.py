@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from shoal.executor.process.living_workers import worker_processes
 from tests.integration.running import EXIT_S
 
 
@@ -23,7 +24,7 @@ class Served:
 
     def workers(self) -> list[int]:
         """Process ids, the oldest first."""
-        return [child.pid for child in sorted(psutil.Process(self.process.pid).children(), key=lambda one: one.pid)]
+        return [worker.pid for worker in worker_processes(psutil.Process(self.process.pid))]
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics", timeout=EXIT_S).text

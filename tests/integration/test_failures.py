@@ -11,6 +11,7 @@ import pytest
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import CapacityError, ModelLoadError, WorkerLost
+from shoal.executor.process.living_workers import worker_processes
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import LoadedModel, launch
 from tests.integration.running import (
@@ -167,7 +168,7 @@ def test_a_worker_killed_while_loading(tiny_model: Path) -> None:
     planned = plan_model(tiny_config(tiny_model, split="pp=2"))
 
     def kill_all(done: int, total: int) -> None:
-        for child in psutil.Process().children():
+        for child in worker_processes(psutil.Process()):
             if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
                 kill(child.pid)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shoal.worker.parent import die_with_parent
+from shoal.worker.process.parent import die_with_parent
 
 _modules: dict[str, ModuleType] = {}
 """by path; a process is its own"""

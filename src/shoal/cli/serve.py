@@ -304,7 +304,7 @@ def serve(
 
     dated_log(log_level, as_json=log_json, access=not no_access_log)
     if end_with_parent:
-        from shoal.worker.parent import die_with_parent
+        from shoal.worker.process.parent import die_with_parent
 
         die_with_parent()
     raise_limit()

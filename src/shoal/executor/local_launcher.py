@@ -14,15 +14,21 @@ from shoal.comm.links.arena import ReceivingArena, SendingArena, create_arena_me
 from shoal.comm.links.ring_link import close_ring, create_ring
 from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import ConfigError
-from shoal.executor.launcher import Place, edges
+from shoal.executor.launcher import LoadMessage, Place, edges
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.messages import Generation, Neighbor, Wire
+from shoal.protocol.messages import Generation, LoadStage, Neighbor, Wire
 
 _RING_STEPS = 3
 """Steps' worth of hidden states that a ring holds, so that a sender never waits for a receiver that computes."""
+_LANGUAGE_MODULES = (
+    "shoal.worker.decoder_runner",
+    "shoal.model.decoder.native_layers",
+    "shoal.model.decoder.stage",
+)
+_GRAPH_MODULES = ("shoal.worker.graph_runner",)
 _Seat = tuple[int, int]
 """stage and rank"""
 
@@ -38,7 +44,7 @@ class LocalLauncher:
         """See `WorkerLauncher.start`."""
         if place.machine is not None:
             raise ConfigError(f"machine {place.machine} is not at hand; a plan that needs it cannot be run from here")
-        worker = WorkerProcess(place.label, place.python)
+        worker = WorkerProcess(place.label, _modules(place.load), place.python)
         with ExitStack() as on_failure:
             on_failure.callback(worker.close, deadline_s=0.0)
             if place.cpu_quota is not None:
@@ -178,3 +184,8 @@ class LocalWiring:
 
 def _has_tensors(place: Place) -> bool:
     return isinstance(place.load, LoadGraph)
+
+
+def _modules(load: LoadMessage) -> Sequence[str]:
+    """What a worker imports to load this: see `WorkerProcess`."""
+    return _LANGUAGE_MODULES if isinstance(load, LoadStage) else _GRAPH_MODULES

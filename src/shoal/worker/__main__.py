@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 
-from shoal.comm.links.socket_link import SocketLink
-from shoal.errors import ShoalError
-from shoal.worker.life import WorkerLife
-from shoal.worker.links import LocalConnector
-from shoal.worker.parent import die_with_parent
+from shoal.worker.process.local import work
 
 
 def main() -> int:
@@ -24,14 +19,7 @@ def main() -> int:
         help="file descriptor of the socket that those of the links come over",
     )
     arguments = parser.parse_args()
-    die_with_parent()
-    control = SocketLink(socket.socket(fileno=arguments.control))
-    connector = LocalConnector(socket.socket(fileno=arguments.handover))
-    try:
-        WorkerLife(control, connector).run()
-    except ShoalError:
-        return 1
-    return 0
+    return work(arguments.control, arguments.handover)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import ShoalError
 from shoal.worker.life import WorkerLife
-from shoal.worker.parent import die_with_parent
+from shoal.worker.process.parent import die_with_parent
 from shoal.worker.remote_links import TlsConnector
 
 CONTROL_KEY = "control"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from shoal.errors import CapacityError, ModelLoadError, WorkerCrashed, WorkerLost
-from shoal.executor.process.child_process import ChildProcess
+from shoal.executor.process.child_process import ChildProcess, start_module
 from shoal.executor.process.worker import close_all
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import Message, encode
@@ -32,7 +32,7 @@ def worker_that(program: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worke
         return real([sys.executable, "-c", prelude + program, *command[3:]], **options)
 
     monkeypatch.setattr("subprocess.Popen", start)
-    worker = WorkerProcess("replica 1 stage 2")
+    worker = WorkerProcess("replica 1 stage 2", (), sys.executable)
     try:
         yield worker
     finally:
@@ -118,7 +118,8 @@ def test_closing_lets_a_worker_end_by_itself(monkeypatch: pytest.MonkeyPatch) ->
     ("number", "is_crash"), [(signal.SIGSEGV, True), (signal.SIGABRT, True), (signal.SIGKILL, False), (15, False)]
 )
 def test_a_process_that_ends_itself_is_told_from_one_that_is_ended(number: int, is_crash: bool) -> None:
-    child = ChildProcess("worker", "timeit", ["-n1", "-r1", f"import os; os.kill(os.getpid(), {int(number)})"], [])
+    process = start_module("timeit", ["-n1", "-r1", f"import os; os.kill(os.getpid(), {int(number)})"], [])
+    child = ChildProcess("worker", process)
     child.end(time.monotonic() + 30)
     lost = child.lost(WorkerLost("link closed"))
     assert isinstance(lost, WorkerCrashed) == is_crash

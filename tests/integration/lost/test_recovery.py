@@ -22,12 +22,14 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.executor.pipeline_executor import PipelineExecutor
+from shoal.executor.process.living_workers import worker_processes
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.launch import LoadedModel
 from shoal.protocol.messages import Sampling
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.executor.graphs import skip_chain
+from tests.integration.leaks import open_descriptors
 from tests.integration.running import (
     PATIENT,
     QUICK,
@@ -267,14 +269,14 @@ def every_worker(run: Run, strike: Callable[[int], None]) -> None:
 
 def during_recovery(run: Run, strike: Callable[[int], None]) -> None:
     """One is lost; as soon as others are being started in its place, one of those is lost too, while it loads."""
-    before = {child.pid for child in psutil.Process().children()}
+    before = {child.pid for child in worker_processes(psutil.Process())}
     run.start()
     run.work_until(2)
     os.kill(run.pids()[0], signal.SIGKILL)
     started: set[int] = set()
     while not started:
         run.turn()
-        started = {child.pid for child in psutil.Process().children()} - before
+        started = {child.pid for child in worker_processes(psutil.Process())} - before
     strike(max(started))
 
 
@@ -301,7 +303,7 @@ KINDS: tuple[tuple[str, OpenRun, str], ...] = (
 )
 def test_requests_go_on(number: signal.Signals, kind: OpenRun, split: str, request: pytest.FixtureRequest) -> None:
     with kind(split, QUICK if number == signal.SIGSTOP else PATIENT, request) as run:
-        num_fds = len(os.listdir("/proc/self/fd"))
+        num_fds = len([*open_descriptors()])
         for point in POINTS[number]:
             if point is during_prefill and not isinstance(run, LanguageRun):
                 continue
@@ -315,7 +317,7 @@ def test_requests_go_on(number: signal.Signals, kind: OpenRun, split: str, reque
             assert stats.replayed_tokens > 0
             assert len(stats.recoveries_s) == stats.num_recoveries > 0
         gc.collect()  # memory of tensors that were under way stays for as long as anything refers to them
-        assert len(os.listdir("/proc/self/fd")) == num_fds
+        assert len([*open_descriptors()]) == num_fds
 
 
 @pytest.mark.sample(every=2)
@@ -351,7 +353,7 @@ def test_workers_lost_at_the_first_start_are_started_again(tiny_model: Path, exp
 
     def strike() -> None:
         while not struck:
-            struck.extend(child.pid for child in psutil.Process().children())
+            struck.extend(child.pid for child in worker_processes(psutil.Process()))
         os.kill(struck[0], signal.SIGKILL)
 
     striker = threading.Thread(target=strike)

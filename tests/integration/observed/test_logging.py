@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from shoal.executor.process.living_workers import worker_processes
 from tests.integration.running import EXIT_S, kill
 
 PROMPT = "nobody should read this"
@@ -45,7 +46,7 @@ def rest_of_log(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("split", ["dp=2", "pp=2"])
 def test_the_log_of_a_killed_worker(split: str, tiny_model: Path) -> None:
     with logging_server(tiny_model, "--split", split) as (url, process):
-        workers = psutil.Process(process.pid).children()
+        workers = worker_processes(psutil.Process(process.pid))
         assert len(workers) == 2
         body = {"prompt": PROMPT, "max_tokens": 200, "ignore_eos": True, "stream": True}
         headers = {"x-request-id": "mine"}

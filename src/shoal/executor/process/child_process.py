@@ -85,36 +85,60 @@ class Child(Protocol):
         ...
 
 
+class Process(Protocol):
+    """A process that was started here; what is used of `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+    """Exit status, or the negative number of the signal that ended it; None: it is not known to have ended."""
+
+    def poll(self) -> int | None:
+        """`returncode`, after a look."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """`returncode` once it has ended. Raises subprocess.TimeoutExpired after so many seconds."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        ...
+
+
+def start_module(
+    module: str, arguments: Sequence[str], fds: Sequence[int], python: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Run one of Shoal's modules as a process that dies with the thread that calls this.
+
+    Args:
+        module: what to run; it calls `die_with_parent`.
+        arguments: of the module.
+        fds: descriptors that it inherits; they stay the caller's to close.
+        python: path of the Python that runs it; None: this one.
+
+    Raises:
+        ConfigError: there is no such Python.
+    """
+    try:
+        return subprocess.Popen(
+            module_command(module, *arguments, python=python),
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            env=worker_environment(),
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise no_such_python(python, error) from error
+
+
 class ChildProcess:
-    """Implements `Child`. It dies with this process, strictly with the thread that made it, whatever happens to it."""
+    """Implements `Child` for a process that was started here."""
 
-    def __init__(
-        self, name: str, module: str, arguments: Sequence[str], fds: Sequence[int], python: str | None = None
-    ) -> None:
-        """Run a module with these arguments, handing it `fds`, which stay the caller's to close.
-
-        Args:
-            name: for messages.
-            module: what to run.
-            arguments: of the module.
-            fds: descriptors that it inherits.
-            python: path of the Python that runs it; None: this one.
-
-        Raises:
-            ConfigError: there is no such Python.
-        """
+    def __init__(self, name: str, process: Process) -> None:
+        """`name`: for messages; `process`: it has only just been started."""
         self.name = name
+        self._process = process
         self._num_ended_for_memory = _num_ended_for_memory()
-        try:
-            self._process = subprocess.Popen(
-                module_command(module, *arguments, python=python),
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                env=worker_environment(),
-                start_new_session=True,
-            )
-        except (FileNotFoundError, PermissionError) as error:
-            raise no_such_python(python, error) from error
 
     @property
     def pid(self) -> int:

@@ -9,18 +9,28 @@ from contextlib import ExitStack
 from shoal.comm.links.posting_link import PostingLink
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import WorkerLost
-from shoal.executor.process.child_process import ChildProcess
+from shoal.executor.process.child_process import ChildProcess, Process, start_module
 from shoal.executor.process.cpu_quota import held
+from shoal.executor.process.fork_server import fork_worker
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import encode
 from shoal.protocol.messages import Wire
 
 
 class WorkerProcess(MessageWorker):
-    """A child that runs `shoal.worker`."""
+    """A process that runs `shoal.worker`."""
 
-    def __init__(self, name: str, python: str | None = None) -> None:
-        """`name`: for messages; `python`: see ChildProcess. Raises ConfigError."""
+    def __init__(self, name: str, modules: Sequence[str], python: str | None = None) -> None:
+        """Start it.
+
+        Args:
+            name: for messages.
+            modules: what it will import, so that it can be forked from a process that has.
+            python: path of the Python that runs it; None: this one.
+
+        Raises:
+            ConfigError: there is no such Python.
+        """
         with ExitStack() as at_end, ExitStack() as on_failure:
             ours, theirs = socket.socketpair()
             on_failure.push(ours)
@@ -28,9 +38,7 @@ class WorkerProcess(MessageWorker):
             our_handover, their_handover = socket.socketpair()
             on_failure.push(our_handover)
             at_end.push(their_handover)
-            fds = [theirs.fileno(), their_handover.fileno()]
-            arguments = ["--control", str(fds[0]), "--handover", str(fds[1])]
-            child = ChildProcess(name, "shoal.worker", arguments, fds, python)
+            child = ChildProcess(name, _start(modules, theirs.fileno(), their_handover.fileno(), python))
             on_failure.pop_all()
         our_handover.setblocking(False)
         self._handover = our_handover
@@ -68,3 +76,10 @@ class WorkerProcess(MessageWorker):
         super().close(deadline_s)
         self._handover.close()
         self._quota.close()
+
+
+def _start(modules: Sequence[str], control: int, handover: int, python: str | None) -> Process:
+    if python is None and (forked := fork_worker(modules, control, handover)) is not None:
+        return forked
+    arguments = ["--control", str(control), "--handover", str(handover)]
+    return start_module("shoal.worker", arguments, [control, handover], python)

@@ -12,7 +12,7 @@ from shoal.comm.groups.shm_group import create_group_memory
 from shoal.comm.links.ring_link import create_ring
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import WorkerLost
-from shoal.executor.process.child_process import ChildProcess
+from shoal.executor.process.child_process import ChildProcess, start_module
 from shoal.executor.process.cpu_quota import held
 from shoal.executor.process.worker import Worker, close_all
 from shoal.measure.slots import Slot
@@ -56,7 +56,7 @@ class ProfileProcess(Worker[Answer]):
             given = [("--control", theirs.fileno()), *fds]
             arguments = [word for option, fd in given for word in (option, str(fd))]
             module, inherited = "shoal.worker.measuring.profile_main", [fd for _, fd in given]
-            child = ChildProcess(name, module, arguments, inherited, python)
+            child = ChildProcess(name, start_module(module, arguments, inherited, python))
         self._link = SocketLink(ours)
         super().__init__(child, self._link)
 

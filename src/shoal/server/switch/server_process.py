@@ -14,13 +14,13 @@ import psutil
 
 from shoal.errors import WorkerLost
 from shoal.executor.process.child_process import module_command
+from shoal.executor.process.living_workers import worker_processes
 
 MODEL_NAME = "model"
 _START_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 60.0
 _ADDRESS = re.compile(r"^serving \S+ at (http://\S+?)(/v2)?$")
 _KEPT_LINES = 200
-_WORKER_MODULES = "shoal.worker"
 _NOT_LIVING = (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED, psutil.STATUS_DEAD)
 _LAST_WORDS = 4
 
@@ -94,19 +94,13 @@ class ServerProcess:
         return " | ".join(list(self.lines)[-_LAST_WORDS:])
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that live and are not stopped, in order.
-
-        A process that the server has forked and that does not run the worker's program yet is still the server's own:
-        stopping it would stop the server, which waits for it.
-        """
+        """Process ids of the workers that live and are not stopped, in order."""
         pids: list[int] = []
-        with suppress(psutil.NoSuchProcess):
-            for child in self._psutil.children():
-                with suppress(psutil.NoSuchProcess):
-                    is_worker = any(word.startswith(_WORKER_MODULES) for word in child.cmdline())
-                    if is_worker and child.status() not in _NOT_LIVING:
-                        pids.append(child.pid)
-        return sorted(pids)
+        for worker in worker_processes(self._psutil):
+            with suppress(psutil.NoSuchProcess):
+                if worker.status() not in _NOT_LIVING:
+                    pids.append(worker.pid)
+        return pids
 
     async def metrics(self, client: httpx.AsyncClient) -> Mapping[str, float]:
         """Every sample of /metrics by its name, without labels. Raises httpx.HTTPError."""

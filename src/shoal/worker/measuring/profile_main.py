@@ -11,7 +11,7 @@ from shoal.comm.links.ring_link import RingReceiver, RingSender
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import ShoalError
 from shoal.worker.measuring.profile_runtime import ProfileRuntime
-from shoal.worker.parent import die_with_parent
+from shoal.worker.process.parent import die_with_parent
 
 
 def main() -> int:

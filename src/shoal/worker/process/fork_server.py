@@ -1,0 +1,134 @@
+"""`python -m shoal.worker.process.fork_server`: becomes a worker whenever the head asks; not for use by hand.
+
+Starting Python and importing what a worker computes with takes most of a small worker's start. Here it is done once:
+a worker is a fork, which shares the memory of all modules with this process and with the other workers.
+
+This process ends with the head, or when it has had no worker for a while. Its workers end with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import select
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from shoal.protocol.forking import MAX_REQUEST_BYTES, NUM_WORKER_FDS, NUMBER
+from shoal.worker.process.local import work
+from shoal.worker.process.parent import die_with_parent
+
+_IDLE_S = 10.0
+"""A head that closes one model and loads another goes on with the same server."""
+
+
+class _ForkServer:
+    """The workers that it has forked, each with its descriptor and the socket that is told about it."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        self._workers = selectors.PollSelector()  # unlike epoll, a fork can close it without changing the server's
+        self._workers.register(requests, selectors.EVENT_READ)
+
+    def serve(self) -> Sequence[int]:
+        """Fork workers until there is nothing more to do.
+
+        Returns twice or more: in every worker its descriptors, and in the server, at its end, none.
+        """
+        while events := self._workers.select(None if self._has_workers else _IDLE_S):
+            for key, _ in events:
+                if key.fileobj is not self._requests:
+                    self._tell_end(key)
+                    continue
+                names, fds, _, _ = socket.recv_fds(self._requests, MAX_REQUEST_BYTES, NUM_WORKER_FDS)
+                if not names:  # the head is gone
+                    return ()
+                _import(names.decode().split())
+                if given := self._fork(*fds):
+                    return given
+        return ()
+
+    @property
+    def _has_workers(self) -> bool:
+        return len(self._workers.get_map()) > 1
+
+    def _fork(self, told: int, control: int, handover: int) -> Sequence[int]:
+        """In the worker: its descriptors."""
+        head = socket.socket(fileno=told)
+        if _has_hung_up(head):  # it has started another worker, which reads from the same sockets
+            _close(head.detach(), control, handover)
+            return ()
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()  # a signal to the terminal's foreground group is the head's alone
+            head.close()
+            self._let_go()
+            return control, handover
+        _close(control, handover)
+        process = os.pidfd_open(pid)
+        self._workers.register(process, selectors.EVENT_READ, (pid, head))
+        try:
+            socket.send_fds(head, [NUMBER.pack(pid)], [process])
+        except OSError:  # it has hung up meanwhile
+            os.kill(pid, signal.SIGKILL)
+        return ()
+
+    def _tell_end(self, ended: selectors.SelectorKey) -> None:
+        pid, head = ended.data
+        _, status = os.waitpid(pid, 0)
+        self._workers.unregister(ended.fd)
+        os.close(ended.fd)
+        with head, suppress(OSError):
+            head.send(NUMBER.pack(os.waitstatus_to_exitcode(status)))
+
+    def _let_go(self) -> None:
+        """In a worker: of what is the server's."""
+        for key in list(self._workers.get_map().values()):
+            if key.fileobj is not self._requests:
+                os.close(key.fd)
+                key.data[1].close()
+        self._workers.close()
+        self._requests.close()
+
+
+def _has_hung_up(link: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(link, 0)  # that the other end hangs up is always told
+    return bool(poll.poll(0))
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _import(names: Sequence[str]) -> None:
+    """What cannot be imported is left to the worker, which tells the head."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(ImportError):
+                __import__(name)
+    gc.freeze()  # a worker's search for cycles would write to every object, so that no page stayed shared
+
+
+def main() -> int:
+    """Exit status of the worker, or of the server: 0."""
+    parser = argparse.ArgumentParser(prog="shoal.worker.process.fork_server", description=__doc__)
+    parser.add_argument("--requests", type=int, required=True, help="file descriptor of the socket to the head")
+    arguments = parser.parse_args()
+    os.close(os.pidfd_open(os.getpid()))  # where there are none, it ends before it has taken a request
+    server = os.getpid()
+    given = _ForkServer(socket.socket(fileno=arguments.requests)).serve()
+    if not given:
+        return 0
+    die_with_parent()
+    return work(*given) if os.getppid() == server else 1  # it may have ended just before that
+
+
+if __name__ == "__main__":
+    sys.exit(main())
