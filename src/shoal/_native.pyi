@@ -365,7 +365,7 @@ class LatentShape:
     ) -> None: ...
 
 class StreamsShape:
-    """See `shoal.model.layer_variants.AltUpConfig`."""
+    """See `shoal.model.layer_config.variants.AltUpConfig`."""
 
     def __init__(self, *, num_streams: int, active: int, scales_output: bool, rank: int) -> None: ...
 

@@ -2,168 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from shoal.model.layer_variants import AltUpConfig, HeadShape, LayerInputs
+from shoal.model.layer_config.attention import LatentConfig, QueryScaling, RopeConfig
+from shoal.model.layer_config.experts import ExpertsConfig
+from shoal.model.layer_config.variants import AltUpConfig, HeadShape, LayerInputs
 from shoal.model.recurrence.kinds import RecurrenceConfig
-from shoal.protocol.stage_config import ExpertSpan, LayerExperts
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu"]
 """Of the MLP's gate. `gelu_tanh` is the approximation by a hyperbolic tangent, `relu2` is ReLU squared, and
 `clamped_swiglu` is how gpt-oss joins gate and up: native/layers/functions.h."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RopeConfig:
-    """Rotary position embedding of one kind of layer. Source: RoFormer, arXiv 2104.09864, half-split form."""
-
-    theta: float
-    rotary_dim: int
-    """leading dimensions of a head that rotate; even, at most head_dim"""
-    scaling: Mapping[str, Any] = field(default_factory=dict)
-    """Hugging Face `rope_scaling` (rope_type linear, llama3, yarn, longrope); empty for none"""
-    divisors: tuple[float, ...] = ()
-    """of each frequency, beside the scaling (Llama 3 in GGUF); empty for none"""
-    magnitude: float = 1.0
-    """factor on cosine and sine, beside the scaling's own"""
-    axes: tuple[int, ...] = ()
-    """of each frequency, which of a row's positions turns it: 0 time, 1 height, 2 width; empty: rows have one position.
-    Source: Qwen2-VL, arXiv 2409.12191, section 2.1"""
-
-
-def score_factor(rope: RopeConfig) -> float:
-    """What YaRN multiplies the scores of latent attention with, beside what it does to cosine and sine.
-
-    Source: transformers, modeling_rope_utils.py, `yarn_apply_mscale`.
-    """
-    factor, over_all = rope.scaling.get("factor"), rope.scaling.get("mscale_all_dim")
-    if rope.scaling.get("rope_type") != "yarn" or not over_all or not factor or factor <= 1:
-        return 1.0
-    return float((0.1 * over_all * math.log(factor) + 1.0) ** 2)
-
-
-GROUP_SCORES = 2
-"""A group of experts is ranked by its two highest scores. Source: DeepSeek-V3, arXiv 2412.19437, section 2.1.2"""
-LATENT_EPSILON = 1e-6
-"""Of the norms of compressed rows, whatever a model's others have. Source: transformers, DeepseekV3RMSNorm's default"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryScaling:
-    """Queries that grow with their position p: 1 + strength * log(1 + floor((p + offset) / period)).
-
-    Source: transformers, models/llama4 (`attn_temperature_tuning`) and ministral3 (`llama_4_scaling_beta`).
-    """
-
-    period: float
-    """in tokens"""
-    strength: float
-    offset: int = 0
-    """in tokens"""
-    only_unrotated: bool = False
-    """whether only layers without a rotary embedding have it"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentConfig:
-    """Attention whose keys and values are one compressed row a token, over which all heads attend.
-
-    The one key head of `DecoderConfig` has, as its dimensions, those that rotate and then the latent ones.
-    Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
-    """
-
-    query_rank: int
-    """of the compressed queries; 0: queries come from the hidden state at once"""
-    latent_dim: int
-    """of the compressed row"""
-    plain_dim: int
-    """of a head's query, without those that rotate"""
-    rotary_dim: int
-    value_dim: int
-    """of a head's value"""
-    norm_epsilon: float
-    """of the norms of compressed rows"""
-    is_interleaved: bool = True
-    """whether neighboring dimensions of the file's weights rotate together"""
-
-    @property
-    def query_dim(self) -> int:
-        """Of a head."""
-        return self.plain_dim + self.rotary_dim
-
-    @property
-    def key_dim(self) -> int:
-        """What is kept of a token."""
-        return self.rotary_dim + self.latent_dim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertsConfig:
-    """The experts of a layer: MLPs of which every token goes through a few, chosen by a router.
-
-    Source: Mixtral, arXiv 2401.04088; DeepSeek-V3, arXiv 2412.19437, section 2.1.2.
-    """
-
-    num_experts: int
-    num_chosen: int
-    """experts that a token goes through"""
-    columns: int
-    """of an expert's MLP"""
-    scoring: Literal["softmax", "sigmoid"] = "softmax"
-    """of the router's outputs, over all experts"""
-    is_normalized: bool = True
-    """Whether the weights of a token's experts are divided by their sum; of a softmax they are then those of a softmax
-    over the chosen experts alone."""
-    scale: float = 1.0
-    """factor on the weights"""
-    scales_input: bool = False
-    """whether the weights are factors on what an expert reads, in the place of what it gives (Llama 4)"""
-    mixer_limit: float = 0.0
-    """Where positive, experts are chosen one after the other, each with the weight that it has in a softmax over those
-    left whose scores lie within this share of the highest (Phi-3.5-MoE). Source: SparseMixer, arXiv 2409.12136."""
-    router_bias: bool = False
-    selection_bias: bool = False
-    """a bias that experts are chosen by, and that their weights do not have"""
-    num_groups: int = 1
-    """of neighboring experts"""
-    num_chosen_groups: int = 1
-    """whose experts a token may go through"""
-    num_group_scores: int = 1
-    """a group is ranked by the sum of so many of its highest scores"""
-    biases: bool = False
-    """of every expert's gate, up and down"""
-    shared_columns: int = 0
-    """of the MLP that every token goes through beside its experts; 0: there is none"""
-    shared_router: bool = False
-    """whether the shared MLP's weight is a sigmoid of the token, else 1"""
-    has_own_norms: bool = False
-    """whether router, experts and shared MLP each read a norm of their own, and the latter two have another behind
-    them; a token's experts have a further factor each then (Gemma 4)"""
-    dense_layers: tuple[int, ...] = ()
-    """layers that have a plain MLP in the place of experts"""
-    held: tuple[LayerExperts, ...] = ()
-    """those that a shard holds, see `protocol.stage_config.ShardPart`; empty: all"""
-
-    def held_in(self, layer: int) -> LayerExperts:
-        """Experts of a layer that are held here: all, or some of them whole."""
-        if not self.held:
-            return (ExpertSpan(0, self.num_experts),)
-        return self.held[0] if len(self.held) == 1 else self.held[layer]
-
-    def numbers_in(self, layer: int) -> list[int]:
-        """The same by their numbers, ascending."""
-        return [expert for span in self.held_in(layer) for expert in range(span.first, span.last)]
-
-    def row_share(self, layer: int) -> float:
-        """The part of a layer's rows that the experts held here compute, where all experts have as many rows."""
-        return sum(span.row_share for span in self.held_in(layer)) / self.num_experts
-
-    def active_columns(self, layer: int) -> float:
-        """Columns that a token goes through in a layer, on average where only some experts are held here."""
-        return self.num_chosen * self.columns * self.row_share(layer) + self.shared_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

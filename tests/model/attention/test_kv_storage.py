@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from shoal.model.attention.kv_storage import KvStorage, kv_bytes_per_token
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.layer_config.attention import RopeConfig
 
 CONFIG = DecoderConfig(
     family="llama",

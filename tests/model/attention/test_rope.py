@@ -11,7 +11,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import rope_tables
-from shoal.model.decoder_config import RopeConfig
+from shoal.model.layer_config.attention import RopeConfig
 
 HEAD_DIM = 16
 TOLERANCE = 2e-4  # the reference takes angles in fp32: 1e-7 of up to 200 radians, times an attention factor near 1

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from shoal.model.attention.kv_storage import kv_bytes_per_token
 from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.formats.quantization import dequantize
+from shoal.model.layer_config.attention import RopeConfig
 from shoal.model.shard.atoms import shard_atoms, whole_part
 from shoal.model.shard.source import ShardSource
 from shoal.model.weights import BLOCK, WeightSource

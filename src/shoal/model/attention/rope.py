@@ -16,7 +16,7 @@ import numpy as np
 
 from shoal.arrays import F32, F64
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import QueryScaling, RopeConfig
+from shoal.model.layer_config.attention import QueryScaling, RopeConfig
 
 Scaled = tuple[F64, float]
 """inverse frequencies [R] in radians per token, and the factor on cosine and sine"""

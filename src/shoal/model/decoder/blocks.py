@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, LatentConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.encoder_source import EncoderSource
 from shoal.model.formats.tensor_check import CONV_TAPS, Shape, first_shapes, last_shapes, layer_shapes
+from shoal.model.layer_config.attention import LatentConfig
+from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.stage_config import BLOCK_SIZE, ExpertSpan

@@ -11,7 +11,9 @@ from typing import Any
 
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import rope_tables
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.layer_config.attention import RopeConfig
+from shoal.model.layer_config.experts import ExpertsConfig
 
 MAX_POSITION = 2**31 - 1
 """Positions are 32-bit numbers in steps and in the attention kernel."""

@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, EncoderConfig, ExpertsConfig, LatentConfig
+from shoal.model.decoder_config import DecoderConfig, EncoderConfig
 from shoal.model.formats.tensor_part import TensorPart
+from shoal.model.layer_config.attention import LatentConfig
+from shoal.model.layer_config.experts import ExpertsConfig
 
 Shape = tuple[int, ...]
 CONV_TAPS = 3

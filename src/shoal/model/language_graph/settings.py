@@ -14,10 +14,11 @@ import numpy as np
 
 from shoal.core.plan.language import Block
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.model_file import GENAI_FILE, read_json
 from shoal.model.language_graph.detect import settings_file
 from shoal.model.language_graph.form import LanguageGraphForm
+from shoal.model.layer_config.attention import RopeConfig
 
 EXTRA_COPIES = 3
 """Copies of the cache beside the pool, at most: what is kept for the next step, the past and the results of a run."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
-from shoal.model.layer_variants import HeadShape, LayerInputs
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.layer_config.experts import ExpertsConfig
+from shoal.model.layer_config.variants import HeadShape, LayerInputs
 from shoal.model.recurrence.kinds import RecurrenceConfig
 from shoal.model.shard.ranges import at_share, length, recurrent_pieces, same_share, table_rows
 from shoal.protocol.stage_config import MAX_TURNS, ShardPart

@@ -12,7 +12,7 @@ import numpy as np
 
 from shoal.arrays import F32
 from shoal.model.decoder.onnx.graph_builder import GraphBuilder
-from shoal.model.decoder_config import ExpertsConfig
+from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.weights import Precision, Weight, WeightSource, concatenate_rows
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shoal.model.decoder_config import Activation, QueryScaling
+from shoal.model.decoder_config import Activation
 from shoal.model.formats.gguf.layers.variants import MLP_BESIDE_EXPERTS, VARIANT_NAMES
+from shoal.model.layer_config.attention import QueryScaling
 
 _LATE_NORM = {"mlp_norm": "post_attention_norm.weight"}
 """the norm before the MLP has the name of one behind attention"""

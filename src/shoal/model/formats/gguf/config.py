@@ -8,14 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import (
-    LATENT_EPSILON,
-    DecoderConfig,
-    ExpertsConfig,
-    LatentConfig,
-    QueryScaling,
-    score_factor,
-)
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import check_config, integer
 from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.gguf.layers.recurrent import recurrence_of
@@ -24,6 +17,8 @@ from shoal.model.formats.gguf.settings.experts import experts_of
 from shoal.model.formats.gguf.settings.keys import GgufSettings
 from shoal.model.formats.gguf.settings.rope import local_rope_of, rope_of
 from shoal.model.formats.gguf.settings.variants import of_layer, window_head_dim, with_variants
+from shoal.model.layer_config.attention import LATENT_EPSILON, LatentConfig, QueryScaling, score_factor
+from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.recurrence.kinds import RecurrenceConfig
 
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}

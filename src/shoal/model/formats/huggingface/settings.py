@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import Activation, DecoderConfig, RopeConfig
+from shoal.model.decoder_config import Activation, DecoderConfig
 from shoal.model.formats.config_check import integer, layer_count, number
+from shoal.model.layer_config.attention import RopeConfig
 
 ROPE_TYPES = ("linear", "dynamic", "llama3", "yarn", "longrope")
 ROPE_NUMBERS = (

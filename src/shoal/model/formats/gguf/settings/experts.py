@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import GROUP_SCORES, ExpertsConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.gguf.settings.keys import GgufSettings
+from shoal.model.layer_config.experts import GROUP_SCORES, ExpertsConfig
 
 SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 """Source: llama.cpp, src/llama-hparams.h, llama_expert_gating_func_type"""

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import RopeConfig
 from shoal.model.formats.config_check import number
 from shoal.model.formats.gguf.settings.keys import GgufSettings
 from shoal.model.formats.rope_axes import axes_in_runs, axes_in_turn
+from shoal.model.layer_config.attention import RopeConfig
 
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""

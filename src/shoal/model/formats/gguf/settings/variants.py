@@ -13,7 +13,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer, number
 from shoal.model.formats.gguf.layers.variants import VARIANT_NAMES, VARIANT_TOP_NAMES
 from shoal.model.formats.gguf.settings.keys import GgufSettings
-from shoal.model.layer_variants import AltUpConfig, HeadShape, LayerInputs, shared_sources
+from shoal.model.layer_config.variants import AltUpConfig, HeadShape, LayerInputs, shared_sources
 
 _FIRST_SHARED_3N = 20
 """where a Gemma 3n does not say how many layers share keys"""

@@ -15,10 +15,12 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import plain_frequencies, scaled_frequencies
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES as KNOWN
 from shoal.model.formats.gguf.settings.experts import SIGMOID
 from shoal.model.formats.gguf.writing.recurrent import layer_keys
+from shoal.model.layer_config.attention import RopeConfig
+from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.recurrence.delta_net import DeltaNetConfig
 
 ARCHITECTURES = {

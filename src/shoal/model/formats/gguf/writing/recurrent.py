@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from shoal.arrays import I64
-from shoal.model.decoder_config import DecoderConfig, LatentConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.architectures import ARCHITECTURES
 from shoal.model.formats.gguf.writing.variants import variant_keys
+from shoal.model.layer_config.attention import LatentConfig
 from shoal.model.recurrence.delta_net import DeltaNetConfig
 from shoal.model.recurrence.mamba import ORDER, MambaConfig
 from shoal.model.recurrence.short_conv import ShortConvConfig

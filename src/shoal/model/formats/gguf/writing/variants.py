@@ -14,7 +14,7 @@ import numpy as np
 from shoal.arrays import I64
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.gguf.layers.variants import VARIANT_NAMES
-from shoal.model.layer_variants import HeadShape
+from shoal.model.layer_config.variants import HeadShape
 
 Shape = tuple[int, ...]
 

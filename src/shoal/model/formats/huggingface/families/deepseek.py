@@ -10,17 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import (
-    GROUP_SCORES,
-    LATENT_EPSILON,
-    DecoderConfig,
-    ExpertsConfig,
-    LatentConfig,
-    score_factor,
-)
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, SHARED_EXPERTS_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.layer_config.attention import LATENT_EPSILON, LatentConfig, score_factor
+from shoal.model.layer_config.experts import GROUP_SCORES, ExpertsConfig
 
 _COMMON = {
     "rms_norm_eps": 1e-6,

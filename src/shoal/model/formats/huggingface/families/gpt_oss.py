@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.layer_config.experts import ExpertsConfig
 
 _DEFAULTS = {
     "num_hidden_layers": 36,

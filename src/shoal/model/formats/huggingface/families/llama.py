@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, QueryScaling
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.layer_config.attention import QueryScaling
+from shoal.model.layer_config.experts import ExpertsConfig
 
 LLAMA_DEFAULTS = {
     "vocab_size": 32000,

@@ -10,10 +10,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import BUFFERS, EXPERT_NAMES, LAYER_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.layer_config.attention import RopeConfig
+from shoal.model.layer_config.experts import ExpertsConfig
 
 _ERNIE_DEFAULTS = {
     "vocab_size": 103424,

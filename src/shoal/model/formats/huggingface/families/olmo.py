@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.layer_config.experts import ExpertsConfig
 
 _OLMO2_DEFAULTS = {
     "vocab_size": 50304,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.rope_axes import axes_in_runs, axes_in_turn
+from shoal.model.layer_config.experts import ExpertsConfig
 
 _DEFAULTS = {
     "vocab_size": 151936,

@@ -11,11 +11,13 @@ from statistics import NormalDist
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig, RopeConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import number
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, OTHER_MODALITIES, TOP_NAMES, Family
 from shoal.model.formats.huggingface.settings import FULL_ATTENTION, Settings
-from shoal.model.layer_variants import UNTURNED, AltUpConfig, HeadShape, LayerInputs, shared_sources
+from shoal.model.layer_config.attention import RopeConfig
+from shoal.model.layer_config.experts import ExpertsConfig
+from shoal.model.layer_config.variants import UNTURNED, AltUpConfig, HeadShape, LayerInputs, shared_sources
 
 _DEFAULTS = {
     "vocab_size": 262144,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import LAYER_NAMES, TOP_NAMES, Family
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.formats.tensor_part import TensorPart
+from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.recurrence.shapes import TAPS
 from shoal.model.recurrence.short_conv import ShortConvConfig
 

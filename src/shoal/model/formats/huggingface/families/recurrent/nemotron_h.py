@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.errors import ModelLoadError
-from shoal.model.decoder_config import DecoderConfig, ExpertsConfig
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.huggingface.families.deepseek import routed_experts
 from shoal.model.formats.huggingface.families.family import BUFFERS, TOP_NAMES, Family
 from shoal.model.formats.huggingface.families.recurrent.mamba_layers import (
@@ -22,6 +22,7 @@ from shoal.model.formats.huggingface.families.recurrent.mamba_layers import (
     refuse_step_limit,
 )
 from shoal.model.formats.huggingface.settings import Settings
+from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.recurrence.mamba import MambaConfig
 
 _DEFAULTS = {

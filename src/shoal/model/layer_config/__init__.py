@@ -1,0 +1,1 @@
+"""What layers of a decoder are, as data: attention, experts, and what only some models have."""
