@@ -24,7 +24,7 @@ from shoal.protocol.messages import Generation, LoadStage, Neighbor, Wire
 _RING_STEPS = 3
 """Steps' worth of hidden states that a ring holds, so that a sender never waits for a receiver that computes."""
 _LANGUAGE_MODULES = (
-    "shoal.worker.decoder_runner",
+    "shoal.worker.language.decoder_runner",
     "shoal.model.decoder.native_layers",
     "shoal.model.decoder.stage",
 )

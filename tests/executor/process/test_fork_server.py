@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,7 @@ def test_workers_come_from_one_server_and_are_told_apart_from_it(servers: fork_s
 @pytest.mark.parametrize("modules", [_LANGUAGE_MODULES, _GRAPH_MODULES])
 def test_a_server_has_one_thread(modules: Sequence[str]) -> None:
     """What it imports starts none: a fork would be without them, and with their locks."""
+    assert all(map(find_spec, modules))
     worker = WorkerProcess("replica 1 stage 2", modules)
     try:
         imported = Path(f"/proc/{worker.pid}/maps").read_text()
