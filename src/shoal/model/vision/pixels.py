@@ -66,7 +66,7 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
             raise InvalidRequest(
                 f"{name}: a picture of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}", name
             )
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+        return np.asarray(_in_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
@@ -75,6 +75,18 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
         raise InvalidRequest(f"{name}: a picture of more than {MAX_PIXELS:,} pixels", name) from None
     except Exception as error:  # Pillow's decoders raise what they like for broken files
         raise InvalidRequest(f"{name}: not a picture that can be read: {error}", name) from error
+
+
+def _in_eight_bits(picture: Any) -> Any:
+    """A picture of Pillow's whose gray values have 16 bits, with 8: Pillow's own conversion makes all white that is
+    above 255. Raises InvalidRequest for values that have no white."""
+    if picture.mode in ("I", "F"):
+        raise InvalidRequest("a picture of 32-bit values, of which none says what is white")
+    if not picture.mode.startswith("I;16"):
+        return picture
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
 
 
 def resize(pixels: Array, height: int, width: int, resample: Resample) -> Array:
