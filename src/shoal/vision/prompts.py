@@ -17,6 +17,7 @@ from shoal.core.sequences.pictures import Picture, Pictures
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.generation.call_requests import ContextLengthExceeded
 from shoal.generation.data_plane import DataPlane
+from shoal.model.allocator import give_memory_back
 from shoal.model.vision.cut_picture import VECTORS, CutPicture, VisionModel
 from shoal.model.vision.pixels import PictureSource, decode_picture
 from shoal.vision.kept_vectors import KeptVectors
@@ -25,6 +26,11 @@ from shoal.vision.sources import read_source
 
 MAX_PICTURES = 32
 """Of one request."""
+
+
+_LARGE_BYTES = 24 << 20
+"""Pixels that are given back to the system: eight million of them. Of large pictures the C library would keep some
+hundred MB for the next ones (benchmarks/pictures.py)."""
 
 
 class Tower(Protocol):
@@ -120,9 +126,14 @@ class VisionPrompts:
     def _cut(self, source: PictureSource) -> CutPicture:
         content = read_source(source, allows_remote=self._allows_remote)
         try:
-            return self._model.cutter.cut(decode_picture(content, "a picture"))
+            pixels = decode_picture(content, "a picture")
+            cut = self._model.cutter.cut(pixels)
         except InvalidRequest as error:
             raise InvalidRequest(str(error), param="messages") from error
+        if pixels.nbytes > _LARGE_BYTES:
+            del pixels
+            give_memory_back()
+        return cut
 
     async def _vectors(self, key: bytes, cut: CutPicture) -> bytes:
         """fp32 [rows, W], see `Picture`"""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shoal.config import cache_root
 from shoal.errors import ModelLoadError
+from shoal.model.allocator import give_memory_back
 
 _MOST_KEPT = 8
 """Built graphs of a kind in the cache; the oldest go."""
@@ -35,6 +36,7 @@ def kept_graph(kind: str, files: Iterable[Path], what: str, build: Callable[[], 
     kept = cache / f"{digest.hexdigest()[:32]}.onnx"
     if not kept.is_file():
         _write(kept, build())
+        give_memory_back()
         for old in sorted(cache.glob("*.onnx"), key=lambda path: path.stat().st_mtime)[:-_MOST_KEPT]:
             old.unlink(missing_ok=True)
     return kept

@@ -66,7 +66,12 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
             raise InvalidRequest(
                 f"{name}: a picture of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}", name
             )
-        return np.asarray(_in_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
+        if isinstance(content, bytes):
+            ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing where nothing is turned
+        else:
+            picture = ImageOps.exif_transpose(picture)
+        picture = _in_eight_bits(picture)
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
