@@ -25,8 +25,9 @@ from shoal.server.anthropic.schemas import CountBody, MessagesBody
 from shoal.server.embeddings.ollama_api import EmbedBody, OldEmbedBody
 from shoal.server.embeddings.schemas import EmbeddingsBody
 from shoal.server.ollama.schemas import ApiChatBody, ApiGenerateBody
+from shoal.server.openai.body.chat_body import ChatBody
+from shoal.server.openai.body.completion_body import CompletionBody
 from shoal.server.openai.body.fields import STRICT_FIELDS
-from shoal.server.openai.body.schemas import ChatBody, CompletionBody
 from shoal.server.responses.schemas import ResponsesBody
 from shoal.server.speech.schemas import read_speech_form
 from tests.server.clients.client_bodies import bodies_of

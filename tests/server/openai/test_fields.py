@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 
 from shoal.errors import InvalidRequest
 from shoal.server.anthropic.schemas import CountBody, MessagesBody
+from shoal.server.openai.body.chat_body import ChatBody
+from shoal.server.openai.body.completion_body import CompletionBody
 from shoal.server.openai.body.fields import NEUTRAL_VALUES, STRICT_FIELDS
-from shoal.server.openai.body.schemas import ChatBody, CompletionBody
 from shoal.server.responses.schemas import ResponsesBody
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import MODEL, run_server

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from shoal.errors import InvalidRequest
 from shoal.server.openai.body.api_schema import ApiSchema
-from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody
+from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
 _IGNORED = frozenset(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from shoal.errors import InvalidRequest
 from shoal.server.openai.body.fields import HARMLESS, check_extra, is_strict
-from shoal.server.openai.body.schemas import MAX_TIMEOUT_S
+from shoal.server.openai.body.generation_body import MAX_TIMEOUT_S
 
 MAX_TEXTS = 2048
 """Source: OpenAI API reference, `input`."""

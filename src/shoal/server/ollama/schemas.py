@@ -13,7 +13,9 @@ from pydantic import Field, model_validator
 
 from shoal.errors import InvalidRequest
 from shoal.server.openai.body.api_schema import ApiSchema
-from shoal.server.openai.body.schemas import MAX_LOGPROBS, MAX_MESSAGES, ChatBody, CompletionBody
+from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody
+from shoal.server.openai.body.completion_body import CompletionBody
+from shoal.server.openai.body.generation_body import MAX_LOGPROBS
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
 _HARMLESS_OPTIONS = frozenset(

@@ -14,8 +14,8 @@ from shoal.model.text.answer.harmony import harmony
 from shoal.model.text.answer.reasoning import TaggedReasoning, plain_text
 from shoal.model.text.answer.stream import AnswerStream
 from shoal.model.text.grammar.constraint import ConstraintKind
+from shoal.server.openai.body.chat_body import ChatBody
 from shoal.server.openai.body.constraints import NamedConstraint
-from shoal.server.openai.body.schemas import ChatBody
 from shoal.server.openai.body.tool_schemas import NamedChoice
 
 THINK_BEGIN, THINK_END = "<think>", "</think>"

@@ -14,7 +14,7 @@ from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprob
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
 from shoal.server.openai.answers import AnswerForms, AnswerReading, offered
-from shoal.server.openai.body.schemas import ChatBody
+from shoal.server.openai.body.chat_body import ChatBody
 from shoal.server.openai.chat_answer import NOTHING, ChatStream, read_message
 from shoal.server.openai.errors import ApiError
 from shoal.server.openai.form import DONE_EVENT, failure_event, finite, token_name, top_pairs, usage_fields

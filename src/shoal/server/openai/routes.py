@@ -10,7 +10,9 @@ from starlette.routing import Route
 
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
-from shoal.server.openai.body.schemas import ChatBody, CompletionBody, GenerationBody
+from shoal.server.openai.body.chat_body import ChatBody
+from shoal.server.openai.body.completion_body import CompletionBody
+from shoal.server.openai.body.generation_body import GenerationBody
 from shoal.server.openai.chat import ChatForm, chat_specs
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
 from shoal.server.openai.form import Form

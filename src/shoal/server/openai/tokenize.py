@@ -13,7 +13,7 @@ from starlette.routing import Route
 from shoal.errors import InvalidRequest
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.body.api_schema import ApiSchema
-from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody, ChatMessage
+from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody, ChatMessage
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS, Tool
 from shoal.server.openai.chat import body_prompt
 from shoal.server.openai.completions import check_ids

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from shoal.server.openai.body.api_schema import ApiSchema
-from shoal.server.openai.body.schemas import MAX_MESSAGES, ChatBody
+from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 
 Message = Mapping[str, Any]
