@@ -18,20 +18,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from processes import SHOAL, free_port, running
 from report import write_result
 
 from shoal.model.formats.model_path import resolve_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.executor.graphs import skip_chain
-from tests.integration.served import served as served_here
 from tests.ray.hosts import ray_hosts, why_not
-from tests.ray.serving import served as served_there
+from tests.ray.serving import served
 
 _TARGET = 0.30
 _WIDTH = 512
 _TIMEOUT_S = 900.0
-_PATIENCE_S = "2"
 Run = Callable[[Sequence[str]], str]
 
 
@@ -68,10 +67,10 @@ def main() -> None:
 
 def _here(path: Path, split: str, rounds: int) -> list[dict[str, Any]]:
     """Drills of a server on this machine."""
-    patience = () if path.suffix == ".onnx" else ("--worker-timeout", _PATIENCE_S)
-    with served_here(path, "--split", split, "--allow-drill", *patience) as server:
-        command = (sys.executable, "-m", "shoal.cli.main")
-        return [_drill(lambda words: _run([*command, *words]), server.url) for _ in range(rounds)]
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    options = ("--split", split, "--threads", "1", "--port", str(port), "--allow-drill", "--no-access-log")
+    with running([*SHOAL, "serve", str(path), *options], health_url=f"{url}/ready"):
+        return [_drill(lambda words: _run([*SHOAL, *words]), url) for _ in range(rounds)]
 
 
 def _over_hosts(path: Path, split: str, rounds: int) -> list[dict[str, Any]]:
@@ -81,7 +80,7 @@ def _over_hosts(path: Path, split: str, rounds: int) -> list[dict[str, Any]]:
         return []
     with (
         ray_hosts(2, has_own_core=True) as cluster,
-        served_there(cluster, path, split, "--threads", "1", "--allow-drill") as server,
+        served(cluster, path, split, "--threads", "1", "--allow-drill") as server,
     ):
         return [_drill(lambda words: _run(cluster.shoal(*words)), server.url) for _ in range(rounds)]
 

@@ -16,7 +16,7 @@ from shoal.bench.event_stream import Endpoint, post_for_events
 from shoal.bench.load import WORDS
 from shoal.bench.load_generator import RequestOutcome
 
-_PROMPT_WORDS, _OUTPUT_TOKENS = 24, 128
+_PROMPT_WORDS, _OUTPUT_TOKENS = (8, 48), 96
 _TIMEOUT_S = 300.0
 
 
@@ -40,27 +40,36 @@ class DrillStreams(DrillClients):
         return [one.arrivals_s for one in self._outcomes]
 
     def pace(self, since_s: float) -> ClientPace | None:
-        """See `DrillClients.pace`."""
-        own = [one for one in self._outcomes if one.started_s >= since_s and len(one.arrivals_s) > 1]
-        gap_s = self.median_gap_s([one.arrivals_s for one in own])
-        if gap_s is None:
+        """See `DrillClients.pace`. What a prompt token takes is told by prompts of two lengths."""
+        gap_s = self.median_gap_s([one.arrivals_s for one in self._outcomes if one.started_s >= since_s])
+        ttft_s = [
+            [one.arrivals_s[0] - one.started_s for one in of_length if one.prompt_tokens]
+            for of_length in self._by_words()
+        ]
+        if gap_s is None or min(map(len, ttft_s)) < self.count:
             return None
-        ttft_s = median(one.arrivals_s[0] - one.started_s for one in own)
-        return ClientPace(gap_s=gap_s, again_s=ttft_s / self._prompt_tokens())
+        short, long = (max(one.prompt_tokens for one in of_length) for of_length in self._by_words())
+        return ClientPace(gap_s=gap_s, again_s=max(0.0, median(ttft_s[1]) - median(ttft_s[0])) / max(1, long - short))
 
     def again(self, num_running: int) -> float:
         """Prompts and outputs so far of as many streams, as they are now on average."""
+        prompt_tokens = [max(one.prompt_tokens for one in of_length) for of_length in self._by_words()]
         running = [len(one.arrivals_s) for one in self._outcomes[-self.count :]]
-        return num_running * (self._prompt_tokens() + sum(running) / max(1, len(running)))
+        return num_running * (sum(prompt_tokens) / len(prompt_tokens) + sum(running) / max(1, len(running)))
+
+    def _by_words(self) -> list[list[RequestOutcome]]:
+        """Requests by the lengths of their prompts, which alternate."""
+        return [self._outcomes[first :: len(_PROMPT_WORDS)] for first in range(len(_PROMPT_WORDS))]
 
     async def ask(self, index: int) -> bool:
         """See `DrillClients.ask`."""
         outcome = RequestOutcome(started_s=time.perf_counter())
+        body = self._body(_PROMPT_WORDS[len(self._outcomes) % len(_PROMPT_WORDS)])
         self._outcomes.append(outcome)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 status, answer = await post_for_events(
-                    self._endpoint, self._body(), api_key=self._api_key, on_event=outcome.on_event
+                    self._endpoint, body, api_key=self._api_key, on_event=outcome.on_event
                 )
             if status != 200:
                 outcome.error = f"HTTP {status}: {answer[:300].decode(errors='replace')}"
@@ -68,15 +77,11 @@ class DrillStreams(DrillClients):
             outcome.error = f"{type(error).__name__}: {error}"
         return outcome.error is None
 
-    def _prompt_tokens(self) -> int:
-        """Of a prompt, as answers that have ended tell."""
-        return max((one.prompt_tokens for one in self._outcomes), default=0) or _PROMPT_WORDS
-
-    def _body(self) -> bytes:
+    def _body(self, num_words: int) -> bytes:
         """Prompts differ, so that none is found in a cache; ends are by length, so that each is as long."""
         fields = {
             "model": self._model,
-            "prompt": " ".join(self._rng.choices(WORDS, k=_PROMPT_WORDS)),
+            "prompt": " ".join(self._rng.choices(WORDS, k=num_words)),
             "max_tokens": _OUTPUT_TOKENS,
             "temperature": 0.0,
             "ignore_eos": True,
