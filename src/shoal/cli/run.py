@@ -196,6 +196,7 @@ def run(
         run_graph(graph_config(context, model), inputs=inputs, output=output, as_json=json)
         return
     option_values.refuse(context, _GRAPH_ONLY, "a language model")
+    from shoal.executor.process.fork_server import LANGUAGE_WORKER, expect_workers
     from shoal.model.formats.speech_files import is_speech_model
 
     if is_speech_model(model):
@@ -211,6 +212,8 @@ def run(
     if "" in (stop or ()):
         raise ConfigError("--stop is empty; give the text that ends the answer")
     text = None if chat else _read_prompt(prompt)
+    if split != "1":
+        expect_workers(LANGUAGE_WORKER)
     from shoal.api.generation import LLM
     from shoal.api.sampling import SamplingOptions
     from shoal.api.work.vision_tower import vision_options

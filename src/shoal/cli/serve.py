@@ -313,6 +313,7 @@ def serve(
 
 
 def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> None:
+    from shoal.executor.process.fork_server import LANGUAGE_WORKER, expect_workers
     from shoal.model.encoder.find import encoder_name, find_encoder_folder
 
     encoder = find_encoder_folder(models[0]) if len(models) == 1 else None
@@ -345,6 +346,8 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         serve_several.load_and_serve(context, models, server)
         return
     option_values.refuse(context, _SEVERAL_ONLY, "one model")
+    if context.params["split"] != "1":
+        expect_workers(LANGUAGE_WORKER)
     from shoal.cli.language.serve import load_and_serve
     from shoal.model.formats.speech_files import is_speech_model
 

@@ -15,6 +15,7 @@ from shoal.comm.links.ring_link import close_ring, create_ring
 from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import ConfigError
 from shoal.executor.launcher import LoadMessage, Place, edges
+from shoal.executor.process.fork_server import GRAPH_WORKER, LANGUAGE_WORKER
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
@@ -23,12 +24,6 @@ from shoal.protocol.messages import Generation, LoadStage, Neighbor, Wire
 
 _RING_STEPS = 3
 """Steps' worth of hidden states that a ring holds, so that a sender never waits for a receiver that computes."""
-_LANGUAGE_MODULES = (
-    "shoal.worker.language.decoder_runner",
-    "shoal.model.decoder.native_layers",
-    "shoal.model.decoder.stage",
-)
-_GRAPH_MODULES = ("shoal.worker.graph_runner",)
 _Seat = tuple[int, int]
 """stage and rank"""
 
@@ -188,4 +183,4 @@ def _has_tensors(place: Place) -> bool:
 
 def _modules(load: LoadMessage) -> Sequence[str]:
     """What a worker imports to load this: see `WorkerProcess`."""
-    return _LANGUAGE_MODULES if isinstance(load, LoadStage) else _GRAPH_MODULES
+    return LANGUAGE_WORKER if isinstance(load, LoadStage) else GRAPH_WORKER

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from shoal.errors import WorkerLost
-from shoal.executor.local_launcher import _GRAPH_MODULES, _LANGUAGE_MODULES
 from shoal.executor.process import fork_server
+from shoal.executor.process.fork_server import GRAPH_WORKER, LANGUAGE_WORKER
 from shoal.executor.process.living_workers import worker_processes
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
@@ -56,15 +56,30 @@ def test_workers_come_from_one_server_and_are_told_apart_from_it(servers: fork_s
             worker.close(time.monotonic())
 
 
-@pytest.mark.parametrize("modules", [_LANGUAGE_MODULES, _GRAPH_MODULES])
+@pytest.mark.parametrize("modules", [LANGUAGE_WORKER, GRAPH_WORKER])
 def test_a_server_has_one_thread(modules: Sequence[str]) -> None:
     """What it imports starts none: a fork would be without them, and with their locks."""
     assert all(map(find_spec, modules))
     worker = WorkerProcess("replica 1 stage 2", modules)
     try:
         imported = Path(f"/proc/{worker.pid}/maps").read_text()
-        assert ("onnxruntime" in imported) == (modules == _GRAPH_MODULES)
+        assert ("onnxruntime" in imported) == (modules == GRAPH_WORKER)
         assert server_of(worker).num_threads() == 1
+    finally:
+        worker.close(time.monotonic())
+
+
+def test_what_is_expected_is_imported_by_the_server_that_workers_come_from(
+    servers: fork_server._ForkServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "waits_for_nobody.py").write_text("import ctypes\nctypes.CDLL(None).prctl(15, b'expected', 0, 0, 0)\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    servers.expect(("waits_for_nobody",))  # which gives the server's process another name
+    worker = start_worker()
+    try:
+        assert server_of(worker).pid == servers.current().pid
+        assert Path(f"/proc/{servers.current().pid}/comm").read_text() == "expected\n"
     finally:
         worker.close(time.monotonic())
 

@@ -17,6 +17,14 @@ from threading import Lock
 from shoal.executor.process.child_process import module_command, worker_environment
 from shoal.protocol.forking import NUMBER
 
+LANGUAGE_WORKER = (
+    "shoal.worker.language.decoder_runner",
+    "shoal.model.decoder.native_layers",
+    "shoal.model.decoder.stage",
+)
+GRAPH_WORKER = ("shoal.worker.graph_runner",)
+"""Modules that a worker imports to load its part of a model, by kind of work."""
+
 _ANSWER_TIMEOUT_S = 10.0
 """A server that takes longer, because it was stopped or the machine is overloaded, is asked for no other worker."""
 
@@ -88,6 +96,11 @@ class _ForkServer:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
+    def expect(self, modules: Sequence[str]) -> None:
+        """Have it import them now."""
+        with suppress(OSError):
+            self._requests.send(" ".join(modules).encode())
+
     def fork(self, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
         """A worker; None: the server is gone or does not answer, and makes none later."""
         ours, theirs = socket.socketpair()
@@ -132,6 +145,11 @@ class _ForkServers:
         self._can_fork = sys.platform == "linux"
         atexit.register(self._close)
 
+    def expect(self, modules: Sequence[str]) -> None:
+        """See `expect_workers`."""
+        if self._can_fork and len(os.sched_getaffinity(0)) > 1:
+            self.current().expect(modules)
+
     def fork(self, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
         """See `fork_worker`."""
         if self._can_fork:
@@ -161,6 +179,14 @@ class _ForkServers:
 
 _servers = _ForkServers()
 """A process has one, as with `multiprocessing`: models that are loaded one after the other go on with it."""
+
+
+def expect_workers(modules: Sequence[str]) -> None:
+    """Workers that need these modules will be wanted soon: have them imported while this process does other things.
+
+    With one core nothing is done, since that would only delay them.
+    """
+    _servers.expect(modules)
 
 
 def fork_worker(modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:

@@ -49,7 +49,7 @@ class _ForkServer:
                 if not names:  # the head is gone
                     return ()
                 _import(names.decode().split())
-                if given := self._fork(*fds):
+                if fds and (given := self._fork(*fds)):
                     return given
         return ()
 
