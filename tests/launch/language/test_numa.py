@@ -23,10 +23,11 @@ _RUN = """
 import json, sys
 from pathlib import Path
 import psutil, shoal
+from shoal.executor.process.living_workers import worker_processes
 from shoal.measure.devices.discovery import find_devices
 with shoal.LLM(sys.argv[1], split=sys.argv[2], precision="fp32") as llm:
     tokens = llm.generate(list(range(5, 25)), max_tokens=4, temperature=0, ignore_eos=True).token_ids
-    workers = [one for one in psutil.Process().children() if "shoal" in " ".join(one.cmdline())]
+    workers = worker_processes(psutil.Process())
     found = {
         "nodes": [list(node.cpus) for node in find_devices().processor.nodes],
         "planned": [list(shard.cores) for shard in llm.plan.shards],
