@@ -129,6 +129,16 @@ def test_an_answer_of_a_form_may_be_a_call_instead(client: openai.OpenAI) -> Non
     assert demanded.tool_calls
 
 
+@pytest.mark.parametrize("num_tokens", [3, 20])
+def test_a_demanded_call_that_is_cut_is_no_text(client: openai.OpenAI, num_tokens: int) -> None:
+    body: dict[str, Any] = {"messages": say("x"), "tools": TOOLS, "tool_choice": "required", "max_tokens": num_tokens}
+    choice = client.chat.completions.create(model=MODEL, **body).choices[0]
+    assert choice.finish_reason == "length"
+    assert not choice.message.content
+    chunks = client.chat.completions.create(model=MODEL, stream=True, **body)
+    assert not "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
 def test_one_call_where_no_more_are_wanted(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=MODEL, messages=say("x"), tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200

@@ -73,7 +73,8 @@ class AnswerForms:
             reader = TaggedReasoning(is_open=_is_thinking(prompt), then=reader)
         if reader is plain_text:
             return None
-        return AnswerReading(reader, schemas, self.tools.num_id_chars)
+        calls_only = body.demands_calls and self.tools.reader is not harmony
+        return AnswerReading(reader, schemas, self.tools.num_id_chars, calls_only)
 
     def constraint(self, body: ChatBody, prompt: str) -> NamedConstraint | None:
         """What the answers must look like: by the body's own field, or because they must call tools."""
@@ -121,10 +122,12 @@ class AnswerReading:
     schemas: Mapping[str, Mapping[str, Any]]
     num_id_chars: int
     """length of the names of calls"""
+    calls_only: bool = False
+    """whether the answer is nothing but calls"""
 
     def stream(self) -> AnswerStream:
         """What reads the stream of one answer."""
-        return AnswerStream(self.reader, self.schemas)
+        return AnswerStream(self.reader, self.schemas, calls_only=self.calls_only)
 
 
 def check_parsers(tool_parser: str, reasoning: str) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from shoal.model.text.answer.answer import Answer, Reader, Schemas
 from shoal.model.text.answer.feed import Feed
-from shoal.model.text.answer.parts import AnswerPart
+from shoal.model.text.answer.parts import AnswerPart, Content
 
 
 class AnswerStream:
     """Reads one answer as it comes. What it yields in the end does not depend on where the text was cut."""
 
-    def __init__(self, reader: Reader, schemas: Schemas) -> None:
+    def __init__(self, reader: Reader, schemas: Schemas, *, calls_only: bool = False) -> None:
         """
         Args:
             reader: of the model's family.
             schemas: of the tools that the request offers.
+            calls_only: the answer is nothing but calls; what else there is, is a call that was cut before its name.
         """
+        self._calls_only = calls_only
         self._feed = Feed()
         self._answer = Answer()
         self._reading = reader(self._feed, self._answer, schemas)
@@ -30,14 +32,18 @@ class AnswerStream:
         """Take more text; what is certain now."""
         self._feed.add(text)
         self._advance()
-        return self._answer.take()
+        return self._take()
 
     def close(self) -> list[AnswerPart]:
         """No more text comes; the rest."""
         self._feed.close()
         self._advance()
         self._answer.content(self._feed.rest())
-        return self._answer.take()
+        return self._take()
+
+    def _take(self) -> list[AnswerPart]:
+        parts = self._answer.take()
+        return [part for part in parts if not isinstance(part, Content)] if self._calls_only else parts
 
     def _advance(self) -> None:
         if not self._is_done:
