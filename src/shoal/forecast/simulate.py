@@ -16,6 +16,9 @@ from shoal.sim.cluster.cluster_faults import faults_of
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation
 from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome
+from shoal.sim.sampling.estimates import Sample
+from shoal.sim.sampling.sampled_simulation import SampledSimulation
+from shoal.sim.sampling.sampler import SamplingConfig
 from shoal.sim.traffic.trace_file import read_trace
 from shoal.sim.traffic.visit import Clients, Traffic, poisson
 
@@ -34,6 +37,8 @@ class Simulated:
     log: AnsweredRequests
     cost_per_million: float | None
     """of output tokens, in the currency of the file; None: no machine has a price"""
+    sample: Sample | None = None
+    """how sure the outcome is where a part of the time was skipped; None: all of it was simulated"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,17 @@ class TrafficSpec:
             raise ConfigError(f"--traffic {self.text}: poisson:RATE takes requests a second, such as poisson:2.5")
         return rate
 
+    def sampling(self, percent: float) -> SamplingConfig:
+        """How its steady states are sampled, `percent` as in `--sample`. Raises ConfigError where it has none."""
+        if not 0.1 <= percent <= 50.0:
+            raise ConfigError(f"--sample {percent:g}: give a percentage from 0.1 to 50")
+        if (rate := self.rate_per_s) is None:
+            raise ConfigError(
+                f"--sample: --traffic {self.text} changes with time or with the answers; only poisson:RATE has steady "
+                "states, of which a part stands for the rest"
+            )
+        return SamplingConfig(rate_per_s=rate, until_s=self.until_s, precision=percent / 100.0)
+
     def open(self) -> Traffic:
         """The traffic from its beginning on. Raises ConfigError."""
         if (clients := self.num_clients) is not None:
@@ -125,6 +141,7 @@ def simulate(
     recovery: RecoveryConfig | None = None,
     seed: int = 0,
     clients_here: bool = False,
+    sampling: SamplingConfig | None = None,
     on_progress: Callable[[float], None] = lambda now_s: None,
 ) -> Simulated:
     """Run the traffic through the cluster to its end. The same arguments give the same result.
@@ -137,10 +154,12 @@ def simulate(
         recovery: when workers count as lost; None: as a server has it.
         seed: of whatever is drawn.
         clients_here: whether clients run on the head's machine, as those of `shoal bench serve` may.
+        sampling: None: all of the time is simulated. Else steady states are skipped for the most part.
         on_progress: told the virtual time now and then.
 
     Raises:
-        ConfigError: a fault names what the plan does not have, or the trace is wrong further on.
+        ConfigError: a fault names what the plan does not have, the trace is wrong further on, or this machine's speed
+            is to be sampled, which its head shares.
     """
     replicas = cluster.replicas()
     scenario = ClusterScenario(
@@ -154,8 +173,14 @@ def simulate(
         serving=cluster.serving if clients_here else cluster.serving.without_clients(),
         num_cores=cluster.num_cores,
     )
-    outcome, log = ClusterSimulation(scenario, on_progress).run()
-    return Simulated(outcome=outcome, log=log, cost_per_million=_cost(cluster, outcome))
+    sample = None
+    if sampling is None:
+        outcome, log = ClusterSimulation(scenario, on_progress).run()
+    elif not scenario.is_steady:
+        raise ConfigError("--sample: the cluster is this machine, which is simulated whole; give --cluster")
+    else:
+        outcome, log, sample = SampledSimulation(scenario, sampling, on_progress).run_sampled()
+    return Simulated(outcome=outcome, log=log, cost_per_million=_cost(cluster, outcome), sample=sample)
 
 
 def _cost(cluster: PlannedCluster, outcome: SimulationOutcome) -> float | None:

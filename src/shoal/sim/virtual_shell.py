@@ -9,7 +9,7 @@ import heapq
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import count
-from math import isfinite
+from math import inf, isfinite
 from random import Random
 from typing import Any, Generic, assert_never
 
@@ -91,6 +91,12 @@ class _Look:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Due:
     """Who decides wanted to be woken."""
+
+
+_SETTLING = _Loaded | _Broken | _Unreachable | _Look
+"""What is to come while a fault is not over."""
+_FIXED = Crash | Hang | Slowdown | Replacement | ReplicaJoins | Absence | _Back
+"""What comes at times that are given."""
 
 
 class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
@@ -185,6 +191,27 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         """Let something happen."""
         heapq.heappush(self._queue, (at_s, self._num_queued, happening))
         self._num_queued += 1
+
+    def quiet_until_s(self) -> float | None:
+        """When the next fault or return comes, infinite where there is none; None: the latest one is not over."""
+        if any(isinstance(one, _SETTLING) for _, _, one in self._queue):
+            return None
+        return min((at_s for at_s, _, one in self._queue if isinstance(one, _FIXED)), default=inf)
+
+    def put_off(self, seconds: float) -> None:
+        """Let everything that is under way happen so much later, but for faults and returns."""
+        moved = [
+            entry if isinstance(entry[2], _FIXED) else (entry[0] + seconds, entry[1], self.moved(entry[2], seconds))
+            for entry in self._queue
+        ]
+        heapq.heapify(moved)
+        self._queue = moved
+        if self._next_due_s is not None:
+            self._next_due_s += seconds
+
+    def moved(self, happening: object, seconds: float) -> object:
+        """What is put off, where it holds times of its own."""
+        return happening
 
     def run_to_end(self) -> float:
         """Everything until nothing is left to happen. Returns when that is."""

@@ -60,6 +60,19 @@ def test_a_person_sees_a_table(shoal: Shoal, model: Path, machines: Path, tmp_pa
     assert "per million output tokens" in result.stdout
 
 
+def test_a_day_is_sampled(shoal: Shoal, model: Path, machines: Path) -> None:
+    command = ("simulate", model, "--cluster", machines, "--traffic", "poisson:10", "--days", 1, "--sample", 10)
+    found = shoal(*command, "--json").json
+    assert found["sample"]["simulated_share"] < 0.01
+    assert found["num_requests"] == pytest.approx(864_000, rel=0.01)
+    assert found["duration_s"] == pytest.approx(86_400, rel=0.01)
+    within = found["sample"]["e2e"]["p95_s"]
+    assert within["low"] <= found["e2e"]["p95_s"] <= within["high"]
+    told = shoal(*command).stdout
+    assert "of 1 steady states a part stands for the rest" in told
+    assert " to " in told
+
+
 def test_a_trace_is_planned_for_and_run(shoal: Shoal, model: Path, machines: Path) -> None:
     trace = Path(__file__).parents[3] / "examples" / "traffic.csv"
     found = shoal("simulate", model, "--cluster", machines, "--traffic", trace, "--json").json
@@ -76,6 +89,9 @@ def test_a_trace_is_planned_for_and_run(shoal: Shoal, model: Path, machines: Pat
         (("--traffic", "poisson:1", "--days", "-1"), "--days is -1"),
         (("--traffic", "closed:1", "--split", "pp=4"), "4 workers, but the file has 3 machines"),
         (("--traffic", "closed:1", "--plot", "x.txt"), "--plot x.txt: use a name that ends in .png"),
+        (("--traffic", "poisson:1", "--sample", "0"), "--sample 0: give a percentage from 0.1 to 50"),
+        (("--traffic", "closed:1", "--sample", "5"), "only poisson:RATE has steady states"),
+        (("--traffic", "poisson:1", "--sample", "5", "--plot", "x.png"), "give one of them"),
         (("--traffic", "closed:1", "--cluster", "ray"), "describe its machines in a file"),
     ],
 )

@@ -37,6 +37,15 @@ def simulate(
         float | None,
         typer.Option(help="For how long requests come. Default: all of a trace, ten minutes of the others."),
     ] = None,
+    sample: Annotated[
+        float | None,
+        typer.Option(
+            help="Simulate every fault with its recovery, but of the steady states between them only so much that the "
+            "mean latency is known to PERCENT, 95 times of 100; needs poisson:RATE and described machines. Default: "
+            "all of the time is simulated.",
+            metavar="PERCENT",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw latencies, load and losses over time into this .png, .svg or .pdf file.")
     ] = None,
@@ -85,10 +94,11 @@ def simulate(
 
     spec = TrafficSpec(text=traffic, prompt_tokens=prompt_tokens, output_tokens=output_tokens, days=days, seed=seed)
     described = read_fault_file(faults)
+    sampling = None if sample is None else spec.sampling(sample)
     if plot is not None:
         from shoal.cli.show.simulation_plot import check_plot
 
-        check_plot(plot)
+        check_plot(plot, is_sampled=sampling is not None)
     expected = expected_traffic(spec)
     config = language_config(
         context,
@@ -110,6 +120,7 @@ def simulate(
             faults=described,
             seed=seed,
             clients_here=clients_here,
+            sampling=sampling,
             on_progress=lambda now_s: update(int(now_s), int(spec.until_s)),
         )
     if plot is not None:

@@ -16,6 +16,8 @@ from shoal.forecast.simulate import Simulated
 from shoal.planner.files.plan_data import plan_dict
 from shoal.planner.speeds.drift import Drift
 from shoal.sim.cluster.outcome import LatencyPercentiles
+from shoal.sim.sampling.estimates import LatencyIntervals, Sample
+from shoal.sim.sampling.intervals import Interval
 
 _NUMBERED = re.compile(r"(.+)-\d+")
 
@@ -33,10 +35,13 @@ def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
     table = Table(title="what clients see", title_justify="left")
     for column in ("", "p50", "p95", "p99"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row("time to first token", *_cells(outcome.ttft, "s"))
-    table.add_row("per token", *_cells(outcome.tpot, "ms"))
-    table.add_row("end to end", *_cells(outcome.e2e, "s"))
+    within = result.sample
+    table.add_row("time to first token", *_cells(outcome.ttft, within and within.ttft, "s"))
+    table.add_row("per token", *_cells(outcome.tpot, within and within.tpot, "ms"))
+    table.add_row("end to end", *_cells(outcome.e2e, within and within.e2e, "s"))
     print_table(table)
+    if within is not None:
+        _print_sample(within)
     _print_machines(outcome.busy_share)
     print(f"requests lost: {outcome.num_lost}; refused: {outcome.num_refused}; preempted: {outcome.num_preemptions}")
     if outcome.num_losses:
@@ -71,12 +76,31 @@ def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any
         "requests_per_s": outcome.requests_per_s,
         "cost_per_million_output_tokens": result.cost_per_million,
         "drift": None if planned.drift is None else {**asdict(planned.drift), "error": planned.drift.error},
+        "sample": None if result.sample is None else asdict(result.sample),
     }
 
 
-def _cells(seconds: LatencyPercentiles, unit: str) -> list[str]:
-    values = (seconds.p50_s, seconds.p95_s, seconds.p99_s)
-    return [f"{value:.3f} s" if unit == "s" else f"{value * 1e3:.2f} ms" for value in values]
+def _cells(seconds: LatencyPercentiles, within: LatencyIntervals | None, unit: str) -> list[str]:
+    """Each percentile, below it where it lies if not all of the time was simulated."""
+    factor, digits = (1.0, 3) if unit == "s" else (1e3, 2)
+    cells: list[str] = []
+    for name in ("p50_s", "p95_s", "p99_s"):
+        cell = f"{getattr(seconds, name) * factor:.{digits}f} {unit}"
+        if within is not None:
+            interval: Interval = getattr(within, name)
+            cell += f"\n{interval.low * factor:.{digits}f} to {interval.high * factor:.{digits}f}"
+        cells.append(cell)
+    return cells
+
+
+def _print_sample(sample: Sample) -> None:
+    """What was simulated, and what the intervals mean."""
+    print(
+        f"simulated: {sample.simulated_share:.1%} of the time, {sample.num_simulated} requests, all faults with their "
+        f"recoveries; of {sample.num_stretches} steady states a part stands for the rest. Over all of the time, 95 "
+        f"times of 100: {sample.num_requests.low:.0f} to {sample.num_requests.high:.0f} requests, and percentiles as "
+        "above"
+    )
 
 
 def _print_machines(busy_share: dict[str, float]) -> None:

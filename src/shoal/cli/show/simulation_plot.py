@@ -19,8 +19,10 @@ _FEWEST = 5
 """Requests of a stretch below which it has none."""
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, *, is_sampled: bool) -> None:
     """Refuse what cannot be drawn, before anything is simulated. Raises ConfigError."""
+    if is_sampled:
+        raise ConfigError("--plot draws all of the time, of which --sample leaves out the most: give one of them")
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"--plot {path}: use a name that ends in {', '.join(_ENDINGS)}")
     if find_spec("matplotlib") is None:

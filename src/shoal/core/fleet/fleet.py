@@ -153,6 +153,10 @@ class ReplicaFleet:
             case _:
                 assert_never(event)
 
+    def note_pause(self, pause_s: float) -> None:
+        """Time has gone by in which nothing could happen: that is no silence of any worker's."""
+        self._recovery.note_pause(pause_s)
+
     def wake_s(self) -> float | None:
         """When a `Tick` may have effects though nothing else has happened; None: never."""
         return self._recovery.wake_s()

@@ -47,6 +47,12 @@ class _Open:
     latest_s: float = 0.0
     """when its client had the latest token"""
 
+    def put_off(self, seconds: float) -> None:
+        """All of it was so much later."""
+        self.arrived_s += seconds
+        self.latest_s += seconds
+        self.first_s = None if self.first_s is None else self.first_s + seconds
+
 
 @dataclass(frozen=True, slots=True)
 class _TakenIn:
@@ -95,11 +101,15 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
             for _ in range(traffic.count):
                 self._put_next_of(traffic, 0.0)
         else:
-            self._visits = traffic
+            self._visits = self.visits_of(traffic)
             self._put_next_visit()
         self.run_to_end()
         self._check_all()
         return self._outcome(), self._log
+
+    def visits_of(self, traffic: Iterator[Visit]) -> Iterator[Visit]:
+        """Who comes when."""
+        return traffic
 
     def make_workers(
         self, replica: int, now_s: float, *, num_stages: int | None = None, without: int | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from shoal.core.generation.scheduler_stats import SchedulerStats
 from shoal.core.recovery.recovery import RecoveryStats
 
-_PERCENTILES = (50, 95, 99)
+PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,5 +142,5 @@ def percentiles(seconds: Sequence[float]) -> LatencyPercentiles:
     """Interpolated linearly between the two nearest, as NumPy does."""
     if not len(seconds):
         return LatencyPercentiles(p50_s=0.0, p95_s=0.0, p99_s=0.0)
-    p50_s, p95_s, p99_s = np.percentile(np.asarray(seconds, np.float64), _PERCENTILES)
+    p50_s, p95_s, p99_s = np.percentile(np.asarray(seconds, np.float64), PERCENTILES)
     return LatencyPercentiles(p50_s=float(p50_s), p95_s=float(p95_s), p99_s=float(p99_s))

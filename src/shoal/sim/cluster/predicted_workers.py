@@ -59,6 +59,10 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
     def slow_down(self, factor: float) -> None:
         self._factor *= factor
 
+    def put_off(self, seconds: float) -> None:
+        """What they compute now is done so much later."""
+        self._stage_free_s = [free_s + seconds for free_s in self._stage_free_s]
+
     def compute(self, work: Step, now_s: float) -> tuple[StepResult, float]:
         """Every stage runs the steps in the order in which they come, each as soon as it is free."""
         head, num_samples = self._head, len(work.samples)

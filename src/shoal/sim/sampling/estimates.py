@@ -1,0 +1,174 @@
+"""From the simulated parts of a time to all of it: what came of them, weighed, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import hypot, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoal.sim.cluster.outcome import PERCENTILES, AnsweredRequests, LatencyPercentiles, SimulationOutcome
+from shoal.sim.sampling.intervals import NORMAL_QUANTILE, BatchSums, Interval, margin
+from shoal.sim.sampling.sampler import SteadyStretch
+
+_Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyIntervals:
+    """Where the percentiles of a `LatencyPercentiles` lie; seconds."""
+
+    p50_s: Interval
+    p95_s: Interval
+    p99_s: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """How much of the time was simulated, and how sure what is told of all of it is."""
+
+    simulated_share: float
+    num_stretches: int
+    """steady states of which a part was skipped"""
+    num_simulated: int
+    """requests"""
+    num_requests: Interval
+    ttft: LatencyIntervals
+    tpot: LatencyIntervals
+    e2e: LatencyIntervals
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One latency of all simulated requests, in the order in which they were answered."""
+
+    values: _Seconds
+    bounds: Sequence[Sequence[int]]
+    """of each stretch's batches"""
+    stretches: Sequence[SteadyStretch]
+
+    def estimate(self) -> tuple[LatencyPercentiles, LatencyIntervals]:
+        """Of all requests, also those that were skipped, interpolated as `percentiles` does where none was."""
+        if not len(self.values):
+            nothing = Interval(0.0, 0.0)
+            return LatencyPercentiles(p50_s=0.0, p95_s=0.0, p99_s=0.0), LatencyIntervals(
+                p50_s=nothing, p95_s=nothing, p99_s=nothing
+            )
+        weights = np.ones(len(self.values))
+        for bounds, stretch in zip(self.bounds, self.stretches, strict=True):
+            weights[bounds[0] : bounds[-1]] = stretch.weight
+        order = np.argsort(self.values, kind="stable")
+        ascending, weights = self.values[order], weights[order]
+        before = np.cumsum(weights) - weights
+        total = float(before[-1])
+        points, intervals = list[float](), list[Interval]()
+        for percentile in PERCENTILES:
+            share = percentile / 100
+            point = float(np.interp(share * total, before, ascending))
+            missed = self._margin(point, share)
+            low, high = np.interp([share * total - missed, share * total + missed], before, ascending)
+            points.append(point)
+            intervals.append(Interval(float(low), float(high)))
+        return (
+            LatencyPercentiles(p50_s=points[0], p95_s=points[1], p99_s=points[2]),
+            LatencyIntervals(p50_s=intervals[0], p95_s=intervals[1], p99_s=intervals[2]),
+        )
+
+    def _margin(self, value: float, share: float) -> float:
+        """Requests by which the number below a value may differ from a share of all.
+
+        Source: R. S. Woodruff, Confidence intervals for medians and other position measures (1952).
+        """
+        above = np.concatenate(((0.0,), np.cumsum((self.values <= value) - share)))
+        return margin(
+            [
+                BatchSums(sums=np.diff(above[list(bounds)]).tolist(), skipped=stretch.skipped_batches)
+                for bounds, stretch in zip(self.bounds, self.stretches, strict=True)
+            ]
+        )
+
+
+def estimate_all(
+    outcome: SimulationOutcome,
+    log: AnsweredRequests,
+    stretches: Sequence[SteadyStretch],
+    *,
+    rate_per_s: float,
+    num_workers: Mapping[str, int],
+) -> tuple[SimulationOutcome, Sample]:
+    """The outcome of all of the time, from that of the parts that were simulated.
+
+    Args:
+        outcome: of the simulated requests; its duration includes what was skipped.
+        log: of the same requests.
+        stretches: of which something was skipped, in order.
+        rate_per_s: at which requests came.
+        num_workers: on each machine.
+    """
+    answered = [[mark.num_answered for mark in one.marks] for one in stretches]
+    paced = [[mark.num_paced for mark in one.marks] for one in stretches]
+    columns = [(log.ttft_s, answered), (log.tpot_s, paced), (log.e2e_s, answered)]
+    (ttft, ttft_within), (tpot, tpot_within), (e2e, e2e_within) = (
+        _Column(np.asarray(values, np.float64), bounds, stretches).estimate() for values, bounds in columns
+    )
+    skipped_s = sum(one.skipped_s for one in stretches)
+    num_requests = _num_requests(outcome.num_requests, stretches, rate_per_s * skipped_s)
+    prompts, outputs, refused, preempted = (round(one) for one in _skipped_counts(stretches))
+    estimated = replace(
+        outcome,
+        num_requests=round((num_requests.low + num_requests.high) / 2),
+        prompt_tokens=outcome.prompt_tokens + prompts,
+        output_tokens=outcome.output_tokens + outputs,
+        num_refused=outcome.num_refused + refused,
+        num_preemptions=outcome.num_preemptions + preempted,
+        ttft=ttft,
+        tpot=tpot,
+        e2e=e2e,
+        busy_share=_busy_share(outcome, stretches, num_workers),
+    )
+    return estimated, Sample(
+        simulated_share=1.0 - skipped_s / outcome.duration_s if outcome.duration_s else 1.0,
+        num_stretches=len(stretches),
+        num_simulated=outcome.num_requests,
+        num_requests=num_requests,
+        ttft=ttft_within,
+        tpot=tpot_within,
+        e2e=e2e_within,
+    )
+
+
+def _num_requests(simulated: int, stretches: Sequence[SteadyStretch], num_skipped: float) -> Interval:
+    """Answered requests: as many as came, but for those that were refused. How many come at random is known."""
+    refused = [
+        BatchSums(sums=np.diff([mark.num_refused for mark in one.marks]).tolist(), skipped=one.skipped_batches)
+        for one in stretches
+    ]
+    expected = simulated + num_skipped - sum(one.expected for one in refused)
+    missed = hypot(NORMAL_QUANTILE * sqrt(num_skipped), margin(refused))
+    return Interval(expected - missed, expected + missed)
+
+
+def _skipped_counts(stretches: Sequence[SteadyStretch]) -> Sequence[float]:
+    """Prompt tokens, output tokens, refused requests and preemptions: as many as in what was simulated."""
+    totals = np.zeros(4)
+    for one in stretches:
+        counted = np.subtract(one.marks[-1].counts, one.marks[0].counts)
+        totals += counted * (one.skipped_batches / one.num_batches)
+    return totals.tolist()
+
+
+def _busy_share(
+    outcome: SimulationOutcome, stretches: Sequence[SteadyStretch], num_workers: Mapping[str, int]
+) -> dict[str, float]:
+    """A machine was as busy in what was skipped as in what was simulated of the same state."""
+    if not outcome.duration_s:
+        return outcome.busy_share
+    shares = dict(outcome.busy_share)
+    for one in stretches:
+        first, last = one.marks[0].busy_s, one.marks[-1].busy_s
+        scale = one.skipped_batches / one.num_batches / outcome.duration_s
+        for machine, busy_s in last.items():
+            shares[machine] += scale * (busy_s - first.get(machine, 0.0)) / num_workers[machine]
+    return shares
