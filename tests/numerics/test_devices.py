@@ -51,6 +51,7 @@ FAMILIES = ["llama", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_oss", "qwe
 @pytest.fixture(autouse=True)
 def _on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Provider, "keeps_values", True)
+    monkeypatch.setattr(attention, "computes_lone_rows", lambda device, shape, form: False)
     monkeypatch.setattr(sessions, "start_session", lambda model, options, device: start_session(model, options))
     monkeypatch.setattr(sessions, "check_nodes", lambda session, device: None)
     monkeypatch.setattr(
@@ -118,6 +119,7 @@ def test_a_row_that_is_alone_attends_by_one_operator(
 ) -> None:
     """Where the provider has it. In 16 bits two tokens that are nearly as likely may change places later on."""
     monkeypatch.setattr(lone_rows, "start_session", lambda model, options, device, needs_device: None)
+    monkeypatch.setattr(attention, "computes_lone_rows", lone_rows.computes_lone_rows)
     source, device = tiny_source(family), replace(DEVICE, precision=precision)
     alone = on_device(source, device=device)
     layers = alone._stages[0]._layers._attention._layers  # type: ignore[attr-defined]
