@@ -94,7 +94,7 @@ def test_models_that_are_not_loaded_are_shown_and_not_drilled() -> None:
         shown, drilled = shoal_status(url), shoal("drill", url)
     assert (shown.returncode, "b (language model): unloaded" in shown.stdout) == (0, True), shown.stderr
     assert (drilled.returncode, drilled.stderr.count("\n")) == (2, 1)
-    assert "no language model that is loaded" in drilled.stderr
+    assert "serves no model that is loaded" in drilled.stderr
 
 
 def test_a_drill_that_cannot_ask_says_how_to_allow_it() -> None:
