@@ -17,11 +17,7 @@ from threading import Lock
 from shoal.executor.process.child_process import module_command, worker_environment
 from shoal.protocol.forking import NUMBER
 
-LANGUAGE_WORKER = (
-    "shoal.worker.language.decoder_runner",
-    "shoal.model.decoder.native_layers",
-    "shoal.model.decoder.stage",
-)
+LANGUAGE_WORKER = ("shoal.worker.language.imported",)
 GRAPH_WORKER = ("shoal.worker.graph_runner",)
 """Modules that a worker imports to load its part of a model, by kind of work."""
 
