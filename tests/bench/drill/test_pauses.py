@@ -21,6 +21,7 @@ WORKER = DrillTarget(
     reduced_weight_bytes=3 * 10**9,
     has_others=False,
 )
+LOCAL = replace(WORKER, machine=None)
 MACHINE = replace(WORKER, worker=None)
 ONLY_MACHINE = replace(MACHINE, reduced_weight_bytes=None)
 
@@ -29,6 +30,7 @@ ONLY_MACHINE = replace(MACHINE, reduced_weight_bytes=None)
     ("target", "how", "expected_s"),
     [
         (WORKER, "kill", 0.003 + 0.6 + 1.0),
+        (LOCAL, "kill", 0.003 + 0.1 + 1.0),
         (WORKER, "stop", 2.0 + 0.6 + 2.0),
         (MACHINE, "kill", 0.003 + 3.0 + 0.6 + 1.0),
         (MACHINE, "stop", 2.0 + 0.6 + 2.0),

@@ -77,10 +77,12 @@ def usual_restart_s(how: StrikeKind, target: DrillTarget, times: DrillTimes) -> 
     A killed worker is replaced alone; of a hung one's replica nobody is trusted again; a machine that cannot be reached
     is done without, or waited for where there is no other.
     """
+    is_forked = target.machine is None
     if how == "kill":
-        return load_seconds(target.weight_bytes) + (_AGENT_START_S if target.worker is None else 0.0)
+        agent_s = _AGENT_START_S if target.worker is None else 0.0
+        return load_seconds(target.weight_bytes, is_forked=is_forked) + agent_s
     if how == "stop":
-        return load_seconds(target.replica_weight_bytes)
+        return load_seconds(target.replica_weight_bytes, is_forked=is_forked)
     if target.reduced_weight_bytes is None:
         return times.cable_s - times.patience_s + load_seconds(target.replica_weight_bytes)
     return load_seconds(target.reduced_weight_bytes)
