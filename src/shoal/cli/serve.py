@@ -346,8 +346,7 @@ def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> 
         serve_several.load_and_serve(context, models, server)
         return
     option_values.refuse(context, _SEVERAL_ONLY, "one model")
-    if context.params["split"] != "1":
-        expect_workers(LANGUAGE_WORKER)
+    expect_workers(LANGUAGE_WORKER)
     from shoal.cli.language.serve import load_and_serve
     from shoal.model.formats.speech_files import is_speech_model
 
