@@ -337,7 +337,7 @@ def test_a_map_gives_a_replica_its_workers_back_on_a_machine_that_returns(
     monkeypatch.setattr("shoal.launch.running.joining._EVERY_S", 0.05)
     machines = FakeMachines("a", "b")
     config = GraphLaunchConfig(model=str(skip_chain(tmp_path / "chain.onnx")), split="dp=2", in_process=False)
-    recovery = RecoveryConfig(max_failures=2, crash_loop_s=60.0, backoff_s=0.01)
+    recovery = RecoveryConfig(max_failures=2, crash_loop_s=0.1, backoff_s=0.01)
     with (
         launch_graph(plan_graph(config, machines=machines), recovery=recovery) as loaded,
         open_runner(loaded) as runner,

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from shoal.api.graphs import open_runner
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError, MachineGone
 from shoal.executor.remote.host import LocalHost
@@ -20,7 +21,7 @@ from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
-from shoal.offline.pull import Chunk, ChunkRunner
+from shoal.offline.pull import Chunk
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from tests.executor.graphs import skip_chain
 from tests.integration.leaks import no_leaks
@@ -85,7 +86,7 @@ def test_a_graph_goes_on_without_the_machine(split: str, tmp_path: Path, hosts: 
     outputs: dict[int, np.ndarray] = {}
     with (
         launch_graph(placed, launcher=RemoteLauncher(hosts), recovery=QUICK) as loaded,
-        ChunkRunner(loaded.executors, factories=loaded.factories, recovery=QUICK) as runner,
+        open_runner(loaded) as runner,
     ):
         for result in runner.run(Chunk(index=index, inputs={"x": rows}) for index, rows in enumerate(x)):
             outputs[result.index] = np.array(result.outputs["y"])
