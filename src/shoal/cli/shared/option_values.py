@@ -60,5 +60,5 @@ def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:
         ConfigError: naming the first of them.
     """
     for parameter in context.command.params:
-        if parameter.name in options and is_given(context, parameter.name or ""):
+        if (name := parameter.name) and name in options and is_given(context, name):
             raise ConfigError(f"{parameter.opts[0]} means nothing for {kind}")
