@@ -147,7 +147,7 @@ def test_a_stopped_server_is_passed_by_and_makes_no_worker_later(
 
 @pytest.mark.parametrize("program", ["raise OSError", "import os; os.abort()"])
 def test_where_nothing_can_be_forked_a_worker_is_started(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_server, "module_command", lambda *words: [sys.executable, "-c", program])
+    monkeypatch.setattr(fork_server, "start_module", lambda *_: subprocess.Popen([sys.executable, "-c", program]))
     worker = start_worker()
     try:
         assert psutil.Process(worker.pid).ppid() == os.getpid()

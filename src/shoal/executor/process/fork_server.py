@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
-from shoal.executor.process.child_process import module_command, worker_environment
+from shoal.executor.process.child_process import start_module, worker_environment
 from shoal.protocol.forking import NUMBER
 
 LANGUAGE_WORKER = ("shoal.worker.language.imported",)
@@ -76,13 +76,8 @@ class _ForkServer:
         self.is_usable = True
         self._requests = ours
         with theirs:
-            self._process = subprocess.Popen(
-                module_command("shoal.worker.process.fork_server", "--requests", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=worker_environment(),
-                start_new_session=True,
-            )
+            fd = theirs.fileno()
+            self._process = start_module("shoal.worker.process.fork_server", ["--requests", str(fd)], [fd])
 
     @property
     def pid(self) -> int:
