@@ -32,7 +32,7 @@ from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.generation.step_work import StepWork
 from shoal.core.speed.step_times import StepShape
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
-from shoal.protocol.messages import SampledToken, Step, StepResult
+from shoal.protocol.language_messages import SampledToken, Step, StepResult
 from shoal.router.engine import Engine
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation

@@ -20,7 +20,7 @@ from shoal.core.sequences.request import Request, RequestId
 from shoal.launch.in_process import InProcessStepExecutor
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 
 _STREAMS, _PROMPT_TOKENS, _OUTPUT_TOKENS = 16, 128, 64
 

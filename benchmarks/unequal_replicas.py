@@ -32,7 +32,7 @@ from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.process.cpu_quota import held, why_not
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import LoadedModel, launch
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 64, 32
 _STREAMS = 16

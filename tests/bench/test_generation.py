@@ -10,7 +10,7 @@ from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest, RequestError, WorkerLost
-from shoal.protocol.messages import SampledToken, StepResult, TokenLogprobs
+from shoal.protocol.language_messages import SampledToken, StepResult, TokenLogprobs
 from shoal.verify.language import compare
 from shoal.verify.perplexity import perplexity
 from tests.router.fakes import FakeExecutor, expected_tokens, make_request, open_engine

@@ -11,7 +11,7 @@ import pytest
 from shoal.core.generation.step_work import GuidedRow, StepWork
 from shoal.executor.traffic import StepTraffic
 from shoal.protocol.codec import Message, decode
-from shoal.protocol.messages import SampleRow, Sampling, Step, StepMasks
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepMasks
 from tests.worker.test_life import make_step
 
 Log = list[tuple[int | str, Message | None]]

@@ -22,7 +22,7 @@ from shoal.protocol.graph_messages import (
     TensorRef,
 )
 from shoal.protocol.hidden_codec import LINK_PRECISIONS
-from shoal.protocol.messages import (
+from shoal.protocol.language_messages import (
     ExpertLoad,
     Generation,
     LinkLost,

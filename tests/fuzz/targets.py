@@ -12,7 +12,7 @@ from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.model.attention.paged_attention import make_attention
 from shoal.protocol.codec import decode, unpack_activations
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.tensor_codec import decode_envelope, from_bytes
 from shoal.worker.language.step_check import check_step
 

@@ -16,7 +16,7 @@ from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.launch import LoadedModel, launch
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 from tests.numerics.engines import random_tokens
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shoal.launch.launch import LoadedModel
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from tests.integration.leaks import no_leaks
 from tests.integration.running import Transcript, executors, launch_tiny, make_requests, transcribe
 

@@ -26,7 +26,7 @@ from shoal.model.decoder.stage import Stage
 from shoal.model.shard.atoms import shard_atoms
 from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.shares import shard_parts
-from shoal.protocol.messages import AdapterFile, SampledToken, Sampling, Step, StepResult
+from shoal.protocol.language_messages import AdapterFile, SampledToken, Sampling, Step, StepResult
 from shoal.protocol.stage_config import ShardPart, StageConfig
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits

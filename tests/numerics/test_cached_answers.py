@@ -17,7 +17,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 from tests.model.tiny_models import make_tiny_gguf, make_tiny_model
 from tests.numerics.engines import GREEDY, PipelineExecutor, make_executor, random_tokens

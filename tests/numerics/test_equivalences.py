@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
 from tests.numerics.conftest import MakeSource

@@ -19,7 +19,7 @@ from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import Clip, ClipAttention, Request, RequestId
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from tests.model.tiny_whisper import (
     NUM_MELS,
     NUM_POSITIONS,

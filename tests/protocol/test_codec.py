@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.codec import Activations, Message, decode, encode, pack_activations, unpack_activations
-from shoal.protocol.messages import (
+from shoal.protocol.language_messages import (
     ExpertLoad,
     Generation,
     LinkLost,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shoal.protocol.codec import Activations, pack_activations
-from shoal.protocol.messages import Generation, StepId
+from shoal.protocol.language_messages import Generation, StepId
 from tests.ray.hosts import RayHosts
 from tests.ray.wire import captured
 

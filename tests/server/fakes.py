@@ -26,7 +26,7 @@ from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from shoal.model.text.grammar.compiler import GrammarCompiler
 from shoal.model.text.grammar.constraint import Constraint
 from shoal.model.text.grammar.guide import GrammarGuide
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.language_messages import TokenLogprobs
 
 EOS = 256
 

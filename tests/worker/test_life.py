@@ -12,7 +12,7 @@ from typing_extensions import Buffer
 from shoal.errors import ModelChanged, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.file_states import CHANGED, model_states
 from shoal.protocol.codec import Activations, Message, pack_activations, unpack_activations
-from shoal.protocol.messages import (
+from shoal.protocol.language_messages import (
     PROTOCOL_VERSION,
     Generation,
     LinkLost,

@@ -8,7 +8,7 @@ import pytest
 
 from shoal.errors import WorkerLost
 from shoal.protocol.codec import Message
-from shoal.protocol.messages import (
+from shoal.protocol.language_messages import (
     Generation,
     LinkLost,
     Progress,

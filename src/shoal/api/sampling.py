@@ -12,7 +12,7 @@ from shoal.generation.call_requests import NUM_SEEDS
 from shoal.generation.generation import GenerationSpec
 from shoal.generation.seams import Guide
 from shoal.model.text.grammar.constraint import Constraint, ConstraintKind, choice_constraint
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 
 DEFAULT_MAX_TOKENS = 512
 """As `shoal run`."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import NO_ADAPTER, Request, RequestId
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 
 _FIRST_ORDINARY_TOKEN = 100

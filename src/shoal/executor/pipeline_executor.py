@@ -16,15 +16,7 @@ from shoal.executor.process.worker import close_all, first_cause, kill_all
 from shoal.executor.traffic import Traffic, Trial
 from shoal.protocol.codec import Message
 from shoal.protocol.graph_messages import Envelope
-from shoal.protocol.messages import (
-    ExpertLoad,
-    Generation,
-    LinkLost,
-    Progress,
-    StageLoaded,
-    StepResult,
-    Wired,
-)
+from shoal.protocol.language_messages import ExpertLoad, Generation, LinkLost, Progress, StageLoaded, StepResult, Wired
 
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from shoal.core.sequences.request import RequestFinished, TokenProduced
 from shoal.generation.text_stream import TextStream
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.language_messages import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from shoal.generation.seams import (
     Timer,
 )
 from shoal.model.text.grammar.constraint import Constraint
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 
 SHORT_TEXT_CHARS = 4096
 """Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it

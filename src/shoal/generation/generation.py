@@ -14,7 +14,7 @@ from shoal.generation.choice import Choice, ChoiceDelta
 from shoal.generation.engine_thread import EngineThread
 from shoal.generation.output_stream import OutputStream
 from shoal.generation.seams import Guide, Timer
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.file_states import states_again, unchanged
 from shoal.model.open_stage import LanguageStage, open_stage
 from shoal.model.packed.kept_weights import kept_for
-from shoal.protocol.messages import StepResult
+from shoal.protocol.language_messages import StepResult
 
 
 def load_in_process(

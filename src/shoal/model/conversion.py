@@ -17,7 +17,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.text.tokenizer_files import from_hf_directory
 from shoal.model.text.vocabulary.from_gguf import build_from_gguf
 from shoal.model.text.vocabulary.to_gguf import check_encodes_alike, tokenizer_metadata
-from shoal.protocol.messages import AdapterFile
+from shoal.protocol.language_messages import AdapterFile
 
 
 def convert_model(

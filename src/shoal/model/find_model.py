@@ -9,7 +9,7 @@ from shoal.model.formats.model_path import resolve_model, resolve_settings
 from shoal.model.formats.open_weights import open_sizes
 from shoal.model.language_graph.detect import find_language_graph
 from shoal.model.on_disk import ModelOnDisk
-from shoal.protocol.messages import AdapterFile
+from shoal.protocol.language_messages import AdapterFile
 
 
 def find_model(name: str, *, sizes_suffice: bool = False, adapters: Sequence[AdapterFile] = ()) -> ModelOnDisk:

@@ -17,7 +17,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard.atoms import shard_atoms, whole_part
 from shoal.model.shard.source import ShardSource
 from shoal.model.weights import Precision, WeightSource
-from shoal.protocol.messages import AdapterFile
+from shoal.protocol.language_messages import AdapterFile
 from shoal.protocol.stage_config import ShardPart
 
 

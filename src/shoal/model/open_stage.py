@@ -13,7 +13,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import AdapterFile, SampledToken, Step
+from shoal.protocol.language_messages import AdapterFile, SampledToken, Step
 from shoal.protocol.stage_config import StageConfig
 from shoal.protocol.step_masks import Masks
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.graph_messages import Envelope, LoadGraph
 from shoal.protocol.hidden_codec import LINK_PRECISIONS, LinkPrecision, pack_hidden, unpack_hidden
-from shoal.protocol.messages import (
+from shoal.protocol.language_messages import (
     ExpertLoad,
     Generation,
     LinkLost,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.protocol.messages import Generation, WorkerLoad
+from shoal.protocol.language_messages import Generation, WorkerLoad
 from shoal.protocol.stage_interface import HEAD, StageInterface
 
 

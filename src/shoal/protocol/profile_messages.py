@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.device_config import DeviceConfig
-from shoal.protocol.messages import Shutdown, StageFailed
+from shoal.protocol.language_messages import Shutdown, StageFailed
 from shoal.protocol.stage_config import Precision, StageConfig
 
 PROFILE_PROTOCOL_VERSION = 4

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from shoal.protocol.messages import SampleRow
+from shoal.protocol.language_messages import SampleRow
 
 Masks = Callable[[], Sequence[bytes]]
 """what the guided samples of a step may draw, in order; waits for it, and may be called once"""

@@ -12,7 +12,7 @@ from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.waiting_queue import MAX_OVERTAKES
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.sim.reference_model import undisturbed_outcome
 
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from shoal.core.generation.scheduler_config import SchedulerConfig, output_limit
 from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import FinishReason, Request
-from shoal.protocol.messages import Sampling, TokenLogprobs
+from shoal.protocol.language_messages import Sampling, TokenLogprobs
 
 VOCAB_SIZE = 61
 FIRST_ENTRY = 1

@@ -10,7 +10,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig, check_reques
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import ShoalError
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.sim.faults import Absence, Crash, Fault, Hang, Network, Poison, Replacement, ReplicaJoins, Slowdown, Starting
 from shoal.sim.reference_model import VOCAB_SIZE, SimulatedGuide, undisturbed_outcome
 from shoal.sim.simulated_replica import StepCost

@@ -8,7 +8,7 @@ from random import Random
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.step_work import StepWork
-from shoal.protocol.messages import SampledToken, SampleRow, Step, StepResult
+from shoal.protocol.language_messages import SampledToken, SampleRow, Step, StepResult
 from shoal.protocol.step_masks import Masks, awaited
 from shoal.sim.faults import Network
 from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token, likeliest

@@ -14,7 +14,7 @@ from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, Star
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import ShoalError
-from shoal.protocol.messages import StepResult
+from shoal.protocol.language_messages import StepResult
 from shoal.sim.blame import BlameWatch
 from shoal.sim.faults import ReplicaJoins
 from shoal.sim.invariants import FairnessWatch, Ledger, check_fleet, check_state, check_step

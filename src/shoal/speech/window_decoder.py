@@ -22,7 +22,7 @@ from shoal.core.sequences.beams import BeamSearch, Hypothesis
 from shoal.core.sequences.request import Clip, ClipAttention, Request, RequestId, TokenGuide, TokenProduced
 from shoal.generation.data_plane import DataPlane
 from shoal.model.decoder_config import DecoderConfig, EncoderConfig
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.speech.options import SpeechOptions
 from shoal.speech.rules import TranscriptGuide, WordGuide
 from shoal.speech.sound.features import HOP_SAMPLES, log_mel

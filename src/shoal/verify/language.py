@@ -18,7 +18,7 @@ import numpy as np
 
 from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import Request, RequestId
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 
 LOGIT_TOLERANCE = {"fp32": 1e-3, "int8": 0.5, "int4": 0.5, "auto": 0.5}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from shoal.bench.generation import FinishedRequest, generate
 from shoal.core.sequences.request import NO_ADAPTER, Request, RequestId
 from shoal.errors import InvalidRequest
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shoal.comm.links.link import Link
 from shoal.errors import WorkerLost
 from shoal.protocol.codec import Message, decode
-from shoal.protocol.messages import Step, StepMasks
+from shoal.protocol.language_messages import Step, StepMasks
 
 _IDLE_WAIT_S = 30.0
 

@@ -17,7 +17,7 @@ from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.codec import WorkerMessage, encode
 from shoal.protocol.graph_messages import Envelope, LoadGraph
-from shoal.protocol.messages import (
+from shoal.protocol.language_messages import (
     PROTOCOL_VERSION,
     ExpertLoad,
     Generation,

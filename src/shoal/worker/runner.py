@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from shoal.protocol.graph_messages import Envelope
-from shoal.protocol.messages import Step, Wire
+from shoal.protocol.language_messages import Step, Wire
 from shoal.worker.links import Connector
 
 Work = Step | Envelope

@@ -18,7 +18,7 @@ from shoal.comm.links.tensor_link import TensorLink
 from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import CapacityError, LocalProtocolError, RemoteProtocolError
 from shoal.protocol.graph_messages import BatchDone, Envelope, Release, RunBatch, TensorRef
-from shoal.protocol.messages import Generation
+from shoal.protocol.language_messages import Generation
 from shoal.protocol.tensor_codec import decode_envelope, encode_envelope, from_bytes
 
 MESSAGE = RunBatch(batch_id=7, generation=Generation(0))

@@ -23,7 +23,7 @@ from shoal.core.recovery.events import (
 )
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import CapacityError, InvalidRequest
-from shoal.protocol.messages import SampledToken, Step, StepResult
+from shoal.protocol.language_messages import SampledToken, Step, StepResult
 from tests.core.generation.scheduler_driver import make_config, make_request, next_token
 
 RECOVERY = RecoveryConfig(worker_timeout_s=2.0, load_timeout_s=10.0, backoff_s=0.5, max_failures=4, crash_loop_s=0.0)

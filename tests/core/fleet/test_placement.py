@@ -19,7 +19,7 @@ from shoal.core.sequences.request import RequestFinished
 from shoal.core.speed.routing import Routing
 from shoal.core.speed.slow_workers import WorkerRecovered, WorkerSlowed
 from shoal.core.speed.step_times import StepShape
-from shoal.protocol.messages import SampledToken, StepResult
+from shoal.protocol.language_messages import SampledToken, StepResult
 from tests.core.generation.scheduler_driver import make_config, make_request, next_token
 from tests.core.speed.plain_routing import choose_replica
 

@@ -11,7 +11,7 @@ from shoal.core.generation.events import Effect, Event, RequestAdded, SendStep, 
 from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
-from shoal.protocol.messages import SampledToken, SampleRow, Step, StepResult
+from shoal.protocol.language_messages import SampledToken, SampleRow, Step, StepResult
 
 
 def make_config(**changes: Any) -> SchedulerConfig:

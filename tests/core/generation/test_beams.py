@@ -12,7 +12,7 @@ from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.beams import BeamProgress, BeamSearch, Hypothesis
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.messages import SampledToken, Sampling, StepResult, TokenLogprobs
+from shoal.protocol.language_messages import SampledToken, Sampling, StepResult, TokenLogprobs
 from shoal.sim.invariants import check_state
 from shoal.sim.reference_model import undisturbed_outcome
 from shoal.sim.simulated_replica import SimulatedReplica, StepCost

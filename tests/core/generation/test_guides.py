@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shoal.core.generation.events import RequestAdded, SendStep, StepCompleted, WorkersLost, WorkersReady
 from shoal.core.generation.scheduler import Scheduler
-from shoal.protocol.messages import StepResult
+from shoal.protocol.language_messages import StepResult
 from tests.core.generation.scheduler_driver import Driver, make_config, make_request
 
 

@@ -7,7 +7,7 @@ from shoal.core.generation.scheduler_config import check_request, output_limit
 from shoal.core.kv.prefix_index import reusable_digests
 from shoal.core.sequences.request import RequestFinished
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, RemoteProtocolError
-from shoal.protocol.messages import SampledToken, Sampling, StepResult
+from shoal.protocol.language_messages import SampledToken, Sampling, StepResult
 from tests.core.generation.scheduler_driver import (
     Driver,
     block_tables,

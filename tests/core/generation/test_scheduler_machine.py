@@ -17,7 +17,7 @@ from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import Request, RequestId
-from shoal.protocol.messages import Sampling, StepResult
+from shoal.protocol.language_messages import Sampling, StepResult
 from shoal.sim.invariants import FairnessWatch, Ledger, check_state, check_step
 from shoal.sim.simulated_replica import SimulatedReplica, StepCost
 

@@ -10,7 +10,7 @@ from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.steady_steps import advance, num_steady_steps
 from shoal.core.sequences.request import Request, RequestId
-from shoal.protocol.messages import SampledToken, Step, StepResult
+from shoal.protocol.language_messages import SampledToken, Step, StepResult
 from shoal.sim.invariants import check_state
 
 TOKEN = 7

@@ -1,7 +1,7 @@
 """Targets: outputs that are given, not drawn, go through prefill."""
 
 from shoal.core.generation.events import WorkersLost, WorkersReady
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from tests.core.generation.scheduler_driver import Driver, ints, make_config, make_request
 
 

@@ -22,7 +22,7 @@ from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.protocol.graph_messages import Envelope, Release, RunBatch
-from shoal.protocol.messages import Generation
+from shoal.protocol.language_messages import Generation
 from shoal.protocol.tensor_codec import decode_envelope
 from shoal.router.graph_executor import Batch, BatchId
 from tests.executor.graphs import skip_chain, strict_reshape

@@ -12,7 +12,7 @@ import pytest
 
 from shoal.core.sequences.request import Request
 from shoal.launch.launch import LoadedModel
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from tests.integration.running import PATIENT, QUICK, Transcript, executors, launch_tiny, make_requests
 from tests.integration.running import transcribe as finish
 from tests.sampling import in_turn

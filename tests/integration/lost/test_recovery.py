@@ -26,7 +26,7 @@ from shoal.executor.process.living_workers import worker_processes
 from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.launch import LoadedModel
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.executor.graphs import skip_chain
 from tests.integration.leaks import open_descriptors

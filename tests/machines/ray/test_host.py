@@ -15,7 +15,7 @@ from shoal.executor.remote.host import StartedWorker
 from shoal.machines.ray.host import AbandonedStarts, RayHost
 from shoal.machines.ray.machine import RayMachine
 from shoal.machines.ray.presence import Presence
-from shoal.protocol.messages import LoadStage
+from shoal.protocol.language_messages import LoadStage
 from shoal.protocol.stage_config import StageConfig
 from tests.machines.ray.fake_ray import FakeAgent, FakeRay, facts
 

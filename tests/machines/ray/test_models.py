@@ -26,7 +26,7 @@ from shoal.machines.ray.agent import MachineAgent
 from shoal.machines.ray.machine import RayMachine
 from shoal.machines.ray.models import ModelPlaces
 from shoal.model.adapter.files import file_to_send
-from shoal.protocol.messages import LoadStage
+from shoal.protocol.language_messages import LoadStage
 from tests.integration.leaks import no_leaks
 from tests.integration.running import PATIENT, make_requests, tiny_config, transcribe
 from tests.machines.ray.fake_ray import facts

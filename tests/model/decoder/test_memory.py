@@ -31,7 +31,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.planner.memory.fit import tied_bytes
 from shoal.planner.memory.plan_memory import needed_memory
-from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import Generation, SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import StageConfig
 from tests.model.tiny_models import VOCAB_SIZE, write_gguf
 

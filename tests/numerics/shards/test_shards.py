@@ -17,7 +17,7 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.shard.atoms import shard_atoms
 from shoal.model.weights import WeightSource
 from shoal.planner.split.shares import shard_parts
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, make_tiny_gguf
 from tests.numerics.conftest import MakeSource
 from tests.numerics.engines import (

@@ -16,7 +16,7 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.core.sequences.request import Output
-from shoal.protocol.messages import Step, StepResult
+from shoal.protocol.language_messages import Step, StepResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from shoal.core.speed.slow_workers import SpeedEvent
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.messages import Step, StepId, StepResult
+from shoal.protocol.language_messages import Step, StepId, StepResult
 
 MakeMeter = Callable[[int], SpeedMeter]
 """From a replica's index to what follows its present workers."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.request import Output, Request, RequestId, RequestProgress
-from shoal.protocol.messages import Step, StepResult
+from shoal.protocol.language_messages import Step, StepResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import StateCache
 from shoal.core.sequences.request import RequestId
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Generation, StepId
+from shoal.protocol.language_messages import Generation, StepId
 
 
 class SchedulerState:

@@ -12,7 +12,7 @@ from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.step_builder import SequenceChunk, StepInFlight
 from shoal.core.kv.kv_cache import KvCache
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import StepId
+from shoal.protocol.language_messages import StepId
 
 
 def num_steady_steps(state: SchedulerState) -> int:

@@ -11,7 +11,7 @@ from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.pictures import plain_turns
 from shoal.core.sequences.request import NO_ADAPTER
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import Alignment, Encoding, Generation, PictureRows, SampleRow, Step, StepId
+from shoal.protocol.language_messages import Alignment, Encoding, Generation, PictureRows, SampleRow, Step, StepId
 
 
 class SequenceChunk(NamedTuple):

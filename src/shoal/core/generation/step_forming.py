@@ -27,7 +27,7 @@ from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.step_builder import StepBuilder
 from shoal.core.generation.step_work import StepWork
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.messages import StepId
+from shoal.protocol.language_messages import StepId
 
 
 def form_step(state: SchedulerState) -> StepWork | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shoal.core.sequences.request import TokenGuide
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 
 
 class GuidedRow(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.language_messages import TokenLogprobs
 
 
 class Hypothesis(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Literal, NewType, Protocol
 
 from shoal.core.sequences.beams import BeamProgress, BeamSearch
 from shoal.core.sequences.pictures import Pictures
-from shoal.protocol.messages import Sampling, TokenLogprobs
+from shoal.protocol.language_messages import Sampling, TokenLogprobs
 
 RequestId = NewType("RequestId", str)
 FinishReason = Literal["stop", "length", "cancelled", "error"]

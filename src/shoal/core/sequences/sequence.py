@@ -9,7 +9,7 @@ from dataclasses import replace
 from shoal.core.sequences.beams import BeamProgress
 from shoal.core.sequences.request import Request, RequestId, RequestProgress
 from shoal.core.sequences.strikes import is_suspect
-from shoal.protocol.messages import TokenLogprobs
+from shoal.protocol.language_messages import TokenLogprobs
 
 Arrival = tuple[float, int]
 """When a request first came and its number among those of one replica: smaller is older."""

@@ -17,7 +17,7 @@ from shoal.core.speed.slow_workers import (
     trimmed_ratio,
 )
 from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
-from shoal.protocol.messages import Step, StepId, StepResult
+from shoal.protocol.language_messages import Step, StepId, StepResult
 
 _FRESH_S = 10.0
 """A replica that slowed down and has had nothing to do for so long is taken to be well again: it is tried, and then it

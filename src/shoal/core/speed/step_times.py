@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from math import sqrt
 from typing import NamedTuple
 
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 
 _DECAY = 0.99
 """Weight of the past at every step: about a hundred steps count, a few seconds of decoding. A judgment."""

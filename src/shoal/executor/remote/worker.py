@@ -18,7 +18,7 @@ from shoal.executor.remote.deferred_link import DeferredLink
 from shoal.executor.remote.host import Admit, StartedWorker, WorkerHost
 from shoal.model.adapter.files import sent
 from shoal.protocol.codec import encode
-from shoal.protocol.messages import LoadStage
+from shoal.protocol.language_messages import LoadStage
 from shoal.worker.remote_main import CONTROL_KEY
 
 _CONNECT_TIMEOUT_S = 10.0

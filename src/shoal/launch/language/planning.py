@@ -31,7 +31,7 @@ from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
 from shoal.planner.memory.plan_memory import with_exact_activations, with_process_bytes
 from shoal.planner.split.split_spec import AUTO, parse_split
-from shoal.protocol.messages import AdapterFile
+from shoal.protocol.language_messages import AdapterFile
 
 if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan

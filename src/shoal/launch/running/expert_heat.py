@@ -12,7 +12,7 @@ from shoal.arrays import F64, I64
 from shoal.core.plan.language import Plan, ReplicaPlan, StagePlan
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.planner.split.hot_experts import row_share
-from shoal.protocol.messages import ExpertLoad
+from shoal.protocol.language_messages import ExpertLoad
 from shoal.protocol.stage_config import LayerExperts
 from shoal.router.engine_stats import EngineStats
 

@@ -26,7 +26,7 @@ from shoal.launch.running.expert_heat import (
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.hot_experts import place_experts, row_share, slowest_shares
-from shoal.protocol.messages import ExpertLoad
+from shoal.protocol.language_messages import ExpertLoad
 from shoal.protocol.stage_config import LayerExperts, ShardPart
 
 _logger = logging.getLogger("shoal.launch")

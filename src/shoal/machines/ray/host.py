@@ -18,7 +18,7 @@ from shoal.machines.ray.answers import LOOK_S, answer_of, wait_for
 from shoal.machines.ray.machine import RayMachine
 from shoal.machines.ray.models import ModelPlaces
 from shoal.machines.ray.presence import DOES_NOT_ANSWER, Presence, unreachable
-from shoal.protocol.messages import LoadStage
+from shoal.protocol.language_messages import LoadStage
 
 AGENT_TIMEOUT_S = 60.0
 """For an agent: Ray starts a Python process on its machine."""

@@ -11,7 +11,7 @@ from shoal.core.sequences.request import Request, RequestId
 from shoal.executor.in_process import InProcessExecutor
 from shoal.planner.speeds.speeds import Curve
 from shoal.protocol.codec import decode, encode
-from shoal.protocol.messages import SampledToken, Sampling, StepResult
+from shoal.protocol.language_messages import SampledToken, Sampling, StepResult
 from shoal.router.engine import Engine
 
 _STREAMS = (1, 4, 16)

@@ -16,7 +16,7 @@ from shoal.executor.process.child_process import ChildProcess, start_module
 from shoal.executor.process.cpu_quota import held
 from shoal.executor.process.worker import Worker, close_all
 from shoal.measure.slots import Slot
-from shoal.protocol.messages import Shutdown, StageFailed
+from shoal.protocol.language_messages import Shutdown, StageFailed
 from shoal.protocol.profile_messages import (
     PAIR,
     PROFILE_PROTOCOL_VERSION,

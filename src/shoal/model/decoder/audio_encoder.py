@@ -21,7 +21,7 @@ from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import pack_weight, weight_form
 from shoal.model.weights import DenseWeight, WeightSource
-from shoal.protocol.messages import Generation, Step, StepId
+from shoal.protocol.language_messages import Generation, Step, StepId
 from shoal.protocol.stage_config import StageConfig
 
 _GELU = 1

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from shoal.arrays import F32, I32
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight, WeightSource
-from shoal.protocol.messages import PictureRows, Step
+from shoal.protocol.language_messages import PictureRows, Step
 
 
 class Embedding:

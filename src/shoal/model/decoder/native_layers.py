@@ -31,7 +31,7 @@ from shoal.model.packed.loader import PackedWeights
 from shoal.model.recurrence.mamba import MambaConfig
 from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 

@@ -25,7 +25,7 @@ from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers, SumOverShar
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import AdapterFile, Encoding, SampledToken, SampleRow, Step
+from shoal.protocol.language_messages import AdapterFile, Encoding, SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
 from shoal.protocol.step_masks import Masks, awaited
 

@@ -13,7 +13,7 @@ from shoal.model.attention.paged_attention import NativeAttention, make_attentio
 from shoal.model.attention.rope import query_scales, rope_tables
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 if TYPE_CHECKING:

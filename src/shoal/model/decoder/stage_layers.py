@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from shoal.arrays import F32
 from shoal.model.decoder.sampling.look_over import LookOver
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 
 HEAD_ROWS = 64
 """Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""

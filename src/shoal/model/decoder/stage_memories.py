@@ -15,7 +15,7 @@ from shoal.arrays import F32, I32
 from shoal.model.attention.interface import AttentionShape
 from shoal.model.attention.kv_storage import KvStorage, kv_dtype
 from shoal.model.decoder_config import DecoderConfig, EncoderConfig
-from shoal.protocol.messages import Alignment, Step
+from shoal.protocol.language_messages import Alignment, Step
 from shoal.protocol.stage_config import StageConfig
 
 

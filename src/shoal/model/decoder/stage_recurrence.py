@@ -19,7 +19,7 @@ from shoal.model.recurrence.kinds import RecurrenceConfig
 from shoal.model.recurrence.mamba import MambaConfig
 from shoal.model.recurrence.short_conv import ShortConvConfig
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.arrays import I32
 from shoal.model.language_graph.abilities import Abilities
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 
 _MOST_PADDED = 2
 _ALWAYS_PADDED = 64

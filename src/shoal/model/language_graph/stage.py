@@ -27,7 +27,7 @@ from shoal.model.language_graph.runs import RunLimits, SequencePiece, divide, pi
 from shoal.model.language_graph.session import Computed, LanguageSession, as_logits, no_past
 from shoal.model.language_graph.settings import max_run_tokens
 from shoal.protocol.device_config import DeviceConfig
-from shoal.protocol.messages import SampledToken, SampleRow, Step
+from shoal.protocol.language_messages import SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
 from shoal.protocol.step_masks import Masks, awaited
 

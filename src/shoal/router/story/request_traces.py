@@ -11,7 +11,7 @@ from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded
 from shoal.core.recovery.events import ReplicaLost, StopWorkers
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
-from shoal.protocol.messages import StepId
+from shoal.protocol.language_messages import StepId
 
 PhaseName = Literal["queue", "prefill", "decode", "recovery", "replay"]
 """`recovery`: its workers are lost and others have not taken it up yet; `replay`: what was lost is computed again."""

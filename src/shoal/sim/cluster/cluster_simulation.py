@@ -20,7 +20,7 @@ from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.errors import ShoalError
-from shoal.protocol.messages import Step, StepResult
+from shoal.protocol.language_messages import Step, StepResult
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.known_speed import KnownSpeedMeter
 from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome, make_outcome

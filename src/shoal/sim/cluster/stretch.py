@@ -15,7 +15,7 @@ from shoal.core.fleet.fleet_replica import FleetReplica
 from shoal.core.generation.steady_steps import advance, num_steady_steps
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
-from shoal.protocol.messages import Step, StepId, StepResult
+from shoal.protocol.language_messages import Step, StepId, StepResult
 from shoal.sim.cluster.predicted_workers import TOKEN_ID, PredictedWorkers
 
 _SHORTEST = 3

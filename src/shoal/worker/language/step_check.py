@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.messages import SampleRow, Step
+from shoal.protocol.language_messages import SampleRow, Step
 
 
 def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: int = 0) -> None:

@@ -17,7 +17,7 @@ from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.runtime_sessions import share_pool
-from shoal.protocol.messages import Generation, Shutdown, StageFailed
+from shoal.protocol.language_messages import Generation, Shutdown, StageFailed
 from shoal.protocol.profile_messages import (
     PAIR,
     PROFILE_PROTOCOL_VERSION,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import I32
-from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import Generation, SampleRow, Sampling, Step, StepId
 from shoal.protocol.profile_messages import TimeStep
 
 _NO_BLOCK = -1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shoal.arrays import F32
 from shoal.model.decoder.sampling.look_over import Found, LookOver, NativeLookOver, look_over
-from shoal.protocol.messages import SampleRow, Sampling
+from shoal.protocol.language_messages import SampleRow, Sampling
 
 _native = pytest.importorskip("shoal._native")
 NAMES = ["numpy", *_native.supported_isas()]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from shoal.model.decoder.sampling.sampling import sample_rows, uniform
-from shoal.protocol.messages import SampledToken, SampleRow, Sampling
+from shoal.protocol.language_messages import SampledToken, SampleRow, Sampling
 
 F32 = npt.NDArray[np.float32]
 VOCAB = 50

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shoal.model.decoder.sampling.candidates import pick
 from shoal.model.decoder.sampling.sampling import sample_rows
 from shoal.model.decoder.sampling.shard_sampling import sample_shard
-from shoal.protocol.messages import SampledToken, SampleRow, Sampling
+from shoal.protocol.language_messages import SampledToken, SampleRow, Sampling
 from tests.model.decoder.lockstep import run_ranks
 
 F32 = npt.NDArray[np.float32]

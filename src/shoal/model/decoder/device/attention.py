@@ -31,7 +31,7 @@ from shoal.model.decoder.onnx.graph_builder import GraphForm
 from shoal.model.decoder.stage_attention import attention_vectors
 from shoal.model.weights import WeightSource
 from shoal.protocol.device_config import DeviceConfig
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 Attend = Callable[[ort.OrtValue], ort.OrtValue | Array]

@@ -35,7 +35,7 @@ from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource
 from shoal.protocol.device_config import DeviceConfig
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 

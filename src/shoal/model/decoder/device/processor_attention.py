@@ -22,7 +22,7 @@ from shoal.model.decoder.device.sessions import DeviceSession
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.weights import WeightSource
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 

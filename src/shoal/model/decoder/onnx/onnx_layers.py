@@ -25,7 +25,7 @@ from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool
 from shoal.model.weights import WeightSource, in_own_memory
-from shoal.protocol.messages import Step
+from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 _FEWEST_ROWS = 2

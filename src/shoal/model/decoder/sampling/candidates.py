@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import F32, I64
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 
 _NUCLEUS_GUESS = 512
 """Candidates sorted first when looking for the top-p nucleus; multiplied by NUCLEUS_GROWTH until it is inside."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from shoal.arrays import F32, I64
 from shoal.model.decoder.sampling.allowed import forbid_others
-from shoal.protocol.messages import SampleRow
+from shoal.protocol.language_messages import SampleRow
 
 
 def change_rows(logits: Sequence[F32], rows: Sequence[SampleRow], first_id: int = 0) -> list[bytes]:

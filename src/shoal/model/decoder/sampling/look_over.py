@@ -18,7 +18,7 @@ import numpy as np
 from shoal.arrays import F32
 from shoal.model.decoder.sampling.candidates import largest, softmax_weights
 from shoal.model.decoder.sampling.changes import rule_out
-from shoal.protocol.messages import SampleRow
+from shoal.protocol.language_messages import SampleRow
 
 if TYPE_CHECKING:
     from shoal._native import ThreadPool

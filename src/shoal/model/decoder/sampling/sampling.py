@@ -18,7 +18,7 @@ from shoal.model.decoder.sampling.allowed import few_allowed
 from shoal.model.decoder.sampling.candidates import candidates, effective_top_k, pick, softmax_weights
 from shoal.model.decoder.sampling.changes import change_row, change_rows
 from shoal.model.decoder.sampling.look_over import Found, LookOver, look_over
-from shoal.protocol.messages import SampledToken, SampleRow, TokenLogprobs
+from shoal.protocol.language_messages import SampledToken, SampleRow, TokenLogprobs
 
 _MASK = (1 << 64) - 1
 

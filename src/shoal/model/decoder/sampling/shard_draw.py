@@ -28,7 +28,7 @@ from shoal.model.decoder.sampling.candidates import (
 )
 from shoal.model.decoder.sampling.exchanges import Procedure, together
 from shoal.model.decoder.sampling.sampling import uniform
-from shoal.protocol.messages import SampleRow, Sampling
+from shoal.protocol.language_messages import SampleRow, Sampling
 
 _NUCLEUS_GUESS = 128
 """Candidates that a shard sends first when looking for the top-p nucleus: 1 KB a row. Source: over 2 ranks in shared

@@ -28,7 +28,7 @@ from shoal.model.decoder.sampling.changes import change_rows, rule_out
 from shoal.model.decoder.sampling.exchanges import Procedure, together
 from shoal.model.decoder.sampling.sampling import token_logprobs
 from shoal.model.decoder.sampling.shard_draw import ShardRow, choose_token, find_logit, gather_largest, gather_numbers
-from shoal.protocol.messages import SampledToken, SampleRow
+from shoal.protocol.language_messages import SampledToken, SampleRow
 
 
 def sample_shard(

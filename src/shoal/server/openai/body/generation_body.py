@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from shoal.errors import InvalidRequest
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.constraints import (
     CONSTRAINT_FIELDS,

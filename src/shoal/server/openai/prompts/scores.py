@@ -16,7 +16,7 @@ import msgspec
 
 from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.generation import GenerationSpec, Usage
-from shoal.protocol.messages import Sampling
+from shoal.protocol.language_messages import Sampling
 from shoal.server.openai.errors import ApiError
 from shoal.server.openai.form import Form, finite, top_pairs
 
