@@ -18,7 +18,7 @@ from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
 from tests.executor.graphs import skip_chain, strict_reshape
 from tests.log_lines import launch_lines

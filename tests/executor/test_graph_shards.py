@@ -21,7 +21,7 @@ from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecutor
 from tests.executor.graphs import skip_chain, strict_reshape
 from tests.plain_runtime import plain_session

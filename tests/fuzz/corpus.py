@@ -24,27 +24,29 @@ from shoal.protocol.graph_messages import (
 from shoal.protocol.hidden_codec import LINK_PRECISIONS
 from shoal.protocol.language_messages import (
     ExpertLoad,
-    Generation,
-    LinkLost,
-    Neighbor,
     PictureRows,
-    Progress,
     SampledToken,
     SampleRow,
     Sampling,
-    Shutdown,
-    StageFailed,
-    StageLoaded,
     Step,
     StepId,
     StepMasks,
     StepResult,
     TokenLogprobs,
-    Wire,
-    Wired,
 )
 from shoal.protocol.stage_interface import StageInput, StageInterface, StageOutput, TensorSpec
 from shoal.protocol.tensor_codec import encode_envelope
+from shoal.protocol.worker_messages import (
+    Generation,
+    LinkLost,
+    Neighbor,
+    Progress,
+    Shutdown,
+    StageFailed,
+    StageLoaded,
+    Wire,
+    Wired,
+)
 
 FOLDER = Path(__file__).parent / "inputs"
 _SHAPE = (2, 70)

@@ -20,7 +20,8 @@ from shoal.launch.in_process import InProcessStepExecutor
 from shoal.launch.language.planning import compute_exactly, plan_model
 from shoal.launch.launch import launch
 from shoal.model.attention.paged_attention import native_available
-from shoal.protocol.language_messages import Generation, Sampling
+from shoal.protocol.language_messages import Sampling
+from shoal.protocol.worker_messages import Generation
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
 

@@ -16,7 +16,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import InvalidRequest, ShoalError, WorkerCrashed, WorkerLost
 from shoal.offline.pull import Chunk, ChunkResult, ChunkRunner
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.graph_executor import Array, BatchResult, GraphExecutor, Tensors
 from tests.log_lines import replica_lines
 from tests.offline.fake_graphs import HandExecutor, InlineExecutor, ScriptedExecutor

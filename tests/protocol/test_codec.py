@@ -11,25 +11,27 @@ from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.codec import Activations, Message, decode, encode, pack_activations, unpack_activations
 from shoal.protocol.language_messages import (
     ExpertLoad,
-    Generation,
-    LinkLost,
     LoadStage,
-    Neighbor,
-    Progress,
     SampledToken,
     SampleRow,
     Sampling,
-    Shutdown,
-    StageFailed,
-    StageLoaded,
     Step,
     StepId,
     StepResult,
     TokenLogprobs,
+)
+from shoal.protocol.stage_config import ExpertSpan, ShardPart, StageConfig
+from shoal.protocol.worker_messages import (
+    Generation,
+    LinkLost,
+    Neighbor,
+    Progress,
+    Shutdown,
+    StageFailed,
+    StageLoaded,
     Wire,
     Wired,
 )
-from shoal.protocol.stage_config import ExpertSpan, ShardPart, StageConfig
 
 _STEP = Step(
     step_id=StepId(3),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from shoal.protocol.codec import Activations, pack_activations
-from shoal.protocol.language_messages import Generation, StepId
+from shoal.protocol.language_messages import StepId
+from shoal.protocol.worker_messages import Generation
 from tests.ray.hosts import RayHosts
 from tests.ray.wire import captured
 

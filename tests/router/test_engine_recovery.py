@@ -12,7 +12,7 @@ import pytest
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ModelLoadError, ShoalError, WorkerLost
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.engine import Engine
 from shoal.router.executor import Executor
 from tests.log_lines import replica_lines

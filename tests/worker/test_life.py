@@ -12,24 +12,19 @@ from typing_extensions import Buffer
 from shoal.errors import ModelChanged, ModelLoadError, RemoteProtocolError, ShoalError, WorkerLost
 from shoal.model.file_states import CHANGED, model_states
 from shoal.protocol.codec import Activations, Message, pack_activations, unpack_activations
-from shoal.protocol.language_messages import (
+from shoal.protocol.language_messages import LoadStage, SampleRow, Sampling, Step, StepId, StepResult
+from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.worker_messages import (
     PROTOCOL_VERSION,
     Generation,
     LinkLost,
-    LoadStage,
     Progress,
-    SampleRow,
-    Sampling,
     Shutdown,
     StageFailed,
     StageLoaded,
-    Step,
-    StepId,
-    StepResult,
     Wire,
     Wired,
 )
-from shoal.protocol.stage_config import StageConfig
 from shoal.worker.life import WorkerLife
 from shoal.worker.links import Seat, StageLinks
 from tests.model.tiny_models import make_tiny_gguf

@@ -8,20 +8,8 @@ import pytest
 
 from shoal.errors import WorkerLost
 from shoal.protocol.codec import Message
-from shoal.protocol.language_messages import (
-    Generation,
-    LinkLost,
-    Progress,
-    SampleRow,
-    Sampling,
-    Shutdown,
-    Step,
-    StepId,
-    StepMasks,
-    StepResult,
-    Wire,
-    Wired,
-)
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId, StepMasks, StepResult
+from shoal.protocol.worker_messages import Generation, LinkLost, Progress, Shutdown, Wire, Wired
 from shoal.worker.life import WorkerLife
 from shoal.worker.links import StageLinks
 from tests.model.tiny_models import make_tiny_gguf

@@ -12,7 +12,7 @@ import pytest
 from shoal.comm.tls.tls_identity import ClusterAuthority
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import WorkerLost
-from shoal.protocol.language_messages import Generation, Neighbor, Wire
+from shoal.protocol.worker_messages import Generation, Neighbor, Wire
 from shoal.worker.remote_links import TlsConnector, format_where
 from tests.worker.test_life import load_message
 

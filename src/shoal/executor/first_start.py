@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import WorkerLost
 from shoal.executor.pipeline_executor import PipelineExecutor
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.replica_workers import counted_as_failed
 
 _logger = logging.getLogger("shoal.launch")

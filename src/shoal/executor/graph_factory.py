@@ -18,7 +18,7 @@ from shoal.executor.traffic import BatchTraffic, BatchTrial
 from shoal.model.file_states import file_states, unchanged
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.language_messages import FileState, Generation
+from shoal.protocol.worker_messages import FileState, Generation
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor
 
 _logger = logging.getLogger("shoal.launch")

@@ -17,7 +17,8 @@ from shoal.executor.traffic import StepTraffic
 from shoal.model.on_disk import ModelOnDisk
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.split_text import describe
-from shoal.protocol.language_messages import AdapterFile, ExpertLoad, Generation, StepResult
+from shoal.protocol.language_messages import AdapterFile, ExpertLoad, StepResult
+from shoal.protocol.worker_messages import Generation
 from shoal.router.executor import StepExecutor
 
 _logger = logging.getLogger("shoal.launch")

@@ -9,7 +9,8 @@ from typing import Protocol
 from shoal.comm.links.tensor_port import TensorPort
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.language_messages import Generation, LoadStage
+from shoal.protocol.language_messages import LoadStage
+from shoal.protocol.worker_messages import Generation
 
 LoadMessage = LoadStage | LoadGraph
 

@@ -8,8 +8,9 @@ from shoal.core.generation.scheduler_config import SchedulerConfig, prefill_chun
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.language_messages import PROTOCOL_VERSION, AdapterFile, FileState, LoadStage
+from shoal.protocol.language_messages import AdapterFile, LoadStage
 from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.worker_messages import PROTOCOL_VERSION, FileState
 
 
 def load_message(

@@ -20,7 +20,8 @@ from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.language_messages import Generation, LoadStage, Neighbor, Wire
+from shoal.protocol.language_messages import LoadStage
+from shoal.protocol.worker_messages import Generation, Neighbor, Wire
 
 _RING_STEPS = 3
 """Steps' worth of hidden states that a ring holds, so that a sender never waits for a receiver that computes."""

@@ -16,7 +16,8 @@ from shoal.executor.process.worker import close_all, first_cause, kill_all
 from shoal.executor.traffic import Traffic, Trial
 from shoal.protocol.codec import Message
 from shoal.protocol.graph_messages import Envelope
-from shoal.protocol.language_messages import ExpertLoad, Generation, LinkLost, Progress, StageLoaded, StepResult, Wired
+from shoal.protocol.language_messages import ExpertLoad, StepResult
+from shoal.protocol.worker_messages import Generation, LinkLost, Progress, StageLoaded, Wired
 
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")

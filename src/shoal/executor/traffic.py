@@ -15,8 +15,9 @@ from shoal.executor.launcher import Wiring
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch
-from shoal.protocol.language_messages import ExpertLoad, Generation, StepMasks, StepResult
+from shoal.protocol.language_messages import ExpertLoad, StepMasks, StepResult
 from shoal.protocol.stage_interface import HEAD
+from shoal.protocol.worker_messages import Generation
 from shoal.router.graph_executor import Batch, BatchId, BatchResult
 from shoal.router.rows import take_rows
 

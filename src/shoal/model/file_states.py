@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shoal.errors import ModelChanged, ModelLoadError
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 
 CHANGED = "the model's file has changed since the server started; start it again"
 _HEADER_BYTES = 1 << 16

@@ -14,7 +14,7 @@ from shoal.core.recovery.events import RecoveryEffect, ReplicaJoined, ReplicaLos
 from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import InvalidRequest, WorkerLost
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.graph_executor import Array, Batch, BatchId, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.replica_owner import ReplicaOwner
 from shoal.router.rows import count_rows, row_cost

@@ -13,19 +13,14 @@ import numpy.typing as npt
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.graph_messages import Envelope, LoadGraph
 from shoal.protocol.hidden_codec import LINK_PRECISIONS, LinkPrecision, pack_hidden, unpack_hidden
-from shoal.protocol.language_messages import (
-    ExpertLoad,
+from shoal.protocol.language_messages import ExpertLoad, LoadStage, Step, StepId, StepMasks, StepResult
+from shoal.protocol.worker_messages import (
     Generation,
     LinkLost,
-    LoadStage,
     Progress,
     Shutdown,
     StageFailed,
     StageLoaded,
-    Step,
-    StepId,
-    StepMasks,
-    StepResult,
     Wire,
     Wired,
 )

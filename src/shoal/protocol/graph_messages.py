@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.protocol.language_messages import Generation, WorkerLoad
 from shoal.protocol.stage_interface import HEAD, StageInterface
+from shoal.protocol.worker_messages import Generation, WorkerLoad
 
 
 class LoadGraph(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=20):

@@ -10,8 +10,8 @@ import msgspec
 
 from shoal.errors import LocalProtocolError, RemoteProtocolError
 from shoal.protocol.device_config import DeviceConfig
-from shoal.protocol.language_messages import Shutdown, StageFailed
 from shoal.protocol.stage_config import Precision, StageConfig
+from shoal.protocol.worker_messages import Shutdown, StageFailed
 
 PROFILE_PROTOCOL_VERSION = 4
 PAIR = 2

@@ -35,7 +35,7 @@ from shoal.core.recovery.events import (
     Tick,
 )
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.batch_stats import BatchCounts, BatchStats
 from shoal.router.graph_executor import Batch, BatchResult, GraphExecutor, GraphReplicaFactory, Tensors
 from shoal.router.inference import Inference, InferenceRequest, InferenceResult

@@ -18,7 +18,8 @@ from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, Star
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.routing import Routing
 from shoal.errors import WorkerLost
-from shoal.protocol.language_messages import Generation, StepResult
+from shoal.protocol.language_messages import StepResult
+from shoal.protocol.worker_messages import Generation
 from shoal.router.engine_stats import EngineStats, take_stats
 from shoal.router.executor import StepExecutor, StepReplicaFactory
 from shoal.router.replica_owner import ReplicaOwner

@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.step_work import StepWork
-from shoal.protocol.language_messages import Generation, StepResult
+from shoal.protocol.language_messages import StepResult
+from shoal.protocol.worker_messages import Generation
 
 WorkT = TypeVar("WorkT")
 WorkT_contra = TypeVar("WorkT_contra", contravariant=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Generic
 
 from shoal.core.story import Story
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, WorkT
 from shoal.router.replica_workers import LimitsT, Replaced
 from shoal.router.worker_set import WorkerSet

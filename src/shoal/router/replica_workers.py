@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shoal.errors import ShoalError, WorkerLost
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, StartingExecutor, WorkT
 
 _REPLACEMENT_TIMEOUT_S = 600.0

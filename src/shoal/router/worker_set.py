@@ -26,7 +26,7 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.errors import MachineGone, ModelChanged, ShoalError, WorkerCrashed
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, WorkT
 from shoal.router.replica_workers import LimitsT, Ready, Replaced, ReplicaWorkers
 from shoal.router.story.replica_log import ReplicaLog

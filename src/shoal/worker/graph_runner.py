@@ -25,8 +25,8 @@ from shoal.model.graph.stage.shard_session import GraphShard, ShardSegments
 from shoal.model.graph.tensor_parallel.shard_model import shard_model
 from shoal.model.runtime_sessions import share_pool
 from shoal.protocol.graph_messages import BatchDone, Envelope, LoadGraph, RunBatch, StageBatch
-from shoal.protocol.language_messages import Wire
 from shoal.protocol.stage_interface import HEAD
+from shoal.protocol.worker_messages import Wire
 from shoal.worker.links import Connector, StageLinks
 from shoal.worker.runner import OnProgress, Work
 

@@ -17,19 +17,15 @@ from shoal.comm.links.link import Link
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 from shoal.protocol.codec import WorkerMessage, encode
 from shoal.protocol.graph_messages import Envelope, LoadGraph
-from shoal.protocol.language_messages import (
+from shoal.protocol.language_messages import ExpertLoad, LoadStage, Step, StepMasks, StepResult
+from shoal.protocol.worker_messages import (
     PROTOCOL_VERSION,
-    ExpertLoad,
     Generation,
     LinkLost,
-    LoadStage,
     Progress,
     Shutdown,
     StageFailed,
     StageLoaded,
-    Step,
-    StepMasks,
-    StepResult,
     Wire,
     Wired,
 )

@@ -19,7 +19,7 @@ from shoal.comm.links.socket_link import SocketLink
 from shoal.comm.links.tensor_link import TensorLink
 from shoal.comm.links.tensor_port import SharedPort, TensorPort
 from shoal.errors import RemoteProtocolError, WorkerLost
-from shoal.protocol.language_messages import Wire
+from shoal.protocol.worker_messages import Wire
 
 _HANDOVER_TIMEOUT_S = 10.0
 """Descriptors are on their way before the message that announces them."""

@@ -17,7 +17,7 @@ from shoal.comm.tls.tls_link import Address, connect_tls, format_address
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.comm.tls.tls_mesh import connect_tls_mesh
 from shoal.errors import RemoteProtocolError, WorkerLost
-from shoal.protocol.language_messages import Neighbor, Wire
+from shoal.protocol.worker_messages import Neighbor, Wire
 from shoal.worker.links import Seat, StageLinks
 
 _CONNECT_TIMEOUT_S = 5.0

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from shoal.protocol.graph_messages import Envelope
-from shoal.protocol.language_messages import Step, Wire
+from shoal.protocol.language_messages import Step
+from shoal.protocol.worker_messages import Wire
 from shoal.worker.links import Connector
 
 Work = Step | Envelope

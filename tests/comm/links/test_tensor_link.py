@@ -18,8 +18,8 @@ from shoal.comm.links.tensor_link import TensorLink
 from shoal.comm.links.tensor_port import SharedPort
 from shoal.errors import CapacityError, LocalProtocolError, RemoteProtocolError
 from shoal.protocol.graph_messages import BatchDone, Envelope, Release, RunBatch, TensorRef
-from shoal.protocol.language_messages import Generation
 from shoal.protocol.tensor_codec import decode_envelope, encode_envelope, from_bytes
+from shoal.protocol.worker_messages import Generation
 
 MESSAGE = RunBatch(batch_id=7, generation=Generation(0))
 DONE = BatchDone(batch_id=7, generation=Generation(0), compute_s=0.5)

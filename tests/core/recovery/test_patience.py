@@ -8,7 +8,8 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.patience import Patience
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
-from shoal.protocol.language_messages import Generation, Step, StepId
+from shoal.protocol.language_messages import Step, StepId
+from shoal.protocol.worker_messages import Generation
 
 CONFIG = RecoveryConfig(worker_timeout_s=2.0)
 

@@ -11,7 +11,8 @@ from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent, WorkerRecovered, WorkerSlowed
 from shoal.core.speed.step_times import StageCost
-from shoal.protocol.language_messages import Generation, Step, StepId, StepResult
+from shoal.protocol.language_messages import Step, StepId, StepResult
+from shoal.protocol.worker_messages import Generation
 from tests.core.speed.plain_routing import choose_replica
 
 COST = StageCost(

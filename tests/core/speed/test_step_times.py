@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
-from shoal.protocol.language_messages import Generation, Step, StepId
+from shoal.protocol.language_messages import Step, StepId
+from shoal.protocol.worker_messages import Generation
 
 TRUE = StageCost(
     step_s=0.011,

@@ -19,7 +19,7 @@ from shoal.executor.process.fork_server import GRAPH_WORKER, LANGUAGE_WORKER
 from shoal.executor.process.living_workers import worker_processes
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
-from shoal.protocol.language_messages import Shutdown
+from shoal.protocol.worker_messages import Shutdown
 
 WAIT_S = 60.0
 

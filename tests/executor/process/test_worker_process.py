@@ -13,7 +13,7 @@ from shoal.executor.process.child_process import ChildProcess, start_module
 from shoal.executor.process.worker import close_all
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import Message, encode
-from shoal.protocol.language_messages import Generation, Progress, StageFailed
+from shoal.protocol.worker_messages import Generation, Progress, StageFailed
 
 WAIT_S = 20.0
 

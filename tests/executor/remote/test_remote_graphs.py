@@ -22,8 +22,8 @@ from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.offline.pull import Chunk, ChunkRunner
 from shoal.protocol.graph_messages import Envelope, Release, RunBatch
-from shoal.protocol.language_messages import Generation
 from shoal.protocol.tensor_codec import decode_envelope
+from shoal.protocol.worker_messages import Generation
 from shoal.router.graph_executor import Batch, BatchId
 from tests.executor.graphs import skip_chain, strict_reshape
 from tests.executor.test_graph_local import results

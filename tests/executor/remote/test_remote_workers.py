@@ -30,7 +30,7 @@ from shoal.executor.remote.launcher import RemoteLauncher
 from shoal.executor.traffic import StepTraffic
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import LoadedModel, launch
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from tests.executor.remote.delay_proxy import FarHost
 from tests.integration.leaks import no_leaks
 from tests.integration.running import PATIENT, QUICK, Transcript, executors, make_requests, tiny_config, transcribe

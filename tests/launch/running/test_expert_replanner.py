@@ -19,7 +19,8 @@ from shoal.launch.running.expert_replanner import ExpertReplanner
 from shoal.launch.running.running_plan import Done
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.split.hot_experts import row_share
-from shoal.protocol.language_messages import ExpertLoad, Generation
+from shoal.protocol.language_messages import ExpertLoad
+from shoal.protocol.worker_messages import Generation
 from tests.integration.running import tiny_config
 from tests.log_lines import launch_lines
 from tests.model.tiny_models import make_tiny_model

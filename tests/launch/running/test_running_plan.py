@@ -17,7 +17,7 @@ from shoal.executor.process.message_worker import MessageWorker
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind, RunningPlan
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 from shoal.router.engine_stats import EngineStats
 from tests.log_lines import launch_lines
 from tests.model.tiny_models import make_tiny_gguf

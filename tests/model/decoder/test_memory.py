@@ -31,8 +31,9 @@ from shoal.model.formats.open_weights import open_weights
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.planner.memory.fit import tied_bytes
 from shoal.planner.memory.plan_memory import needed_memory
-from shoal.protocol.language_messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.worker_messages import Generation
 from tests.model.tiny_models import VOCAB_SIZE, write_gguf
 
 HIDDEN, COLUMNS, KV_WIDTH, NUM_LAYERS = 1024, 4096, 256, 3

@@ -13,8 +13,9 @@ from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.formats.open_weights import open_weights
-from shoal.protocol.language_messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import ShardPart, StageConfig
+from shoal.protocol.worker_messages import Generation
 from tests.model.tiny_models import make_tiny_model, tiny_llama_tensors, write_gguf
 
 ABSURD_CONTEXT = 2**31 - 1

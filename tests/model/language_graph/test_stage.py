@@ -11,8 +11,9 @@ import pytest
 
 from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.model.language_graph.stage import GraphDecoder
-from shoal.protocol.language_messages import Generation, SampledToken, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import SampledToken, SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import ShardPart, StageConfig
+from shoal.protocol.worker_messages import Generation
 from tests.model.language_graph.graph_files import GENAI, MERGED_FILE, plain_logits
 
 BLOCK = 4

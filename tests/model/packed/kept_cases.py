@@ -10,7 +10,7 @@ import numpy as np
 from shoal.arrays import U8
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.pack import Arrangement, Placed
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 
 NUM_BYTES = 3 * 64 * 1000
 ARRANGEMENT = Arrangement(

@@ -7,7 +7,8 @@ import pytest
 from msgspec import structs
 
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.language_messages import Generation, PictureRows, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import PictureRows, SampleRow, Sampling, Step, StepId
+from shoal.protocol.worker_messages import Generation
 from shoal.worker.language.step_check import check_step
 
 VOCABULARY, MOST_TOKENS = 100, 8

@@ -43,7 +43,7 @@ from shoal.core.recovery.events import (
 from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import DeadlineExceeded, InvalidRequest, RequestAborted, ShoalError, WorkerLost
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 
 
 class BatchScheduler:

@@ -41,7 +41,8 @@ from shoal.core.sequences.sequence import Sequence
 from shoal.core.sequences.strikes import failure_message, is_given_up
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.errors import RemoteProtocolError, ShoalError
-from shoal.protocol.language_messages import Generation, SampledToken, StepResult, TokenLogprobs
+from shoal.protocol.language_messages import SampledToken, StepResult, TokenLogprobs
+from shoal.protocol.worker_messages import Generation
 
 
 class Scheduler:

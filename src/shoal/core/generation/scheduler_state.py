@@ -13,7 +13,8 @@ from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import StateCache
 from shoal.core.sequences.request import RequestId
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.language_messages import Generation, StepId
+from shoal.protocol.language_messages import StepId
+from shoal.protocol.worker_messages import Generation
 
 
 class SchedulerState:

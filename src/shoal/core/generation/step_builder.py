@@ -11,7 +11,8 @@ from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.pictures import plain_turns
 from shoal.core.sequences.request import NO_ADAPTER
 from shoal.core.sequences.sequence import Sequence
-from shoal.protocol.language_messages import Alignment, Encoding, Generation, PictureRows, SampleRow, Step, StepId
+from shoal.protocol.language_messages import Alignment, Encoding, PictureRows, SampleRow, Step, StepId
+from shoal.protocol.worker_messages import Generation
 
 
 class SequenceChunk(NamedTuple):

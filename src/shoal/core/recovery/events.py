@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shoal.core.speed.slow_workers import SpeedEvent
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 
 LimitsT = TypeVar("LimitsT")
 """What a scheduler may ask of a replica's workers."""

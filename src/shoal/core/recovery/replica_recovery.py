@@ -10,7 +10,7 @@ from shoal.core.recovery.patience import Patience
 from shoal.core.recovery.wake_times import WakeTimes
 from shoal.core.recovery.worker_life import Phase, ReplicaLife
 from shoal.core.speed.work_size import WorkSize
-from shoal.protocol.language_messages import Generation
+from shoal.protocol.worker_messages import Generation
 
 
 class ReplicaRecovery:

@@ -6,7 +6,7 @@ from shoal.comm.links.link import Link
 from shoal.executor.process.child_process import Child
 from shoal.executor.process.worker import Worker
 from shoal.protocol.codec import Message, decode, encode
-from shoal.protocol.language_messages import Shutdown, StageFailed
+from shoal.protocol.worker_messages import Shutdown, StageFailed
 
 _SEND_TIMEOUT_S = 10.0
 

@@ -20,7 +20,7 @@ from shoal.errors import (
     WorkerLost,
 )
 from shoal.executor.process.child_process import Child
-from shoal.protocol.language_messages import StageFailed
+from shoal.protocol.worker_messages import StageFailed
 
 _EXIT_GRACE_S = 1.0
 _REPORTED_ERRORS: dict[str, type[ShoalError]] = {

@@ -14,7 +14,7 @@ from shoal.executor.process.cpu_quota import held
 from shoal.executor.process.fork_server import fork_worker
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.codec import encode
-from shoal.protocol.language_messages import Wire
+from shoal.protocol.worker_messages import Wire
 
 
 class WorkerProcess(MessageWorker):

@@ -14,7 +14,7 @@ from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.remote.host import WorkerHost
 from shoal.executor.remote.worker import RemoteWorker
 from shoal.protocol.codec import encode
-from shoal.protocol.language_messages import Generation, Neighbor, Wire
+from shoal.protocol.worker_messages import Generation, Neighbor, Wire
 from shoal.worker.remote_links import format_where
 
 

@@ -17,7 +17,7 @@ from shoal.errors import ModelLoadError
 from shoal.executor.remote.model_parts import files_of
 from shoal.json_cache import ProfileCache
 from shoal.model.file_states import state_of
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

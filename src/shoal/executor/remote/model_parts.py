@@ -12,7 +12,7 @@ from pathlib import Path
 from shoal.model.adapter.files import is_peft, peft_files
 from shoal.model.file_states import file_states, model_files
 from shoal.model.formats.needed_chunks import CHUNK_BYTES, needed_chunks
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 
 _GRAPH_SUFFIX = ".onnx"
 Layers = tuple[int, int]

@@ -21,7 +21,7 @@ from shoal.launch.running.running_plan import ChangeableEngine, RunningPlan
 from shoal.machines.machines import Machines, describe_machines
 from shoal.machines.placed_fleet import PlacedGraphFleet
 from shoal.planner.split.split_text import describe_shares
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 from shoal.router.batch_engine import BatchEngine
 from shoal.router.batch_stats import BatchStats
 

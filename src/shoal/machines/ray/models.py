@@ -14,7 +14,7 @@ from shoal.executor.remote.model_parts import Layers, chunks_of, files_of, state
 from shoal.executor.remote.model_stream import send_model
 from shoal.machines.ray.machine import RayMachine
 from shoal.model.file_states import CHANGED, unchanged
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 
 _MB = 1e6
 

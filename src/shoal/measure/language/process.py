@@ -16,7 +16,6 @@ from shoal.executor.process.child_process import ChildProcess, start_module
 from shoal.executor.process.cpu_quota import held
 from shoal.executor.process.worker import Worker, close_all
 from shoal.measure.slots import Slot
-from shoal.protocol.language_messages import Shutdown, StageFailed
 from shoal.protocol.profile_messages import (
     PAIR,
     PROFILE_PROTOCOL_VERSION,
@@ -30,6 +29,7 @@ from shoal.protocol.profile_messages import (
     decode_answer,
     encode_profile,
 )
+from shoal.protocol.worker_messages import Shutdown, StageFailed
 
 _SEND_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 300.0

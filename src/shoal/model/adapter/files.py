@@ -14,7 +14,8 @@ from shoal.model.adapter.merged import MergedSource
 from shoal.model.adapter.peft import CONFIG_FILE, WEIGHTS_FILE
 from shoal.model.file_states import file_states, unchanged
 from shoal.model.weights import WeightSource
-from shoal.protocol.language_messages import AdapterFile, FileState
+from shoal.protocol.language_messages import AdapterFile
+from shoal.protocol.worker_messages import FileState
 
 
 def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFile:

@@ -21,8 +21,9 @@ from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import pack_weight, weight_form
 from shoal.model.weights import DenseWeight, WeightSource
-from shoal.protocol.language_messages import Generation, Step, StepId
+from shoal.protocol.language_messages import Step, StepId
 from shoal.protocol.stage_config import StageConfig
+from shoal.protocol.worker_messages import Generation
 
 _GELU = 1
 """Source: enum Activation, native/layers/args.h"""

@@ -25,7 +25,8 @@ from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import Arrangement
 from shoal.model.packed.room import make_room
 from shoal.model.weights import Precision
-from shoal.protocol.language_messages import FileState, LoadStage
+from shoal.protocol.language_messages import LoadStage
+from shoal.protocol.worker_messages import FileState
 
 if TYPE_CHECKING:
     from shoal._native import ThreadPool

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from shoal.protocol.language_messages import FileState
+from shoal.protocol.worker_messages import FileState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

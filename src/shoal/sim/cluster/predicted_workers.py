@@ -12,7 +12,8 @@ from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.speed.routing import ReplicaSpeed
 from shoal.core.speed.step_times import StepShape
 from shoal.planner.predict.step_seconds import StepSeconds
-from shoal.protocol.language_messages import Generation, SampledToken, Step, StepId, StepResult
+from shoal.protocol.language_messages import SampledToken, Step, StepId, StepResult
+from shoal.protocol.worker_messages import Generation
 from shoal.sim.cluster.known_speed import known_speed
 from shoal.sim.cluster.shared_head import SharedHead
 from shoal.sim.faults import Network

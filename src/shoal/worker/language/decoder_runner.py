@@ -22,7 +22,8 @@ from shoal.model.file_states import states_again, unchanged
 from shoal.model.open_stage import open_stage
 from shoal.model.packed.kept_weights import kept_for
 from shoal.protocol.codec import Activations, encode, pack_activations, unpack_activations
-from shoal.protocol.language_messages import ExpertLoad, LoadStage, Step, StepResult, Wire
+from shoal.protocol.language_messages import ExpertLoad, LoadStage, Step, StepResult
+from shoal.protocol.worker_messages import Wire
 from shoal.worker.inbox import Inbox
 from shoal.worker.language.row_time import measure_row
 from shoal.worker.language.step_check import check_masks, check_step

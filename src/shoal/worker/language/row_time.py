@@ -11,7 +11,8 @@ import time
 import numpy as np
 
 from shoal.model.open_stage import LanguageStage
-from shoal.protocol.language_messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
+from shoal.protocol.worker_messages import Generation
 
 _NUM_STEPS = 2
 """the first one warms up"""

@@ -17,7 +17,6 @@ from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.runtime_sessions import share_pool
-from shoal.protocol.language_messages import Generation, Shutdown, StageFailed
 from shoal.protocol.profile_messages import (
     PAIR,
     PROFILE_PROTOCOL_VERSION,
@@ -39,6 +38,7 @@ from shoal.protocol.profile_messages import (
     decode_request,
     encode_profile,
 )
+from shoal.protocol.worker_messages import Generation, Shutdown, StageFailed
 from shoal.worker.measuring.profile_rates import copy, product, receive_frames, repeat, send_frames, sums
 from shoal.worker.measuring.profile_steps import make_step
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import I32
-from shoal.protocol.language_messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
 from shoal.protocol.profile_messages import TimeStep
+from shoal.protocol.worker_messages import Generation
 
 _NO_BLOCK = -1
 

@@ -20,8 +20,8 @@ from shoal.model.graph.file.functions import check_functions
 from shoal.model.graph.file.operators import check_operators
 from shoal.model.graph.file.value_types import infer_specs, tensor_spec, value_info
 from shoal.model.graph.file.weight_tensors import check_tensors
-from shoal.protocol.language_messages import FileState
 from shoal.protocol.stage_interface import TensorSpec
+from shoal.protocol.worker_messages import FileState
 
 MAX_FILE_BYTES = 1 << 31
 """The most that a message in the protobuf format can have. Source: protobuf's encoding guide."""
