@@ -29,7 +29,7 @@ from simulate_error import Case, traffic_of
 from shoal.bench.load import Load
 from shoal.bench.load_generator import run_requests
 from shoal.config import LaunchConfig, PlanningConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.speed.step_times import StepShape
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
 from shoal.protocol.language_messages import SampledToken, Step, StepResult

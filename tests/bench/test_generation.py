@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shoal.bench.generation import FinishedRequest, generate
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest, RequestError, WorkerLost
 from shoal.protocol.language_messages import SampledToken, StepResult, TokenLogprobs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shoal.core.generation.step_work import GuidedRow, StepWork
+from shoal.core.generation.steps.step_work import GuidedRow, StepWork
 from shoal.executor.traffic import StepTraffic
 from shoal.protocol.codec import Message, decode
 from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepMasks

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from shoal.bench.generation import generate
 from shoal.core.collectives import SummingGroup
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.stage import Stage

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.protocol.language_messages import SampledToken, SampleRow, Sampling, Step, StepResult
 from shoal.router.engine import Engine

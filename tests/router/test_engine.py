@@ -7,7 +7,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import RequestId
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from tests.router.fakes import (

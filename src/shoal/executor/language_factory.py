@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import structs
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.executor.launcher import Place, WorkerLauncher
 from shoal.executor.load_message import load_message, scheduler_config

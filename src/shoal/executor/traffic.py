@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from shoal.arrays import Array
 from shoal.comm.links.tensor_port import Received, TensorPort
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import WorkerLost
 from shoal.executor.launcher import Wiring

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.plan.language import ReplicaPlan
 from shoal.executor.in_process import InProcessExecutor
 from shoal.executor.load_message import load_message

@@ -12,7 +12,7 @@ from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, Submi
 from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers, Tick
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.protocol.language_messages import StepResult
 from shoal.protocol.worker_messages import Generation
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.protocol.language_messages import SampledToken, SampleRow, Step, StepResult
 from shoal.protocol.step_masks import Masks, awaited
 from shoal.sim.faults import Network

@@ -9,7 +9,7 @@ from shoal.core.fleet.events import FleetEffect, FleetEvent, StepAnswered, Submi
 from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced

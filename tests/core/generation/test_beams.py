@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.core.generation.events import RequestCancelled, StepCompleted, WorkersLost, WorkersReady
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.beams import BeamProgress, BeamSearch, Hypothesis
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import RemoteProtocolError

@@ -3,7 +3,7 @@
 import pytest
 
 from shoal.core.generation.events import RequestAdded
-from shoal.core.generation.micro_batches import decode_share, prefill_share
+from shoal.core.generation.steps.micro_batches import decode_share, prefill_share
 from shoal.core.sequences.request import RequestProgress
 from tests.core.generation.scheduler_driver import Driver, ints, make_config, make_request, rows_per_sequence
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.recovery.events import (
     RecoveryEffect,
     ReplicaJoined,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import Output, Request, RequestId, RequestProgress
 from shoal.protocol.language_messages import Step, StepResult
 

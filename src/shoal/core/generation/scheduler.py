@@ -26,8 +26,8 @@ from shoal.core.generation.events import (
 from shoal.core.generation.scheduler_config import SchedulerConfig, check_request, output_limit
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.scheduler_stats import SchedulerStats, measure_load, take_stats
-from shoal.core.generation.step_builder import SequenceChunk, StepInFlight
 from shoal.core.generation.step_forming import form_step
+from shoal.core.generation.steps.step_builder import SequenceChunk, StepInFlight
 from shoal.core.sequences.request import (
     Clip,
     FinishReason,

@@ -9,7 +9,7 @@ it, step by step, block by block (tests/core/generation/test_steady_steps.py).
 from __future__ import annotations
 
 from shoal.core.generation.scheduler_state import SchedulerState
-from shoal.core.generation.step_builder import SequenceChunk, StepInFlight
+from shoal.core.generation.steps.step_builder import SequenceChunk, StepInFlight
 from shoal.core.kv.kv_cache import KvCache
 from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.language_messages import StepId

@@ -22,10 +22,10 @@ admitted, the prompt under way is finished, what is in flight returns, then its 
 
 from __future__ import annotations
 
-from shoal.core.generation.micro_batches import decode_share, prefill_share
 from shoal.core.generation.scheduler_state import SchedulerState
-from shoal.core.generation.step_builder import StepBuilder
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.micro_batches import decode_share, prefill_share
+from shoal.core.generation.steps.step_builder import StepBuilder
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.language_messages import StepId
 

@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.step_work import StepWork
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import Request, RequestId
 from shoal.executor.in_process import InProcessExecutor
 from shoal.planner.speeds.speeds import Curve

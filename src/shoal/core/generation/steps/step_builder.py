@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
-from shoal.core.generation.step_work import GuidedRow, StepWork
+from shoal.core.generation.steps.step_work import GuidedRow, StepWork
 from shoal.core.kv.memory_slots import MemorySlots
 from shoal.core.kv.state_cache import ChunkStates, StateCache
 from shoal.core.sequences.pictures import plain_turns
