@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as Seq
 
+from shoal.core.generation.events import Effect
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.steps.step_builder import StepInFlight
 from shoal.core.generation.waiting_queue import WaitingQueue
@@ -30,6 +31,7 @@ class SchedulerState:
         "next_step_id",
         "num_preemptions",
         "num_replays",
+        "outputs",
         "prefilling",
         "prefix_hit_tokens",
         "prefix_query_tokens",
@@ -60,6 +62,8 @@ class SchedulerState:
         """Live sequences that are to be tried alone, one after the other, before anything else goes on."""
         self.in_flight: dict[StepId, StepInFlight] = {}
         """Steps that were sent and not answered, oldest first."""
+        self.outputs: list[Effect] = []
+        """What the turn under way has produced for clients."""
         self.next_step_id = 0
         self.next_arrival = 0
         self.num_preemptions = 0
