@@ -370,7 +370,7 @@ class StreamsShape:
     def __init__(self, *, num_streams: int, active: int, scales_output: bool, rank: int) -> None: ...
 
 class Stage:
-    """The layers of a stage, or of a shard of one; see `shoal.model.decoder.native_layers`. Releases the GIL."""
+    """The layers of a stage, or of a shard of one; see `shoal.model.decoder.native.native_layers`. Releases the GIL."""
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ def imported(model: Path, split: str) -> set[str]:
 )
 def test_an_answer_needs_nothing_of_other_kinds_of_work(model: Path, split: str, own: set[str]) -> None:
     modules = imported(model, split)
-    assert modules >= {"shoal.cli.run", "shoal.model.decoder.native_layers", *own}
+    assert modules >= {"shoal.cli.run", "shoal.model.decoder.native.native_layers", *own}
     assert not {name for name in modules if name.partition(".")[0] in FOREIGN or OWN.match(name)}
 
 

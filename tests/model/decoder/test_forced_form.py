@@ -63,7 +63,7 @@ def test_a_command_obeys(tmp_path: Path) -> None:
     for variables in ({}, {"SHOAL_ISA": "baseline"}, {"SHOAL_NATIVE": "0"}):
         done = run(model, tmp_path, **variables)
         assert done.returncode == 0, done.stderr
-        assert ("shoal.model.decoder.native_layers" in done.stderr) == ("SHOAL_NATIVE" not in variables)
+        assert ("shoal.model.decoder.native.native_layers" in done.stderr) == ("SHOAL_NATIVE" not in variables)
         texts.append(json.loads(done.stdout)["text"])
     assert len(set(texts)) == 1
 

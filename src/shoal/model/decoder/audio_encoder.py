@@ -13,7 +13,7 @@ from shoal import _native
 from shoal.arrays import F32
 from shoal.model.decoder.embedding import position_rows
 from shoal.model.decoder.forced_form import ForcedForm
-from shoal.model.decoder.native_layers import NativeLayers
+from shoal.model.decoder.native.native_layers import NativeLayers
 from shoal.model.decoder_config import EncoderConfig
 from shoal.model.encoder_source import EncoderSource
 from shoal.model.formats.tensor_check import CONV_TAPS

@@ -91,7 +91,7 @@ class Stage:
         adapters: Sequence[Adapter],
     ) -> StageLayers:
         if form.is_native and form.device is None:
-            from shoal.model.decoder.native_layers import NativeLayers  # needs the extension
+            from shoal.model.decoder.native.native_layers import NativeLayers  # needs the extension
 
             return NativeLayers(source, config, form, self.vocab_size, on_progress, kept, adapters=adapters)
         if adapters:
@@ -111,7 +111,7 @@ class Stage:
         if encoder is None:
             return None
         from shoal.model.decoder.audio_encoder import AudioEncoder  # few models have one
-        from shoal.model.decoder.native_layers import NativeLayers
+        from shoal.model.decoder.native.native_layers import NativeLayers
 
         assert isinstance(self._layers, NativeLayers)
         return AudioEncoder(source, encoder, config, form, self._layers.pool, kept)

@@ -10,4 +10,4 @@ from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder.forced_form import NATIVE
 
 if native_available() and os.environ.get(NATIVE) != "0":
-    import shoal.model.decoder.native_layers  # noqa: F401
+    import shoal.model.decoder.native.native_layers  # noqa: F401

@@ -15,15 +15,15 @@ from shoal import _native
 from shoal.arrays import F32
 from shoal.model.adapter.adapter import Adapter
 from shoal.model.adapter.native_groups import NativeAdapters
-from shoal.model.decoder.carried_rows import CarriedRows
 from shoal.model.decoder.embedding import added_rows
 from shoal.model.decoder.forced_form import ForcedForm
-from shoal.model.decoder.own_rows import unpack_own_rows
+from shoal.model.decoder.native.carried_rows import CarriedRows
+from shoal.model.decoder.native.own_rows import unpack_own_rows
+from shoal.model.decoder.native.stage_memories import StageMemories
+from shoal.model.decoder.native.stage_recurrence import StageRecurrence
 from shoal.model.decoder.sampling.look_over import NativeLookOver
 from shoal.model.decoder.stage_attention import StageAttention
 from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
-from shoal.model.decoder.stage_memories import StageMemories
-from shoal.model.decoder.stage_recurrence import StageRecurrence
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.tensor_check import layer_shapes
 from shoal.model.packed.kept_weights import KeptWeights

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from shoal import _native
 from shoal.arrays import F32
-from shoal.model.decoder.own_rows import unpack_own_rows
+from shoal.model.decoder.native.own_rows import unpack_own_rows
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.formats.tensor_check import first_shapes, last_shapes
 from shoal.model.packed.loader import PackedWeights
