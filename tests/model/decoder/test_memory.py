@@ -295,9 +295,8 @@ def test_a_pipeline_maps_an_embedding_that_is_its_head_once(measured: list[dict[
 
 def test_a_worker_takes_what_is_known_before_it_loads() -> None:
     """Source of PROCESS_BYTES. Other versions of what is imported take a little more or less."""
-    imports = (
-        "shoal.worker.language.decoder_runner, shoal.model.decoder.native.native_layers, shoal.model.formats.gguf.file"
-    )
+    native = "shoal.model.decoder.native.native_layers"
+    imports = f"shoal.worker.language.decoder_runner, {native}, shoal.model.formats.gguf.file"
     program = f"import {imports}; print(open('/proc/self/smaps_rollup').read())"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     taken = int(output.partition("Anonymous:")[2].split()[0]) << 10

@@ -1,0 +1,90 @@
+"""What the native stage is told of a decoder: its shapes, and which vectors its layers have."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shoal import _native
+from shoal.arrays import F32
+from shoal.model.decoder_config import DecoderConfig
+from shoal.model.formats.tensor_check import layer_shapes
+from shoal.model.shard.source import ShardSource
+from shoal.model.weights import WeightSource
+
+
+def unit_vectors(decoder: DecoderConfig, layer: int) -> dict[str, F32]:
+    """Weights of norms that have none."""
+    has_keys = decoder.layer_recurrence(layer) is None and decoder.kv_source(layer) == layer
+    if not decoder.unit_v_norm or not has_keys:
+        return {}
+    return {"v_norm": np.ones(decoder.layer_heads(layer).head_dim, np.float32)}
+
+
+def gate_cut(source: WeightSource, layer: int) -> tuple[float, int] | None:
+    """How far above their mean, in standard deviations, gates are that are not cut off, and how many the whole model
+    has in the layer; None where none are cut off."""
+    whole = source.whole_config if isinstance(source, ShardSource) else source.config
+    deviations = whole.gate_cut(layer)
+    return None if deviations is None else (deviations, whole.columns(layer))
+
+
+def most_columns(decoder: DecoderConfig) -> int:
+    """Of any layer's plain MLP, or of one beside experts."""
+    beside = decoder.experts.shared_columns if decoder.experts is not None and decoder.experts.has_own_norms else 0
+    return max(beside, decoder.intermediate_size, *decoder.layer_columns)
+
+
+def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
+    """Names of the vectors of a layer, without `layers.i.`, that are not attention's or recurrence's own."""
+    recurrence = decoder.layer_recurrence(layer)
+    own = ("sinks",) if recurrence is None else recurrence.own_vectors
+    own += ("q_norm", "k_norm") if decoder.norms_rotated else ()
+    shapes = layer_shapes(decoder, layer)
+    return tuple(name for name, shape in shapes.items() if len(shape) == 1 and shape != (0,) and name not in own)
+
+
+def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
+    """What all layers with experts have in common; None for a model without."""
+    experts = decoder.experts
+    if experts is None:
+        return None
+    return _native.ExpertsShape(
+        num_experts=experts.num_experts,
+        num_chosen=experts.num_chosen,
+        num_columns=experts.columns,
+        num_shared_columns=0 if experts.has_own_norms else experts.shared_columns,
+        has_sigmoid=experts.scoring == "sigmoid",
+        is_normalized=experts.is_normalized,
+        scale=experts.scale,
+        num_groups=experts.num_groups,
+        num_chosen_groups=experts.num_chosen_groups,
+        num_group_scores=experts.num_group_scores,
+        scales_input=experts.scales_input,
+        mixer_limit=experts.mixer_limit,
+    )
+
+
+def streams_shape(decoder: DecoderConfig) -> _native.StreamsShape | None:
+    """None where there is one residual stream."""
+    altup = decoder.altup
+    if altup is None:
+        return None
+    return _native.StreamsShape(
+        num_streams=altup.num_streams, active=altup.active, scales_output=altup.scales_output, rank=altup.rank
+    )
+
+
+def latent_shape(decoder: DecoderConfig) -> _native.LatentShape | None:
+    """Of the attention of all layers; None where heads have keys and values of their own."""
+    latent = decoder.latent
+    if latent is None:
+        return None
+    return _native.LatentShape(
+        query_rank=latent.query_rank,
+        latent_dim=latent.latent_dim,
+        plain_dim=latent.plain_dim,
+        rotary_dim=latent.rotary_dim,
+        value_dim=latent.value_dim,
+        norm_epsilon=latent.norm_epsilon,
+        is_interleaved=latent.is_interleaved,
+    )
