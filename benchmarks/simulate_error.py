@@ -30,6 +30,7 @@ from report import write_result
 from shoal.bench.load import Load, arrival_times
 from shoal.bench.load_generator import run_load
 from shoal.config import LaunchConfig, PlanningConfig
+from shoal.executor.process.living_workers import worker_processes
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
 from shoal.forecast.speed_check import check_speeds
 from shoal.planner.files.fault_file import DescribedFault
@@ -161,12 +162,8 @@ def load_of(case: Case, url: str) -> Load:
 
 def kill_a_worker() -> None:
     """The first one of the server that this process has started."""
-    workers = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if any(word.startswith("shoal.worker") for word in process.cmdline())
-    ]
-    os.kill(min(process.pid for process in workers), signal.SIGKILL)
+    (server,) = (child for child in psutil.Process().children() if "serve" in child.cmdline())
+    os.kill(worker_processes(server)[0].pid, signal.SIGKILL)
 
 
 def simulated(case: Case, cluster: PlannedCluster, *, factor: float = 1.0) -> Mapping[str, float]:
