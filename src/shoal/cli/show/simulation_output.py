@@ -11,10 +11,11 @@ from rich.table import Table
 
 from shoal.cli.show.output import note, print_table
 from shoal.cli.show.plan_rows import MOST_ROWS, brief_split
-from shoal.forecast.planned_cluster import PlannedCluster
+from shoal.forecast.planned_cluster import InService, PlannedCluster
 from shoal.forecast.simulate import Simulated
 from shoal.planner.files.plan_data import plan_dict
 from shoal.planner.speeds.drift import Drift
+from shoal.planner.speeds.unevenness import Unevenness
 from shoal.sim.cluster.outcome import LatencyPercentiles
 from shoal.sim.sampling.estimates import LatencyIntervals, Sample
 from shoal.sim.sampling.intervals import Interval
@@ -32,6 +33,8 @@ def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
     )
     if planned.drift is not None:
         print(describe_drift(planned.drift))
+    if planned.in_service is not None:
+        print(describe_service(planned.in_service, planned.unevenness))
     table = Table(title="what clients see", title_justify="left")
     for column in ("", "p50", "p95", "p99"):
         table.add_column(column, justify="left" if not column else "right")
@@ -62,8 +65,18 @@ def describe_drift(drift: Drift) -> str:
     times = (
         f"writing takes {drift.decode:.2f} and reading prompts {drift.prefill:.2f} times as long as in their profile"
     )
-    kept = "is used as it is" if drift.is_tolerated else "was scaled by that (--refresh takes another)"
+    kept = "is used as it is" if drift.is_tolerated else "was scaled by that, step by step (--refresh takes another)"
     return f"workers were looked at just now: {times}, which {kept}; their seconds are good to ±{drift.error:.0%}"
+
+
+def describe_service(found: InService, unevenness: Unevenness) -> str:
+    """How much slower workers are while they serve, and how much their speed swings: both are in the figures."""
+    tenth, hundredth = (unevenness.factor_beyond(share) for share in (0.1, 0.01))
+    return (
+        f"in service, prompts take {found.prefill:.2f} times as long as alone, a token {found.one_row:.2f} and several "
+        f"at once {found.many_rows:.2f} times;\nfor a tenth of the time all of them take {tenth:.2f} times as long as "
+        f"on average or more, for a hundredth {hundredth:.2f} times or more"
+    )
 
 
 def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any]:
@@ -75,9 +88,19 @@ def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any
         "output_tokens_per_s": outcome.output_tokens_per_s,
         "requests_per_s": outcome.requests_per_s,
         "cost_per_million_output_tokens": result.cost_per_million,
-        "drift": None if planned.drift is None else {**asdict(planned.drift), "error": planned.drift.error},
+        "drift": None if planned.drift is None else _drift_dict(planned.drift),
+        "in_service": None if planned.in_service is None else _service_dict(planned.in_service, planned.unevenness),
         "sample": None if result.sample is None else asdict(result.sample),
     }
+
+
+def _service_dict(found: InService, unevenness: Unevenness) -> dict[str, float]:
+    swings = {"slowest_tenth": unevenness.factor_beyond(0.1), "slowest_hundredth": unevenness.factor_beyond(0.01)}
+    return {**asdict(found), **swings}
+
+
+def _drift_dict(drift: Drift) -> dict[str, float]:
+    return {"decode": drift.decode, "prefill": drift.prefill, "spread": drift.spread, "error": drift.error}
 
 
 def _cells(seconds: LatencyPercentiles, within: LatencyIntervals | None, unit: str) -> list[str]:

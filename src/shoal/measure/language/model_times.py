@@ -84,7 +84,7 @@ def time_model(
     for part in parts:
         on_progress(f"{_workers(team)}: {WORDS[part.name]}")
         team.ask_each(lambda rank, part=part: _load_message(model, part, team.slots[rank]))
-        busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks)]
+        busy[part.name] = [_points(model, part, seconds) for seconds in _time_busy(team, part.steps, ranks, effort)]
         if with_others and part.alone_steps:
             alone[part.name] = [
                 _points(model, part, {kind_of(step): _time_alone(team, rank, step) for step in part.alone_steps})
@@ -119,14 +119,22 @@ def typical_seconds(seconds: Sequence[float], slot: Slot) -> float:
     return statistics.median(seconds) if slot.cpu_quota == 1 else statistics.fmean(seconds)
 
 
-def _time_busy(team: ProfileTeam, steps: Sequence[TimeStep], ranks: Sequence[int]) -> list[Seconds]:
-    """Every step on all workers at once; none stops before all have been timed."""
+def _time_busy(team: ProfileTeam, steps: Sequence[TimeStep], ranks: Sequence[int], effort: Effort) -> list[Seconds]:
+    """Every step on all workers at once, round after round; none stops before all have been timed."""
+    rounds = [_one_round(team, steps, ranks) for _ in range(effort.num_rounds)]
+    team.pause()
+    return [
+        {kind: statistics.harmonic_mean([one[index][kind] for one in rounds]) for kind in map(kind_of, steps)}
+        for index in range(len(ranks))
+    ]
+
+
+def _one_round(team: ProfileTeam, steps: Sequence[TimeStep], ranks: Sequence[int]) -> list[Seconds]:
     times: list[Seconds] = [{} for _ in ranks]
     for step in steps:
         answers = team.ask_all(_keep_going(step) if len(team.slots) > 1 else step)
         for seconds, rank in zip(times, ranks, strict=True):
             seconds[kind_of(step)] = typical_seconds(seconds_of(answers[rank]), team.slots[rank])
-    team.pause()
     return times
 
 

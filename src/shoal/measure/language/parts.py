@@ -42,6 +42,8 @@ class Effort:
     """prompt rows of the long part"""
     many_prefill: tuple[int, ...]
     """prompt rows of the short part"""
+    num_rounds: int = 1
+    """how often all steps are timed while all workers compute, one after the other"""
 
 
 FULL = Effort(
@@ -64,9 +66,17 @@ QUICK = Effort(
 )
 """What a decision for one request at a time needs."""
 AGAIN = replace(
-    FULL, decode=(1, 16), alone_decode=(1,), shard_decode=(), far_decode=(1,), few_prefill=(64,), many_prefill=(256,)
+    FULL,
+    decode=(1, 16),
+    alone_decode=(1,),
+    shard_decode=(),
+    far_decode=(1, 16),
+    few_prefill=(64,),
+    many_prefill=(256,),
+    num_rounds=6,
 )
-"""A few of the steps of FULL, by which a worker's speed of now is compared with what was measured before."""
+"""A few of the steps of FULL, by which a worker's speed of now is compared with what was measured before. Again and
+again, since the speed of a shared machine swings within a second."""
 _ALONE_PREFILL_ROWS, _SHARD_PREFILL_ROWS, _FAR_PREFILL_ROWS = (256,), (64,), (64,)
 
 

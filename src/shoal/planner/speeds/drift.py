@@ -8,81 +8,125 @@ from statistics import median
 
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 
-TOLERATED = 0.10
-"""Drift that is left alone: two measurements of a quiet machine differ by some percent."""
+TOLERATED = 0.03
+"""Drift that is left alone: two measurements of a quiet machine differ by as much."""
 _LEAST_S = 1e-9
 """Of any layer; noise can make a difference of two times nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Seconds of now over those of before."""
+    """Seconds of now over those of before, at the rows that were measured now."""
 
-    decode: float
-    """of steps of output rows, the median"""
-    prefill: float
-    """of steps of prompt rows, the median"""
-    spread: float
-    """part by which a single step's ratio is off from these, at most"""
+    decode_ratios: Curve
+    """of whole layers for output rows"""
+    prefill_ratios: Curve
+    """of whole layers for prompt rows"""
+    head_ratios: Curve
+    """of the head for sampled rows"""
+    decode_context: Curve
+    """what output rows' contexts take now: a small difference of two steps, of which no ratio can be trusted"""
+    prefill_context_s: float
+    """the same of a prompt row"""
+
+    @property
+    def decode(self) -> float:
+        """Of layers for output rows, the median."""
+        return median(self.decode_ratios.seconds)
+
+    @property
+    def prefill(self) -> float:
+        """Of layers for prompt rows, the median."""
+        return median(self.prefill_ratios.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Part by which a single ratio of layers is off from the medians, at most."""
+        both = ((self.decode_ratios, self.decode), (self.prefill_ratios, self.prefill))
+        return max(abs(ratio / middle - 1.0) for ratios, middle in both for ratio in ratios.seconds)
 
     @property
     def is_tolerated(self) -> bool:
         """Whether what was measured before can be used as it is."""
-        return max(abs(self.decode - 1.0), abs(self.prefill - 1.0)) <= TOLERATED
+        ratios = (*self.decode_ratios.seconds, *self.prefill_ratios.seconds, *self.head_ratios.seconds)
+        return max(abs(ratio - 1.0) for ratio in ratios) <= TOLERATED
 
     @property
     def error(self) -> float:
-        """The part by which seconds may be off, once a drift that is not tolerated has been made good."""
+        """The part by which seconds may be off between the rows that were measured now."""
         return max(self.spread, abs(self.decode - 1.0), abs(self.prefill - 1.0)) if self.is_tolerated else self.spread
 
 
 def find_drift(before: WorkerSpeed, now: WorkerSpeed) -> Drift:
-    """Compare whole layers at the rows that were measured now."""
-    decode = _ratios(before, now, lambda block: block.decode)
-    prefill = _ratios(before, now, lambda block: block.prefill)
-    middles = median(decode), median(prefill)
-    spread = max(
-        abs(ratio / middle - 1.0) for ratios, middle in zip((decode, prefill), middles, strict=True) for ratio in ratios
+    """Compare whole layers, and the head, at the rows that were measured now."""
+    return Drift(
+        decode_ratios=_ratios(before, now, _layer_s(lambda block: block.decode), _layer_rows(now, decode=True)),
+        prefill_ratios=_ratios(before, now, _layer_s(lambda block: block.prefill), _layer_rows(now, decode=False)),
+        head_ratios=_ratios(before, now, _head_s, now.head.decode.rows),
+        decode_context=now.decode_context,
+        prefill_context_s=now.prefill_context_s,
     )
-    return Drift(decode=middles[0], prefill=middles[1], spread=spread)
 
 
 def with_drift(speed: WorkerSpeed, drift: Drift) -> WorkerSpeed:
-    """The speed of now: as before where the drift is tolerated, else all of its times so many times as long."""
+    """The speed of now: as before where the drift is tolerated, else as measured now, and between that in its ratio."""
     if drift.is_tolerated:
         return speed
-    decode, prefill = drift.decode, drift.prefill
+    slower = times_as_long(speed, drift.decode_ratios, drift.prefill_ratios, drift.head_ratios)
+    return replace(slower, decode_context=drift.decode_context, prefill_context_s=drift.prefill_context_s)
 
-    def scaled(block: BlockSpeed) -> BlockSpeed:
+
+def times_as_long(speed: WorkerSpeed, decode: Curve, prefill: Curve, head: Curve) -> WorkerSpeed:
+    """Each of a worker's times so many times as long, which keeps how layers are divided.
+
+    Args:
+        speed: as it was.
+        decode: ratios for layers, by output rows.
+        prefill: the same, by prompt rows.
+        head: ratios for the head, by sampled rows.
+    """
+
+    def slower(block: BlockSpeed, decode: Curve) -> BlockSpeed:
         return BlockSpeed(
-            decode=_times(block.decode, decode),
-            prefill=_times(block.prefill, prefill),
-            fixed_s=block.fixed_s * decode,
-            fixed_row_s=block.fixed_row_s * decode,
+            decode=block.decode.times(decode),
+            prefill=block.prefill.times(prefill),
+            fixed_s=block.fixed_s * decode.seconds[0],
+            fixed_row_s=block.fixed_row_s * decode.seconds[-1],
         )
 
     return replace(
         speed,
-        attention=scaled(speed.attention),
-        mlp=scaled(speed.mlp),
-        head=scaled(speed.head),
-        decode_context=_times(speed.decode_context, decode),
-        prefill_context_s=speed.prefill_context_s * prefill,
-        step_s=speed.step_s * decode,
+        attention=slower(speed.attention, decode),
+        mlp=slower(speed.mlp, decode),
+        head=slower(speed.head, head),
+        decode_context=speed.decode_context.times(decode),
+        prefill_context_s=speed.prefill_context_s * median(prefill.seconds),
+        step_s=speed.step_s * decode.seconds[0],
     )
 
 
-def _ratios(before: WorkerSpeed, now: WorkerSpeed, curve: Callable[[BlockSpeed], Curve]) -> list[float]:
-    """Of a layer's seconds, at the rows that were measured now."""
-    rows = sorted({*curve(now.attention).rows, *curve(now.mlp).rows})
-    return [_layer_s(now, curve, one) / _layer_s(before, curve, one) for one in rows]
+def _ratios(
+    before: WorkerSpeed, now: WorkerSpeed, seconds_of: Callable[[WorkerSpeed, int], float], rows: tuple[int, ...]
+) -> Curve:
+    ratios = (max(_LEAST_S, seconds_of(now, one)) / max(_LEAST_S, seconds_of(before, one)) for one in rows)
+    return Curve(rows=rows, seconds=tuple(ratios))
 
 
-def _layer_s(speed: WorkerSpeed, curve: Callable[[BlockSpeed], Curve], rows: int) -> float:
-    blocks = (speed.attention, speed.mlp)
-    seconds = sum(curve(block).at(rows) + block.fixed_s + rows * block.fixed_row_s for block in blocks)
-    return max(_LEAST_S, seconds)
+def _layer_rows(now: WorkerSpeed, *, decode: bool) -> tuple[int, ...]:
+    curves = [block.decode if decode else block.prefill for block in (now.attention, now.mlp)]
+    return tuple(sorted({rows for curve in curves for rows in curve.rows}))
 
 
-def _times(curve: Curve, factor: float) -> Curve:
-    return Curve(rows=curve.rows, seconds=tuple(factor * seconds for seconds in curve.seconds))
+def _layer_s(curve: Callable[[BlockSpeed], Curve]) -> Callable[[WorkerSpeed, int], float]:
+    def seconds(speed: WorkerSpeed, rows: int) -> float:
+        return sum(_block_s(block, curve(block), rows) for block in (speed.attention, speed.mlp))
+
+    return seconds
+
+
+def _head_s(speed: WorkerSpeed, rows: int) -> float:
+    return _block_s(speed.head, speed.head.decode, rows)
+
+
+def _block_s(block: BlockSpeed, curve: Curve, rows: int) -> float:
+    return curve.at(rows) + block.fixed_s + rows * block.fixed_row_s

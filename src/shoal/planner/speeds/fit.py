@@ -81,8 +81,8 @@ def scale_worker(busy: WorkerSpeed, busy_points: ModelPoints, alone_points: Mode
 
     def scaled(block: BlockSpeed) -> BlockSpeed:
         return BlockSpeed(
-            decode=_times(block.decode, decode),
-            prefill=_times(block.prefill, prefill),
+            decode=block.decode.times(decode),
+            prefill=block.prefill.times(prefill),
             fixed_s=block.fixed_s * decode.at(1),
             fixed_row_s=block.fixed_row_s * decode.at(1),
         )
@@ -92,7 +92,7 @@ def scale_worker(busy: WorkerSpeed, busy_points: ModelPoints, alone_points: Mode
         attention=scaled(busy.attention),
         mlp=scaled(busy.mlp),
         head=scaled(busy.head),
-        decode_context=_times(busy.decode_context, decode),
+        decode_context=busy.decode_context.times(decode),
         prefill_context_s=busy.prefill_context_s * prefill.at(prefill.rows[0]),
         step_s=busy.step_s * decode.at(1),
     )
@@ -226,12 +226,6 @@ def _ratios(numerator: PartPoints, denominator: PartPoints, *, prompt: bool, sam
     above = numerator.at_least_context(prompt=prompt, sampled=sampled)
     ratios = {rows: above[rows][1] / below[rows][1] for rows in above if rows in below}
     return _curve(ratios or {1: 1.0})
-
-
-def _times(curve: Curve, ratios: Curve) -> Curve:
-    """Ratios between their points are interpolated; beyond, they stay what they are at the ends."""
-    factors = np.interp(curve.rows, ratios.rows, ratios.seconds)
-    return Curve(rows=curve.rows, seconds=tuple(float(s * f) for s, f in zip(curve.seconds, factors, strict=True)))
 
 
 def _curve(by_rows: Mapping[int, float]) -> Curve:

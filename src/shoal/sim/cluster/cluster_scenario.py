@@ -9,6 +9,7 @@ from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.speed.routing import Routing
 from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
+from shoal.planner.speeds.unevenness import EVEN, Unevenness
 from shoal.sim.cluster.predicted_workers import SimulatedReplicaPlan
 from shoal.sim.faults import Fault
 from shoal.sim.traffic.visit import Traffic
@@ -33,6 +34,8 @@ class ClusterScenario:
     """what requests and tokens cost beside the model"""
     num_cores: int | None = None
     """of the machine on which head and workers are together; None: the head has one of its own"""
+    unevenness: Unevenness = EVEN
+    """of that machine's speed"""
     takes_stretches: bool = True
     """whether steps in which nothing is decided are taken at once, where nothing but their rows says how long they
     take; the outcome is the same"""

@@ -11,14 +11,20 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
+from shoal.planner.speeds.unevenness import EVEN, Unevenness
 
 
 class SharedCores:
     """Cores of one machine. Times are those of the simulation, and never go back by more than a step."""
 
-    def __init__(self, num_cores: int) -> None:
-        """`num_cores`: that workers, head and clients may use, at least 1."""
-        self._num_cores = num_cores
+    def __init__(self, num_cores: int, unevenness: Unevenness = EVEN) -> None:
+        """Nothing is to be done yet.
+
+        Args:
+            num_cores: that workers, head and clients may use, at least 1.
+            unevenness: of all cores' speed; the few microseconds of head and clients are taken for even.
+        """
+        self._num_cores, self._unevenness = num_cores, unevenness
         self._owed_s = 0.0
         """processor time that is asked for and not had"""
         self._busy_until_s: dict[Hashable, tuple[float, int]] = {}
@@ -35,9 +41,10 @@ class SharedCores:
         Args:
             stage: whose step it is; it computes one at a time.
             at_s: when it begins.
-            seconds: that it takes with its cores to itself.
+            seconds: that it takes on average with its cores to itself.
             num_threads: of all its workers.
         """
+        seconds = self._unevenness.stretch(at_s, seconds)
         others = {one: busy for one, busy in self._busy_until_s.items() if one != stage and busy[0] > at_s}
         between_s = max(0.0, at_s - self._idle_since_s) * self._num_cores
         taken_s = sum(count * min(until_s - at_s, seconds) for until_s, count in others.values())

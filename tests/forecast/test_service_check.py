@@ -1,0 +1,90 @@
+"""Workers in service beside what was foretold of them: made-up loads, and a real server of a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shoal.bench.load_generator import RequestOutcome
+from shoal.forecast.planned_cluster import InService, PlannedCluster
+from shoal.forecast.service_check import LoadSeen, StepsForetold, check_in_service, compare, moments_of
+from shoal.launch.language.planning import plan_model
+from tests.integration.running import tiny_config
+from tests.model.tiny_models import make_tiny_gguf
+from tests.planner.example_speeds import example_fleet
+
+_STEPS = StepsForetold(prompt_s=0.05, prompt_busy_s=0.05, token_s=0.004)
+_LONE = LoadSeen(first_s=0.052, token_s=0.0045, busy_s=1.0)
+_MANY = LoadSeen(first_s=0.2, token_s=0.01, busy_s=2.0)
+
+
+def ratios(lone: LoadSeen, many: LoadSeen) -> InService:
+    return compare(lone, many, _LONE, _MANY, steps=_STEPS, num_requests=16)
+
+
+def test_as_foretold() -> None:
+    found = ratios(_LONE, _MANY)
+    assert (found.prefill, found.one_row, found.many_rows) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_prompts_and_answers_are_told_apart() -> None:
+    """Prompts of 50 ms take 75 and tokens of 4 ms take 5. Many take 0.8 s of prompts and 1.2 of answers, foretold."""
+    lone = replace(_LONE, first_s=0.077, token_s=0.0055)
+    many = replace(_MANY, busy_s=1.5 * 0.8 + 1.1 * 1.2)
+    found = ratios(lone, many)
+    assert (found.prefill, found.one_row, found.many_rows) == pytest.approx((1.5, 1.25, 1.1))
+
+
+def test_a_disturbed_load_is_not_believed_beyond_bounds() -> None:
+    found = ratios(replace(_LONE, first_s=9.0, token_s=0.0), replace(_MANY, busy_s=0.0))
+    assert (found.prefill, found.one_row, found.many_rows) == (4.0, 0.25, 0.25)
+
+
+def test_moments_follow_each_other_in_time() -> None:
+    """Requests end in any order; chunks that came together are none."""
+    later = RequestOutcome(started_s=2.0, arrivals_s=[2.5, 2.6, 2.6])
+    earlier = RequestOutcome(started_s=1.0, arrivals_s=[1.3, 1.4])
+    found = moments_of([later, earlier])
+    assert [one.kind for one in found] == [True, False, True, False]
+    assert [one.run_s for one in found] == pytest.approx([0.3, 0.1, 0.5, 0.1])
+    assert [one.lasted_s for one in found] == [one.run_s for one in found]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny_gguf(tmp_path_factory.mktemp("tiny"), quant="F32"))
+
+
+@pytest.fixture(scope="module")
+def cluster(model: str) -> Iterator[PlannedCluster]:
+    planned = plan_model(tiny_config(Path(model), split="pp=2"))
+    yield PlannedCluster(
+        model=planned.model,
+        plan=planned.plan,
+        fleet=example_fleet(),
+        worker_classes=(0, 0),
+        machines=("a", "b"),
+        prices_per_hour={},
+        num_cores=2,
+    )
+    planned.close()
+
+
+def test_a_real_server_is_looked_at_and_leaves_nothing(cluster: PlannedCluster, model: str) -> None:
+    before = psutil.Process().children(recursive=True)
+    checked = check_in_service(cluster, model, enough_s=0.2)
+    assert psutil.Process().children(recursive=True) == before
+    assert checked.in_service is not None
+    assert checked.unevenness.factor_beyond(0.01) > 1.0
+    then, now = cluster.fleet.classes[0].busy["fp32"], checked.fleet.classes[0].busy["fp32"]
+    ratio = now.mlp.decode.at(1) / then.mlp.decode.at(1)
+    assert ratio == pytest.approx(checked.in_service.one_row)
+
+
+def test_machines_of_a_file_cannot_be_looked_at(cluster: PlannedCluster) -> None:
+    described = replace(cluster, num_cores=None)
+    assert check_in_service(described, "nowhere.gguf") is described
