@@ -4,7 +4,8 @@ python benchmarks/peers.py --llama-cpp DIR --openvino-python FILE --vllm-python 
 
 Peers that are not installed are left out, and the script says how to install them. `--only ROW ...` runs some of the
 rows. Every round measures every contender of a comparison once, in turn, so that a ratio compares runs of the same
-minutes; the medians are reported, and written to benchmarks/results. At least two cores are needed.
+minutes; the medians are reported, and written to benchmarks/results, those of a single row to a file of their own. At
+least two cores are needed.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def main() -> None:
             print("\n".join(added), flush=True)
             lines += added
     if not given.no_file:
-        print(write_result("peers", lines, command=_command()))
+        what = "peers" if len(given.only) > 1 else f"peers-{given.only[0]}"
+        print(write_result(what, lines, command=_command()))
 
 
 def _parser() -> argparse.ArgumentParser:

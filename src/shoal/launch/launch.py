@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.executor.load_message import scheduler_config
-from shoal.launch.language.planning import PlannedModel
+from shoal.launch.language.planning import PlannedModel, is_computed_here
 from shoal.launch.loaded_model import LoadedModel, LoadProgress, ProgressCallback, load_tokenizer_of
 from shoal.router.engine import Engine
 
@@ -36,8 +36,7 @@ def launch(
     """
     plan = planned.plan
     progress = LoadProgress(plan, on_progress or (lambda done, total: None))
-    is_plain = not any(shard.cpu_quota or shard.machine or shard.device for shard in plan.shards)
-    if plan.num_workers == 1 and planned.in_process and is_plain and launcher is None:
+    if launcher is None and is_computed_here(plan, planned.in_process):
         return _launch_here(planned, progress)
     from shoal.launch.worker_launch import launch_workers  # and all that looks after them
 

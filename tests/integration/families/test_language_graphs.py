@@ -49,8 +49,9 @@ def test_requests_go_on_with_the_same_tokens_when_workers_die(split: str) -> Non
             kill(executors(loaded)[0].worker_pids()[0])
         said.finish(loaded.engine)
         shard = loaded.plan.replicas[0].shards[0]
-        held = anonymous_bytes(executors(loaded)[0].worker_pids()[0])
-        assert held < shard.weight_bytes + shard.kv_bytes + shard.process_bytes < 2 * held
+        held = anonymous_bytes(executors(loaded)[0].worker_pids()[0])  # with pages that forks share
+        counted = shard.weight_bytes + shard.kv_bytes + shard.process_bytes + loaded.plan.forking_bytes
+        assert held < counted < 2 * held
     assert [said.tokens[str(number)] for number in range(len(prompts()))] == answers_of_transformers("qwen2")
 
 

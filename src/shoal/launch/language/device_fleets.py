@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shoal.errors import CapacityError, ConfigError, ModelLoadError, WorkerLost
+from shoal.executor.process.fork_server import can_fork
 from shoal.launch.devices import OfferedDevice, cannot_be_used
 from shoal.launch.language.fleets import device_part, places_of_slots
 from shoal.machines.placed_fleet import PlacedFleet
@@ -18,7 +19,7 @@ from shoal.measure.language.model_times import num_parts
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
 from shoal.measure.steps_told import StepsTold
-from shoal.model.decoder.blocks import PROCESS_BYTES
+from shoal.model.decoder.blocks import room_of_each
 from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
@@ -112,7 +113,8 @@ class _Measures:
     def _with_memory(self, fleet: Fleet, devices: Sequence[OfferedDevice], num_beside: int) -> Fleet:
         """What weights and KV may take, in the bytes that they take on a processor."""
         num_here = num_beside + sum(one.memory_bytes is None for one in devices)
-        here = max(0, free_memory_bytes() // max(1, num_here) - PROCESS_BYTES)
+        are_forks = can_fork() and all(one.python is None for one in devices)
+        here = room_of_each(free_memory_bytes(), max(1, num_here), are_forks=are_forks)
         own = iter(int(self._part(one) * (here if one.memory_bytes is None else one.memory_bytes)) for one in devices)
         classes = (replace(one, memory_bytes=here if one.takes_shards else next(own)) for one in fleet.classes)
         return replace(fleet, classes=tuple(classes))

@@ -14,6 +14,7 @@ from shoal.core.plan.language import Plan
 from shoal.core.plan.rebuilding import with_placements
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
+from shoal.executor.process.fork_server import will_be_forked
 from shoal.launch.devices import devices_by_hand, offer_for
 from shoal.launch.language.by_hand import chooses_devices, plan_by_hand, spec_for_devices, spec_that_fits
 from shoal.launch.language.graph_spec import check_plannable, graph_spec
@@ -24,12 +25,13 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.measuring import Measuring
 from shoal.model.adapter.adapter import MAX_ADAPTERS
 from shoal.model.adapter.files import file_to_send, find_adapter
+from shoal.model.decoder.blocks import FORK_BYTES, PROCESS_BYTES
 from shoal.model.find_model import find_model
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
-from shoal.planner.memory.plan_memory import with_exact_activations, with_process_bytes
+from shoal.planner.memory.plan_memory import Forks, with_exact_activations, with_process_bytes
 from shoal.planner.split.split_spec import AUTO, parse_split
 from shoal.protocol.language_messages import AdapterFile
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _UNMEASURED = "1"
 """The split that `auto` takes for a model with an encoder, of which it measures nothing: one worker."""
+_FORKS = Forks(includes=will_be_forked, python_bytes=PROCESS_BYTES, own_bytes=FORK_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     beside = model.process_bytes(max_step_tokens=plan.max_step_tokens)
     if config.keep_weights:  # copies share the model's weights, and have adapters of their own
         beside += model.total_adapter_bytes * (len(plan.replicas) - 1) // plan.num_workers
-    plan = with_process_bytes(plan, beside)
+    plan = with_process_bytes(plan, beside, None if is_computed_here(plan, config.in_process) else _FORKS)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
     blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
@@ -139,6 +142,12 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
         machines=machines,
         keep_weights=config.keep_weights,
     )
+
+
+def is_computed_here(plan: Plan, in_process: bool) -> bool:
+    """Whether there is one worker, for which no process is needed. `in_process`: see LaunchConfig.in_process."""
+    is_plain = not any(shard.cpu_quota or shard.machine or shard.device for shard in plan.shards)
+    return in_process and is_plain and plan.num_workers == 1
 
 
 def find_adapters(config: LaunchConfig) -> tuple[AdapterFile, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 
+from shoal.executor.process.fork_server import can_fork
 from shoal.json_cache import ProfileCache, profile_folder
 from shoal.measure.devices.setting import device_setting
 from shoal.measure.free_memory import free_memory_bytes
@@ -15,7 +16,7 @@ from shoal.measure.language.timed_model import ModelToTime, model_to_time
 from shoal.measure.machine import Machine, this_machine
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot, kinds_of
-from shoal.model.decoder.blocks import PROCESS_BYTES
+from shoal.model.decoder.blocks import room_of_each
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
@@ -102,7 +103,8 @@ def class_of_each(slots: Sequence[Slot]) -> list[int]:
 
 def _fleet(slots: Sequence[Slot], links: LinkTimes, speeds: Mapping[str, ModelSpeeds], *, is_rough: bool) -> Fleet:
     kinds = kinds_of(slots)
-    memory_bytes = max(0, free_memory_bytes() // len(slots) - PROCESS_BYTES)
+    are_forks = can_fork() and all(slot.python is None for slot in slots)
+    memory_bytes = room_of_each(free_memory_bytes(), len(slots), are_forks=are_forks)
     ring = _NO_LINK if links.pair is None else links.pair.ring
     sums = _NO_LINK if links.pair is None else links.pair.sums
     return Fleet(

@@ -25,6 +25,9 @@ _FP32_BYTES = 4
 PROCESS_BYTES = 20 << 20
 """Anonymous memory of a worker before it has loaded anything: Python and its imports. Source: measured in
 tests/model/decoder/test_memory.py."""
+FORK_BYTES = 4 << 20
+"""What a worker has of that for itself where it is forked from a process that has imported everything. Source: measured
+in tests/launch/language/test_memory.py."""
 _CODES_BYTES = 3
 """Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
 scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
@@ -140,8 +143,21 @@ def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
     return packed_bytes(source, name, precision) if native_available() else source.matrix_bytes(name, precision)
 
 
+def room_of_each(free_bytes: int, num_workers: int, *, are_forks: bool) -> int:
+    """Bytes that each worker of a machine has for what it loads.
+
+    Args:
+        free_bytes: of the machine.
+        num_workers: that share it, >= 1.
+        are_forks: whether they are forked from one process.
+    """
+    if are_forks:
+        return max(0, (free_bytes - PROCESS_BYTES) // num_workers - FORK_BYTES)
+    return max(0, free_bytes // num_workers - PROCESS_BYTES)
+
+
 def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks: int = 0) -> int:
-    """What a worker's process takes beside weights and KV: Python, learned positions, and memory that steps work on.
+    """What a worker that is no fork takes beside weights and KV: Python, learned positions, memory that steps work on.
 
     Args:
         config: of the whole model; a shard works on no more.

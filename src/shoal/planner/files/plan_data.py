@@ -19,6 +19,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
         "max_seqs": plan.max_seqs,
         "notes": list(plan.notes),
         "predicted": None if plan.predicted is None else asdict(plan.predicted),
+        "forking_bytes": plan.forking_bytes,
         "workers": [
             {
                 "replica": r,

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from shoal.core.plan.language import Plan, StagePlan
+from shoal.core.plan.language import Plan, ShardPlan, StagePlan
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.protocol.stage_config import ShardPart
 
 _HALF_TO_FLOAT = 2
@@ -28,6 +29,7 @@ class NeededMemory:
     state_bytes: int
     """Bytes of slots for recurrent state."""
     process_bytes: int
+    """Bytes of workers' processes beside these, and of the process that they are forked from."""
 
     @property
     def total(self) -> int:
@@ -66,7 +68,7 @@ def needed_memory(plan: Plan, *, shares_weights: bool, tied_bytes: int = 0) -> N
         weight_bytes=weight_bytes,
         kv_bytes=sum(shard.kv_bytes for shard in plan.shards),
         state_bytes=sum(shard.state_bytes for shard in plan.shards),
-        process_bytes=sum(shard.process_bytes for shard in plan.shards),
+        process_bytes=plan.forking_bytes + sum(shard.process_bytes for shard in plan.shards),
     )
 
 
@@ -118,13 +120,35 @@ def with_exact_activations(plan: Plan) -> Plan:
     return replace(_with_stages(plan, stage_with), exact_activations=True)
 
 
-def with_process_bytes(plan: Plan, num_bytes: int) -> Plan:
-    """The plan with what each worker's process takes beside weights and KV."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forks:
+    """Workers that are forked from one process, which has imported what they need."""
+
+    includes: Callable[[WorkerPlacement], bool]
+    """Whether a worker is one of them."""
+    python_bytes: int
+    """Bytes that Python and its modules take: of a worker that is no fork, and of the process that forks."""
+    own_bytes: int
+    """Bytes that a fork takes in the place of these."""
+
+
+def with_process_bytes(plan: Plan, num_bytes: int, forks: Forks | None = None) -> Plan:
+    """The plan with what each worker's process takes beside weights and KV.
+
+    Args:
+        plan: of any workers.
+        num_bytes: of a worker that is a program of its own.
+        forks: which workers are none; None: all are programs of their own.
+    """
+
+    def own_bytes(shard: ShardPlan) -> int:
+        return num_bytes - (forks.python_bytes - forks.own_bytes if forks and forks.includes(shard) else 0)
 
     def stage_with(stage: StagePlan) -> StagePlan:
-        return replace(stage, shards=tuple(replace(shard, process_bytes=num_bytes) for shard in stage.shards))
+        return replace(stage, shards=tuple(replace(shard, process_bytes=own_bytes(shard)) for shard in stage.shards))
 
-    return _with_stages(plan, stage_with)
+    forking_bytes = forks.python_bytes if forks and any(map(forks.includes, plan.shards)) else 0
+    return replace(_with_stages(plan, stage_with), forking_bytes=forking_bytes)
 
 
 def _with_stages(plan: Plan, stage_with: Callable[[StagePlan], StagePlan]) -> Plan:
