@@ -27,9 +27,10 @@ from shoal.model.decoder.device.probes import device_form
 from shoal.model.decoder.device.processor_attention import ProcessorAttention
 from shoal.model.decoder.device.sessions import DeviceSession, device_floats
 from shoal.model.decoder.embedding import Embedding, added_rows
-from shoal.model.decoder.onnx.decoder_graph import SegmentGraph, build_segments
+from shoal.model.decoder.onnx.decoder_graph import build_segments
 from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.decoder.onnx.onnx_layers import load_embedding
+from shoal.model.decoder.onnx.segment_builder import SegmentGraph
 from shoal.model.decoder.sampling.look_over import look_over
 from shoal.model.decoder.stage_layers import SumOverShards
 from shoal.model.runtime_sessions import share_pool

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from shoal.arrays import F32
 from shoal.model.decoder.embedding import Embedding, added_rows
 from shoal.model.decoder.forced_form import NATIVE, ForcedForm
-from shoal.model.decoder.onnx.decoder_graph import Marker, build_segments, build_shard_segments
+from shoal.model.decoder.onnx.decoder_graph import build_segments, build_shard_segments
 from shoal.model.decoder.onnx.form_check import check_onnx_form
 from shoal.model.decoder.onnx.graph_builder import GraphForm
+from shoal.model.decoder.onnx.segment_builder import Marker
 from shoal.model.decoder.onnx.segment_sizes import count_segments
 from shoal.model.decoder.onnx.segments import BoundSegments, Segment, load_segments
 from shoal.model.decoder.onnx.stage_buffers import StageBuffers

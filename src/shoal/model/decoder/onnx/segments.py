@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from shoal.arrays import F32
 from shoal.errors import ModelLoadError
-from shoal.model.decoder.onnx.decoder_graph import Marker, SegmentGraph
+from shoal.model.decoder.onnx.segment_builder import Marker, SegmentGraph
 from shoal.model.runtime_sessions import session_options, start_session
 
 Bindings = tuple[tuple[ort.InferenceSession, ort.IOBinding], ...]
