@@ -10,24 +10,12 @@ from shoal.model.formats.huggingface.families.gemma.earlier import GEMMA, GEMMA2
 from shoal.model.formats.huggingface.families.gemma.later import GEMMA3N, GEMMA3N_TEXT, GEMMA4, GEMMA4_TEXT
 from shoal.model.formats.huggingface.families.glm import GLM, GLM4, GLM4_MOE
 from shoal.model.formats.huggingface.families.gpt_oss import GPT_OSS
+from shoal.model.formats.huggingface.families.granite import GRANITE, GRANITE_MOE
 from shoal.model.formats.huggingface.families.layer_norm.command_r import COHERE, COHERE2
 from shoal.model.formats.huggingface.families.layer_norm.gpt import FALCON, GPT2, GPT_NEOX, PHI
 from shoal.model.formats.huggingface.families.layer_norm.starcoder import NEMOTRON, STABLELM, STARCODER2
-from shoal.model.formats.huggingface.families.llama import (
-    ARCEE,
-    GRANITE,
-    GRANITE_MOE,
-    LLAMA,
-    LLAMA4,
-    LLAMA4_TEXT,
-    MINISTRAL,
-    MINISTRAL3,
-    MISTRAL,
-    MISTRAL3,
-    MIXTRAL,
-    SEED_OSS,
-    SMOLLM3,
-)
+from shoal.model.formats.huggingface.families.llama import ARCEE, LLAMA, LLAMA4, LLAMA4_TEXT, SEED_OSS, SMOLLM3
+from shoal.model.formats.huggingface.families.mistral import MINISTRAL, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL
 from shoal.model.formats.huggingface.families.more_rms import (
     ERNIE4_5,
     ERNIE4_5_MOE,

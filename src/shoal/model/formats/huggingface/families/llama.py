@@ -1,7 +1,6 @@
 """Llama and the models that are built like it.
 
-Source: transformers, models/llama, llama4, mistral, ministral, ministral3, mixtral, seed_oss, smollm3, granite,
-granitemoe, granitemoeshared, arcee.
+Source: transformers, models/llama, llama4, seed_oss, smollm3, arcee.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shoal.model.decoder_config import DecoderConfig
-from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import EXPERT_NAMES, LAYER_NAMES, OTHER_MODALITIES, Family
 from shoal.model.formats.huggingface.settings import Settings
 from shoal.model.layer_config.attention import QueryScaling
@@ -23,13 +21,6 @@ LLAMA_DEFAULTS = {
     "num_attention_heads": 32,
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
-}
-_MISTRAL_DEFAULTS = {
-    **LLAMA_DEFAULTS,
-    "intermediate_size": 14336,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 131072,
-    "sliding_window": 4096,
 }
 _SEED_OSS_DEFAULTS = {
     "vocab_size": 155136,
@@ -55,41 +46,6 @@ _SMOLLM3_DEFAULTS = {
     "rope_theta": 2e6,
     "no_rope_layer_interval": 4,
     "tie_word_embeddings": True,
-}
-_GRANITE_DEFAULTS = {
-    **LLAMA_DEFAULTS,
-    "embedding_multiplier": 1.0,
-    "attention_multiplier": 1.0,
-    "residual_multiplier": 1.0,
-    "logits_scaling": 1.0,
-}
-_MIXTRAL_DEFAULTS = {
-    **_MISTRAL_DEFAULTS,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 1e6,
-    "sliding_window": None,
-    "num_experts_per_tok": 2,
-    "num_local_experts": 8,
-}
-_MINISTRAL3_DEFAULTS = {
-    **_MISTRAL_DEFAULTS,
-    "vocab_size": 131072,
-    "num_hidden_layers": 34,
-    "head_dim": 128,
-    "max_position_embeddings": 262144,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 1e6,
-    "sliding_window": None,
-}
-GRANITE_MOE_DEFAULTS = {**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2}
-GRANITE_MOE_NAMES = {
-    **LAYER_NAMES,
-    "router": "block_sparse_moe.router.layer.weight",
-    "experts.*.gate": "block_sparse_moe.input_linear.weight",
-    "experts.*.up": "block_sparse_moe.input_linear.weight",
-    "experts.*.down": "block_sparse_moe.output_linear.weight",
-    "shared_gate_up": "shared_mlp.input_linear.weight",
-    "shared_down": "shared_mlp.output_linear.weight",
 }
 _ARCEE_DEFAULTS = {
     **LLAMA_DEFAULTS,
@@ -128,16 +84,6 @@ _LLAMA4_NAMES = {
     "experts.*.up": "feed_forward.experts.gate_up_proj",
     "experts.*.down": "feed_forward.experts.down_proj",
 }
-_MIXTRAL_NAMES = {
-    **LAYER_NAMES,
-    "router": "block_sparse_moe.gate.weight",
-    "experts.*.gate": "block_sparse_moe.experts.*.w1.weight",
-    "experts.*.up": "block_sparse_moe.experts.*.w3.weight",
-    "experts.*.down": "block_sparse_moe.experts.*.w2.weight",
-}
-
-
-_ORIGINAL_CONTEXT = "original_max_position_embeddings"
 
 
 def _read_llama(settings: Settings) -> DecoderConfig:
@@ -146,41 +92,21 @@ def _read_llama(settings: Settings) -> DecoderConfig:
     return settings.decoder(qkv_bias=has_bias, o_bias=has_bias, mlp_bias=settings.flag("mlp_bias"))
 
 
-def _read_mistral(settings: Settings) -> DecoderConfig:
-    return settings.decoder(layer_windows=settings.all_slide())
-
-
-def _read_mixtral(settings: Settings) -> DecoderConfig:
-    experts = ExpertsConfig(
-        num_experts=settings.positive("num_local_experts"),
-        num_chosen=settings.positive("num_experts_per_tok"),
-        columns=settings.positive("intermediate_size"),
+def _rotating_layers(settings: Settings) -> tuple[int, ...]:
+    """Of each layer, 1 where it has a rotary embedding: all but one in so many, unless the file says which ones."""
+    every = settings.positive("no_rope_layer_interval")
+    rotates = settings.layers("no_rope_layers") or tuple(
+        int((layer + 1) % every != 0) for layer in range(settings.num_layers)
     )
-    return settings.decoder(layer_windows=settings.all_slide(), experts=experts)
-
-
-def _read_ministral(settings: Settings) -> DecoderConfig:
-    return settings.decoder(layer_windows=settings.some_slide(lambda _: True))
-
-
-def _read_ministral3(settings: Settings) -> DecoderConfig:
-    """Beyond the context that its rotary embedding was made for, queries grow."""
-    config = _read_mistral(settings)
-    strength, period = (settings.rope_number(key) for key in ("llama_4_scaling_beta", _ORIGINAL_CONTEXT))
-    if not strength:
-        return config
-    if not period:
-        raise ValueError(f"there is no {_ORIGINAL_CONTEXT!r} beside 'llama_4_scaling_beta'")
-    return replace(config, query_scaling=QueryScaling(period=period, strength=strength))
+    if len(rotates) != settings.num_layers:
+        raise ValueError(f"'no_rope_layers' has {len(rotates)} items for {settings.num_layers} layers")
+    return rotates
 
 
 def _read_llama4(settings: Settings) -> DecoderConfig:
     """Layers without a rotary embedding see everything, others their chunk, unless the file says which do."""
     layers, columns = range(settings.num_layers), settings.positive("intermediate_size")
-    step, every = settings.positive("interleave_moe_layer_step"), settings.positive("no_rope_layer_interval")
-    rotates = settings.layers("no_rope_layers") or tuple(int((layer + 1) % every != 0) for layer in layers)
-    if len(rotates) != len(layers):
-        raise ValueError(f"'no_rope_layers' has {len(rotates)} items for {len(layers)} layers")
+    step, rotates = settings.positive("interleave_moe_layer_step"), _rotating_layers(settings)
     listed = settings.get("moe_layers")
     routed = set(range(step - 1, len(layers), step) if listed is None else settings.layers("moe_layers"))
     experts = ExpertsConfig(
@@ -225,12 +151,7 @@ def _read_seed_oss(settings: Settings) -> DecoderConfig:
 
 
 def _read_smollm3(settings: Settings) -> DecoderConfig:
-    """Every fourth layer has no rotary embedding, unless the file says which ones."""
-    every, said = settings.positive("no_rope_layer_interval"), settings.layers("no_rope_layers")
-    rotates = said or tuple(int((layer + 1) % every != 0) for layer in range(settings.num_layers))
-    if len(rotates) != settings.num_layers:
-        raise ValueError(f"'no_rope_layers' has {len(rotates)} items for {settings.num_layers} layers")
-    still = tuple(layer for layer, rotates_too in enumerate(rotates) if not rotates_too)
+    still = tuple(layer for layer, rotates in enumerate(_rotating_layers(settings)) if not rotates)
     windows = settings.some_slide(lambda layer: layer in still)
     has_bias = settings.flag("attention_bias")
     return settings.decoder(
@@ -242,41 +163,11 @@ def _read_smollm3(settings: Settings) -> DecoderConfig:
     )
 
 
-def read_granite(settings: Settings) -> DecoderConfig:
-    """A Llama with factors. Raises ModelLoadError, ValueError."""
-    has_bias = settings.flag("attention_bias")
-    return settings.decoder(
-        qkv_bias=has_bias,
-        o_bias=has_bias,
-        mlp_bias=settings.flag("mlp_bias"),
-        embedding_scale=settings.number("embedding_multiplier"),
-        attention_scale=settings.number("attention_multiplier"),
-        residual_scale=settings.number("residual_multiplier"),
-        logits_scale=1.0 / settings.number("logits_scaling"),
-    )
-
-
-def read_granite_moe(settings: Settings) -> DecoderConfig:
-    """The same with experts, and an MLP beside them if the settings say so."""
-    experts = ExpertsConfig(
-        num_experts=settings.positive("num_local_experts"),
-        num_chosen=settings.positive("num_experts_per_tok"),
-        columns=settings.positive("intermediate_size"),
-        shared_columns=integer("'shared_intermediate_size'", settings.get("shared_intermediate_size") or 0),
-    )
-    return replace(read_granite(settings), experts=experts, mlp_bias=False)
-
-
 def _read_arcee(settings: Settings) -> DecoderConfig:
     return replace(_read_llama(settings), gated_mlp=False)
 
 
 LLAMA = Family(read=_read_llama, defaults=LLAMA_DEFAULTS)
-MISTRAL = Family(read=_read_mistral, defaults=_MISTRAL_DEFAULTS)
-MISTRAL3 = Family(
-    read=_read_mistral, defaults=_MISTRAL_DEFAULTS, text_types=("mistral", "ministral3"), needless=OTHER_MODALITIES
-)
-MINISTRAL3 = Family(read=_read_ministral3, defaults=_MINISTRAL3_DEFAULTS)
 LLAMA4_TEXT = Family(
     read=_read_llama4,
     defaults=_LLAMA4_DEFAULTS,
@@ -286,16 +177,6 @@ LLAMA4_TEXT = Family(
     halves_gate_up=True,
 )
 LLAMA4 = replace(LLAMA4_TEXT, text_types=("llama4_text",), needless=OTHER_MODALITIES)
-MINISTRAL = Family(read=_read_ministral, defaults=_MISTRAL_DEFAULTS)
 SEED_OSS = Family(read=_read_seed_oss, defaults=_SEED_OSS_DEFAULTS)
 SMOLLM3 = Family(read=_read_smollm3, defaults=_SMOLLM3_DEFAULTS)
-GRANITE = Family(read=read_granite, defaults=_GRANITE_DEFAULTS)
-GRANITE_MOE = Family(
-    read=read_granite_moe,
-    defaults=GRANITE_MOE_DEFAULTS,
-    names=GRANITE_MOE_NAMES,
-    stacks_experts=True,
-    halves_gate_up=True,
-)
 ARCEE = Family(read=_read_arcee, defaults=_ARCEE_DEFAULTS)
-MIXTRAL = Family(read=_read_mixtral, defaults=_MIXTRAL_DEFAULTS, names=_MIXTRAL_NAMES)

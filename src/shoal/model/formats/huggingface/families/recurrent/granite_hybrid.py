@@ -10,7 +10,7 @@ from dataclasses import replace
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.formats.config_check import integer
 from shoal.model.formats.huggingface.families.family import Family
-from shoal.model.formats.huggingface.families.llama import (
+from shoal.model.formats.huggingface.families.granite import (
     GRANITE_MOE_DEFAULTS,
     GRANITE_MOE_NAMES,
     read_granite,
