@@ -1,0 +1,138 @@
+"""Calls that are for one model, or for all, where several are served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from shoal.server.bodies.bodies import MAX_BODY_BYTES, RequestBodies
+from shoal.server.bodies.forms import form_field
+from shoal.server.http.health.probes import server_version
+from shoal.server.ollama.routes import API_PATH
+from shoal.server.openai.errors import ApiError, unknown_model
+from shoal.server.speech.paths import AUDIO_PATHS, MAX_UPLOAD_BYTES
+from shoal.server.switch.forwarding import ForwardedAnswer
+from shoal.server.switch.switchboard import ModelServer, Switchboard
+
+
+class _Named(msgspec.Struct):
+    """The part of a body that says which model it is for."""
+
+    model: Any = None
+    name: Any = None
+
+
+class SwitchCalls:
+    """Handlers of everything that is of one model, or of all."""
+
+    def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient) -> None:
+        self._switchboard, self._client = switchboard, client
+        self._bodies = RequestBodies(MAX_UPLOAD_BYTES)
+        self._created_s = int(time.time())
+
+    def close(self) -> None:
+        """Read no more bodies."""
+        self._bodies.close()
+
+    async def forward(self, request: Request) -> Response:
+        """Any call whose body names a model."""
+        return _Forwarding(self, request)
+
+    @asynccontextmanager
+    async def forwarded(self, request: Request) -> AsyncGenerator[ForwardedAnswer, None]:
+        """The answer of the model that a body names; the body counts as in memory until the end of the block.
+
+        Uploads of sound may be larger than JSON; where a model's own server takes less, it says so.
+
+        Raises:
+            ApiError: it names no model that there is.
+            BodyTooLarge, InvalidRequest, QueueFull, ClientDisconnect: as `RequestBodies.read`.
+        """
+        is_upload = request.url.path.rstrip("/") in AUDIO_PATHS
+        limit_bytes = MAX_UPLOAD_BYTES if is_upload else MAX_BODY_BYTES
+        async with self._bodies.read(request.scope, request.receive, limit_bytes) as body:
+            content_type = request.headers.get("content-type", "")
+            if content_type.lower().startswith("multipart/form-data"):
+                said = await self._bodies.off_loop(lambda: form_field(content_type, body, "model", "speech"))
+                name = self._served(said)
+            else:
+                name = self._model_of(body)
+            yield ForwardedAnswer(self._switchboard, self._client, name, request, bytes(body))
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models"""
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self._switchboard.names]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}"""
+        name = request.path_params["name"]
+        if name not in self._switchboard.names:
+            raise unknown_model(name)
+        return JSONResponse(self._card(name))
+
+    async def tags(self, request: Request) -> Response:
+        """GET /api/tags"""
+        return JSONResponse({"models": [{"name": name, "model": name} for name in self._switchboard.names]})
+
+    async def running(self, request: Request) -> Response:
+        """GET /api/ps"""
+        cards = [await self._get(server, f"{API_PATH}ps") for server in self._switchboard.servers.values()]
+        return JSONResponse({"models": [card for one in cards for card in one.json()["models"]]})
+
+    async def version(self, request: Request) -> Response:
+        """GET /api/version"""
+        return JSONResponse({"version": server_version()})
+
+    async def stored(self, request: Request) -> Response:
+        """GET and DELETE /v1/responses/{id}: from the server that has it."""
+        for server in self._switchboard.servers.values():
+            answer = await self._client.request(request.method, server.url + request.url.path)
+            if answer.status_code != 404:
+                return Response(answer.content, answer.status_code, media_type="application/json")
+        raise ApiError(404, f"No response has the id {request.path_params['name']!r}", code="not_found")
+
+    async def _get(self, server: ModelServer, path: str) -> httpx.Response:
+        return await self._client.get(server.url + path)
+
+    def _model_of(self, body: bytes | bytearray) -> str:
+        try:
+            named = msgspec.json.decode(body, type=_Named)
+        except msgspec.DecodeError as error:
+            raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+        return self._served(named.model if named.model is not None else named.name)
+
+    def _served(self, name: Any) -> str:
+        """The model of a name as a client wrote it. Raises ApiError: there is none."""
+        if name is None:
+            served = ", ".join(self._switchboard.names)
+            raise ApiError(400, f"say in `model` which of {served} you want", param="model", code="model_missing")
+        if isinstance(name, str) and name not in self._switchboard.names:
+            name = name.removesuffix(":latest")  # Ollama's clients add it
+        if name not in self._switchboard.names:
+            raise unknown_model(str(name)[:100])
+        return name
+
+    def _card(self, name: str) -> dict[str, object]:
+        state = self._switchboard.residency.phase(name).value
+        return {"id": name, "object": "model", "created": self._created_s, "owned_by": "shoal", "state": state}
+
+
+class _Forwarding(Response):
+    """A call that is read, and then answered by a model's server."""
+
+    def __init__(self, calls: SwitchCalls, request: Request) -> None:
+        super().__init__()
+        self._calls, self._request = calls, request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call. Raises what `SwitchCalls.forwarded` raises."""
+        async with self._calls.forwarded(self._request) as answer:
+            await answer(scope, receive, send)
