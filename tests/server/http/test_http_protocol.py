@@ -12,17 +12,19 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from shoal.server.http.http_protocol import (
+from shoal.server.http.connection_pace import (
     BODY_GRACE_S,
     BODY_WINDOW_BYTES,
     BODY_WINDOW_S,
     HEAD_TIMEOUT_S,
+    MIN_BODY_BYTES_PER_S,
+    UNREAD_TIMEOUT_S,
+)
+from shoal.server.http.http_protocol import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_UNWANTED_BYTES,
-    MIN_BODY_BYTES_PER_S,
-    UNREAD_TIMEOUT_S,
     BoundedConfig,
     BoundedProtocol,
     ConnectionLimits,
@@ -88,7 +90,7 @@ class Connection:
         self.protocol = BoundedProtocol(config, state or ServerState(), {}, loop)
         self.transport = FakeTransport()
         self.protocol.connection_made(self.transport)
-        self.begun_s = self.protocol._progress.request_s
+        self.begun_s = self.protocol._pace.request_s
 
     def send(self, data: bytes) -> Connection:
         self.protocol.data_received(data)

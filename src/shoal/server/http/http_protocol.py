@@ -6,7 +6,6 @@ takes, and frames streams as HTTP/1.1 does whatever the client speaks.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import MutableMapping
@@ -19,6 +18,8 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from shoal.server.http.connection_pace import ConnectionPace
+
 MAX_HEAD_BYTES = 1 << 16
 """Request line and headers together, and whatever else of a request is not its body. Source: h11's limit, uvicorn's
 other parser."""
@@ -29,19 +30,6 @@ MAX_PIPELINED = 16
 are rare, and each of these costs memory before its turn."""
 MAX_UNWANTED_BYTES = 16 << 20
 """So much of a body that was refused already is read, since a connection that is closed before may lose the answer."""
-HEAD_TIMEOUT_S = 20.0
-"""From the connection, or the first byte of a later request, to the end of its headers. Source: Apache's
-RequestReadTimeout, header=20-40."""
-BODY_WINDOW_S = 20.0
-BODY_WINDOW_BYTES = 4_096
-"""At least so much of a body must come in each window, or its end. Source: Apache's RequestReadTimeout,
-body=20,MinRate=500, rounded down."""
-BODY_GRACE_S = 60.0
-MIN_BODY_BYTES_PER_S = 16_384
-"""A whole body has so long, and a second more for each of these bytes that comes, so that nobody keeps the share of a
-large one in memory for hours. A judgment: 128 kbit/s."""
-UNREAD_TIMEOUT_S = 60.0
-"""A client that takes nothing of its answer for so long is cut off. Source: nginx, send_timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +49,6 @@ class _Refusal(Exception):
 
 
 @dataclass(slots=True)
-class _Progress:
-    """When a connection last got on, for the sweep. Times are of time.monotonic."""
-
-    request_s: float
-    """since when the headers of a request are awaited; infinite while none are"""
-    body_s: float = math.inf
-    """begin of the window in which a piece of the body must come; infinite while none is awaited"""
-    body_bytes: int = 0
-    """that have come in this window"""
-    body_due_s: float = math.inf
-    """when the whole body must have come; later with each piece"""
-    unread_s: float = math.inf
-    """since when the client has taken nothing of its answer; infinite while nothing waits"""
-    unread_bytes: int = 0
-    """that waited then"""
-
-
-@dataclass(slots=True)
 class _Head:
     """What the headers of the present request have come to."""
 
@@ -93,7 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits if isinstance(config, BoundedConfig) else ConnectionLimits()
-        self._progress = _Progress(request_s=time.monotonic())
+        self._pace = ConnectionPace(time.monotonic())
         self._head = _Head()
         self._idle_bytes = 0
         self._unwanted_bytes = 0
@@ -114,8 +84,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parse what has come, as long as it is worth it."""
         if self.transport.is_closing():
             return
-        if self._progress.request_s == math.inf and self._progress.body_s == math.inf:
-            self._progress.request_s = time.monotonic()
+        if self._pace.is_idle:
+            self._pace.begin_request(time.monotonic())
         self._idle_bytes += len(data)
         self._parse(data)
         if self.transport.is_closing():
@@ -142,7 +112,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer: those are ignored, since whoever reads headers has done so by then."""
         self._count(len(name) + len(value), 1)
-        if self._progress.body_s != math.inf:
+        if self._pace.is_in_body:
             return
         if name.lower() == b"host":
             self._head.hosts.append(value)
@@ -167,16 +137,12 @@ class BoundedProtocol(HttpToolsProtocol):
             _answer_unframed(self.cycle)
         if self.parser.should_upgrade():  # to nothing that is spoken here, and the parser reads no further
             self.cycle.keep_alive = False
-        now_s = time.monotonic()
-        self._progress.request_s = math.inf
-        self._progress.body_due_s = now_s + BODY_GRACE_S
-        self._begin_window(now_s)
+        self._pace.begin_body(time.monotonic())
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._idle_bytes = 0
-        self._progress.body_bytes += len(body)
-        self._progress.body_due_s += len(body) / MIN_BODY_BYTES_PER_S
+        self._pace.take_body(len(body))
         if self.cycle.response_complete:
             self._unwanted_bytes += len(body)
         super().on_body(body)
@@ -187,49 +153,21 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._idle_bytes = 0
         self._unwanted_bytes = 0
-        self._progress.body_s = math.inf
+        self._pace.end_body()
         super().on_message_complete()
 
     def sweep(self, now_s: float) -> None:
         """Close the connection where its client has kept it waiting for too long."""
-        progress = self._progress
-        if self._unread_for_s(now_s) > UNREAD_TIMEOUT_S:
+        if self._pace.is_unread(self.transport.get_write_buffer_size(), now_s):
             self.transport.abort()
-        elif self.transport.is_closing():
-            return
-        elif self.flow.read_paused and progress.body_s != math.inf:  # the body waits for the app
-            progress.body_due_s = max(progress.body_due_s, now_s + BODY_WINDOW_S)
-            self._begin_window(now_s)
-        elif progress.body_s != math.inf and now_s > progress.body_due_s:
-            message = f"the body comes too slowly: less than {MIN_BODY_BYTES_PER_S} bytes a second"
-            self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, message))
-        elif now_s - progress.body_s > BODY_WINDOW_S:
-            if progress.body_bytes >= BODY_WINDOW_BYTES:
-                self._begin_window(now_s)
-            else:
-                self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body stood still for {BODY_WINDOW_S:.0f} s"))
-        elif now_s - progress.request_s > HEAD_TIMEOUT_S:
-            if self._is_answering:  # what comes meanwhile has time until the answer has gone
-                progress.request_s = now_s
-            else:
-                self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, f"no whole headers in {HEAD_TIMEOUT_S:.0f} s"))
+        elif not self.transport.is_closing():
+            late = self._pace.lateness(now_s, is_paused=self.flow.read_paused, is_answering=self._is_answering)
+            if late is not None:
+                self._refuse(_Refusal(HTTPStatus.REQUEST_TIMEOUT, late))
 
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
-
-    def _begin_window(self, now_s: float) -> None:
-        self._progress.body_s, self._progress.body_bytes = now_s, 0
-
-    def _unread_for_s(self, now_s: float) -> float:
-        """For how long the client has taken nothing of what waits for it, in seconds."""
-        progress, num_bytes = self._progress, self.transport.get_write_buffer_size()
-        if not num_bytes:
-            progress.unread_s = math.inf
-        elif progress.unread_s == math.inf or num_bytes < progress.unread_bytes:
-            progress.unread_s = now_s
-        progress.unread_bytes = num_bytes
-        return now_s - progress.unread_s
 
     def _count(self, num_bytes: int, num_headers: int) -> None:
         head = self._head
@@ -239,7 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise self._refused(self._too_long())
 
     def _too_long(self) -> _Refusal:
-        if self._progress.request_s != math.inf and not self._head.num_headers and len(self.url) > 1:
+        if self._pace.awaits_headers and not self._head.num_headers and len(self.url) > 1:
             return _Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, f"the URL has more than {MAX_HEAD_BYTES} bytes")
         message = f"the headers have more than {MAX_HEAD_BYTES} bytes, or there are more than {MAX_HEADERS}"
         return _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)

@@ -17,9 +17,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from shoal.errors import ConfigError, WorkerLost
+from shoal.server.http.connection_pace import HEAD_TIMEOUT_S
 from shoal.server.http.descriptors import max_connections
 from shoal.server.http.draining import DRAIN_TIMEOUT_S, Drain
-from shoal.server.http.http_protocol import HEAD_TIMEOUT_S, BoundedConfig, BoundedProtocol, ConnectionLimits
+from shoal.server.http.http_protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
 from shoal.server.http.request_log import RequestLog
 from shoal.server.http.tls import TlsFiles
 
