@@ -19,9 +19,9 @@ from shoal.sim.blame import BlameWatch
 from shoal.sim.faults import ReplicaJoins
 from shoal.sim.invariants import FairnessWatch, Ledger, check_fleet, check_state, check_step
 from shoal.sim.scenario import Scenario
+from shoal.sim.shell.virtual_shell import VirtualShell
 from shoal.sim.simulated_replica import StepWorkers
 from shoal.sim.trace import describe
-from shoal.sim.virtual_shell import VirtualShell
 
 _POISON_NOTICED_S = 0.003
 NO_REPLICA = "no replica is left"

@@ -33,7 +33,7 @@ from shoal.sim.batches.ledger import BatchLedger
 from shoal.sim.batches.scenario import BatchScenario, SimulatedRequest
 from shoal.sim.batches.workers import BatchWorkers, SimulatedBatch, SimulatedResult
 from shoal.sim.faults import ReplicaJoins
-from shoal.sim.virtual_shell import VirtualShell
+from shoal.sim.shell.virtual_shell import VirtualShell
 
 _POISON_NOTICED_S = 0.003
 

@@ -29,8 +29,8 @@ from shoal.sim.cluster.shared_head import SharedCores, SharedHead
 from shoal.sim.cluster.stretch import Stretch, Stretches
 from shoal.sim.faults import Starting
 from shoal.sim.invariants import check_fleet, check_state
+from shoal.sim.shell.virtual_shell import VirtualShell
 from shoal.sim.traffic.visit import Clients, Visit
-from shoal.sim.virtual_shell import VirtualShell
 
 _CHECK_EVERY = 4096
 """Turns between two checks of all invariants, which look at every block; every loss is followed by one, too."""

@@ -28,8 +28,8 @@ from shoal.core.recovery.events import (
 )
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.sim.faults import Absence, Crash, Fault, Hang, Replacement, ReplicaJoins, Slowdown, Starting
+from shoal.sim.shell.virtual_machines import LOOK_S, PROBE_S, VirtualMachines
 from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, WorkT
-from shoal.sim.virtual_machines import LOOK_S, PROBE_S, VirtualMachines
 
 MAX_TURNS = 100_000
 """a run that takes longer goes in circles"""
