@@ -5,13 +5,10 @@ What the work is, and who schedules it, is a subclass's matter: steps in simulat
 
 from __future__ import annotations
 
-import heapq
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from itertools import count
-from math import inf, isfinite
+from math import isfinite
 from random import Random
-from typing import Any, Generic, assert_never
+from typing import assert_never
 
 from shoal.core.recovery.events import (
     GiveUp,
@@ -26,8 +23,18 @@ from shoal.core.recovery.events import (
     Tick,
     WorkersProgressed,
 )
-from shoal.core.recovery.recovery import RecoveryStats
 from shoal.sim.faults import Absence, Crash, Fault, Hang, Replacement, ReplicaJoins, Slowdown, Starting
+from shoal.sim.shell.interface import VirtualWork
+from shoal.sim.shell.timeline import (
+    DecisionDue,
+    LinksBroken,
+    MachineBack,
+    MachineLook,
+    MachineUnreachable,
+    Timeline,
+    WorkersAnswered,
+    WorkersLoaded,
+)
 from shoal.sim.shell.virtual_machines import LOOK_S, PROBE_S, VirtualMachines
 from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, WorkT
 
@@ -37,73 +44,8 @@ _RESTORED_WITHIN_S = 12.0
 """Of a machine's return: at once when it is seen, or 10 s after a replica was first seen to lack workers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """Workers that were started are ready, or not."""
-
-    replica: int
-    workers: SimulatedWorkers[Any, Any, Any]
-    fails: bool
-    is_replacement: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Broken:
-    """The links of dead workers are seen to be broken."""
-
-    replica: int
-    workers: SimulatedWorkers[Any, Any, Any]
-    is_crash: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answered:
-    """Something that workers said arrives."""
-
-    replica: int
-    workers: SimulatedWorkers[Any, Any, Any]
-    result: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Unreachable:
-    """An attempt to start workers has found out that the machine of one takes no connections."""
-
-    replica: int
-    workers: SimulatedWorkers[Any, Any, Any]
-    worker: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Back:
-    """A machine is there again."""
-
-    absence: Absence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """It is time to look for machines."""
-
-    until_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Due:
-    """Who decides wanted to be woken."""
-
-
-_SETTLING = _Loaded | _Broken | _Unreachable | _Look
-"""What is to come while a fault is not over."""
-_FIXED = Crash | Hang | Slowdown | Replacement | ReplicaJoins | Absence | _Back
-"""What comes at times that are given."""
-
-
-class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
+class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
     """Runs what is in its queue until nothing is left to happen."""
-
-    starts_without_any = True
-    """whether a replica of one worker is started in its place elsewhere when that one's machine is gone"""
 
     def __init__(self, seed: int, starting: Starting, *, max_turns: int | None = MAX_TURNS) -> None:
         """Nothing has happened yet.
@@ -119,8 +61,11 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         """the latest of each replica: serving, being started or stopped"""
         self._seed = seed
         self._starting = starting
-        self._queue: list[tuple[float, int, object]] = []
-        self._num_queued = 0
+        self._timeline = Timeline()
+        self.put = self._timeline.put
+        """Lets something happen: see `Timeline.put`."""
+        self.quiet_until_s = self._timeline.quiet_until_s
+        """See `Timeline.quiet_until_s`."""
         self._next_due_s: float | None = None
         self._seen_broken: set[int] = set()
         """replicas of which it is known which worker is gone"""
@@ -130,55 +75,6 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         self.num_restored = 0
         """times that a replica was given back its workers"""
 
-    @abstractmethod
-    def make_workers(
-        self, replica: int, now_s: float, *, num_stages: int | None = None, without: int | None = None
-    ) -> SimulatedWorkers[WorkT, ResultT, LimitsT]:
-        """Workers of a replica, of a new one where there is none, in so many stages; None: as planned."""
-
-    @abstractmethod
-    def tell(
-        self,
-        event: WorkersProgressed | ReplicaReady[LimitsT] | ReplicaJoined[LimitsT] | ReplicaLost | Tick,
-        now_s: float,
-    ) -> None:
-        """Let who decides handle an event, and carry out what it wants."""
-
-    @abstractmethod
-    def num_workers(self, replica: int) -> int:
-        """That a replica is planned with."""
-
-    @abstractmethod
-    def recovery_stats(self) -> RecoveryStats:
-        """How the replicas' workers are."""
-
-    @abstractmethod
-    def take_answer(self, replica: int, result: ResultT, now_s: float) -> None:
-        """Workers have answered something."""
-
-    @abstractmethod
-    def happen(self, happening: object, now_s: float) -> None:
-        """Something of the subclass's own that was `put`."""
-
-    @abstractmethod
-    def wake_s(self) -> float | None:
-        """When who decides wants to be woken."""
-
-    @abstractmethod
-    def is_over(self) -> bool:
-        """Whether no replica has workers or will have some."""
-
-    @abstractmethod
-    def note_stopped(self, replica: int, *, on_purpose: bool) -> None:
-        """A replica's workers were stopped, because they are lost or because others take their place."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raises AssertionError where an invariant is broken."""
-
-    def settle(self, now_s: float) -> None:
-        """Called before something happens that may concern any replica: what is put off is to be done."""
-
     def load_s(self, replica: int) -> float:
         """Seconds that the workers of a replica load after a loss."""
         return self.rng.uniform(self._starting.shortest_s, self._starting.longest_s)
@@ -187,25 +83,9 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         """Seconds that all of them load, beside those that serve."""
         return self._starting.longest_s
 
-    def put(self, at_s: float, happening: object) -> None:
-        """Let something happen."""
-        heapq.heappush(self._queue, (at_s, self._num_queued, happening))
-        self._num_queued += 1
-
-    def quiet_until_s(self) -> float | None:
-        """When the next fault or return comes, infinite where there is none; None: the latest one is not over."""
-        if any(isinstance(one, _SETTLING) for _, _, one in self._queue):
-            return None
-        return min((at_s for at_s, _, one in self._queue if isinstance(one, _FIXED)), default=inf)
-
     def put_off(self, seconds: float) -> None:
         """Let everything that is under way happen so much later, but for faults and returns."""
-        moved = [
-            entry if isinstance(entry[2], _FIXED) else (entry[0] + seconds, entry[1], self.moved(entry[2], seconds))
-            for entry in self._queue
-        ]
-        heapq.heapify(moved)
-        self._queue = moved
+        self._timeline.put_off(seconds, self.moved)
         if self._next_due_s is not None:
             self._next_due_s += seconds
 
@@ -217,11 +97,11 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         """Everything until nothing is left to happen. Returns when that is."""
         now_s = 0.0
         for _ in count() if self._max_turns is None else range(self._max_turns):
-            if not self._queue:
+            if not self._timeline:
                 return now_s
-            now_s = self._queue[0][0]
-            while self._queue and self._queue[0][0] == now_s:
-                self._happen(heapq.heappop(self._queue)[2], now_s)
+            now_s = self._timeline.next_s
+            for happening in self._timeline.take(now_s):
+                self._happen(happening, now_s)
             self.tell(Tick(), now_s)
             self.check()
             self._queue_wake(now_s)
@@ -235,13 +115,13 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
 
     def put_answer(self, replica: int, result: ResultT, at_s: float) -> None:
         """Let the present workers of a replica answer."""
-        self.put(at_s, _Answered(replica=replica, workers=self.workers[replica], result=result))
+        self.put(at_s, WorkersAnswered(replica=replica, workers=self.workers[replica], result=result))
 
     def break_workers(self, replica: int, now_s: float, *, hangs: bool, is_crash: bool, noticed_after_s: float) -> None:
         """What a replica computes breaks it, now: its workers hang, or die, which is seen a little later."""
         workers = self.workers[replica]
         if not workers.is_silent and not hangs:
-            self.put(now_s + noticed_after_s, _Broken(replica=replica, workers=workers, is_crash=is_crash))
+            self.put(now_s + noticed_after_s, LinksBroken(replica=replica, workers=workers, is_crash=is_crash))
         workers.is_silent = True
 
     def carry_out(self, effect: RecoveryEffect, now_s: float) -> None:
@@ -270,33 +150,33 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         due_s = self.wake_s()
         if due_s is not None and (self._next_due_s is None or due_s < self._next_due_s):
             self._next_due_s = due_s
-            self.put(max(due_s, now_s), _Due())
+            self.put(max(due_s, now_s), DecisionDue())
 
     def _happen(self, happening: object, now_s: float) -> None:
         match happening:
-            case _Answered(replica=replica, workers=workers, result=result):
+            case WorkersAnswered(replica=replica, workers=workers, result=result):
                 if workers.still_says():
                     self.take_answer(replica, result, now_s)
-            case _Due():
+            case DecisionDue():
                 self._next_due_s = None
                 due_s = self.wake_s()
                 if due_s is not None and due_s <= now_s:
                     self.settle(now_s)
-            case _Loaded():
+            case WorkersLoaded():
                 self.settle(now_s)
                 self._finish_loading(happening, now_s)
-            case _Broken(replica=replica, workers=workers, is_crash=is_crash):
+            case LinksBroken(replica=replica, workers=workers, is_crash=is_crash):
                 self.settle(now_s)
                 if not workers.is_stopped:
                     self._tell_lost(replica, "the link is broken", now_s, is_crash=is_crash)
-            case _Unreachable(replica=replica, workers=workers, worker=worker):
+            case MachineUnreachable(replica=replica, workers=workers, worker=worker):
                 self.settle(now_s)
                 if not workers.is_stopped:
                     self._tell_lost(replica, "its machine cannot be reached", now_s, unreachable=worker)
-            case _Back(absence=absence):
+            case MachineBack(absence=absence):
                 self._machines.come_back(absence.replica, absence.worker)
-                self.put(now_s + LOOK_S, _Look(until_s=now_s + _RESTORED_WITHIN_S))
-            case _Look(until_s=until_s):
+                self.put(now_s + LOOK_S, MachineLook(until_s=now_s + _RESTORED_WITHIN_S))
+            case MachineLook(until_s=until_s):
                 self._look(until_s, now_s)
             case Crash() | Hang() | Slowdown() | Replacement() | ReplicaJoins() | Absence():
                 self.settle(now_s)
@@ -309,14 +189,14 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             case Crash(replica=replica, noticed_after_s=noticed_after_s):
                 workers = self.workers[replica]
                 workers.is_silent = True
-                self.put(now_s + noticed_after_s, _Broken(replica=replica, workers=workers, is_crash=False))
+                self.put(now_s + noticed_after_s, LinksBroken(replica=replica, workers=workers, is_crash=False))
             case Hang(replica=replica):
                 self.workers[replica].is_silent = True
             case Slowdown(replica=replica, factor=factor):
                 self.workers[replica].slow_down(factor)
             case Replacement(replica=replica, load_s=load_s, num_stages=num_stages):
                 workers = self.make_workers(replica, now_s, num_stages=num_stages)
-                loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
+                loaded = WorkersLoaded(replica=replica, workers=workers, fails=False, is_replacement=True)
                 self.put(now_s + load_s, loaded)
             case ReplicaJoins():
                 self._join(now_s)
@@ -325,8 +205,8 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
                 if self.workers[replica].without != worker:
                     self.workers[replica].is_silent = True
                 if isfinite(back_at_s):
-                    self.put(back_at_s, _Back(absence=fault))
-                self.put(now_s + LOOK_S, _Look(until_s=now_s + _RESTORED_WITHIN_S))
+                    self.put(back_at_s, MachineBack(absence=fault))
+                self.put(now_s + LOOK_S, MachineLook(until_s=now_s + _RESTORED_WITHIN_S))
             case _:
                 assert_never(fault)
 
@@ -339,15 +219,15 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
         self.workers[replica] = workers
         unreachable = self._machines.unreachable(replica, self.num_workers(replica), without)
         if unreachable is not None:
-            self.put(now_s + PROBE_S, _Unreachable(replica=replica, workers=workers, worker=unreachable))
+            self.put(now_s + PROBE_S, MachineUnreachable(replica=replica, workers=workers, worker=unreachable))
             return
         self.num_reduced += without is not None
         load_s = self.load_s(replica)
         self.tell(WorkersProgressed(replica=replica), now_s)
         fails = self.rng.random() < self._starting.failure_probability
-        self.put(now_s + load_s, _Loaded(replica=replica, workers=workers, fails=fails))
+        self.put(now_s + load_s, WorkersLoaded(replica=replica, workers=workers, fails=fails))
 
-    def _finish_loading(self, loaded: _Loaded, now_s: float) -> None:
+    def _finish_loading(self, loaded: WorkersLoaded, now_s: float) -> None:
         replica, workers = loaded.replica, loaded.workers
         if loaded.is_replacement:
             self._machines.changing.discard(replica)
@@ -390,10 +270,10 @@ class VirtualShell(ABC, Generic[WorkT, ResultT, LimitsT]):
             self._machines.changing.add(replica)
             self.num_restored += 1
             workers = self.make_workers(replica, now_s)
-            loaded = _Loaded(replica=replica, workers=workers, fails=False, is_replacement=True)
+            loaded = WorkersLoaded(replica=replica, workers=workers, fails=False, is_replacement=True)
             self.put(now_s + self.longest_load_s(replica), loaded)
         if now_s < until_s and not self.is_over():
-            self.put(now_s + LOOK_S, _Look(until_s=until_s))
+            self.put(now_s + LOOK_S, MachineLook(until_s=until_s))
 
     def _join(self, now_s: float) -> None:
         """Where nothing is left, everything has ended."""

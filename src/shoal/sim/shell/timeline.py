@@ -1,0 +1,120 @@
+"""What is still to happen in virtual time, and the kinds of it that concern workers and machines."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from shoal.sim.faults import Absence, Crash, Hang, Replacement, ReplicaJoins, Slowdown
+from shoal.sim.simulated_workers import SimulatedWorkers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersLoaded:
+    """Workers that were started are ready, or not."""
+
+    replica: int
+    workers: SimulatedWorkers[Any, Any, Any]
+    fails: bool
+    is_replacement: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksBroken:
+    """The links of dead workers are seen to be broken."""
+
+    replica: int
+    workers: SimulatedWorkers[Any, Any, Any]
+    is_crash: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersAnswered:
+    """Something that workers said arrives."""
+
+    replica: int
+    workers: SimulatedWorkers[Any, Any, Any]
+    result: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineUnreachable:
+    """An attempt to start workers has found out that the machine of one takes no connections."""
+
+    replica: int
+    workers: SimulatedWorkers[Any, Any, Any]
+    worker: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineBack:
+    """A machine is there again."""
+
+    absence: Absence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineLook:
+    """It is time to look for machines."""
+
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionDue:
+    """Who decides wanted to be woken."""
+
+
+_SETTLING = WorkersLoaded | LinksBroken | MachineUnreachable | MachineLook
+"""What is to come while a fault is not over."""
+_FIXED = Crash | Hang | Slowdown | Replacement | ReplicaJoins | Absence | MachineBack
+"""What comes at times that are given."""
+
+
+class Timeline:
+    """Happenings by their times; those of one time stay in the order in which they were put there."""
+
+    def __init__(self) -> None:
+        self._queue: list[tuple[float, int, object]] = []
+        self._num_put = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def next_s(self) -> float:
+        """When the next thing happens; there must be one."""
+        return self._queue[0][0]
+
+    def put(self, at_s: float, happening: object) -> None:
+        """Let something happen."""
+        heapq.heappush(self._queue, (at_s, self._num_put, happening))
+        self._num_put += 1
+
+    def take(self, now_s: float) -> Iterator[object]:
+        """Everything that happens at one time, the next one, and what is put there meanwhile."""
+        while self._queue and self._queue[0][0] == now_s:
+            yield heapq.heappop(self._queue)[2]
+
+    def quiet_until_s(self) -> float | None:
+        """When the next fault or return comes, infinite where there is none; None: the latest one is not over."""
+        if any(isinstance(one, _SETTLING) for _, _, one in self._queue):
+            return None
+        return min((at_s for at_s, _, one in self._queue if isinstance(one, _FIXED)), default=inf)
+
+    def put_off(self, seconds: float, moved: Callable[[object, float], object]) -> None:
+        """Let everything happen so much later, but for faults and returns.
+
+        Args:
+            seconds: how much later.
+            moved: a happening that is put off by so many seconds, where it holds times of its own.
+        """
+        later = [
+            entry if isinstance(entry[2], _FIXED) else (entry[0] + seconds, entry[1], moved(entry[2], seconds))
+            for entry in self._queue
+        ]
+        heapq.heapify(later)
+        self._queue = later
