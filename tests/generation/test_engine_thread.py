@@ -12,7 +12,7 @@ from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId, TokenProduced
 from shoal.errors import CapacityError, WorkerLost
 from shoal.generation.engine_thread import EngineThread
-from shoal.generation.output_stream import OutputStream
+from shoal.generation.output.output_stream import OutputStream
 from tests.server.fakes import EOS, FakeEngine, ids
 
 

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.generation.text_stream import StopFinder, TextStream, failure_table, prepare_stops
+from shoal.generation.output.text_stream import StopFinder, TextStream, failure_table, prepare_stops
 
 texts = st.text(alphabet="abA\n é", max_size=40)
 stop_lists = st.lists(st.text(alphabet="abA\n é", min_size=1, max_size=5), max_size=4)

@@ -11,10 +11,10 @@ from shoal.api.outputs import CompletionOutput, RequestOutput
 from shoal.api.sampling import SamplingOptions, generation_spec, named_constraint
 from shoal.errors import InvalidRequest
 from shoal.generation.chat_prompts import ChatPrompt, chat_prompt, seen_pictures
-from shoal.generation.choice import FinishedChoice
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import Generation, Usage
 from shoal.generation.message_parts import picture_sources
+from shoal.generation.output.choice import FinishedChoice
 from shoal.generation.seams import PlacedPictures
 
 Message = Mapping[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shoal.generation.choice import PositionLogprobs
 from shoal.generation.generation import Usage
+from shoal.generation.output.choice import PositionLogprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

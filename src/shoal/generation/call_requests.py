@@ -10,10 +10,10 @@ import msgspec
 
 from shoal.core.sequences.request import Request, RequestId
 from shoal.errors import InvalidRequest
-from shoal.generation.choice import Choice
 from shoal.generation.generation import GenerationSpec
+from shoal.generation.output.choice import Choice
+from shoal.generation.output.text_stream import StopString, TextStream, prepare_stops
 from shoal.generation.seams import Guide, PromptTokenizer
-from shoal.generation.text_stream import StopString, TextStream, prepare_stops
 
 NUM_SEEDS = 1 << 63
 """Seeds are 0 <= seed < 2**63, see `Sampling.seed`."""

@@ -16,7 +16,7 @@ from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestErr
 from shoal.generation.call_requests import CallRequests, ContextLengthExceeded
 from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
-from shoal.generation.output_stream import OutputStream
+from shoal.generation.output.output_stream import OutputStream
 from shoal.generation.readers import Readers
 from shoal.generation.seams import (
     GenerationEngine,

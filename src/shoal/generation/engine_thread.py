@@ -18,7 +18,7 @@ from shoal.core.generation.admission import AdmissionConfig, EndRate, reason_to_
 from shoal.core.sequences.request import Output, Request, RequestFinished, RequestId
 from shoal.core.story import StoryEntry
 from shoal.errors import CapacityError, RequestError, ShoalError, WorkerLost
-from shoal.generation.output_stream import OutputStream
+from shoal.generation.output.output_stream import OutputStream
 from shoal.generation.seams import GenerationEngine, GenerationStats
 
 TURN_TIMEOUT_S = 60.0

@@ -10,9 +10,9 @@ from types import TracebackType
 from shoal.core.sequences.pictures import Pictures
 from shoal.core.sequences.request import NO_ADAPTER, Output, RequestFinished, RequestId, TokenProduced
 from shoal.errors import DeadlineExceeded, RequestError, ShoalError, ShuttingDown, WorkerLost
-from shoal.generation.choice import Choice, ChoiceDelta
 from shoal.generation.engine_thread import EngineThread
-from shoal.generation.output_stream import OutputStream
+from shoal.generation.output.choice import Choice, ChoiceDelta
+from shoal.generation.output.output_stream import OutputStream
 from shoal.generation.seams import Guide, Timer
 from shoal.protocol.language_messages import Sampling
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from shoal.errors import WorkerLost
-from shoal.generation.choice import ChoiceDelta
 from shoal.generation.generation import Usage
+from shoal.generation.output.choice import ChoiceDelta
 from shoal.server.openai.completions import CompletionForm
 from shoal.server.openai.sse import EVENTS, EventStream, Rhythm
 

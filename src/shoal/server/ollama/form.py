@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import msgspec
 
-from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.generation import Usage
+from shoal.generation.output.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.model.text.answer.parts import AnswerPart, CallArguments, CallStarted, Content, Reasoning
 from shoal.model.text.answer.reasoning import plain_text
 from shoal.server.ollama.errors import error_body

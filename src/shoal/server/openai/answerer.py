@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from shoal.core.sequences.request import NO_ADAPTER
-from shoal.generation.choice import FinishedChoice
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec
+from shoal.generation.output.choice import FinishedChoice
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.bodies.json_bounds import JsonBounds
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect

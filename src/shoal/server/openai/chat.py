@@ -10,9 +10,9 @@ import msgspec
 
 from shoal.errors import InvalidRequest
 from shoal.generation.chat_prompts import ChatPrompt, chat_prompt, seen_pictures
-from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
+from shoal.generation.output.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.server.openai.answers import AnswerForms, AnswerReading, offered
 from shoal.server.openai.body.chat_body import ChatBody
 from shoal.server.openai.chat_answer import NOTHING, ChatStream, read_message

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from shoal.errors import InvalidRequest
-from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
+from shoal.generation.output.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.server.openai.body.completion_body import CompletionBody
 from shoal.server.openai.errors import ApiError
 from shoal.server.openai.form import DONE_EVENT, failure_event, finite, token_name, top_pairs, usage_fields

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from starlette.types import Scope
 
-from shoal.generation.choice import ChoiceDelta, FinishedChoice
 from shoal.generation.generation import Usage
+from shoal.generation.output.choice import ChoiceDelta, FinishedChoice
 from shoal.protocol.language_messages import TokenLogprobs
 from shoal.server.http.request_log import add_fields
 from shoal.server.openai.errors import ApiError

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shoal.errors import ShoalError
-from shoal.generation.choice import ChoiceDelta
 from shoal.generation.generation import Generation
+from shoal.generation.output.choice import ChoiceDelta
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.errors import from_exception
 from shoal.server.openai.form import Form, note_usage

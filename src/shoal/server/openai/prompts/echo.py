@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from shoal.generation.choice import ChoiceDelta, FinishedChoice
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
+from shoal.generation.output.choice import ChoiceDelta, FinishedChoice
 from shoal.server.openai.body.completion_body import CompletionBody
 from shoal.server.openai.completions import CompletionForm, completion_spec, prompt_tokens
 from shoal.server.openai.form import usage_fields

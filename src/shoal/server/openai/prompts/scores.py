@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from shoal.generation.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.generation.generation import GenerationSpec, Usage
+from shoal.generation.output.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.protocol.language_messages import Sampling
 from shoal.server.openai.errors import ApiError
 from shoal.server.openai.form import Form, finite, top_pairs

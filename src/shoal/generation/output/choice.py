@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shoal.core.sequences.request import RequestFinished, TokenProduced
-from shoal.generation.text_stream import TextStream
+from shoal.generation.output.text_stream import TextStream
 from shoal.protocol.language_messages import TokenLogprobs
 
 
