@@ -49,7 +49,7 @@ class Call:
         self._started_s = self._data_plane.now_s()
         await self._tokenize()
         constraint, name = named_constraint(self._options) or (None, "")
-        guides = await self._data_plane.guides(constraint, len(self._choices), name)
+        guides = await self._data_plane.prompts.guides(constraint, len(self._choices), name)
         spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context, guides)
         adapter = self._data_plane.adapter_number(self._options.get("adapter"))
         spec = replace(spec, adapter=adapter, pictures=await seen_pictures(self._data_plane, self._placed))
@@ -104,7 +104,7 @@ class Call:
         prompt = self._prompt
         if isinstance(prompt, str):
             self._text = prompt
-            (self._prompt_ids,) = await self._data_plane.encode([prompt], add_special=True)
+            (self._prompt_ids,) = await self._data_plane.prompts.encode([prompt], add_special=True)
         elif is_conversation(prompt):
             self._text, self._prompt_ids, self._placed = await self._chat_prompt(prompt)
         else:

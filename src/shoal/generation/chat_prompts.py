@@ -45,11 +45,11 @@ async def chat_prompt(
         raise InvalidRequest(
             'this model takes text only: every part must be {"type": "text", "text": "..."}', param="messages"
         )
-    text = await data_plane.chat_prompt(messages, tools, variables)
+    text = await data_plane.prompts.chat_prompt(messages, tools, variables)
     if sources and data_plane.pictures is not None:
         placed = await data_plane.pictures.place(text, sources)
         return ChatPrompt(text, placed.prompt_ids, placed)
-    (prompt_ids,) = await data_plane.encode([text], add_special=False, param="messages")
+    (prompt_ids,) = await data_plane.prompts.encode([text], add_special=False, param="messages")
     return ChatPrompt(text, prompt_ids, None)
 
 

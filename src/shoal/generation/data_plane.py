@@ -6,34 +6,29 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.sequences.request import NO_ADAPTER, Request, RequestFinished, RequestId, TokenProduced
 from shoal.core.story import StoryEntry
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestError
-from shoal.generation.call_requests import CallRequests, ContextLengthExceeded
+from shoal.generation.call_requests import CallRequests
 from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
 from shoal.generation.output.output_stream import OutputStream
+from shoal.generation.prompt_reader import PromptReader
 from shoal.generation.readers import Readers
 from shoal.generation.seams import (
     GenerationEngine,
     GenerationStats,
-    Guide,
     Meter,
     PicturePrompts,
     PromptTokenizer,
     RequestObserver,
     Timer,
 )
-from shoal.model.text.grammar.constraint import Constraint
 from shoal.protocol.language_messages import Sampling
-
-SHORT_TEXT_CHARS = 4096
-"""Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it
-(digits and letters in turn, SmolLM2's vocabulary, 2 cores), this takes a hundredth of a second."""
 
 
 class DataPlane:
@@ -79,6 +74,8 @@ class DataPlane:
         """of a model that sees; None: it takes texts alone. It starts and ends with the data plane"""
         self.readers = Readers()
         """threads for what a call's own size makes long"""
+        self.prompts = PromptReader(tokenizer, self._engine.max_context, self.readers)
+        """makes tokens of what calls say"""
 
     @property
     def max_context(self) -> int:
@@ -132,68 +129,6 @@ class DataPlane:
     def now_s(self) -> float:
         """The data plane's clock."""
         return self._clock()
-
-    def check_length(self, texts: Iterable[str], param: str) -> None:
-        """Refuse texts that cannot fit before any work is done on them. Raises ContextLengthExceeded."""
-        limit = self.max_context * self.tokenizer.max_token_chars
-        num_chars = sum(map(len, texts))
-        if num_chars > limit:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {self.max_context} tokens, which are {limit} characters at "
-                f"most, but the prompt has {num_chars}: shorten it",
-                param=param,
-            )
-
-    async def encode(self, texts: Sequence[str], *, add_special: bool, param: str = "prompt") -> list[tuple[int, ...]]:
-        """Token ids of each text, off the event loop but for short ones.
-
-        Raises:
-            ContextLengthExceeded: one of them cannot fit; nothing was computed.
-            QueueFull: too many wait to be read.
-        """
-        for text in texts:
-            self.check_length((text,), param)
-        encode = self.tokenizer.encode
-        if sum(map(len, texts)) <= SHORT_TEXT_CHARS:
-            return [tuple(encode(text, add_special=add_special)) for text in texts]
-        return [
-            await self.readers.run(lambda text=text: tuple(encode(text, add_special=add_special))) for text in texts
-        ]
-
-    async def chat_prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The prompt of a conversation, made off the event loop.
-
-        Raises:
-            InvalidRequest, ContextLengthExceeded: it cannot be made of these messages, or cannot fit.
-            QueueFull: too many wait to be read.
-        """
-        if len(messages) > self.max_context:
-            raise ContextLengthExceeded(
-                f"This model's maximum context length is {self.max_context} tokens, and there are {len(messages)} "
-                "messages: leave some out",
-                param="messages",
-            )
-        self.check_length((str(message["content"]) for message in messages), "messages")
-        return await self.readers.run(lambda: self.tokenizer.chat_prompt(messages, tools, variables))
-
-    async def guides(self, constraint: Constraint | None, num_choices: int, param: str) -> tuple[Guide, ...]:
-        """What keeps each choice of a call within a constraint, compiled off the event loop; None: nothing.
-
-        Raises:
-            InvalidRequest: it is malformed, cannot be satisfied or uses what is not supported.
-            QueueFull: too many wait to be read.
-        """
-        if constraint is None:
-            return ()
-        try:
-            return await self.readers.run(lambda: tuple(self.tokenizer.guide(constraint) for _ in range(num_choices)))
-        except InvalidRequest as error:
-            raise InvalidRequest(f"`{param}` cannot be used: {error}", param=param) from error
 
     async def generate(
         self, specs: Sequence[GenerationSpec], timeout_s: float | None = None, call_id: str = ""

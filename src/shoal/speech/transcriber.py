@@ -108,7 +108,7 @@ class WindowTranscriber:
             raise InvalidRequest("the model knows English only: there is nothing to translate into English", "model")
         if not options.prompt or vocabulary.previous is None:
             return ()
-        self._data_plane.check_length([options.prompt], "prompt")
+        self._data_plane.prompts.check_length([options.prompt], "prompt")
         ids = self._tokenizer.encode(" " + options.prompt.strip(), add_special=False)
         kept = ids[-(self._data_plane.max_context // 2 - 1) :]
         return vocabulary.previous, *kept

@@ -102,7 +102,7 @@ class VisionPrompts:
         one = f"{before}{self._placeholder}{behind}"
         if one != self._model.mark:
             prompt = prompt.replace(self._model.mark, one)
-        (prompt_ids,) = await self._data_plane.encode([prompt], add_special=False, param="messages")
+        (prompt_ids,) = await self._data_plane.prompts.encode([prompt], add_special=False, param="messages")
         cut = [await self._data_plane.readers.run(lambda source=source: self._cut(source)) for source in sources]
         num_rows = len(prompt_ids) + sum(picture.num_rows - 1 for picture in cut)
         if num_rows >= self._data_plane.max_context:

@@ -32,7 +32,7 @@ class DecoderEncoder:
         """See `TextEncoder`."""
         prompt = self._sentences.prompt(kind)
         strings = [prompt + text for text in texts if isinstance(text, str)]
-        encoded = iter(await self._data_plane.encode(strings, add_special=True, param="input"))
+        encoded = iter(await self._data_plane.prompts.encode(strings, add_special=True, param="input"))
         rows = [next(encoded) if isinstance(text, str) else self._checked(text) for text in texts]
         rows = [self._fitted(row, cuts=cuts) for row in rows]
         hidden = await self._data_plane.embed(rows, timeout_s)

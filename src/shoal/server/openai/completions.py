@@ -43,7 +43,7 @@ async def prompt_tokens(prompts: Sequence[str | tuple[int, ...]], data_plane: Da
         if not isinstance(prompt, str):
             check_ids(prompt, data_plane, "prompt")
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = iter(await data_plane.encode(texts, add_special=True))
+    encoded = iter(await data_plane.prompts.encode(texts, add_special=True))
     return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 

@@ -11,4 +11,4 @@ async def named_guides(named: NamedConstraint | None, num_choices: int, data_pla
     """One a choice of one prompt; none where the output is free. Raises as `DataPlane.guides`."""
     if named is None:
         return ()
-    return await data_plane.guides(named.constraint, num_choices, named.field)
+    return await data_plane.prompts.guides(named.constraint, num_choices, named.field)

@@ -87,7 +87,7 @@ class TokenizeApi:
         if body.messages is not None:
             token_ids = (await body_prompt(body.chat_body(), self._data_plane)).ids
         else:
-            (token_ids,) = await self._data_plane.encode(
+            (token_ids,) = await self._data_plane.prompts.encode(
                 [body.prompt or ""], add_special=body.add_special_tokens is not False
             )
         names = [self._data_plane.tokenizer.token_bytes(token_id).decode(errors="replace") for token_id in token_ids]

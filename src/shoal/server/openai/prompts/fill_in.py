@@ -25,7 +25,7 @@ async def filling(spec: GenerationSpec, suffix: str, data_plane: DataPlane) -> G
         raise InvalidRequest(
             "this model's tokenizer has no tokens for filling in: `suffix` cannot be used with it", param="suffix"
         )
-    (head,) = await data_plane.encode([""], add_special=True)
+    (head,) = await data_plane.prompts.encode([""], add_special=True)
     if spec.prompt_ids[: len(head)] != head:
         head = ()
     before = spec.prompt_ids[len(head) :]
@@ -36,8 +36,8 @@ async def filling(spec: GenerationSpec, suffix: str, data_plane: DataPlane) -> G
 
 async def _following(suffix: str, tokens: FillTokens, data_plane: DataPlane) -> tuple[int, ...]:
     if tokens.is_joined:
-        anchor, joined = await data_plane.encode([_ANCHOR, _ANCHOR + suffix], add_special=False, param="suffix")
+        anchor, joined = await data_plane.prompts.encode([_ANCHOR, _ANCHOR + suffix], add_special=False, param="suffix")
         if joined[: len(anchor)] == anchor:
             return joined[len(anchor) :]
-    (ids,) = await data_plane.encode([suffix], add_special=False, param="suffix")
+    (ids,) = await data_plane.prompts.encode([suffix], add_special=False, param="suffix")
     return ids
