@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, assert_never, get_args
 
 from shoal.errors import ConfigError
 from shoal.planner.choice.choose import PlanChoice, choose
+from shoal.planner.choice.costs.model_sizes import ModelSizes
 from shoal.planner.choice.goal import Goal
-from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed

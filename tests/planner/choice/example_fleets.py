@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
+from shoal.planner.choice.costs.model_sizes import ModelSizes, PrecisionSizes
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, Fleet, LinkSpeed, WorkerClass, WorkerSpeed
 
 MB = 1 << 20

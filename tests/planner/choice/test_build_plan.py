@@ -7,8 +7,8 @@ from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import CapacityError
 from shoal.planner.choice.build_plan import Limits, build_plan
 from shoal.planner.choice.choose import choose
+from shoal.planner.choice.costs.model_sizes import ModelSizes
 from shoal.planner.choice.goal import Goal, Objective
-from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet

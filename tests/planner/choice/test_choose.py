@@ -5,9 +5,9 @@ import pytest
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.choice.candidate import Candidate
 from shoal.planner.choice.choose import PlanChoice, choose
+from shoal.planner.choice.costs.model_sizes import ModelSizes
 from shoal.planner.choice.goal import Goal, Objective
 from shoal.planner.choice.kinds import KINDS, Kind
-from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
 from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet, make_model

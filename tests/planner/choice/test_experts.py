@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from shoal.planner.choice.candidate import Candidate, predict_candidate
 from shoal.planner.choice.choose import PlanChoice, choose
+from shoal.planner.choice.costs.model_sizes import ModelSizes
 from shoal.planner.choice.goal import Goal
-from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.files.plan_check import check_plan
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.shares.best import GroupShares

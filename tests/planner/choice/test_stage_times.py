@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shoal.planner.choice.costs.model_sizes import PrecisionSizes, StageBytesTable
+from shoal.planner.choice.costs.stage_times import StageCosts
 from shoal.planner.choice.groups import make_groups
-from shoal.planner.choice.model_sizes import PrecisionSizes, StageBytesTable
-from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
 from tests.planner.choice.example_fleets import MB, make_class, make_fleet, make_model
 

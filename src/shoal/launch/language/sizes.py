@@ -10,7 +10,7 @@ from shoal.model.attention.kv_storage import kv_dtype
 from shoal.model.decoder.blocks import LayerBytes, end_bytes, layer_bytes, layer_kv_bytes, layer_state_bytes
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
-from shoal.planner.choice.model_sizes import ModelSizes, PrecisionSizes
+from shoal.planner.choice.costs.model_sizes import ModelSizes, PrecisionSizes
 
 _HIDDEN_ITEM_BYTES = 4
 

@@ -21,7 +21,7 @@ from shoal.core.plan.share_rounding import ranges_of, round_shares
 from shoal.core.plan.state_room import num_state_slots, state_notes
 from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, ChosenStage
-from shoal.planner.choice.model_sizes import vocabulary_units
+from shoal.planner.choice.costs.model_sizes import vocabulary_units
 from shoal.planner.memory.plan_memory import KV_SHARE_OF_FREE_MEMORY, default_kv_tokens
 from shoal.planner.predict.workload import Workload
 from shoal.planner.split.shares import attention_notes

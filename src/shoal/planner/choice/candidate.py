@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shoal.planner.choice.costs.stage_times import StageCosts
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group
 from shoal.planner.choice.kinds import Kind, kind_of_split
-from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PredictedStage
 from shoal.planner.predict.predict import Prediction, predict
 from shoal.planner.predict.workload import Workload

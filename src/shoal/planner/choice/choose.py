@@ -12,11 +12,11 @@ from functools import cached_property
 from shoal.errors import CapacityError
 from shoal.planner.choice.candidate import Candidate, make_candidate
 from shoal.planner.choice.compare import Alternative, compare
+from shoal.planner.choice.costs.model_sizes import ModelSizes
+from shoal.planner.choice.costs.stage_times import StageCosts
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group, make_groups
-from shoal.planner.choice.model_sizes import ModelSizes
 from shoal.planner.choice.no_fit import why_nothing_fits
-from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.pipeline import Pipeline
 from shoal.planner.search.problem import ReplicaProblem

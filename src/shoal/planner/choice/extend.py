@@ -13,10 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from shoal.core.speed.replan import SMALLEST_GAIN
 from shoal.planner.choice.candidate import Candidate, ChosenStage, chosen_stages, predict_candidate
 from shoal.planner.choice.compare import Comparable
+from shoal.planner.choice.costs.model_sizes import ModelSizes
+from shoal.planner.choice.costs.stage_times import StageCosts
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group, make_groups
-from shoal.planner.choice.model_sizes import ModelSizes
-from shoal.planner.choice.stage_times import StageCosts
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.replica import best_replica
 from shoal.planner.speeds.speeds import Fleet

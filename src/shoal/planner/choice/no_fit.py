@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal.planner.choice.model_sizes import ModelSizes
+from shoal.planner.choice.costs.model_sizes import ModelSizes
 from shoal.planner.memory.fit import format_bytes
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet

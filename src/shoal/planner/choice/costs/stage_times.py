@@ -11,15 +11,15 @@ import numpy as np
 from shoal.arrays import F64, I64, Bools
 from shoal.core.generation.scheduler_config import prefill_chunk
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.planner.choice.groups import Group
-from shoal.planner.choice.model_sizes import (
+from shoal.planner.choice.costs.model_sizes import (
     ModelSizes,
     StageBytes,
     StageBytesTable,
     StageKinds,
     vocabulary_units,
 )
-from shoal.planner.choice.share_bounds import least_share_seconds
+from shoal.planner.choice.costs.share_bounds import least_share_seconds
+from shoal.planner.choice.groups import Group
 from shoal.planner.predict.work import Work, group_seconds, transfer_seconds, wave_work
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.problem import ReplicaProblem, StageTimes

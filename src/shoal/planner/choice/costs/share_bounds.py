@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.arrays import F64, I64
 from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.planner.choice.model_sizes import StageBytesTable, vocabulary_units
+from shoal.planner.choice.costs.model_sizes import StageBytesTable, vocabulary_units
 from shoal.planner.predict.work import Work
 from shoal.planner.search.shares.bound import MemberCosts, Pieces, least_seconds
 from shoal.planner.search.shares.head_deals import are_few
