@@ -77,7 +77,7 @@ def test_stages_that_no_bound_rules_out_fit_by_their_bytes() -> None:
     for index, first, last in np.argwhere(np.isfinite(times.work_s)).tolist():
         group = costs.groups[index]
         if np.isfinite(times.stage_s(index, first, last)):
-            own_bytes = costs.stage_bytes(group, first, last, 4)
+            own_bytes = costs.sharing.stage_bytes(group, first, last, 4)
             limits = [costs.fleet.classes[one].memory_bytes for one in group.members]
             assert all(own <= limit for own, limit in zip(own_bytes, limits, strict=True))
     assert costs.fleet.classes[0].memory_bytes == 30 * MB
@@ -95,4 +95,4 @@ def test_every_shard_keeps_the_rows_that_all_heads_share() -> None:
     group = next(one for one in plain.groups if len(set(one.members)) == 2)
     room_mb = dict(zip(group.members, (math.ceil(own / MB) for own in plain.stage_bytes(group, 0, 8, 4)), strict=True))
     tight = [costs_of(*(room_mb.get(one, 1) for one in range(3)), shares_kv=shares) for shares in (False, True)]
-    assert [costs.shares(group, 0, 8, 4) is not None for costs in tight] == [True, False]
+    assert [costs.sharing.shares(group, 0, 8, 4) is not None for costs in tight] == [True, False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shoal.planner.choice.costs.sharing import share_fractions
 from shoal.planner.choice.costs.stage_times import StageCosts
 from shoal.planner.choice.goal import Goal
 from shoal.planner.choice.groups import Group
@@ -106,15 +107,15 @@ def chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, .
     for stage in pipeline.stages:
         group = costs.groups[stage.group]
         first, last = costs.layers(stage.first, stage.last)
-        shares = None if group.is_single else costs.shares(group, first, last, pipeline.rows)
+        shares = None if group.is_single else costs.sharing.shares(group, first, last, pipeline.rows)
         stages.append(
             ChosenStage(
                 group=group,
                 first_layer=first,
                 last_layer=last,
                 shares=shares,
-                fractions=((1.0, 1.0, 1.0),) if shares is None else tuple(costs.fractions(shares)),
-                memory_bytes=costs.stage_bytes(group, first, last, pipeline.rows),
+                fractions=((1.0, 1.0, 1.0),) if shares is None else tuple(share_fractions(shares)),
+                memory_bytes=costs.sharing.stage_bytes(group, first, last, pipeline.rows),
             )
         )
     return tuple(stages)

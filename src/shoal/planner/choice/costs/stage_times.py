@@ -9,39 +9,22 @@ from itertools import combinations
 import numpy as np
 
 from shoal.arrays import F64, I64, Bools
-from shoal.core.generation.scheduler_config import prefill_chunk
-from shoal.core.plan.shard_atoms import ShardAtoms
-from shoal.planner.choice.costs.model_sizes import (
-    ModelSizes,
-    StageBytes,
-    StageBytesTable,
-    StageKinds,
-    vocabulary_units,
-)
+from shoal.planner.choice.costs.model_sizes import ModelSizes, StageBytesTable, StageKinds
 from shoal.planner.choice.costs.share_bounds import least_share_seconds
+from shoal.planner.choice.costs.sharing import Ends, StageSharing, share_fractions
 from shoal.planner.choice.groups import Group
-from shoal.planner.predict.work import Work, group_seconds, transfer_seconds, wave_work
+from shoal.planner.predict.work import Work, group_seconds, transfer_seconds
 from shoal.planner.predict.workload import Workload
 from shoal.planner.search.problem import ReplicaProblem, StageTimes
-from shoal.planner.search.shares.best import GroupShares, Member, best_group_shares, roomy_shares
-from shoal.planner.search.shares.deal import deal
+from shoal.planner.search.shares.best import GroupShares
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
-from shoal.protocol.stage_config import Precision
 
-_CHUNK_STAGES = 2
-"""Prefill chunks are as long as in a pipeline of so many stages: the search does not know the number in advance. What
-is shown is predicted with the real one."""
-_NEXT_TO_NOTHING_S = 1e-12
-"""of an atom whose time is not known or does not matter: it still goes where there are fewer"""
-
-Ends = tuple[bool, bool]
-"""whether a stage begins the model (and has the embedding), whether it ends it (and has the head)"""
 _ALL_ENDS: tuple[Ends, ...] = ((False, False), (False, True), (True, False), (True, True))
 """as `StageKinds.ends` counts them"""
 
 
 class StageCosts:
-    """Times and shares of all stages of one fleet under one workload."""
+    """Times of all stages of one fleet under one workload."""
 
     def __init__(
         self,
@@ -66,20 +49,18 @@ class StageCosts:
             most_stages: that a replica has; None: as many as there are workers and places to cut.
         """
         self.fleet, self.model, self.groups = fleet, model, tuple(groups)
-        self._dealt_atoms = model.atoms.dealing_experts()
-        self._workload, self._is_alone = workload, is_alone
         num_workers = sum(one.count for one in fleet.classes)
-        self._most_stages = min(num_workers, len(model.edges) - 1, most_stages or num_workers)
-        context = min(model.max_context, workload.prompt_tokens + workload.output_tokens)
-        self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
-        self._work = cache(self._make_work)
-        self._bytes = cache(self._make_bytes)
+        self.sharing = StageSharing(
+            fleet=fleet,
+            model=model,
+            workload=workload,
+            kv_streams=kv_streams,
+            is_alone=is_alone,
+            most_stages=min(num_workers, len(model.edges) - 1, most_stages or num_workers),
+        )
+        """how members of tensor groups share stages"""
         self._kinds = cache(model.stage_kinds)
-        self._member = cache(self._make_member)
-        self._deal = cache(deal)
         self._links = cache(self._find_links)
-        self._usual_shares = cache(self._make_usual_shares)
-        self._tight_shares = cache(self._make_tight_shares)
         self._times = cache(self._make_times)
 
     def layers(self, first: int, last: int) -> tuple[int, int]:
@@ -102,33 +83,6 @@ class StageCosts:
         """The same costs for micro-batches of so many rows."""
         return self._times(rows)
 
-    def shares(self, group: Group, first: int, last: int, rows: int) -> GroupShares | None:
-        """Atoms of every member of a tensor group for such a stage; None where they do not fit."""
-        ends = (first == 0, last == self.model.num_layers)
-        needed = self._bytes(group.precision, rows).of(first, last)
-        usual = self._usual_shares(group, ends, rows)
-        if usual is not None and self._fits(group, usual, needed):
-            return usual
-        tight = self._tight_shares(group, last - first, ends, rows)
-        return tight if tight is not None and self._fits(group, tight, needed) else None
-
-    def stage_bytes(self, group: Group, first: int, last: int, rows: int) -> tuple[int, ...]:
-        """Bytes of weights and KV of every member."""
-        needed = self._bytes(group.precision, rows).of(first, last)
-        if group.is_single:
-            return (needed.total,)
-        shares = self.shares(group, first, last, rows)
-        assert shares is not None
-        return self._member_bytes(shares, needed)
-
-    def fractions(self, shares: GroupShares) -> list[tuple[float, float, float]]:
-        """Every member's part of the KV heads, the columns and the vocabulary."""
-        vocabulary = sum(shares.vocabulary)
-        return [
-            (heads / sum(shares.heads), columns / sum(shares.columns), rows / vocabulary if vocabulary else 0.0)
-            for heads, columns, rows in zip(shares.heads, shares.columns, shares.vocabulary, strict=True)
-        ]
-
     def _make_times(self, rows: int) -> StageTimes:
         edges = self.model.edges
         work_s = np.stack([self._group_times(group, rows)[np.ix_(edges, edges)] for group in self.groups])
@@ -138,17 +92,17 @@ class StageCosts:
             if group.is_single:
                 return float(work_s[index, first, last])
             first, last = self.layers(first, last)
-            shares = self.shares(group, first, last, rows)
+            shares = self.sharing.shares(group, first, last, rows)
             if shares is None:
                 return np.inf
             ends = (first == 0, last == self.model.num_layers)
-            return self._shared_s(group, self.fractions(shares), last - first, ends, rows)
+            return self._shared_s(group, share_fractions(shares), last - first, ends, rows)
 
         return StageTimes(work_s=work_s, hop_s=self._hops(rows), exact_s=exact_s)
 
     def _hops(self, rows: int) -> F64:
         """[from, to]: seconds of a wave between two groups, over the slowest of their links."""
-        work = self._work(0, self.groups[0].precision, rows)
+        work = self.sharing.work(0, self.groups[0].precision, rows)
         seconds = [
             [transfer_seconds(link, work, hidden_bytes=self.model.hidden_bytes) for link in links]
             for links in self.fleet.links
@@ -159,18 +113,18 @@ class StageCosts:
 
     def _group_times(self, group: Group, rows: int) -> F64:
         """[first, last]: seconds of a stage."""
-        table, kinds = self._bytes(group.precision, rows), self._kinds(group.precision)
+        table, kinds = self.sharing.table(group.precision, rows), self._kinds(group.precision)
         if not group.is_single:
             return self._tensor_times(group, table, kinds, rows)
         one = self.fleet.classes[group.members[0]]
-        work = self._work(group.members[0], group.precision, rows)
+        work = self.sharing.work(group.members[0], group.precision, rows)
         times_K = _linear(kinds, lambda num_layers, ends: work.whole_s(num_layers, has_head=ends[1]))
         times_K[table.total[kinds.first, kinds.last] > one.memory_bytes] = np.inf
         return times_K[kinds.kind_of]
 
     def _tensor_times(self, group: Group, table: StageBytesTable, kinds: StageKinds, rows: int) -> F64:
         """With the shares that are best where memory is no object; where these do not fit, a bound."""
-        usual = [self._usual_shares(group, ends, rows) for ends in _ALL_ENDS]
+        usual = [self.sharing.usual_shares(group, ends, rows) for ends in _ALL_ENDS]
         shares = [one for one in usual if one is not None]
         if len(shares) < len(usual):
             return np.full_like(table.mlp, np.inf)
@@ -190,7 +144,7 @@ class StageCosts:
     ) -> tuple[Bools, Bools]:
         """[K] whether stages fit with these shares, by their ends; [K] whether they may fit with others."""
         places = (kinds.first, kinds.last)
-        of_ends: F64 = np.array([self.fractions(one) for one in shares])
+        of_ends: F64 = np.array([share_fractions(one) for one in shares])
         attention, mlp, vocabulary = np.moveaxis(of_ends[kinds.ends], 2, 0)  # [K, n] of each member
         own = attention * table.attention[places][:, np.newaxis] + mlp * table.mlp[places][:, np.newaxis]
         own += vocabulary * table.vocabulary[places][:, np.newaxis]
@@ -201,7 +155,7 @@ class StageCosts:
 
     def _shared_seconds(self, group: Group, shares: Sequence[GroupShares], rows: int) -> Callable[[int, Ends], float]:
         """Seconds of a stage of so many layers with the shares that its ends have."""
-        parts = {ends: self.fractions(one) for ends, one in zip(_ALL_ENDS, shares, strict=True)}
+        parts = {ends: share_fractions(one) for ends, one in zip(_ALL_ENDS, shares, strict=True)}
         return lambda num_layers, ends: self._shared_s(group, parts[ends], num_layers, ends, rows)
 
     def _shared_s(
@@ -229,13 +183,13 @@ class StageCosts:
         works = self._works(group, rows)
         num_layers, ends = sizes
         heads_s = [
-            max(work.head_part(part) for work, (_, _, part) in zip(works, self.fractions(one), strict=True))
+            max(work.head_part(part) for work, (_, _, part) in zip(works, share_fractions(one), strict=True))
             for one in usual
         ]
         least_s = least_share_seconds(
             works,
             [self.fleet.classes[index].memory_bytes for index in group.members],
-            self._atoms(group),
+            self.sharing.atoms(group),
             table,
             num_layers,
             np.array([table.end_bytes(is_first=is_first, is_last=is_last) for is_first, is_last in _ALL_ENDS])[ends],
@@ -246,7 +200,7 @@ class StageCosts:
         return max(work.stage_s for work in works) + sums_s + least_s
 
     def _works(self, group: Group, rows: int) -> list[Work]:
-        return [self._work(index, group.precision, rows) for index in group.members]
+        return [self.sharing.work(index, group.precision, rows) for index in group.members]
 
     def _sum_s(self, group: Group, works: Sequence[Work]) -> float:
         """Of one all-reduce for every step: the slowest pair's."""
@@ -256,77 +210,6 @@ class StageCosts:
     def _find_links(self, members: tuple[int, ...]) -> set[LinkSpeed]:
         """Unlike ones between any two members."""
         return {self.fleet.sums[one][other] for one, other in set(combinations(members, 2))}
-
-    def _make_work(self, index: int, precision: Precision, rows: int) -> Work:
-        one = self.fleet.classes[index]
-        speed = (one.alone if self._is_alone else one.busy)[precision]
-        return wave_work(speed, self._workload, requests=rows, chunk_tokens=prefill_chunk(_CHUNK_STAGES))
-
-    def _make_bytes(self, precision: Precision, rows: int) -> StageBytesTable:
-        """A replica has a micro-batch for each of its stages at most, or it is the only one and has everything."""
-        streams = self._kv_streams
-        if self._workload.streams > 1:
-            streams = min(streams, rows * self._most_stages)
-        return StageBytesTable(self.model, precision, streams * self._kv_tokens_per_stream)
-
-    def _make_usual_shares(self, group: Group, ends: Ends, rows: int) -> GroupShares | None:
-        """As if there were memory enough; then the number of layers changes nothing."""
-        return roomy_shares(self._members(group, 1, ends, rows), self._num_pieces(group, ends), deal=self._deal)
-
-    def _make_tight_shares(self, group: Group, num_layers: int, ends: Ends, rows: int) -> GroupShares | None:
-        """Memory decides, with every layer as large as the largest."""
-        num_heads, num_columns, num_vocabulary = self._num_pieces(group, ends)
-        return best_group_shares(
-            self._members(group, num_layers, ends, rows),
-            num_heads=num_heads,
-            num_columns=num_columns,
-            num_vocabulary=num_vocabulary,
-        )
-
-    def _atoms(self, group: Group) -> ShardAtoms:
-        return self._dealt_atoms if group.deals_experts else self.model.atoms
-
-    def _num_pieces(self, group: Group, ends: Ends) -> tuple[int, int, int]:
-        """Of heads, columns (or whole experts) and vocabulary."""
-        atoms = self._atoms(group)
-        return atoms.num_kv_atoms, atoms.num_column_atoms, vocabulary_units(atoms)[0] if any(ends) else 0
-
-    def _members(self, group: Group, num_layers: int, ends: Ends, rows: int) -> list[Member]:
-        atoms = self._atoms(group)
-        return [self._member(index, group.precision, num_layers, ends, rows, atoms) for index in group.members]
-
-    def _make_member(
-        self, index: int, precision: Precision, num_layers: int, ends: Ends, rows: int, atoms: ShardAtoms
-    ) -> Member:
-        work = self._work(index, precision, rows)
-        table = self._bytes(precision, rows)
-        needed = table.largest(num_layers, vocabulary=table.end_bytes(is_first=ends[0], is_last=ends[1]))
-        num_units, _ = vocabulary_units(atoms)
-        has_head = ends[1]
-        head_s = work.head_s if has_head else _NEXT_TO_NOTHING_S
-        return Member(
-            head_s=num_layers * work.attention_s / atoms.num_kv_atoms + _NEXT_TO_NOTHING_S,
-            head_fixed_s=num_layers * work.attention_fixed_s,
-            column_s=num_layers * work.mlp_s / atoms.num_column_atoms + _NEXT_TO_NOTHING_S,
-            column_fixed_s=num_layers * work.mlp_fixed_s,
-            head_bytes=-(-needed.attention // atoms.num_kv_atoms),
-            column_bytes=-(-needed.mlp // atoms.num_column_atoms),
-            memory_bytes=self.fleet.classes[index].memory_bytes - needed.whole,
-            vocabulary_s=head_s / num_units,
-            vocabulary_fixed_s=work.head_fixed_s if has_head else 0.0,
-            vocabulary_bytes=-(-needed.vocabulary // num_units),
-        )
-
-    def _fits(self, group: Group, shares: GroupShares, needed: StageBytes) -> bool:
-        limits = [self.fleet.classes[index].memory_bytes for index in group.members]
-        return all(own <= limit for own, limit in zip(self._member_bytes(shares, needed), limits, strict=True))
-
-    def _member_bytes(self, shares: GroupShares, needed: StageBytes) -> tuple[int, ...]:
-        return tuple(
-            round(heads * needed.attention + columns * needed.mlp + rows * needed.vocabulary)
-            + (needed.whole if heads else 0)
-            for heads, columns, rows in self.fractions(shares)
-        )
 
 
 def _linear(kinds: StageKinds, seconds: Callable[[int, Ends], float]) -> F64:
