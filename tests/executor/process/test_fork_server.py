@@ -20,6 +20,7 @@ from shoal.executor.process.living_workers import worker_processes
 from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import encode
 from shoal.protocol.worker_messages import Shutdown
+from tests.integration.served import wait_until
 
 WAIT_S = 60.0
 
@@ -35,6 +36,11 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[fork_server._ForkServer
 
 def start_worker() -> WorkerProcess:
     return WorkerProcess("replica 1 stage 2", ("json",))
+
+
+def listed(worker: WorkerProcess) -> str:
+    """What `ps` shows of it."""
+    return " ".join(psutil.Process(worker.pid).cmdline()).rstrip()
 
 
 def server_of(worker: WorkerProcess) -> psutil.Process:
@@ -53,6 +59,20 @@ def test_workers_come_from_one_server_and_are_told_apart_from_it(servers: fork_s
         assert os.getsid(first.pid) == first.pid
     finally:
         for worker in (first, second):
+            worker.close(time.monotonic())
+
+
+def test_the_list_of_processes_tells_which_worker_one_is() -> None:
+    workers = [start_worker(), WorkerProcess("replica 1 stage 3" + 100 * " far away", ("json",))]
+    try:
+        wait_until(lambda: all(psutil.Process(worker.pid).name() == "shoal-worker" for worker in workers))
+        wait_until(lambda: all(listed(worker).startswith("shoal-worker replica 1 stage ") for worker in workers))
+        short, long = map(listed, workers)
+        assert short == "shoal-worker replica 1 stage 2"
+        assert long.startswith("shoal-worker replica 1 stage 3 far away")
+        assert "shoal.worker.process.fork_server" in server_of(workers[0]).cmdline()
+    finally:
+        for worker in workers:
             worker.close(time.monotonic())
 
 

@@ -16,7 +16,7 @@ from threading import Lock
 
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.executor.process.child_process import start_module, worker_environment
-from shoal.protocol.forking import NUMBER
+from shoal.protocol.forking import NUMBER, pack_request
 
 LANGUAGE_WORKER = ("shoal.worker.language.imported",)
 GRAPH_WORKER = ("shoal.worker.graph_runner",)
@@ -91,15 +91,15 @@ class _ForkServer:
     def expect(self, modules: Sequence[str]) -> None:
         """Have it import them now."""
         with suppress(OSError):
-            self._requests.send(" ".join(modules).encode())
+            self._requests.send(pack_request(modules))
 
-    def fork(self, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
+    def fork(self, name: str, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
         """A worker; None: the server is gone or does not answer, and makes none later."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs, suppress(OSError):
                 fds = [theirs.fileno(), control, handover]
-                socket.send_fds(self._requests, [" ".join(modules).encode()], fds)
+                socket.send_fds(self._requests, [pack_request(modules, name)], fds)
             if _is_readable(ours, _ANSWER_TIMEOUT_S):
                 answer, fds, _, _ = socket.recv_fds(ours, NUMBER.size, 1)
                 if answer:
@@ -142,11 +142,11 @@ class _ForkServers:
         if self._can_fork and len(os.sched_getaffinity(0)) > 1:
             self.current().expect(modules)
 
-    def fork(self, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
+    def fork(self, name: str, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
         """See `fork_worker`."""
         if self._can_fork:
             for _ in range(2):  # the first may have ended for want of work a moment ago
-                if (forked := self.current().fork(modules, control, handover)) is not None:
+                if (forked := self.current().fork(name, modules, control, handover)) is not None:
                     return forked
             self._can_fork = False
         return None
@@ -195,12 +195,18 @@ def will_be_forked(placement: WorkerPlacement) -> bool:
     return can_fork() and placement.machine is None and placement.python is None
 
 
-def fork_worker(modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
+def fork_worker(name: str, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
     """A worker that has imported modules, and is given two descriptors, which stay the caller's to close.
 
     Returns None where no process can be forked like this: elsewhere than on Linux, and before Linux 5.3.
+
+    Args:
+        name: what `ps` shows of it.
+        modules: what it imports.
+        control: its end of the socket that messages go over.
+        handover: its end of the socket that descriptors of its links come over.
     """
-    return _servers.fork(modules, control, handover)
+    return _servers.fork(name, modules, control, handover)
 
 
 def _is_readable(link: socket.socket, timeout_s: float | None) -> bool:

@@ -24,7 +24,7 @@ class WorkerProcess(MessageWorker):
         """Start it.
 
         Args:
-            name: for messages.
+            name: for messages and the list of processes.
             modules: what it will import, so that it can be forked from a process that has.
             python: path of the Python that runs it; None: this one.
 
@@ -38,7 +38,7 @@ class WorkerProcess(MessageWorker):
             our_handover, their_handover = socket.socketpair()
             on_failure.push(our_handover)
             at_end.push(their_handover)
-            child = ChildProcess(name, _start(modules, theirs.fileno(), their_handover.fileno(), python))
+            child = ChildProcess(name, _start(name, modules, theirs.fileno(), their_handover.fileno(), python))
             on_failure.pop_all()
         our_handover.setblocking(False)
         self._handover = our_handover
@@ -78,8 +78,8 @@ class WorkerProcess(MessageWorker):
         self._quota.close()
 
 
-def _start(modules: Sequence[str], control: int, handover: int, python: str | None) -> Process:
-    if python is None and (forked := fork_worker(modules, control, handover)) is not None:
+def _start(name: str, modules: Sequence[str], control: int, handover: int, python: str | None) -> Process:
+    if python is None and (forked := fork_worker(name, modules, control, handover)) is not None:
         return forked
     arguments = ["--control", str(control), "--handover", str(handover)]
     return start_module("shoal.worker", arguments, [control, handover], python)

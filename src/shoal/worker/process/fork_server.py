@@ -19,9 +19,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from shoal.protocol.forking import MAX_REQUEST_BYTES, NUM_WORKER_FDS, NUMBER
+from shoal.protocol.forking import MAX_REQUEST_BYTES, NUM_WORKER_FDS, NUMBER, unpack_request
 from shoal.worker.process.local import work
 from shoal.worker.process.parent import die_with_parent
+from shoal.worker.process.title import set_title
 
 _IDLE_S = 10.0
 """A head that closes one model and loads another goes on with the same server."""
@@ -45,11 +46,12 @@ class _ForkServer:
                 if key.fileobj is not self._requests:
                     self._tell_end(key)
                     continue
-                names, fds, _, _ = socket.recv_fds(self._requests, MAX_REQUEST_BYTES, NUM_WORKER_FDS)
-                if not names:  # the head is gone
+                request, fds, _, _ = socket.recv_fds(self._requests, MAX_REQUEST_BYTES, NUM_WORKER_FDS)
+                if not request:  # the head is gone
                     return ()
-                _import(names.decode().split())
-                if fds and (given := self._fork(*fds)):
+                modules, name = unpack_request(request)
+                _import(modules)
+                if fds and (given := self._fork(name, *fds)):
                     return given
         return ()
 
@@ -57,7 +59,7 @@ class _ForkServer:
     def _has_workers(self) -> bool:
         return len(self._workers.get_map()) > 1
 
-    def _fork(self, told: int, control: int, handover: int) -> Sequence[int]:
+    def _fork(self, name: str, told: int, control: int, handover: int) -> Sequence[int]:
         """In the worker: its descriptors."""
         head = socket.socket(fileno=told)
         if _has_hung_up(head):  # it has started another worker, which reads from the same sockets
@@ -66,6 +68,7 @@ class _ForkServer:
         pid = os.fork()
         if pid == 0:
             os.setsid()  # a signal to the terminal's foreground group is the head's alone
+            set_title(name)
             head.close()
             self._let_go()
             return control, handover
