@@ -20,7 +20,6 @@ from shoal.arrays import F32
 from shoal.comm.groups.shm_group import SharedMemoryGroup, create_group_memory
 from shoal.comm.groups.switch import SwitchedGroup, measure_switch
 from shoal.comm.groups.tcp_group import TcpGroup
-from shoal.comm.groups.tcp_mesh import connect_mesh
 
 SHARED_MEMORY, TCP, GLOO = "shared memory", "TCP", "gloo"
 RAW, RAW_POLLING = "raw TCP round trip", "raw TCP round trip of polling ends"
@@ -83,13 +82,25 @@ def _result(receiving: Connection) -> Samples:
 def _groups(rank: int, memory: int, listeners: Sequence[socket.socket]) -> Iterator[tuple[SharedMemoryGroup, TcpGroup]]:
     size, addresses = len(listeners), [listener.getsockname() for listener in listeners]
     shared = SharedMemoryGroup(memory, rank=rank, size=size, generation=1)
-    peers = connect_mesh(addresses, rank=rank, generation=1, listener=listeners[rank], timeout_s=_TIMEOUT_S)
+    peers = _connected(addresses, rank, listeners[rank])
     tcp = TcpGroup(peers, rank=rank, size=size, generation=1)
     try:
         yield shared, tcp
     finally:
         shared.close()
         tcp.close()
+
+
+def _connected(addresses: Sequence[tuple[str, int]], rank: int, listener: socket.socket) -> dict[int, socket.socket]:
+    """A connection to every other rank: of two the higher one connects, and says which it is."""
+    peers = {other: socket.create_connection(addresses[other], timeout=_TIMEOUT_S) for other in range(rank)}
+    for peer in peers.values():
+        peer.sendall(bytes([rank]))
+    listener.settimeout(_TIMEOUT_S)
+    for _ in range(len(addresses) - rank - 1):
+        peer, _ = listener.accept()
+        peers[peer.recv(1)[0]] = peer
+    return peers
 
 
 def _gloo(rank: int, size: int, port: int) -> dict[str, Sum]:

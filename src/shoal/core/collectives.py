@@ -14,7 +14,6 @@ from typing_extensions import Buffer
 from shoal.arrays import F32
 
 MAX_RANKS = 16
-_LENGTH_BYTES = 8
 
 
 class ProcessGroup(Protocol):
@@ -88,12 +87,3 @@ def even_ranges(total: int, num_parts: int) -> list[tuple[int, int]]:
     small, num_large = divmod(total, num_parts)
     starts = [part * small + min(part, num_large) for part in range(num_parts + 1)]
     return [(starts[part], starts[part + 1]) for part in range(num_parts)]
-
-
-def gather_bytes(group: ProcessGroup, payload: bytes, *, timeout_s: float) -> list[bytes]:
-    """Every rank's payload, in rank order; lengths may differ and need not be known."""
-    lengths = [bytearray(_LENGTH_BYTES) for _ in range(group.size)]
-    group.all_gather(len(payload).to_bytes(_LENGTH_BYTES, "little"), lengths, timeout_s=timeout_s)
-    parts = [bytearray(int.from_bytes(length, "little")) for length in lengths]
-    group.all_gather(payload, parts, timeout_s=timeout_s)
-    return [bytes(part) for part in parts]

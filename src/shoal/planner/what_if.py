@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, assert_never, get_args
+from typing import Any, Literal, TypeVar, assert_never
 
 from shoal.errors import ConfigError
 from shoal.planner.choice.choose import PlanChoice, choose
@@ -20,7 +20,6 @@ Links = tuple[tuple[LinkSpeed, ...], ...]
 """[from class][to class]"""
 FleetT = TypeVar("FleetT", Fleet, GraphFleet)
 ChangeKind = Literal["add", "remove", "links"]
-CHANGES: tuple[ChangeKind, ...] = get_args(ChangeKind)
 GIGABIT = LinkSpeed(latency_s=200e-6, bytes_per_s=117e6)
 """A second machine's link where nothing was measured. Source: Ethernet of 1 Gbit/s less the headers of TCP/IP (94 %);
 the latency is a judgment for a switch and two kernels."""

@@ -16,7 +16,6 @@ from shoal.comm.groups import shm_group
 from shoal.comm.groups.group_memory import CHUNK_BYTES, SLOT_BYTES
 from shoal.comm.groups.python_group import PythonCollective
 from shoal.comm.groups.shm_group import SharedMemoryGroup, close_group, create_group_memory
-from shoal.core.collectives import gather_bytes
 from shoal.errors import RemoteProtocolError, WorkerLost
 from tests.comm.groups.ranks import run_failing_ranks, run_ranks
 
@@ -126,10 +125,16 @@ def test_parts_of_every_size_are_gathered(size: int) -> None:
         np.testing.assert_array_equal(out, want)
 
 
-def test_payloads_of_unknown_length_are_gathered() -> None:
+def test_parts_of_different_length_are_gathered() -> None:
     groups = make_groups(3)
     payloads = [b"one", b"", bytes(range(256)) * 1000]
-    for got in run_ranks(3, lambda rank: gather_bytes(groups[rank], payloads[rank], timeout_s=_WAIT_S)):
+
+    def gather(rank: int) -> list[bytearray]:
+        parts = [bytearray(len(payload)) for payload in payloads]
+        groups[rank].all_gather(payloads[rank], parts, timeout_s=_WAIT_S)
+        return parts
+
+    for got in run_ranks(3, gather):
         assert got == payloads
 
 

@@ -196,7 +196,6 @@ def test_stats_and_load_follow_the_work():
     stats = driver.scheduler.stats()
     assert (stats.num_running, stats.num_waiting, stats.num_in_flight) == (1, 1, 1)
     assert (stats.num_free_blocks, stats.kv_usage) == (8, pytest.approx(0.2))
-    assert stats.oldest_waiting_since_s == 0.0
     load = driver.scheduler.load()
     assert (load.prefill_tokens, load.num_decoding) == (13, 2)
     driver.answer()

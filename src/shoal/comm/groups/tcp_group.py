@@ -1,6 +1,6 @@
 """Collectives over TCP, for the ranks of several machines.
 
-Every rank has a connection to every other one (`tls_mesh`, `tcp_mesh`). Small tensors go whole to everyone, who sums
+Every rank has a connection to every other one (`tls_mesh`). Small tensors go whole to everyone, who sums
 them all; of large ones every rank sums one segment and sends the sum round (reduce-scatter, then all-gather:
 R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", 2005, section
 4.5). Each element is summed in rank order, so both ways give the same bits on every rank.

@@ -1,4 +1,4 @@
-"""The connections of a TCP group between machines, over TLS: as `tcp_mesh`, let in by the processes' `TlsListener`.
+"""The connections of a TCP group between machines, over TLS, let in by the processes' `TlsListener`.
 
 Generation and ranks are in the keys, so a process left over from an earlier group is never taken for one of this.
 """
@@ -9,11 +9,13 @@ import ssl
 import time
 from collections.abc import Sequence
 
-from shoal.comm.groups.tcp_mesh import Address
 from shoal.comm.tls.tls_identity import Credentials
 from shoal.comm.tls.tls_link import connect_tls_socket
 from shoal.comm.tls.tls_listener import TlsListener
 from shoal.errors import WorkerLost
+
+Address = tuple[str, int]
+"""host and port"""
 
 
 def connect_tls_mesh(

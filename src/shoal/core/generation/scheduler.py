@@ -89,7 +89,7 @@ class Scheduler:
 
         Args:
             events: in the order in which they happened; may be empty.
-            now_s: any monotonic clock; only reported back, as the age of waiting requests.
+            now_s: any monotonic clock; requests that are added later wait behind those that are there.
 
         Returns:
             Effects to carry out in order: steps first, so that the workers start before outputs are passed on.

@@ -31,8 +31,6 @@ class SchedulerStats:
     """How often a request that had begun was taken from lost workers so far."""
     replayed_tokens: int
     """Tokens that lost workers had computed and others had to compute again so far."""
-    oldest_waiting_since_s: float | None
-    """When the oldest waiting request was added, on the clock of `Scheduler.handle`; None where none waits."""
 
 
 def take_stats(state: SchedulerState) -> SchedulerStats:
@@ -49,7 +47,6 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
         num_preemptions=state.num_preemptions,
         num_replays=state.num_replays,
         replayed_tokens=state.replayed_tokens,
-        oldest_waiting_since_s=next((sequence.added_s for sequence in state.waiting), None),
     )
 
 

@@ -110,15 +110,6 @@ class Walk:
         """Whether a size is equal in every run but for the number of rows in it."""
         return size is not None and all(name == BATCH or name in self._steady for name in size.names)
 
-    def steady_entries(self, node: onnx.NodeProto, index: int) -> list[bool] | None:
-        """Per number of an input, whether it is equal in every run; None where not even their count is known."""
-        content = self.content(node, index)
-        if content is not None:
-            return [self.is_steady(size) for size in content]
-        shape = self.known.shape(input_name(node, index))
-        length = shape[0].fixed if shape else None
-        return None if length is None else [isinstance(self.kind(input_name(node, index)), Shared)] * length
-
     def learn(self, name: str, kind: Kind) -> None:
         """Take what a rule found of a value, sharpened by the numbers in it."""
         content = self.known.content(name)

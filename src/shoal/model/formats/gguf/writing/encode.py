@@ -20,8 +20,6 @@ from shoal.model.weights import BLOCK, BlockWeight, RawRows, WeightSource, own_p
 
 GgufPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"]
 """`auto`: every weight keeps its value"""
-EXACT = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q8_0, Kind.F16, Kind.BF16, Kind.F32)
-"""kinds that weights are written in which no file had as GGUF, the narrowest first"""
 _DENSE: dict[GgufPrecision, Kind] = {"fp32": Kind.F32, "fp16": Kind.F16, "bf16": Kind.BF16}
 
 
