@@ -10,7 +10,7 @@ from typing import cast
 from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.executor.graph_without import replica_without
-from shoal.executor.launcher import Place, WorkerLauncher
+from shoal.executor.launcher import Place, WorkerLauncher, place_of
 from shoal.executor.load_message import graph_load_message
 from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
@@ -103,14 +103,10 @@ class GraphFactory:
         ]
 
     def _place(self, replica: GraphReplicaPlan, index: int, rank: int) -> Place:
-        stage = replica.stages[index]
-        shard = stage.shards[rank]
+        shard = replica.stages[index].shards[rank]
         files = () if shard.machine else self._files
         load = graph_load_message(self._path, replica, index, rank, files=files)
-        where = f" on {shard.machine}" if shard.machine else ""
-        where += f" on {shard.device.name}" if shard.device else ""
-        label = f"{self._name} stage {index}" + (f" shard {rank}" if len(stage.shards) > 1 else "") + where
-        return Place(label=label, load=load, machine=shard.machine, python=shard.python, cpu_quota=shard.cpu_quota)
+        return place_of(shard, load, self._name)
 
 
 def start_graph(

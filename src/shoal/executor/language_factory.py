@@ -10,7 +10,7 @@ from msgspec import structs
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.plan.language import Plan, ReplicaPlan
-from shoal.executor.launcher import Place, WorkerLauncher
+from shoal.executor.launcher import Place, WorkerLauncher, place_of, worker_label
 from shoal.executor.load_message import load_message, scheduler_config
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import StepTraffic
@@ -91,30 +91,25 @@ class LanguageFactory:
         return scheduler_config(self._plan, replica), executor
 
     def _places(self, replica: ReplicaPlan) -> list[list[Place]]:
-        num_layers = self._model.config.num_layers
         return [
-            [
-                Place(
-                    label=f"{self._name} {_label(replica, index, rank)}",
-                    load=load_message(
-                        self._model.path,
-                        self._plan,
-                        replica,
-                        index,
-                        rank,
-                        num_layers=num_layers,
-                        files=() if shard.machine else self._model.files,
-                        keep_weights=self._keep_weights,
-                        adapters=_without_states(self._model.adapters) if shard.machine else self._model.adapters,
-                    ),
-                    machine=shard.machine,
-                    python=shard.python,
-                    cpu_quota=shard.cpu_quota,
-                )
-                for rank, shard in enumerate(stage.shards)
-            ]
+            [self._place(replica, index, rank) for rank in range(len(stage.shards))]
             for index, stage in enumerate(replica.stages)
         ]
+
+    def _place(self, replica: ReplicaPlan, index: int, rank: int) -> Place:
+        model, shard = self._model, replica.stages[index].shards[rank]
+        load = load_message(
+            model.path,
+            self._plan,
+            replica,
+            index,
+            rank,
+            num_layers=model.config.num_layers,
+            files=() if shard.machine else model.files,
+            keep_weights=self._keep_weights,
+            adapters=_without_states(model.adapters) if shard.machine else model.adapters,
+        )
+        return place_of(shard, load, self._name)
 
     def _describe_change(self, replica: ReplicaPlan, without: int) -> str:
         index, rank = [(i, rank) for i, stage in enumerate(self._replica.stages) for rank in range(len(stage.shards))][
@@ -122,7 +117,8 @@ class LanguageFactory:
         ]
         machines = dict.fromkeys(shard.machine for shard in replica.shards if shard.machine)
         where = f" over {', '.join(machines)}" if machines else ""
-        lost = _label(self._replica, index, rank)
+        shards = self._replica.stages[index].shards
+        lost = worker_label(shards[rank], index, rank, len(shards))
         split = describe((replica,))
         return f"{self._name} is planned anew as {split}{where}, without {lost}, which could not be started"
 
@@ -135,12 +131,3 @@ class LanguageFactory:
 def _without_states(adapters: Sequence[AdapterFile]) -> tuple[AdapterFile, ...]:
     """For a machine that has files of its own."""
     return tuple(structs.replace(adapter, files=()) for adapter in adapters)
-
-
-def _label(replica: ReplicaPlan, index: int, rank: int) -> str:
-    """What to call a worker of a replica in messages."""
-    shards = replica.stages[index].shards
-    shard = shards[rank]
-    where = f" on {shard.machine}" if shard.machine else ""
-    where += f" on {shard.device.name}" if shard.device else ""
-    return f"stage {index}" + (f" shard {rank}" if len(shards) > 1 else "") + where

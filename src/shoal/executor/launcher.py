@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shoal.comm.links.tensor_port import TensorPort
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.language_messages import LoadStage
@@ -28,6 +29,25 @@ class Place:
     """path of the Python that runs it; None: the one that runs the head"""
     cpu_quota: float | None = None
     """share of its cores' time that it is held to; None: all"""
+
+
+def worker_label(shard: WorkerPlacement, stage: int, rank: int, num_shards: int) -> str:
+    """What to call a worker of a replica in messages."""
+    which = f"stage {stage}" + (f" shard {rank}" if num_shards > 1 else "")
+    where = f" on {shard.machine}" if shard.machine else ""
+    return which + where + (f" on {shard.device.name}" if shard.device else "")
+
+
+def place_of(shard: WorkerPlacement, load: LoadMessage, replica: str) -> Place:
+    """The place of a worker in the replica of that name."""
+    label = worker_label(shard, load.stage_index, load.rank, load.num_shards)
+    return Place(
+        label=f"{replica} {label}",
+        load=load,
+        machine=shard.machine,
+        python=shard.python,
+        cpu_quota=shard.cpu_quota,
+    )
 
 
 @dataclass(frozen=True, slots=True)
