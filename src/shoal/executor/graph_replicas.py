@@ -1,4 +1,4 @@
-"""Replicas of an ONNX graph: spelled out from a split, and started."""
+"""Replicas of an ONNX graph: made from a split, and started."""
 
 from __future__ import annotations
 
