@@ -18,9 +18,9 @@ from shoal.api.work.loop_thread import LoopThread
 from shoal.api.work.row_graphs import row_graph_loader
 from shoal.chains.definition import Chain, read_chain
 from shoal.core.batching.config import BatchingConfig
+from shoal.inference.model_files import named_models
+from shoal.inference.repository import ModelRepository
 from shoal.server.oip.chains.served_chain import ServedChain
-from shoal.server.oip.models.model_files import named_models
-from shoal.server.oip.models.repository import ModelRepository
 
 UNDER_WAY = 32
 """Requests of a stream that are computed at once: enough to fill the graphs' batches, few enough for the memory."""

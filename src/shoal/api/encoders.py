@@ -20,6 +20,8 @@ from shoal.arrays import F32
 from shoal.config import LaunchConfig
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.inference.model_files import named_models
+from shoal.inference.repository import ModelRepository
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
@@ -33,8 +35,6 @@ from shoal.server.embeddings.graph_encoder import GraphEncoder
 from shoal.server.embeddings.language_encoder import language_encoder
 from shoal.server.embeddings.ranking import scores_of
 from shoal.server.embeddings.vectors import shortened
-from shoal.server.oip.models.model_files import named_models
-from shoal.server.oip.models.repository import ModelRepository
 
 _MAX_WAITING = 1 << 20
 """Texts that may wait: as many as one call has."""

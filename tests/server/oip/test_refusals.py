@@ -10,8 +10,8 @@ from tritonclient.utils import InferenceServerException
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import CapacityError, DeadlineExceeded, InvalidRequest, QueueFull, ShoalError, WorkerLost
+from shoal.inference.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.inference import timeout_from
-from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.rest.errors import from_exception
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata
 from tests.server.oip.fakes import doubler

@@ -80,10 +80,10 @@ class TowerAtWork:
         Raises:
             ConfigError, CapacityError, ModelLoadError, WorkerLost: as `plan_graph` and `launch_graph`.
         """
+        from shoal.inference.model_files import ModelFile
+        from shoal.inference.served_model import ServedModel
         from shoal.launch.graph.launch import launch_graph  # with ONNX Runtime, which few language models need
         from shoal.launch.graph.planning import plan_graph
-        from shoal.server.oip.models.model_files import ModelFile
-        from shoal.server.oip.models.served_model import ServedModel
 
         config = GraphLaunchConfig(
             model=str(model.graph), split=options.split, threads=options.threads, is_batched=False, in_process=False

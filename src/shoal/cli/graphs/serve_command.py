@@ -22,11 +22,11 @@ from shoal.cli.shared.planned import note_left_out
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.graph_plan_output import print_graph_choice
 from shoal.errors import ConfigError
+from shoal.inference.model_files import find_models
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.machines.opening import RAY
 from shoal.model.encoder.folder import EncoderFolder, open_encoder
 from shoal.model.graph.file.graph_file import open_graph
-from shoal.server.oip.models.model_files import find_models
 
 _MAX_QUEUE_ROWS = 4096
 

@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from shoal.errors import ConfigError, MissingExtra
+from shoal.inference.repository import ModelRepository
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.encoder import TextEncoder
 from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
@@ -24,7 +25,6 @@ from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.chains.routes import ChainApi
 from shoal.server.oip.chains.served_chain import ServedChain, chain_index
-from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi

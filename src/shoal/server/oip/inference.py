@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shoal.arrays import Array
 from shoal.errors import InvalidRequest
-from shoal.server.oip.models.repository import ModelRepository
+from shoal.inference.repository import ModelRepository
 
 MICROSECONDS = 1e-6
 _LONGEST_US = 10**15

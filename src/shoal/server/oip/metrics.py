@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from shoal.inference.request_counts import RequestCounts
+from shoal.inference.served_model import ServedModel
 from shoal.router.batch_engine import BatchStats
-from shoal.server.oip.models.request_counts import RequestCounts
-from shoal.server.oip.models.served_model import ServedModel
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

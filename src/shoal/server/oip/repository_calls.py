@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shoal.errors import InvalidRequest, ShoalError
-from shoal.server.oip.models.repository import ModelRepository
+from shoal.inference.repository import ModelRepository
 
 
 class LoadNotAllowed(ShoalError):

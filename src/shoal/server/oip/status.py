@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 from shoal.core.recovery.replica_status import describe_replicas
 from shoal.errors import ConfigError, ShuttingDown
 from shoal.executor.remote.strikes import Strike
+from shoal.inference.repository import ModelRepository
+from shoal.inference.served_model import ServedModel
 from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.server.http.draining import Drain
 from shoal.server.http.health.readiness import ReadinessProbe
 from shoal.server.http.health.story import story_dicts
 from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
-from shoal.server.oip.models.repository import ModelRepository
-from shoal.server.oip.models.served_model import ServedModel
 
 
 class RepositoryStatus:

@@ -18,9 +18,9 @@ from shoal.errors import (
     ShuttingDown,
     WorkerLost,
 )
+from shoal.inference.repository import ModelNotReady, UnknownModel
 from shoal.server.bodies.bodies import BodyTooLarge
 from shoal.server.http.retry_after import retry_after
-from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed
 
 

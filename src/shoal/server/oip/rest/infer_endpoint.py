@@ -8,11 +8,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from shoal.errors import InvalidRequest
+from shoal.inference.repository import ModelRepository
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.disconnect import ClientGone, DisconnectWatch
 from shoal.server.http.request_log import request_id_of
 from shoal.server.oip.inference import InferAnswer, run_inference
-from shoal.server.oip.models.repository import ModelRepository
 from shoal.server.oip.rest.infer_answer import encode_answer
 from shoal.server.oip.rest.infer_body import SMALL_JSON_BYTES, ParsedBody, parse_body
 

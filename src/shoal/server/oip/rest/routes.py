@@ -11,19 +11,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from shoal.errors import InvalidRequest
+from shoal.inference.repository import ModelRepository
+from shoal.inference.served_model import ServedModel
 from shoal.server.bodies.bodies import RequestBodies
-from shoal.server.oip.models.metadata import (
+from shoal.server.oip.metadata import (
     model_config,
     model_metadata,
     repository_index,
     server_metadata,
 )
-from shoal.server.oip.models.repository import ModelRepository
-from shoal.server.oip.models.served_model import ServedModel
-from shoal.server.oip.models.statistics import model_statistics
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import error_response
 from shoal.server.oip.rest.infer_endpoint import InferEndpoint
+from shoal.server.oip.statistics import model_statistics
 from shoal.server.oip.status import RepositoryStatus
 
 MAX_CHANGE_BYTES = 1 << 16

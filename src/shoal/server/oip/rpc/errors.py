@@ -16,7 +16,7 @@ from shoal.errors import (
     ShuttingDown,
     WorkerLost,
 )
-from shoal.server.oip.models.repository import ModelNotReady, UnknownModel
+from shoal.inference.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"

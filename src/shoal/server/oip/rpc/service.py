@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from shoal.errors import InvalidRequest, ShoalError
+from shoal.inference.repository import ModelNotReady, ModelRepository, UnknownModel
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.draining import Drain
 from shoal.server.oip.chains.calls import answer_of, chain_metadata, chain_statistics, inputs_of
 from shoal.server.oip.chains.served_chain import CHAIN_VERSION, ServedChain, chain_index
 from shoal.server.oip.inference import InferAnswer, InferCall, run_inference
-from shoal.server.oip.models.metadata import model_config, model_metadata, repository_index, server_metadata
-from shoal.server.oip.models.repository import ModelNotReady, ModelRepository, UnknownModel
-from shoal.server.oip.models.statistics import model_statistics
+from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.infer_messages import (
     InferRequest,
@@ -25,6 +24,7 @@ from shoal.server.oip.rpc.infer_messages import (
     stream_response_bytes,
 )
 from shoal.server.oip.rpc.messages import Messages
+from shoal.server.oip.statistics import model_statistics
 from shoal.server.oip.status import RepositoryStatus
 
 T = TypeVar("T")

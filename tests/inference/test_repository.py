@@ -11,9 +11,9 @@ import pytest
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import WorkerLost
+from shoal.inference.repository import ModelRepository
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.oip.app import create_graph_app
-from shoal.server.oip.models.repository import ModelRepository
 from tests.server.oip.fakes import FakeLoader, doubler
 from tests.server.oip.rest.test_rest_errors import GOOD, check_error
 from tests.server.oip.running import ModelFile, Path, RunningServer, run_server

@@ -11,17 +11,17 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.story import Story
 from shoal.errors import ShoalError
+from shoal.inference.canary_counts import CanaryCounts
+from shoal.inference.engine_driver import EngineDriver
+from shoal.inference.model_files import ModelFile
+from shoal.inference.request_counts import RequestCounts, reason_of
+from shoal.inference.seams import ServableGraph
 from shoal.model.graph.sample.empty_batch import empty_outputs, is_empty
 from shoal.model.graph.sample.input_check import check_inputs
 from shoal.router.batch_engine import BatchEngine, BatchStats
 from shoal.router.graph_executor import Tensors
 from shoal.router.rows import count_rows
 from shoal.server.oip.datatypes import check_datatypes
-from shoal.server.oip.models.canary_counts import CanaryCounts
-from shoal.server.oip.models.engine_driver import EngineDriver
-from shoal.server.oip.models.model_files import ModelFile
-from shoal.server.oip.models.request_counts import RequestCounts, reason_of
-from shoal.server.oip.seams import ServableGraph
 
 
 class ServedModel:

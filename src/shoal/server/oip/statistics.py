@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.server.oip.models.served_model import ServedModel
+from shoal.inference.served_model import ServedModel
 
 _NS = 1_000_000_000
 _MS = 1_000

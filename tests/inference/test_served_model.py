@@ -16,12 +16,12 @@ import pytest
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, QueueFull, WorkerLost
+from shoal.inference.engine_driver import LARGE_BYTES
+from shoal.inference.model_files import ModelFile
+from shoal.inference.served_model import ServedModel
 from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
-from shoal.server.oip.models.engine_driver import LARGE_BYTES
-from shoal.server.oip.models.metadata import model_config
-from shoal.server.oip.models.model_files import ModelFile
-from shoal.server.oip.models.served_model import ServedModel
+from shoal.server.oip.metadata import model_config
 from tests.server.oip.fakes import FakeGraph, FakeGraphExecutor, doubler, echo
 
 FILE = ModelFile(name="doubler", version="1", path=Path("doubler.onnx"))

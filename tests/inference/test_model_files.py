@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import ConfigError
-from shoal.server.oip.models.model_files import find_models
+from shoal.inference.model_files import find_models
 
 
 def put(path: Path) -> str:

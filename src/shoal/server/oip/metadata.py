@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from shoal.core.plan.graph import BatchAxes
+from shoal.inference.repository import ModelRepository
+from shoal.inference.served_model import ServedModel
 from shoal.protocol.stage_interface import Dim, TensorSpec
 from shoal.server.http.health.probes import server_version
 from shoal.server.oip.datatypes import BYTES, datatype_of_spec
-from shoal.server.oip.models.repository import ModelRepository
-from shoal.server.oip.models.served_model import ServedModel
 
 SERVER_NAME = "shoal"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "parameters", "statistics")

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.errors import ConfigError, ShoalError
+from shoal.inference.model_files import ModelFile
+from shoal.inference.seams import GraphLoader
+from shoal.inference.served_model import ServedModel
 from shoal.server.http.draining import DRAIN_TIMEOUT_S
-from shoal.server.oip.models.model_files import ModelFile
-from shoal.server.oip.models.served_model import ServedModel
-from shoal.server.oip.seams import GraphLoader
 
 T = TypeVar("T")
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
