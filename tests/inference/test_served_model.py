@@ -15,7 +15,7 @@ import pytest
 
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import BatchAxes
-from shoal.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, QueueFull, WorkerLost
+from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, WorkerLost
 from shoal.inference.engine_driver import LARGE_BYTES
 from shoal.inference.model_files import ModelFile
 from shoal.inference.served_model import ServedModel
@@ -320,12 +320,3 @@ def test_a_worker_lost_while_a_thread_works_ends_the_model() -> None:
             assert len(case.deaths) == 1
 
     asyncio.run(run())
-
-
-def test_a_type_that_the_protocol_cannot_name_is_refused() -> None:
-    graph = echo("int8")
-    odd = TensorSpec(name="odd", dtype="complex64", shape=None)
-    graph.plan = replace(graph.plan, outputs=(odd,))
-    with pytest.raises(ModelLoadError, match="'odd' has elements of type complex64"):
-        ServedModel(FILE, graph, BatchingConfig())
-    graph.close()

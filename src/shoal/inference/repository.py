@@ -1,4 +1,4 @@
-"""The models that one server has: which are loaded, which could be, and the thread that loads them."""
+"""Models in service by name: which are loaded, which could be, and the thread that loads them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from shoal.errors import ConfigError, ShoalError
 from shoal.inference.model_files import ModelFile
 from shoal.inference.seams import GraphLoader
 from shoal.inference.served_model import ServedModel
-from shoal.server.http.draining import DRAIN_TIMEOUT_S
 
 T = TypeVar("T")
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 """Source: Triton, "Model Repository Extension", states of the index."""
 
 _UNLOADED = "unloaded"
+_DRAIN_TIMEOUT_S = 25.0
+"""Which requests of a model have that is unloaded: as long as they have by default when a server ends."""
 
 
 class UnknownModel(ShoalError):
@@ -187,7 +188,7 @@ class ModelRepository:
             old, entry.model, entry.state, entry.reason = entry.model, model, "READY", ""
             self._put_into_service(model)
             if old is not None:
-                await self._retire(old, DRAIN_TIMEOUT_S, "the model was loaded anew")
+                await self._retire(old, _DRAIN_TIMEOUT_S, "the model was loaded anew")
 
     async def _unload_entry(self, name: str) -> None:
         async with self._changes:
@@ -196,7 +197,7 @@ class ModelRepository:
                 raise UnknownModel(f"failed to unload {name!r}: there is no such model")
             if entry.model is not None:
                 entry.state = "UNLOADING"
-                await self._retire(entry.model, DRAIN_TIMEOUT_S, "the model was unloaded")
+                await self._retire(entry.model, _DRAIN_TIMEOUT_S, "the model was unloaded")
             entry.model, entry.state, entry.reason = None, "UNAVAILABLE", _UNLOADED
 
     async def _retire(self, model: ServedModel, timeout_s: float, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What the server needs from whoever loads ONNX graphs, as interfaces that tests can fake."""
+"""What models in service need from whoever loads ONNX graphs, as interfaces that tests can fake."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from shoal.model.graph.sample.input_check import check_inputs
 from shoal.router.batch_engine import BatchEngine, BatchStats
 from shoal.router.graph_executor import Tensors
 from shoal.router.rows import count_rows
-from shoal.server.oip.datatypes import check_datatypes
 
 
 class ServedModel:
@@ -34,8 +33,13 @@ class ServedModel:
         batching: BatchingConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises ModelLoadError where the protocol cannot name a type of the graph's inputs or outputs."""
-        check_datatypes((*loaded.plan.inputs, *loaded.plan.outputs))
+        """
+        Args:
+            file: of the graph.
+            loaded: the graph with its workers, to be closed with this.
+            batching: how requests are put together.
+            clock: monotonic seconds.
+        """
         self.file = file
         self.batching = batching
         self.counts = RequestCounts()

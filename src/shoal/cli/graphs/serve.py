@@ -24,6 +24,7 @@ from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.oip.app import ServedEncoder, create_graph_app, load_rpc_server
 from shoal.server.oip.chains.served_chain import ServedChain
+from shoal.server.oip.datatypes import loads_named
 from shoal.server.web.routes import PageOptions
 
 
@@ -99,7 +100,7 @@ def serve_graphs(
     found = find()
     if taken := next((chain.name for chain in chains if chain.name in found), None):
         raise ConfigError(f"the chain {taken!r} has the name of one of the models: give it another `name`")
-    repository = ModelRepository(find, load, batching)
+    repository = ModelRepository(find, loads_named(load), batching)
     with ExitStack() as resources:
         sock = resources.enter_context(bind(options.server.host, options.server.port))
         grpc_address = None if options.grpc_port is None else _free_address(options.server.host, options.grpc_port)

@@ -5,13 +5,14 @@ Source: Open Inference Protocol v2, "Tensor Data Types"; BF16 is Triton's additi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from shoal.arrays import Array
 from shoal.errors import InvalidRequest, ModelLoadError
+from shoal.inference.seams import GraphLoader, ServableGraph
 from shoal.protocol.stage_interface import TensorSpec
 
 BYTES = "BYTES"
@@ -63,7 +64,17 @@ def dtype_of(datatype: str, tensor_name: str) -> np.dtype:
     return dtype
 
 
-def check_datatypes(specs: Iterable[TensorSpec]) -> None:
-    """Whether all these tensors can be named. Raises ModelLoadError."""
-    for spec in specs:
-        datatype_of_spec(spec)
+def loads_named(load: GraphLoader) -> GraphLoader:
+    """As `load`, which raises ModelLoadError then, too, where the protocol cannot name a type of inputs or outputs."""
+
+    def load_checked(path: Path) -> ServableGraph:
+        loaded = load(path)
+        try:
+            for spec in (*loaded.plan.inputs, *loaded.plan.outputs):
+                datatype_of_spec(spec)
+        except ModelLoadError:
+            loaded.close()
+            raise
+        return loaded
+
+    return load_checked
