@@ -20,7 +20,7 @@ from shoal.chains.definition import Chain, read_chain
 from shoal.core.batching.config import BatchingConfig
 from shoal.inference.model_files import named_models
 from shoal.inference.repository import ModelRepository
-from shoal.server.oip.chains.served_chain import ServedChain
+from shoal.inference.served_chain import ServedChain
 
 UNDER_WAY = 32
 """Requests of a stream that are computed at once: enough to fill the graphs' batches, few enough for the memory."""

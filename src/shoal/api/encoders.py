@@ -19,6 +19,11 @@ from shoal.api.work.row_graphs import row_graph_loader
 from shoal.arrays import F32
 from shoal.config import LaunchConfig
 from shoal.core.batching.config import BatchingConfig
+from shoal.embeddings.encoder import TextEncoder
+from shoal.embeddings.graph_encoder import GraphEncoder
+from shoal.embeddings.language_encoder import language_encoder
+from shoal.embeddings.ranking import scores_of
+from shoal.embeddings.vectors import shortened
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.inference.model_files import named_models
 from shoal.inference.repository import ModelRepository
@@ -30,11 +35,6 @@ from shoal.model.encoder.find import find_encoder_folder
 from shoal.model.encoder.folder import EncoderFolder, open_encoder
 from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.model.encoder.yes_no import YesNoSettings
-from shoal.server.embeddings.encoder import TextEncoder
-from shoal.server.embeddings.graph_encoder import GraphEncoder
-from shoal.server.embeddings.language_encoder import language_encoder
-from shoal.server.embeddings.ranking import scores_of
-from shoal.server.embeddings.vectors import shortened
 
 _MAX_WAITING = 1 << 20
 """Texts that may wait: as many as one call has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from shoal.embeddings.language_encoder import language_encoder
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.model.encoder.yes_no import YesNoSettings
@@ -12,7 +13,6 @@ from shoal.server.anthropic.routes import MessagesApi
 from shoal.server.assembly import AppOptions, assemble
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.dialects import API_PATHS, answer_in_dialect
-from shoal.server.embeddings.language_encoder import language_encoder
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.ollama.card import ModelCard

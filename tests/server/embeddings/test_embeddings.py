@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from shoal.arrays import F32
+from shoal.embeddings.encoder import Encoded, Text
 from shoal.errors import InvalidRequest, QueueFull
-from shoal.server.embeddings.encoder import Encoded, Text
 from shoal.server.oip.app import ServedEncoder
 from tests.server.oip.running import run_server
 

@@ -14,10 +14,10 @@ from shoal.chains.definition import Chain
 from shoal.core.batching.config import BatchingConfig
 from shoal.inference.model_files import ModelFile
 from shoal.inference.repository import ModelRepository
+from shoal.inference.served_chain import ServedChain
 from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import MAX_REQUEST_BYTES, ServedEncoder, create_graph_app
-from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.web.routes import PageOptions
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler, echo
 

@@ -14,16 +14,16 @@ from shoal.cli.shared.log import announce
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.batching.config import BatchingConfig
+from shoal.embeddings.graph_encoder import GraphEncoder
 from shoal.errors import ConfigError, ModelLoadError, ShoalError, WorkerLost
 from shoal.inference.model_files import ModelFile, find_models, named_models
 from shoal.inference.repository import ModelRepository
 from shoal.inference.seams import ServableGraph
+from shoal.inference.served_chain import ServedChain
 from shoal.model.encoder.folder import EncoderFolder
-from shoal.server.embeddings.graph_encoder import GraphEncoder
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
 from shoal.server.oip.app import ServedEncoder, create_graph_app, load_rpc_server
-from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.datatypes import loads_named
 from shoal.server.web.routes import PageOptions
 

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shoal.embeddings.encoder import Encoded, TextEncoder
+from shoal.embeddings.vectors import shortened
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.calls import answered, bounded_body
-from shoal.server.embeddings.encoder import Encoded, TextEncoder
 from shoal.server.embeddings.schemas import texts_of
-from shoal.server.embeddings.vectors import shortened
 from shoal.server.ollama.errors import answer_api_exception
 from shoal.server.ollama.schemas import Options
 from shoal.server.openai.body.api_schema import ApiSchema

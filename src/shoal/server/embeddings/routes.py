@@ -14,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal.arrays import F32
+from shoal.embeddings.encoder import Encoded, TextEncoder
+from shoal.embeddings.ranking import scores_of
+from shoal.embeddings.vectors import shortened
 from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.calls import answered, bounded_body
-from shoal.server.embeddings.encoder import Encoded, TextEncoder
 from shoal.server.embeddings.ollama_api import EMBED_PATHS, OllamaEmbedApi
-from shoal.server.embeddings.ranking import scores_of
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
-from shoal.server.embeddings.vectors import shortened
 from shoal.server.openai.body.fields import STRICT_FIELDS
 from shoal.server.openai.errors import from_exception, unknown_model
 

@@ -12,10 +12,11 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from shoal.embeddings.encoder import TextEncoder
 from shoal.errors import ConfigError, MissingExtra
 from shoal.inference.repository import ModelRepository
+from shoal.inference.served_chain import ServedChain, chain_index
 from shoal.server.bodies.bodies import RequestBodies
-from shoal.server.embeddings.encoder import TextEncoder
 from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.http.auth import ApiKeyMiddleware
@@ -24,7 +25,6 @@ from shoal.server.http.health.probes import STATUS_PATH, Probes
 from shoal.server.http.host_check import HostMiddleware, cors_guard
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.chains.routes import ChainApi
-from shoal.server.oip.chains.served_chain import ServedChain, chain_index
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi

@@ -16,7 +16,7 @@ from shoal.chains.definition import Chain
 from shoal.chains.steps import InputKind
 from shoal.chains.values import plain_data
 from shoal.errors import InvalidRequest, RequestError
-from shoal.server.oip.chains.served_chain import CHAIN_VERSION, ServedChain
+from shoal.inference.served_chain import CHAIN_VERSION, ServedChain
 from shoal.server.oip.inference import InferAnswer, InferCall
 
 PLATFORM = "shoal_chain"

@@ -11,12 +11,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from shoal.inference.repository import ModelNotReady
+from shoal.inference.served_chain import CHAIN_VERSION, ServedChain
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.http.request_log import request_id_of
 from shoal.server.oip.chains.body import ChainRequest, read_request
 from shoal.server.oip.chains.calls import answer_of, chain_metadata, chain_statistics
-from shoal.server.oip.chains.served_chain import CHAIN_VERSION, ServedChain
 from shoal.server.oip.rest.infer_answer import encode_answer
 from shoal.server.oip.rest.infer_endpoint import answer_headers, json_size_of
 

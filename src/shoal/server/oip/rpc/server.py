@@ -14,12 +14,12 @@ import grpc.aio
 
 from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.inference.repository import ModelRepository
+from shoal.inference.served_chain import ServedChain
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.auth import ApiKeyCheck
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import CUT_OFF_S
 from shoal.server.http.tls import TlsFiles
-from shoal.server.oip.chains.served_chain import ServedChain
 from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rpc.call_log import NamedCall, named_call
 from shoal.server.oip.rpc.errors import status_of, trailing_metadata

@@ -9,10 +9,10 @@ import grpc.aio
 
 from shoal.errors import InvalidRequest, ShoalError
 from shoal.inference.repository import ModelNotReady, ModelRepository, UnknownModel
+from shoal.inference.served_chain import CHAIN_VERSION, ServedChain, chain_index
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.http.draining import Drain
 from shoal.server.oip.chains.calls import answer_of, chain_metadata, chain_statistics, inputs_of
-from shoal.server.oip.chains.served_chain import CHAIN_VERSION, ServedChain, chain_index
 from shoal.server.oip.inference import InferAnswer, InferCall, run_inference
 from shoal.server.oip.metadata import model_config, model_metadata, repository_index, server_metadata
 from shoal.server.oip.repository_calls import RepositoryCalls

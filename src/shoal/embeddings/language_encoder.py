@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from shoal.embeddings.decoder_encoder import DecoderEncoder
+from shoal.embeddings.encoder import TextEncoder
+from shoal.embeddings.yes_no_ranker import YesNoRanker
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.model.encoder.yes_no import YesNoSettings
-from shoal.server.embeddings.decoder_encoder import DecoderEncoder
-from shoal.server.embeddings.encoder import TextEncoder
-from shoal.server.embeddings.yes_no_ranker import YesNoRanker
 
 
 def language_encoder(data_plane: DataPlane, settings: SentenceSettings | YesNoSettings) -> TextEncoder:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shoal.embeddings.encoder import Encoded, Text
 from shoal.errors import InvalidRequest
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.pooling import normalized
 from shoal.model.encoder.sentence_settings import SentenceSettings
-from shoal.server.embeddings.encoder import Encoded, Text
 
 
 class DecoderEncoder:

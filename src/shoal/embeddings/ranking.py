@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shoal.embeddings.encoder import Encoded, TextEncoder, no_instruction
 from shoal.model.encoder.pooling import normalized
-from shoal.server.embeddings.encoder import Encoded, TextEncoder, no_instruction
 
 
 async def scores_of(

@@ -12,12 +12,12 @@ from shoal.chains.definition import Chain
 from shoal.chains.functions import FunctionPool
 from shoal.chains.run import run_chain
 from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageStep, SpeechStep
+from shoal.embeddings.graph_encoder import GraphEncoder
+from shoal.embeddings.ranking import scores_of
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.inference.repository import ModelRepository
 from shoal.inference.request_counts import RequestCounts, reason_of
 from shoal.model.vision.pixels import decode_picture
-from shoal.server.embeddings.graph_encoder import GraphEncoder
-from shoal.server.embeddings.ranking import scores_of
 from shoal.speech.sound.audio import decode_audio
 from shoal.speech.transcript import Transcript
 

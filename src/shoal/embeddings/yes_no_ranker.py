@@ -14,11 +14,11 @@ from itertools import takewhile
 import numpy as np
 
 from shoal.core.sequences.request import Request, RequestId, TokenProduced
+from shoal.embeddings.encoder import Encoded, Text, no_instruction
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.generation.data_plane import DataPlane
 from shoal.model.encoder.yes_no import YesNoSettings
 from shoal.protocol.language_messages import Sampling
-from shoal.server.embeddings.encoder import Encoded, Text, no_instruction
 
 _SAMPLING = Sampling(temperature=0.0, num_logprobs=2)
 

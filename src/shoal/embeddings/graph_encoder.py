@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.arrays import F32, Array
 from shoal.core.plan.graph import TensorSpec
+from shoal.embeddings.encoder import Encoded, Text, no_instruction
 from shoal.errors import ModelLoadError
 from shoal.generation.readers import Readers
 from shoal.model.encoder.bert_graph import SCORES, VECTORS
@@ -17,7 +18,6 @@ from shoal.model.encoder.folder import EncoderFolder
 from shoal.model.encoder.pooling import normalized, pool
 from shoal.model.encoder.text_rows import RowBatch, TextRow
 from shoal.router.graph_executor import Tensors
-from shoal.server.embeddings.encoder import Encoded, Text, no_instruction
 
 QUICK_CHARS = 4096
 """Of texts that are tokenized in the event loop; longer ones in a thread."""
