@@ -88,11 +88,13 @@ def test_every_shard_keeps_the_rows_that_all_heads_share() -> None:
     latent, plain = costs_of(400, 400, 400, shares_kv=True), costs_of(400, 400, 400)
     kv_bytes = 2 * plain.model.kv_bytes_per_token * 4 * (64 + 32)
     for group in (one for one in plain.groups if not one.is_single):
-        counted = sum(latent.stage_bytes(group, 2, 4, 4)) - sum(plain.stage_bytes(group, 2, 4, 4))
-        shares = plain.shares(group, 2, 4, 4)
+        counted = sum(latent.sharing.stage_bytes(group, 2, 4, 4)) - sum(plain.sharing.stage_bytes(group, 2, 4, 4))
+        shares = plain.sharing.shares(group, 2, 4, 4)
         assert shares is not None
         assert counted == pytest.approx((sum(heads > 0 for heads in shares.heads) - 1) * kv_bytes, abs=8)
     group = next(one for one in plain.groups if len(set(one.members)) == 2)
-    room_mb = dict(zip(group.members, (math.ceil(own / MB) for own in plain.stage_bytes(group, 0, 8, 4)), strict=True))
+    room_mb = dict(
+        zip(group.members, (math.ceil(own / MB) for own in plain.sharing.stage_bytes(group, 0, 8, 4)), strict=True)
+    )
     tight = [costs_of(*(room_mb.get(one, 1) for one in range(3)), shares_kv=shares) for shares in (False, True)]
     assert [costs.sharing.shares(group, 0, 8, 4) is not None for costs in tight] == [True, False]
