@@ -10,7 +10,7 @@ from typing import cast
 from shoal.core.batching.events import BatchLimits
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.executor.graph_without import replica_without
-from shoal.executor.launcher import Place, WorkerLauncher, place_of
+from shoal.executor.launcher import Place, WorkerLauncher, place_of, replica_elsewhere
 from shoal.executor.load_message import graph_load_message
 from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
@@ -70,7 +70,8 @@ class GraphFactory:
     def start(
         self, generation: Generation, without: int | None, previous: GraphExecutor | None
     ) -> tuple[BatchLimits, BatchPipeline]:
-        """See `ReplicaFactory.start`. A replica of one worker cannot do without it and is started as it is."""
+        """See `ReplicaFactory.start`. A replica of one worker cannot do without it: it is started elsewhere, or as it
+        is."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
         survivors = previous if isinstance(previous, PipelineExecutor) else None
@@ -88,13 +89,17 @@ class GraphFactory:
         """Raises ModelLoadError; ModelChanged where the file is another by now."""
         with unchanged(self._files, lambda: file_states(self._path.parent, [file.name for file in self._files])):
             fewer = replica_without(open_graph(self._path), self._replica, worker)
+        lost = [place.label for places in self._places(self._replica) for place in places][worker]
         if fewer is not None:
-            lost = [place.label for places in self._places(self._replica) for place in places][worker]
             _logger.info(
                 f"{self._name} is planned anew with {len(fewer.shards)} of {len(self._replica.shards)} workers: "
                 f"{lost} could not be started"
             )
-        return fewer
+            return fewer
+        moved = replica_elsewhere(self._replica, self._launcher)
+        if moved is not None:
+            _logger.info(f"{self._name} goes on on {moved.shards[0].machine}: {lost} could not be started")
+        return moved
 
     def _places(self, replica: GraphReplicaPlan) -> list[list[Place]]:
         return [

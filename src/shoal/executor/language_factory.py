@@ -10,7 +10,7 @@ from msgspec import structs
 from shoal.core.generation.scheduler_config import SchedulerConfig
 from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.plan.language import Plan, ReplicaPlan
-from shoal.executor.launcher import Place, WorkerLauncher, place_of, worker_label
+from shoal.executor.launcher import Place, WorkerLauncher, place_of, replica_elsewhere, worker_label
 from shoal.executor.load_message import load_message, scheduler_config
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.executor.traffic import StepTraffic
@@ -74,7 +74,8 @@ class LanguageFactory:
     def start(
         self, generation: Generation, without: int | None, previous: StepExecutor | None
     ) -> tuple[SchedulerConfig, StepPipeline]:
-        """See `ReplicaFactory.start`. A replica of one worker cannot do without it and is started as it is."""
+        """See `ReplicaFactory.start`. A replica of one worker cannot do without it: it is started elsewhere, or as it
+        is."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
         if replica is not self._replica and without is not None:
@@ -125,7 +126,8 @@ class LanguageFactory:
     def _plan_without(self, worker: int) -> ReplicaPlan | None:
         plan, model = self._plan, self._model
         blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)
-        return plan_without(plan, self._replica, worker, blocks=blocks, whole=model.whole)
+        fewer = plan_without(plan, self._replica, worker, blocks=blocks, whole=model.whole)
+        return fewer or replica_elsewhere(self._replica, self._launcher)
 
 
 def _without_states(adapters: Sequence[AdapterFile]) -> tuple[AdapterFile, ...]:

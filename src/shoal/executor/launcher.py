@@ -8,6 +8,7 @@ from typing import Protocol
 
 from shoal.comm.links.tensor_port import TensorPort
 from shoal.core.plan.placement import WorkerPlacement
+from shoal.core.plan.rebuilding import ReplicaT, moved_replica
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.language_messages import LoadStage
@@ -82,6 +83,24 @@ class WorkerLauncher(Protocol):
     ) -> Wiring:
         """Tell workers, stage by stage and rank by rank, who their neighbors are. Raises ShoalError."""
         ...
+
+    def elsewhere(self, machine: str) -> WorkerPlacement | None:
+        """A place on another machine for the only worker of a replica, whose own machine cannot be had; None: there is
+        none."""
+        ...
+
+
+def replica_elsewhere(replica: ReplicaT, launcher: WorkerLauncher) -> ReplicaT | None:
+    """A replica whose only worker cannot be had on its machine, on another one.
+
+    Returns:
+        None where there is no other machine for it, or it has other workers. What computes on a device stays there.
+    """
+    (shard, *others) = replica.shards
+    if others or not shard.machine or shard.device is not None:
+        return None
+    place = launcher.elsewhere(shard.machine)
+    return None if place is None else moved_replica(replica, place)
 
 
 def edges(places: Sequence[Sequence[Place]]) -> Iterator[Edge]:

@@ -13,6 +13,7 @@ from shoal.comm.groups.shm_group import close_group, create_group_memory
 from shoal.comm.links.arena import ReceivingArena, SendingArena, create_arena_memory
 from shoal.comm.links.ring_link import close_ring, create_ring
 from shoal.comm.links.tensor_port import SharedPort
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
 from shoal.executor.launcher import LoadMessage, Place, edges
 from shoal.executor.process.fork_server import GRAPH_WORKER, LANGUAGE_WORKER
@@ -70,6 +71,10 @@ class LocalLauncher:
                     cast(WorkerProcess, worker).wire(wire, [*port_fds, *fds])
             on_failure.pop_all()
         return wiring
+
+    def elsewhere(self, machine: str) -> WorkerPlacement | None:
+        """See `WorkerLauncher.elsewhere`. There is only this machine."""
+        return None
 
 
 class _Wires:

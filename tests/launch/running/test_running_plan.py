@@ -10,6 +10,7 @@ import pytest
 
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import Plan
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import WorkerLost
 from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.launcher import Place, Wiring
@@ -37,6 +38,9 @@ class NoLauncher:
         self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
     ) -> Wiring:
         raise NotImplementedError
+
+    def elsewhere(self, machine: str) -> WorkerPlacement | None:
+        return None
 
 
 class NoEngine:

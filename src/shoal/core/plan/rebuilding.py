@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from shoal.core.plan.graph import GraphPlan
-from shoal.core.plan.language import Plan
+from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
+from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.placement import WorkerPlacement
 
 PlanT = TypeVar("PlanT", bound=Plan | GraphPlan)
+ReplicaT = TypeVar("ReplicaT", bound=ReplicaPlan | GraphReplicaPlan)
 
 
 def with_placements(plan: PlanT, placements: Iterable[WorkerPlacement]) -> PlanT:
@@ -23,6 +24,12 @@ def with_placements(plan: PlanT, placements: Iterable[WorkerPlacement]) -> PlanT
     rest = iter(placements)
     replicas = tuple(_moved_replica(replica, rest) for replica in plan.replicas)
     return replace(plan, replicas=replicas)
+
+
+def moved_replica(replica: ReplicaT, place: WorkerPlacement) -> ReplicaT:
+    """A replica of one worker, in another place."""
+    assert len(replica.shards) == 1
+    return _moved_replica(replica, iter([place]))
 
 
 def _moved_replica(replica: Any, rest: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from shoal.comm.links.tensor_port import FramePort
 from shoal.comm.tls.tls_identity import ClusterAuthority
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.errors import ConfigError
 from shoal.executor.launcher import Edge, Place, edges
 from shoal.executor.process.message_worker import MessageWorker
@@ -21,9 +22,20 @@ from shoal.worker.remote_links import format_where
 class RemoteLauncher:
     """Implements `executor.launcher.WorkerLauncher`. Its certificates are made here and are worth nothing elsewhere."""
 
-    def __init__(self, hosts: Mapping[str, WorkerHost]) -> None:
-        """`hosts`: by the names of machines in plans. Raises ConfigError where certificates cannot be made."""
-        self._hosts = hosts
+    def __init__(
+        self,
+        hosts: Mapping[str, WorkerHost],
+        elsewhere: Callable[[str], WorkerPlacement | None] = lambda machine: None,
+    ) -> None:
+        """
+        Args:
+            hosts: by the names of machines in plans.
+            elsewhere: see `WorkerLauncher.elsewhere`.
+
+        Raises:
+            ConfigError: certificates cannot be made.
+        """
+        self._hosts, self._elsewhere = hosts, elsewhere
         self._authority = ClusterAuthority()
         self._credentials = self._authority.issue()
 
@@ -71,6 +83,10 @@ class RemoteLauncher:
                 )
                 worker.send(encode(wire))
         return SelfCutting()
+
+    def elsewhere(self, machine: str) -> WorkerPlacement | None:
+        """See `WorkerLauncher.elsewhere`."""
+        return self._elsewhere(machine)
 
 
 class SelfCutting:
