@@ -113,6 +113,9 @@ class FakeMachines:
         self.gone -= set(joined)
         return joined
 
+    def for_another_model(self) -> FakeMachines:
+        return self
+
     def living(self) -> frozenset[str]:
         return frozenset(self.names) - self.gone
 

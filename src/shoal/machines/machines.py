@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 
 
 class Machines(Protocol):
-    """They are at hand until `close`."""
+    """Those that one model may use. They are at hand until `close`."""
 
     def cores(self) -> Sequence[MachineCores]:
-        """Of each machine, the largest first."""
+        """Of each machine: those that have fewest workers of other models of this process first, then the largest."""
+        ...
+
+    def for_another_model(self) -> Machines:
+        """The same machines for one more model of this process, as far as they are there now; to be closed by itself.
+
+        Blocks for seconds, until machines have said what they have free.
+        """
         ...
 
     def free_memory_bytes(self) -> int:
@@ -134,7 +141,7 @@ class Machines(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave them; what was started there ends. Idempotent."""
+        """Leave them to the other models that use them; after the last one, what was started there ends. Idempotent."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray.exceptions
 
-from shoal.machines.ray.agent import MachineFacts
+from shoal.machines.ray.on_machine.agent import MachineFacts
 
 
 @dataclass(eq=False)

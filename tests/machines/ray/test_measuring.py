@@ -9,9 +9,9 @@ import pytest
 from shoal.comm.tls.tls_identity import MachineKey
 from shoal.errors import ConfigError, WorkerLost
 from shoal.machines.placed_fleet import PlacedFleet
-from shoal.machines.ray.agent import MachineFacts
 from shoal.machines.ray.machine import RayMachine, name_of_joined
 from shoal.machines.ray.measuring import measure_links, place_machines
+from shoal.machines.ray.on_machine.agent import MachineFacts
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 from tests.planner.choice.example_fleets import make_class, make_fleet
 

@@ -22,9 +22,9 @@ from shoal.executor.remote.host import LocalHost
 from shoal.executor.remote.launcher import RemoteLauncher
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
-from shoal.machines.ray.agent import MachineAgent
 from shoal.machines.ray.machine import RayMachine
 from shoal.machines.ray.models import ModelPlaces
+from shoal.machines.ray.on_machine.agent import MachineAgent
 from shoal.model.adapter.files import file_to_send
 from shoal.protocol.language_messages import LoadStage
 from tests.integration.leaks import no_leaks

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
@@ -15,10 +13,9 @@ pytest.importorskip("ray")
 
 from shoal.errors import ConfigError
 from shoal.machines.ray import roster as roster_module
-from shoal.machines.ray.agent import DISTRIBUTION
-from shoal.machines.ray.connection import RayConnection
-from shoal.machines.ray.roster import Roster
-from tests.machines.ray.fake_ray import FakeAgent, FakeRay, facts
+from shoal.machines.ray.on_machine.agent import DISTRIBUTION
+from tests.machines.ray.fake_cluster import FakeCluster
+from tests.machines.ray.fake_ray import FakeRay, facts
 
 DIED = FakeRay.exceptions.ActorDiedError()
 NOT_INSTALLED = FakeRay.exceptions.ActorDiedError(
@@ -26,58 +23,14 @@ NOT_INSTALLED = FakeRay.exceptions.ActorDiedError(
 )
 
 
-class Cluster:
-    """Hosts h0, h1, ... each with a raylet that listens, until it is closed."""
-
-    def __init__(self, count: int, undo: ExitStack) -> None:
-        addresses = [f"127.0.0.{index + 1}" for index in range(count)]
-        self.raylets = [undo.enter_context(socket.create_server((address, 0))) for address in addresses]
-        self.node_ids = [f"node-{index}" for index in range(count)]
-        self.present = set(range(count))
-        self.ghosts: list[Any] = []
-        """nodes that only Ray believes to live"""
-        self.agents: dict[str, FakeAgent] = {}
-        """latest of each node"""
-        self.answers: dict[str, Any] = {
-            node_id: facts(f"h{index}", version(DISTRIBUTION)) for index, node_id in enumerate(self.node_ids)
-        }
-        """what agents tell of themselves, by node; none: they do not answer"""
-        self.ray = FakeRay(self._make_agent)
-
-    def nodes(self) -> Sequence[Any]:
-        return self.ghosts + [
-            {
-                "NodeID": self.node_ids[index],
-                "NodeManagerAddress": self.raylets[index].getsockname()[0],
-                "NodeManagerPort": self.raylets[index].getsockname()[1],
-                "NodeManagerHostname": f"h{index}",
-            }
-            for index in sorted(self.present)
-        ]
-
-    def roster(self) -> Roster:
-        connection = SimpleNamespace(ray=self.ray, nodes=self.nodes)
-        return Roster(cast(RayConnection, connection), "", lambda: True)
-
-    def set_answer(self, node_id: str, answer: Any) -> None:
-        """None: no answer from now on."""
-        self.answers[node_id] = answer
-        self.agents[node_id].answers = {} if answer is None else {"facts": answer}
-
-    def _make_agent(self, node_id: str) -> FakeAgent:
-        answer = self.answers[node_id]
-        agent = self.agents[node_id] = FakeAgent({} if answer is None else {"facts": answer})
-        return agent
-
-
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
     monkeypatch.setattr(roster_module, "_SILENCE_S", 0.0)
     with ExitStack() as undo:
-        yield Cluster(3, undo)
+        yield FakeCluster(3, undo)
 
 
-def test_a_machine_that_hangs_is_gone_until_it_answers(cluster: Cluster) -> None:
+def test_a_machine_that_hangs_is_gone_until_it_answers(cluster: FakeCluster) -> None:
     """Its node stays the same, and never stopped being reachable."""
     roster = cluster.roster()
     assert roster.presence.living() == {"h0", "h1", "h2"}
@@ -92,14 +45,14 @@ def test_a_machine_that_hangs_is_gone_until_it_answers(cluster: Cluster) -> None
     assert roster.troubles() == {}
 
 
-def test_a_start_that_failed_for_any_reason_puts_a_machine_to_the_question(cluster: Cluster) -> None:
+def test_a_start_that_failed_for_any_reason_puts_a_machine_to_the_question(cluster: FakeCluster) -> None:
     roster = cluster.roster()
     roster.presence.note_trouble("h1", "does not answer")
     roster.look()
     assert roster.presence.take_back() == ["h1"]
 
 
-def test_an_agent_that_has_died_for_good_has_a_successor(cluster: Cluster) -> None:
+def test_an_agent_that_has_died_for_good_has_a_successor(cluster: FakeCluster) -> None:
     roster = cluster.roster()
     old = cluster.agents["node-1"]
     cluster.agents["node-1"].answers = {"facts": DIED}
@@ -110,7 +63,7 @@ def test_an_agent_that_has_died_for_good_has_a_successor(cluster: Cluster) -> No
     assert roster.machines["h1"] is renewed
 
 
-def test_a_machine_that_cannot_be_reached_is_told_and_comes_back(cluster: Cluster) -> None:
+def test_a_machine_that_cannot_be_reached_is_told_and_comes_back(cluster: FakeCluster) -> None:
     cluster.raylets[2].close()
     cluster.raylets[2] = socket.socket()
     cluster.raylets[2].bind(("127.0.0.3", 0))  # nobody listens
@@ -125,7 +78,7 @@ def test_a_machine_that_cannot_be_reached_is_told_and_comes_back(cluster: Cluste
     cluster.raylets[2].close()
 
 
-def test_a_machine_without_shoal_is_an_error_at_the_start_and_a_trouble_later(cluster: Cluster) -> None:
+def test_a_machine_without_shoal_is_an_error_at_the_start_and_a_trouble_later(cluster: FakeCluster) -> None:
     cluster.answers["node-2"] = NOT_INSTALLED
     with pytest.raises(ConfigError, match=r"^Shoal cannot be started on h2 .*No module named 'shoal'"):
         cluster.roster()
@@ -138,13 +91,13 @@ def test_a_machine_without_shoal_is_an_error_at_the_start_and_a_trouble_later(cl
     assert roster.presence.living() == {"h0", "h1"}
 
 
-def test_another_version_is_refused_by_name(cluster: Cluster) -> None:
+def test_another_version_is_refused_by_name(cluster: FakeCluster) -> None:
     cluster.answers["node-1"] = facts("h1", "0.0.1")
     with pytest.raises(ConfigError, match=r"machine h1 has Shoal 0\.0\.1, this one "):
         cluster.roster()
 
 
-def test_an_agent_that_cannot_be_started_is_tried_less_and_less_often(cluster: Cluster) -> None:
+def test_an_agent_that_cannot_be_started_is_tried_less_and_less_often(cluster: FakeCluster) -> None:
     cluster.present.discard(2)
     roster = cluster.roster()
     cluster.present.add(2)
@@ -161,7 +114,7 @@ def test_an_agent_that_cannot_be_started_is_tried_less_and_less_often(cluster: C
     assert [machine.name for _ in range(2) for machine in roster.look()] == ["h2"]
 
 
-def test_what_a_machine_was_before_it_came_back_is_no_machine(cluster: Cluster) -> None:
+def test_what_a_machine_was_before_it_came_back_is_no_machine(cluster: FakeCluster) -> None:
     """Ray believes for minutes that a machine lives which was switched off, also while it has joined once more."""
     roster = cluster.roster()
     cluster.raylets[2].close()
@@ -184,7 +137,7 @@ def test_what_a_machine_was_before_it_came_back_is_no_machine(cluster: Cluster) 
             assert roster.presence.take_back() == []
 
 
-def test_one_that_leaves_the_cluster_is_gone(cluster: Cluster) -> None:
+def test_one_that_leaves_the_cluster_is_gone(cluster: FakeCluster) -> None:
     roster = cluster.roster()
     cluster.present.discard(1)
     roster.look()

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.machines.ray.agent import MachineFacts
+from shoal.machines.ray.on_machine.agent import MachineFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

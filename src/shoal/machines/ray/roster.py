@@ -12,11 +12,11 @@ from typing import Any
 
 from shoal.errors import ConfigError, ShoalError, WorkerLost
 from shoal.machines.ray.address import can_be_reached
-from shoal.machines.ray.agent import DISTRIBUTION, MachineAgent
 from shoal.machines.ray.answers import answer_of, wait_for
 from shoal.machines.ray.connection import RayConnection
 from shoal.machines.ray.host import AGENT_TIMEOUT_S
 from shoal.machines.ray.machine import RayMachine, name_of_joined
+from shoal.machines.ray.on_machine.agent import DISTRIBUTION, MachineAgent
 from shoal.machines.ray.presence import DOES_NOT_ANSWER, HAS_LEFT, Presence, unreachable
 
 _ANSWER_S = 1.0
@@ -31,7 +31,7 @@ _MOST_LOOKS = 12
 
 
 class Roster:
-    """Machines by name, those that are gone included. For one thread, but for what says otherwise."""
+    """Machines by name, those that are gone included. For one thread at a time, but for what says otherwise."""
 
     def __init__(self, connection: RayConnection, ports: str, is_wanted: Callable[[], bool]) -> None:
         """Start an agent on each machine that can be reached.
@@ -46,6 +46,7 @@ class Roster:
         """
         self._connection, self._ports, self._is_wanted = connection, ports, is_wanted
         self.machines: dict[str, RayMachine] = {}
+        """as they were when they last answered; may be looked at from any thread"""
         self.presence = Presence()
         """may be looked at from any thread"""
         self._strangers: Mapping[str, str] = {}
@@ -135,12 +136,13 @@ class Roster:
             if machine.node_id not in reachable:
                 continue
             try:
-                answer_of(ray, reference, name)
+                facts = answer_of(ray, reference, name)
             except ShoalError as error:
                 self.presence.note_trouble(name, _trouble(error))
                 if isinstance(error.__cause__, ray.exceptions.ActorDiedError):
                     dead.add(machine.node_id)
             else:
+                self.machines[name] = replace(machine, facts=facts)
                 self.presence.note_there(name)
         return dead
 

@@ -17,7 +17,7 @@ from shoal.executor.remote.model_identity import ModelIdentity, identify
 from shoal.executor.remote.model_store import store_folder
 from shoal.executor.remote.model_stream import receive_model
 from shoal.executor.remote.strikes import Strike
-from shoal.machines.ray.link_times import answer_pings, time_pings
+from shoal.machines.ray.on_machine.link_times import answer_pings, time_pings
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.measurer import ReplicaMeasurer
 from shoal.measure.graph.profile import GraphSetting, GraphWorkerTimes, measure_worker
