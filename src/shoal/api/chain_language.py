@@ -14,14 +14,20 @@ from shoal.arrays import F32
 from shoal.chains.definition import Chain
 from shoal.chains.steps import LanguageStep, SpeechStep
 from shoal.errors import ConfigError, InvalidRequest
+from shoal.machines.opening import SharedMachines
 from shoal.speech.transcript import Transcript
 
 
 class LanguageModels:
     """The language models that some chains call. Close them, or use them in a `with` block."""
 
-    def __init__(self, chains: Iterable[Chain]) -> None:
+    def __init__(self, chains: Iterable[Chain], shared: SharedMachines, cluster: str | None = None) -> None:
         """Load every model; steps that name the same one with the same options share it.
+
+        Args:
+            chains: which call them.
+            shared: opens the machines of a cluster.
+            cluster: see `LaunchOptions`; of steps that say none.
 
         Raises:
             ConfigError: an option of a step makes no sense; ModelLoadError, CapacityError, WorkerLost: as `LLM`.
@@ -36,11 +42,13 @@ class LanguageModels:
             for step in (step for chain in chains for step in chain.language_steps):
                 key = _key(step)
                 if key not in self._llms:
-                    self._llms[key] = LLM(step.model, **cast(LaunchOptions, step.load))
+                    load = _load_options(step, cluster)
+                    self._llms[key] = LLM.on(shared.open(_cluster_of(load)), step.model, **load)
             for step in (step for chain in chains for step in chain.speech_steps):
                 key = _key(step)
                 if key not in self._transcribers:
-                    self._transcribers[key] = Transcriber(step.model, **cast(LaunchOptions, step.load))
+                    load = _load_options(step, cluster)
+                    self._transcribers[key] = Transcriber.on(shared.open(_cluster_of(load)), step.model, **load)
             on_failure.pop_all()
 
     def transcribers_of(self, chain: Chain) -> dict[str, ChainTranscriber]:
@@ -99,6 +107,16 @@ class ChainTranscriber:
     async def transcribe(self, step: SpeechStep, samples_S: F32) -> Transcript:
         """See `SoundTranscriber`."""
         return await self._transcriber.atranscribe(samples_S, **cast(TranscribeOptions, step.options))
+
+
+def _load_options(step: LanguageStep | SpeechStep, cluster: str | None) -> LaunchOptions:
+    load = {**step.load} if cluster is None else {"cluster": cluster, **step.load}
+    return cast(LaunchOptions, load)
+
+
+def _cluster_of(load: LaunchOptions) -> str | None:
+    cluster = load.get("cluster")
+    return None if cluster is None else str(cluster)
 
 
 def _key(step: LanguageStep | SpeechStep) -> str:

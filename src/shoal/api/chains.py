@@ -21,6 +21,7 @@ from shoal.core.batching.config import BatchingConfig
 from shoal.inference.model_files import named_models
 from shoal.inference.repository import ModelRepository
 from shoal.inference.served_chain import ServedChain
+from shoal.machines.opening import SharedMachines
 
 UNDER_WAY = 32
 """Requests of a stream that are computed at once: enough to fill the graphs' batches, few enough for the memory."""
@@ -35,18 +36,20 @@ class LoadedChain:
     A worker that dies is started again, and what it had not finished is computed anew.
     """
 
-    def __init__(self, chain: Chain, *, split: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, chain: Chain, *, split: str = "auto", threads: int | None = None, cluster: str | None = None
+    ) -> None:
         """Load every graph, as `shoal serve` does. See `chain`."""
         self.chain = chain
-        load = row_graph_loader(split, threads)
         self._served: list[ServedChain] = []
-        language = LanguageModels([chain])
         with ExitStack() as on_failure:
-            on_failure.callback(language.close)
+            shared = on_failure.enter_context(SharedMachines())
+            load = row_graph_loader(split, threads, cluster, shared)
+            language = on_failure.enter_context(LanguageModels([chain], shared, cluster))
             thread = LoopThread(partial(_in_service, chain, load, language, self._served), "chain")
             on_failure.pop_all()
         self._thread = thread
-        self._finalizer = weakref.finalize(self, _close, thread, language)
+        self._finalizer = weakref.finalize(self, _close, thread, language, shared)
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
         """The chain's outputs.
@@ -103,13 +106,16 @@ class LoadedChain:
         self.close()
 
 
-def chain(place: str | Path, *, split: str = "auto", threads: int | None = None) -> LoadedChain:
-    """Load a chain of models on this machine.
+def chain(
+    place: str | Path, *, split: str = "auto", threads: int | None = None, cluster: str | Path | None = None
+) -> LoadedChain:
+    """Load a chain of models.
 
     Args:
         place: a YAML file that describes the chain, or a folder with `chain.yaml`; docs/chains.md says how.
         split: of every graph: see `load`. By default each is measured, and split for the most rows a second.
         threads: compute threads per worker; None shares the machine's cores evenly.
+        cluster: see `LaunchOptions`.
 
     Raises:
         ConfigError: the file does not describe a chain, or the split makes no sense for a graph.
@@ -122,13 +128,15 @@ def chain(place: str | Path, *, split: str = "auto", threads: int | None = None)
         >>> with shoal.chain("examples/ocr_chain") as ocr:  # doctest: +SKIP
         ...     print(ocr(image=Path("page.png").read_bytes())["lines"])
     """
-    return LoadedChain(read_chain(place), split=split, threads=threads)
+    named = None if cluster is None else str(cluster)
+    return LoadedChain(read_chain(place), split=split, threads=threads, cluster=named)
 
 
-def _close(thread: LoopThread, language: LanguageModels) -> None:
+def _close(thread: LoopThread, language: LanguageModels, shared: SharedMachines) -> None:
     """What asks first, then what is asked."""
     thread.close()
     language.close()
+    shared.close()
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from shoal.errors import ConfigError, InvalidRequest
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
+from shoal.machines.machines import Machines
 
 __all__ = ["LLM", "CompletionOutput", "RequestOutput"]
 
@@ -63,11 +64,20 @@ class LLM:
             CapacityError: it does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
-        given: dict[str, Any] = {**options}
+        self._load(model, {**options}, None)
+
+    @classmethod
+    def on(cls, machines: Machines | None, model: str | Path, **options: Unpack[LLMOptions]) -> LLM:
+        """The same on machines that are open already, which it leaves when it is closed; None: as the options say."""
+        llm = cls.__new__(cls)
+        llm._load(model, {**options}, machines)
+        return llm
+
+    def _load(self, model: str | Path, given: dict[str, Any], machines: Machines | None) -> None:
         pictures = {name: given.pop(name) for name in PictureOptions.__annotations__ if name in given}
         vision = vision_options(given | pictures)
         launching = cast(LaunchOptions, given)
-        planned = plan_model(launch_config(model, launching))
+        planned = plan_model(launch_config(model, launching), machines=machines)
         if planned.model.config.encoder is not None:
             planned.close()
             raise ConfigError(f"{model} is a model of speech: use shoal.Transcriber")

@@ -23,6 +23,7 @@ from shoal.generation.data_plane import DataPlane
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
 from shoal.launch.loaded_model import LoadedModel
+from shoal.machines.machines import Machines
 from shoal.model.formats.speech_files import speech_model
 from shoal.speech.options import SpeechOptions
 from shoal.speech.sound.audio import decode_audio
@@ -91,8 +92,14 @@ class Transcriber:
             CapacityError: it does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
-        given = LaunchOptions(**{"max_seqs": MAX_SEQS, **options})
-        self._own(launch(plan_model(launch_config(speech_model(str(model)), given)), recovery=recovery_of(options)))
+        self._load(model, options, None)
+
+    @classmethod
+    def on(cls, machines: Machines | None, model: str | Path, **options: Unpack[LaunchOptions]) -> Transcriber:
+        """The same on machines that are open already, which it leaves when it is closed; None: as the options say."""
+        one = cls.__new__(cls)
+        one._load(model, options, machines)
+        return one
 
     @classmethod
     def over(cls, loaded: LoadedModel) -> Transcriber:
@@ -100,6 +107,10 @@ class Transcriber:
         one = cls.__new__(cls)
         one._own(loaded)
         return one
+
+    def _load(self, model: str | Path, options: LaunchOptions, machines: Machines | None) -> None:
+        config = launch_config(speech_model(str(model)), LaunchOptions(**{"max_seqs": MAX_SEQS, **options}))
+        self._own(launch(plan_model(config, machines=machines), recovery=recovery_of(options)))
 
     def _own(self, loaded: LoadedModel) -> None:
         self._loaded = loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,10 @@ import typer
 from shoal.cli.shared import option_values, options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.api.chains import LoadedChain
+    from shoal.chains.definition import Chain
     from shoal.config import GraphLaunchConfig
     from shoal.core.plan.graph import PredictedRows
     from shoal.launch.graph.planning import PlannedGraph
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: shoal map model.onnx --inputs rows.npz -o out/ --split dp=2"
 
-_GRAPH_ONLY = ("plan", "batch_size", "batch_dim", "cluster")
+_GRAPH_ONLY = ("plan", "batch_size", "batch_dim")
 _MAX_NOTES = 20
 """Failures that are shown as they come; a person does not read more, and --json lists them."""
 _FIRST_LIMIT_S = 60.0
@@ -104,7 +109,10 @@ def map_command(
     inputs = _only(given, inputs)
     if is_chain(model):
         option_values.refuse(context, (*_GRAPH_ONLY, *options.DEVICE_OPTIONS), "a chain")
-        summary = _map_chain(model, inputs, output, split, threads, resume=resume, quiet=json)
+        from shoal.api.chains import LoadedChain
+
+        load = partial(LoadedChain, split=split, threads=threads, cluster=option_values.text(cluster))
+        summary = _map_chain(model, inputs, output, load, resume=resume, quiet=json)
         if json:
             print_json({"model": model, **_summary_dict(summary)})
         else:
@@ -154,10 +162,9 @@ def _only(given: Path | None, inputs: Path | None) -> Path:
 
 
 def _map_chain(
-    model: str, inputs: Path, output: Path, split: str, threads: int | None, *, resume: bool, quiet: bool
+    model: str, inputs: Path, output: Path, load: Callable[[Chain], LoadedChain], *, resume: bool, quiet: bool
 ) -> MapSummary:
     """Load a chain and compute it for every file of a folder."""
-    from shoal.api.chains import LoadedChain
     from shoal.chains.definition import read_chain
     from shoal.chains.steps import InputKind
     from shoal.chains.values import input_of_file
@@ -172,7 +179,7 @@ def _map_chain(
     ((name, kind),) = chain.inputs.items()
     work = ChainMap(inputs=inputs, output=output, identity=fingerprint(chain.files), resume=resume)
     work.check()
-    with LoadedChain(chain, split=split, threads=threads) as loaded, progress_bar("computing") as update:
+    with load(chain) as loaded, progress_bar("computing") as update:
         return work.run(
             lambda content: loaded.submit({name: input_of_file(kind, name, content)}),
             on_progress=update,

@@ -177,10 +177,3 @@ def test_what_clients_may_do_comes_from_the_command_line(
         (True, ("a.example", "b.example"), None, MAX_REQUEST_BYTES),
         (False, None, "secret", 1 << 20),
     ]
-
-
-def test_machines_of_a_cluster_serve_one_graph(shoal: Shoal, tmp_path: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
-        (tmp_path / name).write_bytes(b"")
-    said = shoal("serve", tmp_path / "a.onnx", tmp_path / "b.onnx", "--cluster", "ray").complaint
-    assert "--cluster ray serves one graph, not 2" in said

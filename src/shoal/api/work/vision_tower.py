@@ -18,6 +18,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import ConfigError
 from shoal.generation.data_plane import DataPlane
 from shoal.launch.loaded_model import LoadedModel
+from shoal.machines.machines import Machines
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.formats.model_path import resolve_model
 from shoal.model.vision.cut_picture import VisionModel
@@ -75,8 +76,13 @@ def vision_options(given: Mapping[str, Any]) -> VisionOptions | None:
 class TowerAtWork:
     """Implements `vision.prompts.Tower`. Its workers are there from the beginning."""
 
-    def __init__(self, model: VisionModel, options: VisionOptions) -> None:
+    def __init__(self, model: VisionModel, options: VisionOptions, machines: Machines | None = None) -> None:
         """
+        Args:
+            model: to compute.
+            options: how.
+            machines: where its workers may be, which are left with it; None: this machine.
+
         Raises:
             ConfigError, CapacityError, ModelLoadError, WorkerLost: as `plan_graph` and `launch_graph`.
         """
@@ -88,7 +94,10 @@ class TowerAtWork:
         config = GraphLaunchConfig(
             model=str(model.graph), split=options.split, threads=options.threads, is_batched=False, in_process=False
         )
-        loaded = launch_graph(plan_graph(config, given=model.sample()), recovery=options.recovery)
+        planned = plan_graph(config, given=model.sample(), machines=machines)
+        loaded = launch_graph(planned, recovery=options.recovery)
+        if where := dict.fromkeys(shard.machine for shard in loaded.plan.shards if shard.machine):
+            _logger.info("pictures are computed on %s", ", ".join(where))
         file = ModelFile(name=_NAME, version="1", path=model.graph)
         self._served = ServedModel(file, loaded, BatchingConfig())
 
@@ -136,7 +145,8 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
             raise ConfigError(f"--mmproj {options.projector}: {reason}")
         _logger.warning("pictures are not taken: %s", reason)
         return
-    tower = TowerAtWork(model, options)
+    machines = None if loaded.machines is None else loaded.machines.for_another_model()
+    tower = TowerAtWork(model, options, machines)
     try:
         data_plane.pictures = VisionPrompts(
             data_plane,

@@ -12,6 +12,7 @@ from shoal.cli.show.output import measuring, note, progress_bar
 from shoal.config import GraphLaunchConfig
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
 from shoal.launch.graph.planning import PlannedGraph, plan_graph
+from shoal.machines.machines import Machines
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.router.graph_executor import Tensors
 
@@ -37,11 +38,17 @@ def open_with_inputs(model: str, inputs: Path | None) -> tuple[GraphFile, Tensor
 
 
 def plan_for_command(
-    config: GraphLaunchConfig, sample: Tensors | None = None, graph: GraphFile | None = None, *, quiet: bool
+    config: GraphLaunchConfig,
+    sample: Tensors | None = None,
+    graph: GraphFile | None = None,
+    *,
+    quiet: bool,
+    machines: Machines | None = None,
 ) -> PlannedGraph:
-    """The planned graph; says when it measures, unless `quiet`, and where rows are not put together."""
+    """The planned graph; says when it measures, unless `quiet`, and where rows are not put together. For the rest see
+    `plan_graph`."""
     with measuring(quiet=quiet) as tell:
-        planned = plan_graph(config, sample, graph, on_progress=tell)
+        planned = plan_graph(config, sample, graph, on_progress=tell, machines=machines)
     note_batch(planned)
     return planned
 

@@ -20,6 +20,7 @@ from shoal.inference.model_files import ModelFile, find_models, named_models
 from shoal.inference.repository import ModelRepository
 from shoal.inference.seams import ServableGraph
 from shoal.inference.served_chain import ServedChain
+from shoal.machines.opening import SharedMachines
 from shoal.model.encoder.folder import EncoderFolder
 from shoal.server.http.draining import Drain
 from shoal.server.http.serve import bind, serve_app
@@ -51,6 +52,8 @@ class GraphServeOptions:
     """whether clients may load and unload models without a key"""
     strict_fields: bool = False
     """whether an encoder of texts refuses fields of bodies that nobody knows"""
+    cluster: str | None = None
+    """whose machines the language models of chains run on, too; None: each as its step says"""
 
 
 def serve_graphs(
@@ -60,6 +63,7 @@ def serve_graphs(
     chains: Sequence[Chain] = (),
     encoder: EncoderFolder | None = None,
     page: PageOptions | None = None,
+    shared: SharedMachines | None = None,
 ) -> None:
     """Load every model and serve them until a signal comes.
 
@@ -70,6 +74,7 @@ def serve_graphs(
         chains: of these models.
         encoder: what the only model's graph is of; None: of something else than texts.
         page: the page at `/`; None: there is none.
+        shared: opens the machines of a cluster for language models of chains; None: they are opened for each.
 
     Raises:
         ConfigError: an address cannot be had, or the models' names collide.
@@ -106,7 +111,8 @@ def serve_graphs(
         grpc_address = None if options.grpc_port is None else _free_address(options.server.host, options.grpc_port)
         resources.callback(repository.close_now)
         _load_all(repository, sorted(found))
-        language = resources.enter_context(LanguageModels(chains))
+        shared = shared or resources.enter_context(SharedMachines())
+        language = resources.enter_context(LanguageModels(chains, shared, options.cluster))
         served = [
             ServedChain(chain, repository, language.of(chain), language.transcribers_of(chain)) for chain in chains
         ]

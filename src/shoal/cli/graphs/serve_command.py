@@ -21,10 +21,9 @@ from shoal.cli.shared.model_kind import is_chain
 from shoal.cli.shared.planned import note_left_out
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.graph_plan_output import print_graph_choice
-from shoal.errors import ConfigError
 from shoal.inference.model_files import find_models
 from shoal.launch.graph.launch import LoadedGraph, launch_graph
-from shoal.machines.opening import RAY
+from shoal.machines.opening import RAY, SharedMachines
 from shoal.model.encoder.folder import EncoderFolder, open_encoder
 from shoal.model.graph.file.graph_file import open_graph
 
@@ -65,9 +64,9 @@ def _serve(
 ) -> None:
     said = context.params
     files = find_models(models, name)
-    if option_values.text(said["cluster"]) == RAY and len(files) > 1:
-        raise ConfigError(f"--cluster ray serves one graph, not {len(files)}: start a server for each of them")
-    loader = _Loader(context, name, parse_model_options(said["model_config"], files), parse_samples(said["inputs"]))
+    cluster, shared = option_values.text(said["cluster"]), SharedMachines()
+    own, samples = parse_model_options(said["model_config"], files), parse_samples(said["inputs"])
+    loader = _Loader(context, name, own, samples, shared)
     serve_options = GraphServeOptions(
         server=server,
         grpc_port=said["grpc_port"],
@@ -79,8 +78,10 @@ def _serve(
         max_request_bytes=option_values.parse_bytes(said["max_request"], "--max-request") or 0,
         allow_load=said["allow_load"],
         strict_fields=said["strict_fields"],
+        cluster=RAY if cluster == RAY else None,
     )
-    serve_graphs(models, loader.load, serve_options, chains, encoder, server.page(loader.plans))
+    with shared:
+        serve_graphs(models, loader.load, serve_options, chains, encoder, server.page(loader.plans), shared)
 
 
 class _Loader:
@@ -92,6 +93,7 @@ class _Loader:
         name: str | None,
         own: Mapping[str, ModelOptions],
         samples: Mapping[str, Path],
+        shared: SharedMachines,
     ) -> None:
         """
         Args:
@@ -99,11 +101,12 @@ class _Loader:
             name: what the only model is called; None: as its file.
             own: options by the model's name.
             samples: files of real inputs by the model's name.
+            shared: opens the machines of a cluster.
         """
         said = context.params
         self._config = graph_config(context, "", in_process=False)
         self._name, self._replans, self._is_quiet = name, said["replan"], said["log_json"]
-        self._own, self._samples = own, samples
+        self._own, self._samples, self._shared = own, samples, shared
         self.plans = GraphPlanBook()
         """how the models that are loaded were planned"""
 
@@ -118,7 +121,8 @@ class _Loader:
         file = own.inputs or sample_file(path, self._samples)
         sample = None if file is None else read_arrays(file, graph.inputs)
         config = with_options(replace(self._config, model=str(path)), own)
-        planned = plan_for_command(config, sample, graph, quiet=self._is_quiet)
+        machines = self._shared.open(config.planning.cluster)
+        planned = plan_for_command(config, sample, graph, quiet=self._is_quiet, machines=machines)
         if planned.auto is not None and not self._is_quiet:
             print_graph_choice(planned.auto)
         self.plans.note(self._name or model_name(path), planned.auto)

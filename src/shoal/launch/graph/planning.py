@@ -88,14 +88,16 @@ def plan_graph(
         CapacityError: the copies of its weights do not fit into memory.
         WorkerLost: a worker died while it was measured, or another machine does not answer.
     """
-    spec = None if config.plan_file is not None or config.split == AUTO else parse_split(config.split)
-    if spec is not None and spec.expert_shares is not None:
-        raise ConfigError(f"--split {config.split}: ep deals out the experts of language models; a graph takes tp")
-    graph = graph or open_graph(Path(config.model))
     with ExitStack() as on_failure, while_reading(config.model):
-        machines = machines or open_machines(config.planning.cluster)
         if machines is not None:
             on_failure.callback(machines.close)
+        spec = None if config.plan_file is not None or config.split == AUTO else parse_split(config.split)
+        if spec is not None and spec.expert_shares is not None:
+            raise ConfigError(f"--split {config.split}: ep deals out the experts of language models; a graph takes tp")
+        graph = graph or open_graph(Path(config.model))
+        machines = machines or open_machines(config.planning.cluster)
+        if machines is not None:
+            on_failure.callback(machines.close)  # idempotent
             on_progress("whether all machines have the model")
             machines.find_model(graph.path)
         planning = _Planning(config, graph, given, machines)

@@ -64,12 +64,18 @@ class PlannedModel(Planned[Plan, "AutoPlan"]):
         Planned.close(self)  # a dataclass with slots has no `super()`
 
 
-def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedModel:
+def plan_model(
+    config: LaunchConfig,
+    on_progress: Callable[[str], None] = lambda what: None,
+    *,
+    machines: Machines | None = None,
+) -> PlannedModel:
     """Find the model and decide its split; weights are read only to measure, for `auto`.
 
     Args:
         config: what the user asked for.
         on_progress: told what is being measured.
+        machines: to plan for, where they are open already; they are left if planning fails.
 
     Raises:
         ConfigError: the split, plan, precision, routing or limits make no sense for this model.
@@ -78,7 +84,7 @@ def plan_model(config: LaunchConfig, on_progress: Callable[[str], None] = lambda
         WorkerLost: another machine does not answer.
     """
     with ExitStack() as on_failure:
-        machines = open_machines(config.planning.cluster)
+        machines = machines or open_machines(config.planning.cluster)
         if machines is not None:
             on_failure.callback(machines.close)
         planned = _plan_for(config, machines, on_progress)
