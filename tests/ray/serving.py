@@ -79,9 +79,9 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def served(cluster: RayHosts, model: Path, split: str, *options: str) -> Iterator[Server]:
-    """A language model, or a graph, while the block runs."""
-    own = () if model.suffix == ".onnx" else LANGUAGE_OPTIONS
+def served(cluster: RayHosts, model: Path, split: str, *options: str, is_chain: bool = False) -> Iterator[Server]:
+    """A language model, a graph or a chain, while the block runs."""
+    own = () if is_chain or model.suffix == ".onnx" else LANGUAGE_OPTIONS
     command = cluster.shoal("serve", str(model), "--split", split, *OPTIONS, *own, *options)
     with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -103,9 +103,9 @@ def served(cluster: RayHosts, model: Path, split: str, *options: str) -> Iterato
 @contextmanager
 def asked(cluster: RayHosts, url: str, model: Path) -> Iterator[Clients]:
     """Clients that have all had a first answer, and whose last answers are still to come."""
-    program = ("tests.ray.streams", url, str(NUM_STREAMS), str(NUM_TOKENS))
+    program = ("tests.ray.clients.streams", url, str(NUM_STREAMS), str(NUM_TOKENS))
     if model.suffix == ".onnx":
-        program = ("tests.ray.inferences", url, str(NUM_STREAMS), str(WIDTH))
+        program = ("tests.ray.clients.inferences", url, str(NUM_STREAMS), str(WIDTH))
     command = cluster.hosts[0].command(sys.executable, "-m", *program)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""`python -m tests.ray.inferences URL COUNT WIDTH`: that many clients of a graph at once, in a namespace's process.
+"""`python -m tests.ray.clients.inferences URL COUNT WIDTH`: that many clients of a graph at once, inside a namespace.
 
 Each asks again and again for rows of its own. Prints `started` once every client has had an answer. When its standard
 input ends, every client asks once more, and one line of JSON says what each was told, equal answers once.

@@ -1,4 +1,4 @@
-"""`python -m tests.ray.streams URL COUNT TOKENS`: that many streams at once, for a process inside a namespace.
+"""`python -m tests.ray.clients.streams URL COUNT TOKENS`: that many streams at once, for a process inside a namespace.
 
 Prints `started` once every stream has said something, and at the end one line of JSON: what each has said.
 """
