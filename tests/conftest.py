@@ -3,11 +3,14 @@
 import gc
 import os
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.device_environments import SWIFTSHADER, device_python
+from tests.lazy_imports import import_lazily
 from tests.log_lines import replica_lines
 from tests.real_models import kept_minilm
 from tests.sampling import sample_items
@@ -22,6 +25,7 @@ def pytest_configure() -> None:
     times as long waiting for each other, in loops, on cores that other tests need."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    import_lazily(("anthropic", "compressed_tensors", "ollama", "openai", "torch", "transformers"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,6 +49,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests measure does not go into the user's cache, and nothing comes from it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_trust() -> Iterator[None]:
+    """Clients share their list of authorities: each of hundreds would take 25 ms to read it anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))
         yield
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, Phi3Config
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+import transformers
 
 from shoal.errors import ModelLoadError
 from shoal.model.attention.rope import rope_tables
@@ -53,10 +51,10 @@ def reference(embedding: torch.nn.Module, num_positions: int) -> tuple[np.ndarra
 def test_equals_transformers(scaling: dict[str, float]) -> None:
     theta = 1000.0
     parameters = {"rope_theta": theta, "rope_type": "default", **scaling}
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         hidden_size=4 * HEAD_DIM, num_attention_heads=4, max_position_embeddings=256, rope_parameters=parameters
     )
-    want_cos, want_sin = reference(LlamaRotaryEmbedding(config), 200)
+    want_cos, want_sin = reference(transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config), 200)
     cos, sin = rope_tables(RopeConfig(theta=theta, rotary_dim=HEAD_DIM, scaling=scaling), 200)
     assert cos.dtype == sin.dtype == np.float32
     np.testing.assert_allclose(cos, want_cos, atol=TOLERANCE)
@@ -71,7 +69,7 @@ def test_longrope_equals_phi3(num_positions: int) -> None:
         "long_factor": np.linspace(1.0, 9.0, HEAD_DIM // 2).tolist(),
         "original_max_position_embeddings": 64,
     }
-    config = Phi3Config(
+    config = transformers.Phi3Config(
         hidden_size=4 * HEAD_DIM,
         num_attention_heads=4,
         max_position_embeddings=256,
@@ -79,7 +77,7 @@ def test_longrope_equals_phi3(num_positions: int) -> None:
         rope_parameters={"rope_theta": 1000.0, **scaling},
         pad_token_id=0,
     )
-    want_cos, want_sin = reference(Phi3RotaryEmbedding(config), num_positions)
+    want_cos, want_sin = reference(transformers.models.phi3.modeling_phi3.Phi3RotaryEmbedding(config), num_positions)
     rope = RopeConfig(theta=1000.0, rotary_dim=HEAD_DIM, scaling={**scaling, "max_position_embeddings": 256})
     cos, sin = rope_tables(rope, num_positions)
     np.testing.assert_allclose(cos, want_cos, atol=TOLERANCE)

@@ -1,5 +1,8 @@
 """Modules of torch as ONNX files."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +15,33 @@ from shoal.model.graph.torch_export import export_module
 from tests.plain_runtime import plain_session
 
 
-class Scaled(torch.nn.Module):
+def scaled() -> torch.nn.Module:
     """Two inputs, one without a batch, and a layer that is another one in training."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(4, 2)
-        self.dropout = torch.nn.Dropout(0.5)
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 2)
+            self.dropout = torch.nn.Dropout(0.5)
 
-    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.linear(x)) * scale
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return self.dropout(self.linear(x)) * scale
+
+    return Scaled()
 
 
-class Branching(torch.nn.Module):
+def branching() -> torch.nn.Module:
     """Python code that looks at values, which no exporter can follow."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.sum().item() > 0 else -x
+    class Branching(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum().item() > 0 else -x
+
+    return Branching()
 
 
 def test_the_first_dimension_becomes_the_batch(tmp_path: Path) -> None:
-    module = Scaled().train()
+    module = scaled().train()
     path = export_module(module, {"x": torch.zeros(2, 4), "scale": torch.tensor(1.0)}, tmp_path)
     assert module.training
     graph = open_graph(path)
@@ -55,22 +64,22 @@ def test_one_tensor_need_not_be_a_tuple(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "example", "message"),
+    ("given", "message"),
     [
-        ("model.pt", torch.zeros(1), "not str"),
-        (torch.nn.ReLU(), None, "example_inputs"),
-        (torch.nn.ReLU(), ([1.0],), "must be tensors, not list"),
+        (lambda: ("model.pt", torch.zeros(1)), "not str"),
+        (lambda: (torch.nn.ReLU(), None), "example_inputs"),
+        (lambda: (torch.nn.ReLU(), ([1.0],)), "must be tensors, not list"),
     ],
 )
 def test_what_cannot_be_exported_is_a_config_error(
-    tmp_path: Path, module: object, example: object, message: str
+    tmp_path: Path, given: Callable[[], tuple[object, object]], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        export_module(module, example, tmp_path)
+        export_module(*given(), tmp_path)
 
 
 def test_what_torch_cannot_export_is_one_line(tmp_path: Path) -> None:
-    module = Branching().train()
+    module = branching().train()
     with pytest.raises(ModelLoadError, match=r"^torch cannot export this module: \S") as caught:
         export_module(module, torch.zeros(2, 3), tmp_path)
     assert "\n" not in str(caught.value)

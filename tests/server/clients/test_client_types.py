@@ -6,18 +6,10 @@ error for unknown fields is raised for would be none of these.
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Any
 
-import ollama._types as ollama_types
 import pytest
-from anthropic.types import message_count_tokens_params as count_params
-from anthropic.types import message_create_params as message_params
-from openai.types import completion_create_params as completion_params
-from openai.types import embedding_create_params as embedding_params
-from openai.types.audio import transcription_create_params as transcription_params
-from openai.types.audio import translation_create_params as translation_params
-from openai.types.chat import completion_create_params as chat_params
-from openai.types.responses import response_create_params as response_params
 from pydantic import BaseModel, ValidationError
 
 from shoal.errors import InvalidRequest
@@ -34,22 +26,36 @@ from tests.server.clients.client_bodies import bodies_of
 
 TURN = {"role": "user", "content": "x"}
 CHAT, ASKED = {"messages": [TURN]}, {"model": "m", "messages": [TURN]}
-CALLS: dict[str, tuple[type[BaseModel], Any, dict[str, Any]]] = {
-    "chat": (ChatBody, chat_params.CompletionCreateParamsStreaming, CHAT),
-    "completions": (CompletionBody, completion_params.CompletionCreateParamsStreaming, {"prompt": "x"}),
-    "responses": (ResponsesBody, response_params.ResponseCreateParamsStreaming, {"input": [TURN]}),
-    "embeddings": (EmbeddingsBody, embedding_params.EmbeddingCreateParams, {"input": "x"}),
-    "messages": (MessagesBody, message_params.MessageCreateParamsStreaming, {**ASKED, "max_tokens": 5}),
-    "count_tokens": (CountBody, count_params.MessageCountTokensParams, ASKED),
-    "ollama chat": (ApiChatBody, ollama_types.ChatRequest, ASKED),
-    "ollama generate": (ApiGenerateBody, ollama_types.GenerateRequest, {"model": "m", "prompt": "x"}),
-    "ollama embed": (EmbedBody, ollama_types.EmbedRequest, {"model": "m", "input": "x"}),
-    "ollama embeddings": (OldEmbedBody, ollama_types.EmbeddingsRequest, {"model": "m", "prompt": "x"}),
+_OPENAI, _ANTHROPIC, _OLLAMA = "openai.types", "anthropic.types", "ollama._types"
+CALLS: dict[str, tuple[type[BaseModel], str, dict[str, Any]]] = {
+    "chat": (ChatBody, f"{_OPENAI}.chat.completion_create_params:CompletionCreateParamsStreaming", CHAT),
+    "completions": (
+        CompletionBody,
+        f"{_OPENAI}.completion_create_params:CompletionCreateParamsStreaming",
+        {"prompt": "x"},
+    ),
+    "responses": (
+        ResponsesBody,
+        f"{_OPENAI}.responses.response_create_params:ResponseCreateParamsStreaming",
+        {"input": [TURN]},
+    ),
+    "embeddings": (EmbeddingsBody, f"{_OPENAI}:EmbeddingCreateParams", {"input": "x"}),
+    "messages": (
+        MessagesBody,
+        f"{_ANTHROPIC}.message_create_params:MessageCreateParamsStreaming",
+        {**ASKED, "max_tokens": 5},
+    ),
+    "count_tokens": (CountBody, f"{_ANTHROPIC}:MessageCountTokensParams", ASKED),
+    "ollama chat": (ApiChatBody, f"{_OLLAMA}:ChatRequest", ASKED),
+    "ollama generate": (ApiGenerateBody, f"{_OLLAMA}:GenerateRequest", {"model": "m", "prompt": "x"}),
+    "ollama embed": (EmbedBody, f"{_OLLAMA}:EmbedRequest", {"model": "m", "input": "x"}),
+    "ollama embeddings": (OldEmbedBody, f"{_OLLAMA}:EmbeddingsRequest", {"model": "m", "prompt": "x"}),
 }
+"""Our schema of a body, the client's type of it by name, since importing takes seconds, and the smallest body."""
 UNKNOWN = "is no field"
 FORMS = {
-    False: transcription_params.TranscriptionCreateParamsStreaming,
-    True: translation_params.TranslationCreateParams,
+    False: f"{_OPENAI}.audio.transcription_create_params:TranscriptionCreateParamsStreaming",
+    True: f"{_OPENAI}.audio:TranslationCreateParams",
 }
 
 
@@ -66,9 +72,9 @@ def refusal(schema: type[BaseModel], body: Any) -> str | None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_field_that_a_client_can_send_is_known(call: str) -> None:
-    schema, params, base = CALLS[call]
+    schema, name, base = CALLS[call]
     assert refusal(schema, base) is None
-    said = {(path, refusal(schema, body)) for path, body in bodies_of(params, base)}
+    said = {(path, refusal(schema, body)) for path, body in bodies_of(resolve_name(name), base)}
     assert not [(path, why) for path, why in said if why is not None and UNKNOWN in why]
     assert sum(why is None for _, why in said) >= 4, "bodies that are taken, so that fields are looked at"
 
@@ -132,7 +138,7 @@ def test_what_would_change_the_answer_is_refused_within_lists_as_well(
 
 @pytest.mark.parametrize("is_translation", FORMS)
 def test_every_part_of_a_form_with_sound_is_known(is_translation: bool) -> None:
-    for path, body in bodies_of(FORMS[is_translation], {}):
+    for path, body in bodies_of(resolve_name(FORMS[is_translation]), {}):
         name = path.partition("[")[0].partition(".")[0]
         parts = {"file": b"RIFF", name: b"RIFF" if name == "file" else _part(body[name])}
         said = ""

@@ -1,9 +1,11 @@
 """Networks as both of torch's exporters write them: the whole's numbers on every rank, nearly all of it split."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,9 @@ import torch
 from shoal.model.graph.file.graph_file import GraphFile, open_graph
 from shoal.model.graph.stage.cuts import cut_points
 from tests.model.graph.graph_cases import run_whole
-from tests.model.graph.tensor_parallel.networks import NETWORKS
 from tests.model.graph.tensor_parallel.rank_runs import assert_close, run_ranks, run_split
 from tests.real_models import quiet_export
+from tests.sampling import in_turn
 
 ROUNDING = 1e-5
 NUM_COLLECTIVES = {
@@ -29,6 +31,13 @@ NUM_COLLECTIVES = {
     "skip network": (1, 0),
 }
 """Sums and gathers: two sums a layer; one a pair of convolutions, one for what weighs channels, the last product."""
+
+EXPORTS = {
+    "new": {"dynamo": True, "is_open": True},
+    "old": {"dynamo": False, "is_open": True},
+    "old, fixed sizes": {"dynamo": False, "is_open": False},
+}
+"""By the exporter, and by whether the batch and the tokens are open."""
 
 
 class Exported:
@@ -50,8 +59,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(tmp_path_factory.mktemp("networks"))
 
 
+def network(name: str) -> tuple[Callable[[], torch.nn.Module], tuple[int, ...]]:
+    """How it is made, and the shape of its input."""
+    from tests.model.graph.tensor_parallel.networks import NETWORKS  # only here, because it imports torch
+
+    return NETWORKS[name]
+
+
 def export(name: str, path: Path, *, dynamo: bool, is_open: bool) -> None:
-    make, shape = NETWORKS[name]
+    make, shape = network(name)
     torch.manual_seed(0)
     axes = {0: "batch", 1: "tokens"} if len(shape) == 3 else {0: "batch"}
     keywords: dict[str, object] = {"dynamo": dynamo, "input_names": ["x"]}
@@ -62,13 +78,11 @@ def export(name: str, path: Path, *, dynamo: bool, is_open: bool) -> None:
         torch.onnx.export(make().eval(), (torch.randn(shape),), path, **keywords)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("dynamo", "is_open"), [(True, True), (False, True), (False, False)], ids=["new", "old", "old, fixed sizes"]
-)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_are_split_and_right(name: str, dynamo: bool, is_open: bool, exported: Exported) -> None:
-    graph = exported.graph(name, dynamo=dynamo, is_open=is_open)
-    x = np.random.default_rng(0).standard_normal(NETWORKS[name][1], np.float32)
+@pytest.mark.sample(every=len(EXPORTS))
+@pytest.mark.parametrize(("name", "export_as"), in_turn(list(NUM_COLLECTIVES), list(EXPORTS)))
+def test_networks_are_split_and_right(name: str, export_as: str, exported: Exported) -> None:
+    graph = exported.graph(name, **EXPORTS[export_as])
+    x = np.random.default_rng(0).standard_normal(network(name)[1], np.float32)
     expected = run_whole(graph, {"x": x})
     for shares in ((2, 1), (1, 1, 1)):
         found, report = run_ranks(graph, shares, {"x": x})
