@@ -20,7 +20,7 @@ def test_the_corpus_holds_what_is_sent_now(target: str) -> None:
     assert set(SEEDS[target]()) <= set(read_corpus(target)), "run: python -m tests.fuzz.corpus"
 
 
-@pytest.mark.sample(every=5)
+@pytest.mark.sample(every=NUM_PARTS)
 @pytest.mark.parametrize("part", range(NUM_PARTS))
 @pytest.mark.parametrize("target", TARGETS)
 def test_only_refusals_come_out(target: str, part: int) -> None:

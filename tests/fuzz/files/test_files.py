@@ -23,7 +23,7 @@ NUM_INPUTS = {
     "trace": 300,
 }
 """Of each format; all together took a minute of processor time."""
-NUM_PARTS = 4
+NUM_PARTS = 8
 
 
 def test_every_format_is_tried() -> None:

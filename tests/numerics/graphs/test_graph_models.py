@@ -101,7 +101,7 @@ def computed(path: Path, inputs: Arrays, split: str, reference: Reference) -> An
     return output
 
 
-@pytest.mark.sample(every=2)
+@pytest.mark.sample(every=len(SPLITS))
 @pytest.mark.parametrize("split", SPLITS)
 def test_drawn_text_reads_back_exactly(split: str, reference: Reference) -> None:
     """Detector, direction classifier and recognizer, each split, one behind the other."""

@@ -75,6 +75,7 @@ def run(seed: int, *, takes_stretches: bool) -> tuple[SimulationOutcome, Answere
     return replace(outcome, num_checks=0), log, simulation.num_turns
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("first", range(0, SEEDS, 20))
 def test_the_same_to_the_last_digit(first: int) -> None:
     num_turns = num_turns_at_once = 0
