@@ -10,7 +10,8 @@ from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.adapter.adapter import Adapter
 from shoal.model.adapter.files import with_adapters
-from shoal.model.decoder.blocks import decoder_blocks, process_bytes
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.process_bytes import process_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
 from shoal.model.formats.open_weights import open_weights

@@ -23,7 +23,8 @@ import pytest
 from shoal.config import LaunchConfig
 from shoal.core.plan.language import held_bytes
 from shoal.launch.language.planning import plan_model
-from shoal.model.decoder.blocks import PROCESS_BYTES, decoder_blocks, process_bytes
+from shoal.model.decoder.blocks import decoder_blocks
+from shoal.model.decoder.process_bytes import PROCESS_BYTES, process_bytes
 from shoal.model.decoder.stage import Stage
 from shoal.model.file_states import model_states
 from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES

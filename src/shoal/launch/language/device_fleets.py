@@ -19,8 +19,8 @@ from shoal.measure.language.model_times import num_parts
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot
 from shoal.measure.steps_told import StepsTold
-from shoal.model.decoder.blocks import room_of_each
 from shoal.model.decoder.onnx.form_check import check_onnx_form
+from shoal.model.decoder.process_bytes import room_of_each
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.device_options import HOPELESS, DeviceOption, too_slow

@@ -25,7 +25,7 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.measuring import Measuring
 from shoal.model.adapter.adapter import MAX_ADAPTERS
 from shoal.model.adapter.files import file_to_send, find_adapter
-from shoal.model.decoder.blocks import FORK_BYTES, PROCESS_BYTES
+from shoal.model.decoder.process_bytes import FORK_BYTES, PROCESS_BYTES
 from shoal.model.find_model import find_model
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision

@@ -16,7 +16,7 @@ from shoal.measure.language.timed_model import ModelToTime, model_to_time
 from shoal.measure.machine import Machine, this_machine
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot, kinds_of
-from shoal.model.decoder.blocks import room_of_each
+from shoal.model.decoder.process_bytes import room_of_each
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass

@@ -12,25 +12,16 @@ from dataclasses import dataclass, replace
 from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype
 from shoal.model.attention.paged_attention import native_available
+from shoal.model.decoder.process_bytes import CODES_BYTES
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.encoder_source import EncoderSource
 from shoal.model.formats.tensor_check import CONV_TAPS, Shape, first_shapes, last_shapes, layer_shapes
 from shoal.model.layer_config.attention import LatentConfig
-from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.packed.pack import packed_bytes
 from shoal.model.weights import Precision, WeightSource
 from shoal.protocol.stage_config import BLOCK_SIZE, ExpertSpan
 
 _FP32_BYTES = 4
-PROCESS_BYTES = 20 << 20
-"""Anonymous memory of a worker before it has loaded anything: Python and its imports. Source: measured in
-tests/model/decoder/test_memory.py."""
-FORK_BYTES = 4 << 20
-"""What a worker has of that for itself where it is forked from a process that has imported everything. Source: measured
-in tests/launch/language/test_memory.py."""
-_CODES_BYTES = 3
-"""Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
-scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
 _ROWS_OF_CLIP = 500
 """Rows that a decoder computes for a clip, over which its encoder's work is spread: 30 s of speech are about 100
 tokens, in five hypotheses. A judgment: clips differ."""
@@ -104,7 +95,7 @@ def encoder_bytes(source: WeightSource, precision: Precision) -> int:
     hidden, rows = layers.hidden_size, encoder.num_positions
     convolutions = CONV_TAPS * hidden * (encoder.num_mels + hidden)
     floats = 3 * hidden + 5 * hidden + layers.intermediate_size + 2 * hidden
-    codes = (2 * hidden + layers.intermediate_size) * _CODES_BYTES
+    codes = (2 * hidden + layers.intermediate_size) * CODES_BYTES
     return matrices + _FP32_BYTES * (convolutions + rows * floats) + rows * codes
 
 
@@ -141,79 +132,6 @@ def matrix_leaves(config: DecoderConfig, layer: int) -> list[str]:
 def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
     """What a worker holds of a matrix: its packed form, or without the extension what ONNX Runtime is given."""
     return packed_bytes(source, name, precision) if native_available() else source.matrix_bytes(name, precision)
-
-
-def room_of_each(free_bytes: int, num_workers: int, *, are_forks: bool) -> int:
-    """Bytes that each worker of a machine has for what it loads.
-
-    Args:
-        free_bytes: of the machine.
-        num_workers: that share it, >= 1.
-        are_forks: whether they are forked from one process.
-    """
-    if are_forks:
-        return max(0, (free_bytes - PROCESS_BYTES) // num_workers - FORK_BYTES)
-    return max(0, free_bytes // num_workers - PROCESS_BYTES)
-
-
-def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks: int = 0) -> int:
-    """What a worker that is no fork takes beside weights and KV: Python, learned positions, memory that steps work on.
-
-    Args:
-        config: of the whole model; a shard works on no more.
-        max_step_tokens: rows of the largest step.
-        adapter_ranks: the most of adapters' ranks that meet the same rows; 0: the model has no adapters.
-    """
-    by_layer = [config.layer_heads(layer) for layer in range(config.num_layers)]
-    qkv = max((config.num_heads + 2 * heads.num_kv_heads) * heads.head_dim for heads in by_layer)
-    results = max((config.result_columns, *(config.num_heads * heads.head_dim for heads in by_layer)))
-    if config.recurrence is not None:
-        qkv, results = max(qkv, config.recurrence.in_width), max(results, config.recurrence.out_width)
-    floats = 3 * config.hidden_size + qkv + results
-    codes = max(config.hidden_size, results)
-    if config.latent is not None:
-        more_floats, more_codes = _latent_items(config.num_heads, config.latent)
-        floats, codes = floats + more_floats, codes + more_codes
-    if config.experts is None or config.experts.dense_layers:
-        columns = max((config.intermediate_size, *config.layer_columns))
-        floats, codes = floats + columns, codes + columns
-    if config.experts is not None:
-        more_floats, more_codes = _expert_items(config.hidden_size, config.experts)
-        floats, codes = floats + more_floats, codes + more_codes
-    if adapter_ranks:  # gate and up are computed apart
-        floats += adapter_ranks + config.intermediate_size
-    if config.carried_width > config.hidden_size:
-        more_floats, more_codes = _carried_items(config)
-        floats, codes = floats + more_floats, codes + more_codes
-    positions = config.max_context * config.hidden_size * _FP32_BYTES if config.learned_positions else 0
-    return PROCESS_BYTES + positions + max_step_tokens * (floats * _FP32_BYTES + codes * _CODES_BYTES)
-
-
-def _carried_items(config: DecoderConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs which carries more than a hidden state. Source: native/stage/carried."""
-    floats, codes = 3 * config.carried_width, 0
-    if config.altup is not None:
-        floats += 2 * config.hidden_size + config.altup.rank
-        codes += max(config.hidden_size, config.altup.rank)
-    if config.layer_inputs is not None:
-        floats += config.hidden_size + config.layer_inputs.width
-        codes += max(config.hidden_size, config.layer_inputs.width)
-    return floats, codes
-
-
-def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs in latent attention. Source: native/stage/latent.cpp."""
-    inputs = num_heads * max(latent.plain_dim, latent.latent_dim)
-    carried = num_heads * max(latent.latent_dim, latent.value_dim)
-    heads = num_heads * (latent.query_dim + latent.key_dim)
-    return inputs + carried + heads + latent.query_rank + latent.key_dim, inputs + latent.query_rank
-
-
-def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs in its experts. Source: native/stage/experts.cpp."""
-    columns = experts.num_chosen * experts.columns + experts.shared_columns
-    sums, scores = experts.num_chosen * hidden_size, 2 * experts.num_experts
-    return columns + sums + scores, columns + experts.num_chosen * hidden_size
 
 
 def _blocks(
