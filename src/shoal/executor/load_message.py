@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from shoal.core.generation.scheduler_config import SchedulerConfig, prefill_chunk
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.core.plan.placement import WorkerPlacement
 from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.language_messages import AdapterFile, LoadStage
 from shoal.protocol.stage_config import StageConfig
@@ -30,14 +32,7 @@ def load_message(
     shard = stage.shards[rank]
     machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
     return LoadStage(
-        version=PROTOCOL_VERSION,
-        model_path=str(path),
-        stage_index=index,
-        num_stages=len(replica.stages),
-        rank=rank,
-        cores=shard.cores,
-        files=files,
-        device=shard.device,
+        **_place(path, shard, index, rank, len(replica.stages), files),
         stage=StageConfig(
             first_layer=stage.first_layer,
             last_layer=stage.last_layer,
@@ -68,18 +63,27 @@ def graph_load_message(
     stage = replica.stages[index]
     shard = stage.shards[rank]
     return LoadGraph(
-        version=PROTOCOL_VERSION,
-        model_path=str(path),
-        stage_index=index,
-        num_stages=len(replica.stages),
-        rank=rank,
-        cores=shard.cores,
-        files=files,
-        device=shard.device,
+        **_place(path, shard, index, rank, len(replica.stages), files),
         stage=stage.interface,
         shares=stage.shares,
         threads=shard.threads,
     )
+
+
+def _place(
+    path: Path, shard: WorkerPlacement, index: int, rank: int, num_stages: int, files: tuple[FileState, ...]
+) -> dict[str, Any]:
+    """What the message says whatever the work is: the fields of `WorkerLoad`."""
+    return {
+        "version": PROTOCOL_VERSION,
+        "model_path": str(path),
+        "stage_index": index,
+        "num_stages": num_stages,
+        "rank": rank,
+        "cores": shard.cores,
+        "files": files,
+        "device": shard.device,
+    }
 
 
 def scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:

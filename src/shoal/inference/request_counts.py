@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -25,6 +29,23 @@ class RequestCounts:
     """the same over those that failed"""
     last_success_unix_s: float = 0.0
     """wall-clock time of the last result; 0 before the first"""
+
+    @contextmanager
+    def counted(self, clock: Callable[[], float]) -> Generator[None, None, None]:
+        """Count what a block comes to that answers one request: a result, or the error that it ends with.
+
+        `clock`: monotonic seconds.
+        """
+        arrival_s = clock()
+        try:
+            yield
+        except ShoalError as error:
+            self.fail(reason_of(error), clock() - arrival_s)
+            raise
+        except asyncio.CancelledError:
+            self.fail("CANCELED", clock() - arrival_s)
+            raise
+        self.succeed(clock() - arrival_s, time.time())
 
     def succeed(self, elapsed_s: float, unix_s: float) -> None:
         """Count a result."""

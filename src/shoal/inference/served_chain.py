@@ -16,7 +16,7 @@ from shoal.embeddings.graph_encoder import GraphEncoder
 from shoal.embeddings.ranking import scores_of
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
 from shoal.inference.repository import ModelRepository
-from shoal.inference.request_counts import RequestCounts, reason_of
+from shoal.inference.request_counts import RequestCounts
 from shoal.model.vision.pixels import decode_picture
 from shoal.speech.sound.audio import decode_audio
 from shoal.speech.transcript import Transcript
@@ -110,17 +110,8 @@ class ServedChain:
             RequestError: a step failed.
             WorkerLost: a graph has no workers, or the chain is closed.
         """
-        arrival_s = self._clock()
-        try:
-            outputs = await self._infer(given, timeout_s, call_id)
-        except ShoalError as error:
-            self.counts.fail(reason_of(error), self._clock() - arrival_s)
-            raise
-        except asyncio.CancelledError:
-            self.counts.fail("CANCELED", self._clock() - arrival_s)
-            raise
-        self.counts.succeed(self._clock() - arrival_s, time.time())
-        return outputs
+        with self.counts.counted(self._clock):
+            return await self._infer(given, timeout_s, call_id)
 
     def close(self) -> None:
         """Stop the functions' processes; language models are others'. Idempotent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,11 +9,10 @@ from shoal.arrays import Array
 from shoal.core.batching.config import BatchingConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.story import Story
-from shoal.errors import ShoalError
 from shoal.inference.canary_counts import CanaryCounts
 from shoal.inference.engine_driver import EngineDriver
 from shoal.inference.model_files import ModelFile
-from shoal.inference.request_counts import RequestCounts, reason_of
+from shoal.inference.request_counts import RequestCounts
 from shoal.inference.seams import ServableGraph
 from shoal.model.graph.sample.empty_batch import empty_outputs, is_empty
 from shoal.model.graph.sample.input_check import check_inputs
@@ -105,21 +103,11 @@ class ServedModel:
             QueueFull, DeadlineExceeded: not now, or not in `timeout_s`.
             WorkerLost: the model's workers are gone.
         """
-        arrival_s = self._clock()
-        try:
+        with self.counts.counted(self._clock):
             checked = self._checked(inputs)
             if is_empty(checked, self.plan.batch):
-                outputs = empty_outputs(self.plan.inputs, self.plan.outputs, self.plan.batch, checked)
-            else:
-                outputs = (await self._driver.run(checked, timeout_s, call_id)).outputs
-        except ShoalError as error:
-            self.counts.fail(reason_of(error), self._clock() - arrival_s)
-            raise
-        except asyncio.CancelledError:
-            self.counts.fail("CANCELED", self._clock() - arrival_s)
-            raise
-        self.counts.succeed(self._clock() - arrival_s, time.time())
-        return outputs
+                return empty_outputs(self.plan.inputs, self.plan.outputs, self.plan.batch, checked)
+            return (await self._driver.run(checked, timeout_s, call_id)).outputs
 
     async def send_canary(self) -> bool:
         """Run the sample inputs, outside all accounts but `last_output_s`. Raises ShoalError."""
