@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 from shoal.core.plan.graph import GraphPlan, GraphReplicaPlan
-from shoal.core.speed.replan import LOOK_S, ReplanWatch
-from shoal.errors import ModelChanged, ShoalError
+from shoal.core.speed.replan import ReplanWatch
+from shoal.launch.running.pipeline_replanner import PipelineReplanner
 from shoal.launch.running.running_plan import RunningPlan
 from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.graph.cuts import cut_places
@@ -20,14 +17,12 @@ from shoal.model.graph.sample.node_times import NodeTimes, estimate_nodes
 from shoal.model.graph.stage.cuts import stage_interfaces
 from shoal.model.graph.stage.stage_model import weight_bytes
 from shoal.planner.graph_cut import CutPlace
-from shoal.planner.graph_move import Recut, recut
+from shoal.planner.graph_move import recut
 from shoal.router.batch_stats import BatchStats
 
-_logger = logging.getLogger("shoal.launch")
 
-
-class GraphReplanner:
-    """Looks at the engine's figures now and then. Belongs to the engine's thread."""
+class GraphReplanner(PipelineReplanner[GraphPlan, GraphReplicaPlan, BatchStats]):
+    """Moves nodes between the stages of a graph."""
 
     def __init__(
         self,
@@ -43,51 +38,26 @@ class GraphReplanner:
             clock: monotonic seconds.
             times: of the graph's nodes, where they were measured.
         """
-        self._running, self._graph = running, graph
-        self._clock, self._times = clock, times
-        self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
-        self._next_s = clock() + LOOK_S
+        super().__init__(running, clock)
+        self._graph, self._times = graph, times
 
-    def look(self) -> None:
-        """To be called often; does something every few seconds."""
-        now_s = self._clock()
-        if now_s < self._next_s:
-            return
-        self._next_s = now_s + LOOK_S
-        stats = self._running.stats()
-        num_requests = stats.num_requests / max(1, stats.num_replicas)
-        for index, replica in enumerate(self._running.plan.replicas):
-            stage_s, slowdowns = stats.stage_s[index], stats.slowdowns[index]
-            is_pipeline = len(replica.shards) == len(replica.stages) == len(stage_s) > 1
-            is_slow = self._watched[index].look(slowdowns if is_pipeline else (), num_requests, now_s)
-            if is_slow and not self._running.is_changing(index):
-                self._consider(index, stage_s, now_s)
+    def num_requests(self, stats: BatchStats, index: int) -> float:
+        """See `PipelineReplanner.num_requests`: replicas share what is there."""
+        return stats.num_requests / max(1, stats.num_replicas)
 
-    def _consider(self, index: int, stage_s: Sequence[float], now_s: float) -> None:
-        boundaries = [stage.first_node for stage in self._running.plan.replicas[index].stages[1:]]
+    def consider(self, index: int, watched: ReplanWatch, stage_s: Sequence[float], now_s: float) -> None:
+        """See `PipelineReplanner.consider`."""
+        replica = self._running.plan.replicas[index]
+        boundaries = [stage.first_node for stage in replica.stages[1:]]
         best = recut(self._node_s, self._places, boundaries, stage_s)
-        move = self._watched[index].weigh(stage_s, best.stage_s, now_s)
+        move = watched.weigh(stage_s, best.stage_s, now_s)
         fits_beside = weight_bytes(self._graph, 0, self._graph.num_nodes) < free_memory_bytes()
-        if move.pays and fits_beside:
-            self._move(index, best, move.gain)
-
-    def _move(self, index: int, best: Recut, gain: float) -> None:
-        """The old workers serve until the new ones have loaded."""
-        watched, replica = self._watched[index], self._running.plan.replicas[index]
+        if not (move.pays and fits_beside):
+            return
         moved = _with_boundaries(self._graph, replica, best.boundaries)
         before, after = (", ".join(str(stage.first_node) for stage in one.stages[1:]) for one in (replica, moved))
-
-        def done(error: ShoalError | None) -> None:
-            watched.start_over()
-            if error is not None:
-                _logger.info(f"replica {index} keeps its nodes: {error}")
-            if isinstance(error, ModelChanged):
-                self._next_s = math.inf  # others that load would fail alike
-
-        _logger.info(
-            f"replica {index}: cutting at node {after} instead of {before}, {gain:.0%} less time a batch expected"
-        )
-        self._running.change(index, moved, done)
+        change = f"cutting at node {after} instead of {before}, {move.gain:.0%} less time a batch expected"
+        self.move(index, moved, "nodes", change)
 
     @cached_property
     def _node_s(self) -> Sequence[float]:
