@@ -13,7 +13,7 @@ from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.errors import CapacityError, ShoalError
 from shoal.launch.language.planning import PlannedModel, plan_model
 from shoal.launch.launch import launch
-from shoal.launch.running.replanner import Replanner
+from shoal.launch.running.layer_replanner import LayerReplanner
 from shoal.launch.running.running_plan import ChangeableEngine, LanguagePlanKind, RunningPlan
 from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
@@ -81,7 +81,7 @@ class Watch:
     def watch(self, planned: PlannedModel, engine: ChangeableEngine[EngineStats]) -> None:
         kind = LanguagePlanKind(planned, launcher_for(planned))
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(planned.plan, kind, engine)
-        self.replanner = Replanner(running, planned.model, lambda: self.now_s)
+        self.replanner = LayerReplanner(running, planned.model, lambda: self.now_s)
 
     def for_s(self, seconds: int) -> None:
         for _ in range(seconds):

@@ -19,7 +19,7 @@ from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_
 from shoal.launch.running.expert_replanner import ExpertReplanner
 from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
-from shoal.launch.running.replanner import Replanner
+from shoal.launch.running.layer_replanner import LayerReplanner
 from shoal.launch.running.running_plan import LanguagePlanKind, RunningPlan
 from shoal.model.text.tokenizer import Tokenizer
 from shoal.router.engine import Engine
@@ -77,7 +77,7 @@ def launch_workers(
         kind = LanguagePlanKind(planned, launcher)
         running: RunningPlan[Plan, ReplicaPlan, EngineStats] = RunningPlan(plan, kind, engine, factories)
         if planned.replans:
-            engine.watch(Replanner(running, planned.model, time.monotonic).look)
+            engine.watch(LayerReplanner(running, planned.model, time.monotonic).look)
             if planned.model.config.experts is not None:
                 engine.watch(ExpertReplanner(running, planned.model, time.monotonic).look)
         joining: Joining[ReplicaPlan] | None = None

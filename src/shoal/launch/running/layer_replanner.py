@@ -15,7 +15,7 @@ from shoal.planner.split.relayer import relayer, with_layers
 from shoal.router.engine_stats import EngineStats
 
 
-class Replanner(PipelineReplanner[Plan, ReplicaPlan, EngineStats]):
+class LayerReplanner(PipelineReplanner[Plan, ReplicaPlan, EngineStats]):
     """Moves layers between the stages of a language model."""
 
     def __init__(
