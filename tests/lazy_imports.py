@@ -14,8 +14,10 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+_OF_PYTEST = ("__", "_mock", "_pytest")
+"""Beginnings of names that pytest looks for in everything that a test module holds, without a use of it."""
 _OF_PACKAGES = ("__path__", "__version__")
-"""Names with underscores that are asked for by who imports a submodule, or wants to know the version."""
+"""Of those, what is asked for by who imports a submodule, or wants to know the version."""
 
 
 class LazyModule(ModuleType):
@@ -27,9 +29,9 @@ class LazyModule(ModuleType):
         self.__file__ = spec.origin
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") and name not in _OF_PACKAGES:  # pytest asks every name in a test module for some
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if sys.modules.get(self.__name__) is self:
+            if name.startswith(_OF_PYTEST) and name not in _OF_PACKAGES:
+                raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
             del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), name)
 
