@@ -186,3 +186,12 @@ def test_what_cannot_be_used_is_named(client: openai.OpenAI, fields: dict[str, A
 def test_completions_take_no_tools(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="tools"):
         client.completions.create(model=MODEL, prompt="x", extra_body={"tools": TOOLS})
+
+
+@pytest.mark.parametrize("said", [{"guided_choice": ["a", "b"]}, {"structured_outputs": {"regex": "a|b"}}])
+def test_a_form_beside_which_no_tool_could_be_called_is_refused(client: openai.OpenAI, said: dict[str, Any]) -> None:
+    common: dict[str, Any] = {"model": MODEL, "messages": say("a"), "tools": TOOLS, "max_tokens": 8, "extra_body": said}
+    with pytest.raises(openai.BadRequestError, match="none of the `tools` can be called") as caught:
+        client.chat.completions.create(**common)
+    assert caught.value.param == next(iter(said))
+    assert client.chat.completions.create(tool_choice="none", **common).choices[0].message.content == "a"

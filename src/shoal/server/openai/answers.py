@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.text.answer.answer import Reader
-from shoal.model.text.answer.demanded import behind_reasoning, calls_or_json, checked_calls, demanded_calls
+from shoal.model.text.answer.demanded import (
+    behind_reasoning,
+    calls_or_json,
+    checked_calls,
+    demanded_calls,
+    harmony_json,
+    marked_calls_or_json,
+)
 from shoal.model.text.answer.formats import HERMES, ToolFormat, find_format
 from shoal.model.text.answer.harmony import harmony
 from shoal.model.text.answer.reasoning import TaggedReasoning, plain_text
@@ -100,18 +107,29 @@ class AnswerForms:
         """What the body says of the answer, behind the reasoning; where it is JSON, tools may be called instead."""
         constraint, field = named
         if constraint.kind is not ConstraintKind.JSON_SCHEMA:
+            if schemas:
+                raise InvalidRequest(
+                    f"`{field}` says what the whole answer must look like, so that none of the `tools` can be called: "
+                    'leave one of them out, or give `tool_choice`: "none"',
+                    param=field,
+                )
             if end:
                 raise InvalidRequest(
                     "this model thinks before it answers, and only JSON can be demanded of an answer behind that",
                     param=field,
                 )
             return named
-        if schemas and self.tools.written is not None:
+        if self.tools.reader is harmony:
+            return NamedConstraint(harmony_json(self.special, constraint.text, with_calls=bool(schemas)), field)
+        if not schemas:
+            return NamedConstraint(behind_reasoning(constraint.text, end), field) if end else named
+        if self.tools.written is None:
+            either = marked_calls_or_json(self.tools.begins, self.special, constraint.text, reasoning=end)
+        else:
             either = calls_or_json(
                 self.tools.written, schemas, self.special, constraint.text, max_calls=max_calls, reasoning=end
             )
-            return NamedConstraint(either, field)
-        return NamedConstraint(behind_reasoning(constraint.text, end), field) if end else named
+        return NamedConstraint(either, field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,10 +179,55 @@ def test_what_cannot_be_used_is_named(constraint: Constraint, named: str) -> Non
         BYTES.guide(constraint)
 
 
+MANY = [f"w{number}" for number in range(5000)]
+LITERALS = " | ".join(f'"{word}"' for word in MANY)
+RULES = "|".join(MANY[:2500]) + "".join(f'\n{word}: "{word}" "!"?' for word in MANY[:2500])
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        choice_constraint(MANY),
+        Constraint(ConstraintKind.GRAMMAR, "root ::= word\nword ::= " + LITERALS),
+        Constraint(ConstraintKind.GRAMMAR, "start: WORD\nWORD: " + LITERALS),
+        schema({"enum": MANY}),
+    ],
+    ids=["choice", "GBNF", "terminal", "JSON schema"],
+)
+def test_thousands_of_texts(constraint: Constraint, tokenizer: Tokenizer) -> None:
+    wanted = '"w2048"' if constraint.kind is ConstraintKind.JSON_SCHEMA else "w2048"
+    guide, ids = GrammarCompiler(tokenizer).guide(constraint), tokenizer.encode(wanted, add_special=False)
+    for count, token_id in enumerate([*ids, min(tokenizer.eos_token_ids)]):
+        assert token_id in allowed_ids(guide.allowed(ids[:count])), guide.failure
+    assert guide.failure is None
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ["start: " + LITERALS, "start: " + RULES, 'start: "behind " word\nword: ' + RULES],
+    ids=["texts", "rules", "behind a text"],
+)
+def test_too_many_rules_at_one_place_are_refused_at_once(grammar: str) -> None:
+    with pytest.raises(InvalidRequest, match="more than 2000 alternatives at one place: give texts as a `choice`"):
+        BYTES.guide(Constraint(ConstraintKind.GRAMMAR, grammar))
+
+
+def test_too_many_alternatives_over_several_rules_are_found_by_the_first_tokens() -> None:
+    halves = RULES.partition("\n")[0].split("|")
+    grammar = "start: one | two\none: " + "|".join(halves[:1500]) + "\ntwo: " + "|".join(halves[1500:])
+    with pytest.raises(InvalidRequest, match="more than 2000 alternatives"):
+        BYTES.guide(Constraint(ConstraintKind.GRAMMAR, grammar + "\n" + RULES.partition("\n")[2]))
+
+
 def test_a_grammar_that_branches_too_much_fails_in_one_line() -> None:
-    guide = BYTES.guide(Constraint(ConstraintKind.GRAMMAR, "root ::= " + " | ".join(f'"x{i}"' for i in range(3000))))
-    assert guide.allowed([]) != guide.allowed(list(b"x"))
-    assert "3001 items" in (guide.failure or "")
+    names = [f"r{number}" for number in range(60)]
+    rules = "".join(f'\n{name}: "x" {name} | "x"' for name in names)
+    guide = BYTES.guide(Constraint(ConstraintKind.GRAMMAR, "start: " + "|".join(names) + rules))
+    output = list[int]()
+    while guide.failure is None and len(output) < MAX_TOKENS:
+        guide.allowed(output)
+        output.append(ord("x"))
+    assert "items" in (guide.failure or "")
     assert len(guide.failure or "") < 200
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shoal.model.text.answer.answer import Schemas
@@ -16,6 +16,10 @@ _MAX_CALLS = 16
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _OPEN = frozenset({"$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"})
 """keywords that say of what is beside `properties`, or may"""
+_ANYTHING = "(/(.|\\n)+/ | <[*]>)*"
+"""text and special tokens"""
+_MAX_THOUGHTS = 4
+"""messages of reasoning before an answer"""
 SpecialToken = Callable[[str], int | None]
 """the id of a text that is a special token as a whole; None: it is none"""
 
@@ -52,6 +56,45 @@ def calls_or_json(
         f"json: {_json_rule(json.loads(schema))}",
         *_calls(written, schemas),
     ]
+    return Constraint(ConstraintKind.GRAMMAR, "\n".join(lines))
+
+
+def marked_calls_or_json(
+    begins: Sequence[str], special: SpecialToken, schema: str, *, reasoning: str = ""
+) -> Constraint:
+    """An answer that begins with a marker of calls, and is free behind it, or is JSON of a schema.
+
+    Args:
+        begins: the markers, one at least.
+        special: see `demanded_calls`.
+        schema: of the JSON.
+        reasoning: see `demanded_calls`.
+    """
+    lines = [
+        *_with_reasoning("(calls | json)", reasoning),
+        f"calls: ({' | '.join(_spelled(one, special) for one in begins)}) {_ANYTHING}",
+        f"json: {_json_rule(json.loads(schema))}",
+    ]
+    return Constraint(ConstraintKind.GRAMMAR, "\n".join(lines))
+
+
+def harmony_json(special: SpecialToken, schema: str, *, with_calls: bool) -> Constraint:
+    """An answer in gpt-oss's messages: reasoning, and then JSON of a schema in the final one, or a call of a function.
+
+    JSON without any message is an answer, too, as `harmony` reads it.
+    """
+    channel, message, begin, end, constrain = (
+        _spelled(f"<|{name}|>", special) for name in ("channel", "message", "start", "end", "constrain")
+    )
+    lines = [
+        f"start: json | analysis{{0,{_MAX_THOUGHTS}}} ({'final | call' if with_calls else 'final'})",
+        f'analysis: {channel} "analysis" {message} thought {begin} "assistant"',
+        f"thought{'' if end.startswith('<') else '[lazy]'}: /(.|\\n)*/ {end}",
+        f'final: {channel} "final" (/ ?/ {constrain} "json")? {message} json',
+        f"json: {_json_rule(json.loads(schema))}",
+    ]
+    if with_calls:
+        lines.append(f'call: ({channel} "commentary to=functions." | " to=functions.") {_ANYTHING}')
     return Constraint(ConstraintKind.GRAMMAR, "\n".join(lines))
 
 

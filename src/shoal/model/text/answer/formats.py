@@ -35,6 +35,8 @@ class ToolFormat:
     """each stands in the family's chat templates"""
     written: WrittenCalls | None = None
     """how calls are written where the request demands some; None: in Hermes' way, which is read as well then"""
+    begins: tuple[str, ...] = ()
+    """markers before the first call, where calls are not JSON objects with a name and arguments"""
     num_id_chars: int = 24
     """length of the names of calls, which some templates check"""
 
@@ -65,6 +67,7 @@ FORMATS = (
             end="</tool_call>",
         ),
         signs=("<function=", "<parameter="),
+        begins=("<tool_call>",),
     ),
     ToolFormat(
         name="glm45",
@@ -78,6 +81,7 @@ FORMATS = (
             end="</tool_call>",
         ),
         signs=("<arg_key>",),
+        begins=("<tool_call>",),
     ),
     ToolFormat(
         name="minimax_m2",
@@ -91,6 +95,7 @@ FORMATS = (
             around=("<minimax:tool_call>", "</minimax:tool_call>"),
         ),
         signs=("<invoke name=",),
+        begins=("<minimax:tool_call>", "<invoke name="),
     ),
     ToolFormat(
         name="kimi_k2",
@@ -102,6 +107,7 @@ FORMATS = (
             section_end="<|tool_calls_section_end|>",
         ),
         signs=("<|tool_calls_section_begin|>",),
+        begins=("<|tool_calls_section_begin|>",),
     ),
     ToolFormat(
         name="deepseek_v3",
@@ -113,6 +119,7 @@ FORMATS = (
             section_end=_deepseek("tool calls end"),
         ),
         signs=(_deepseek("tool calls begin"),),
+        begins=(_deepseek("tool calls begin"),),
     ),
     ToolFormat(
         name="phi4_mini_json",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import llguidance
@@ -27,6 +28,16 @@ _SLICES = (r"[\x20\x0A\x0D\x09]+", *(_PLAIN + count for count in ("{1,8}", "{1,1
 """Tokens that llguidance takes into a mask together where all texts of such a form may follow, as within a string. A
 string of bounded length takes the longer ones by themselves towards its end: with these lengths a mask within a schema
 that has such strings takes 23 us in the mean, with the library's own (10 and 30) 33 (SmolLM2's vocabulary)."""
+
+
+_MOST_ALTERNATIVES = 2000
+"""Of rules at one place: llguidance's own limit, `max_items_in_row`. It cannot be raised far: what an ambiguous grammar
+takes for a token grows with its square (2.8 s at 16 thousand, 50 ms at 2000)."""
+_PROBED = 4
+"""First tokens after which a new grammar is looked at: what follows them is where alternatives begin to count."""
+_RULE = re.compile(r"^[ \t]*[?!]?([a-z_]\w*|[A-Z]\w*)(?:\[[^\]\n]*\])?[ \t]*:", re.MULTILINE)
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
+"""Texts and expressions in Lark."""
 
 
 class GrammarVocabulary(Protocol):
@@ -70,6 +81,7 @@ class GrammarCompiler:
             slices=list(_SLICES),
         )
         self._end_mask = _mask_of(vocabulary.eos_token_ids, vocabulary.vocab_size)
+        self._end_ids = vocabulary.eos_token_ids
         self._kept: OrderedDict[Constraint, llguidance.LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -100,18 +112,46 @@ class GrammarCompiler:
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise InvalidRequest(_shortened(matcher.get_error()))
-        _check_beginning(matcher.deep_copy())
+        _check_beginning(matcher.deep_copy(), self._end_ids)
         return matcher
 
 
-def _check_beginning(matcher: llguidance.LLMatcher) -> None:
-    """Raises InvalidRequest where no output can begin: rules that only lead to each other."""
-    may_begin = any(matcher.compute_bitmask())
+def _check_beginning(matcher: llguidance.LLMatcher, end_ids: frozenset[int]) -> None:
+    """Raises InvalidRequest where no output can begin: rules that only lead to each other, or too many at once."""
+    mask = matcher.compute_bitmask()
     if matcher.is_error():
         reason = error_line(matcher)
-        raise InvalidRequest(_NOTHING if reason == _NO_TOKEN else _shortened(reason))
-    if not may_begin:
+        raise InvalidRequest(_NOTHING if reason == _NO_TOKEN else _too_complex(reason))
+    if not any(mask):
         raise InvalidRequest(_NOTHING)
+    for token_id in islice((one for one in _set_bits(mask) if one not in end_ids), _PROBED):
+        after = matcher.deep_copy()
+        after.consume_tokens([token_id])
+        if not after.is_error() and not after.is_stopped():
+            after.compute_bitmask()
+        if after.is_error():
+            raise InvalidRequest(_too_complex(error_line(after)))
+
+
+def _too_complex(reason: str) -> str:
+    """What the library says; of too many alternatives, what to do."""
+    if "items; max is" not in reason:
+        return _shortened(reason)
+    return (
+        f"it has more than {_MOST_ALTERNATIVES} alternatives at one place: give texts as a `choice`, or write them as "
+        "one expression or terminal (in Lark a name in capitals)"
+    )
+
+
+def _check_alternatives(grammar: str) -> None:
+    """Raises ValueError for a rule of Lark with more alternatives than there may be at one place, wherever that is."""
+    bare = _QUOTED.sub("", grammar)
+    heads = list(_RULE.finditer(bare))
+    ends = [*(head.start() for head in heads[1:]), len(bare)]
+    for head, end in zip(heads, ends, strict=False):
+        count = bare.count("|", head.end(), end) + 1
+        if head[1].islower() and count > _MOST_ALTERNATIVES:
+            raise ValueError(_too_complex(f"{count} items; max is"))
 
 
 class _TokenTable:
@@ -133,8 +173,11 @@ def _json_grammar(schema: str) -> str:
 
 
 def _any_grammar(grammar: str) -> str:
+    is_lark = _LARK.search(grammar) is not None
+    if is_lark:
+        _check_alternatives(grammar)
     try:
-        return llguidance.LLMatcher.grammar_from_lark(grammar if _LARK.search(grammar) else gbnf_to_lark(grammar))
+        return llguidance.LLMatcher.grammar_from_lark(grammar if is_lark else gbnf_to_lark(grammar))
     except RecursionError:
         raise ValueError("the grammar is nested too deeply") from None
     except Exception as error:  # it raises Exception itself for a rule that is not there
@@ -146,6 +189,11 @@ _TRANSLATIONS: dict[ConstraintKind, Callable[[str], str]] = {
     ConstraintKind.REGEX: llguidance.LLMatcher.grammar_from_regex,
     ConstraintKind.GRAMMAR: _any_grammar,
 }
+
+
+def _set_bits(mask: bytes) -> Iterator[int]:
+    """Places of the bits that are set."""
+    return (8 * place + bit for place, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1)
 
 
 def _mask_of(token_ids: frozenset[int], vocab_size: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +14,8 @@ MAX_CONSTRAINT_BYTES = 1 << 16
 llguidance 1.9.1); the tools of a coding agent have 20 to 40 KB."""
 
 
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
+"""Characters with a meaning in Rust's regular expressions. Source: regex_syntax::is_meta_character."""
 JSON_WHITESPACE = r" |\n[ \t]{0,20}"
 """White space between the tokens of JSON is bounded: a small model that may write spaces for ever sometimes does."""
 
@@ -49,4 +51,4 @@ def choice_constraint(choices: Sequence[str]) -> Constraint:
     """One of some texts. Raises InvalidRequest."""
     if not choices:
         raise InvalidRequest("it is empty: give at least one")
-    return Constraint(ConstraintKind.GRAMMAR, "start: " + " | ".join(map(json.dumps, choices)))
+    return Constraint(ConstraintKind.REGEX, "|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices))
