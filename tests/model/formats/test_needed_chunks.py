@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from shoal.model.formats.needed_chunks import needed_chunks
 from shoal.model.formats.open_weights import open_weights
 from shoal.protocol.stage_config import StageConfig
 from tests.model.tiny_models import make_tiny_gguf
+from tests.model.tiny_whisper import NUM_LAYERS, make_tiny_whisper
 
 CHUNK = 1024
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +62,19 @@ def test_a_stage_is_the_same_from_its_own_chunks(first: int, last: int, tmp_path
             np.testing.assert_array_equal(part.values_NK, whole.values_NK)
     num_all = -(-path.stat().st_size // CHUNK)
     assert (len(chunks) == num_all) == (last - first == num_layers)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (1, 4)])
+def test_an_encoder_goes_with_the_first_layer_whole(first: int, last: int, tmp_path: Path) -> None:
+    """Its layers have numbers, too."""
+    folder, sparse = make_tiny_whisper(tmp_path / "whole"), tmp_path / "sparse"
+    shutil.copytree(folder, sparse)
+    chunks = needed_chunks(folder, first, last, NUM_LAYERS)
+    copy_chunks(folder / WEIGHTS, chunks[WEIGHTS], sparse / WEIGHTS)
+    whole, part = open_weights(folder), open_weights(sparse)
+    for layer in range(first, last):
+        name = f"layers.{layer}.cross_q"
+        np.testing.assert_array_equal(part.matrix(name, "fp32").values_NK, whole.matrix(name, "fp32").values_NK)
+    for layer in range(NUM_LAYERS):
+        values = part.matrix(f"encoder.layers.{layer}.up", "fp32").values_NK
+        assert np.array_equal(values, whole.matrix(f"encoder.layers.{layer}.up", "fp32").values_NK) == (first == 0)

@@ -14,6 +14,8 @@ CHUNK_BYTES = 1 << 20
 """In which files are cut, counted from their beginning."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:blk|layers)\.(\d+)\.")
+_ENCODER = re.compile(r"(?:^|\.)encoder\.")
+"""It is where the embedding is, whole."""
 _EMBEDDINGS = ("token_embd.weight", "embed_tokens.weight")
 _HEADS = ("output.weight", "lm_head.weight")
 
@@ -38,6 +40,8 @@ def needed_chunks(path: Path, first_layer: int, last_layer: int, num_layers: int
     has_head_of_its_own = any(name.endswith(_HEADS) for name in names)
 
     def is_needed(name: str) -> bool:
+        if _ENCODER.search(name):
+            return first_layer == 0
         if layer := _LAYER.search(name):
             return first_layer <= int(layer[1]) < last_layer
         if name.endswith(_HEADS) and not name.endswith(_EMBEDDINGS):
