@@ -163,26 +163,29 @@ def _streamed(http: httpx.Client, body: dict[str, Any], strike: Callable[[], Non
     return seen
 
 
-def test_several_models_are_loaded_in_turn_and_end_with_their_server(tiny_model: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.gguf"
+@pytest.mark.parametrize("log", [(), ("--log-json",)])
+def test_several_models_are_loaded_in_turn_and_end_with_their_server(
+    tiny_model: Path, tmp_path: Path, log: tuple[str, ...]
+) -> None:
+    other = tmp_path / "the other.gguf"
     other.symlink_to(tiny_model)
     options = (str(other), "--max-loaded", "1", "--port", "0", "--threads", "1", "--kv-memory", "16M", "--split", "1")
-    with subprocess.Popen(
-        [sys.executable, "-m", "shoal.cli.main", "serve", str(tiny_model), *options], stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-m", "shoal.cli.main", "serve", str(tiny_model), *options, *log]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            line = next(line for line in process.stderr if line.startswith("serving "))
+            said = (json.loads(line)["message"] if log else line.strip() for line in process.stderr)
+            line = next(line for line in said if line.startswith(f"serving {tiny_model.stem}, "))
             name, url = tiny_model.stem, line.split()[-1]
-            assert line == f"serving {name}, other at {url}\n"
+            assert line == f"serving {name}, the other at {url}"
             answers = [
                 httpx.post(f"{url}{COMPLETIONS}", json={**LONG, "model": model, "max_tokens": 8}, timeout=EXIT_S).json()
-                for model in (name, "other", name)
+                for model in (name, "the other", name)
             ]
             families = psutil.Process(process.pid).children(recursive=True)
         finally:
             process.kill()
     assert len({answer["choices"][0]["text"] for answer in answers}) == 1
-    assert [answer["model"] for answer in answers] == [name, "other", name]
+    assert [answer["model"] for answer in answers] == [name, "the other", name]
     assert families
     wait_until(lambda: all(not child.is_running() or child.status() == psutil.STATUS_ZOMBIE for child in families))

@@ -112,6 +112,33 @@ def models() -> Iterator[Models]:
         yield Models({MODEL: servers[0].url, "other": servers[1].url})
 
 
+PAGES = ("https://app.example", "http://shoal.example:8000")
+"""another site that may use the server, and the server's own page under a name that it has"""
+
+
+@pytest.mark.parametrize("origin", PAGES)
+def test_pages_that_may_ask_reach_a_model_on_this_machine_alone(origin: str) -> None:
+    """Who may is this server's to say, not that of a model's server, which knows no such names."""
+    options = AppOptions(api_key=KEY, allowed_hosts=("shoal.example",), cors_origins=PAGES[:1])
+    with ExitStack() as stack:
+        server = stack.enter_context(run_server(FakeEngine(), api_key=SERVER_KEY, allowed_hosts=()))
+        board = Switchboard([MODEL], Models({MODEL: server.url}).start)
+        url = stack.enter_context(running(create_switch_app(board, server_key=SERVER_KEY, options=options)))
+        client = stack.enter_context(http(url))
+        body = {"model": MODEL, "prompt": "{abc}"}
+        headers = {"origin": origin, "sec-fetch-site": "cross-site" if origin == PAGES[0] else "same-origin"}
+        assert client.post("/v1/completions", json=body, headers=headers).json()["choices"][0]["text"] == "abc"
+        other = client.post("/v1/completions", json=body, headers={"origin": "https://evil.example"})
+        assert other.status_code == 403
+
+
+def test_a_server_that_does_not_answer_keeps_nothing_from_the_others(models: Models) -> None:
+    models.urls["other"] = "http://127.0.0.1:9"
+    with switched(models) as url, http(url) as client:
+        assert [card["name"] for card in client.get("/api/ps").json()["models"]] == [MODEL]
+        assert client.get("/v1/responses/resp_none").status_code == 404
+
+
 def http(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers=AUTHORIZED, timeout=30)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import ApiError, unknown_model
 from shoal.server.speech.paths import AUDIO_PATHS, MAX_UPLOAD_BYTES
 from shoal.server.switch.forwarding import ForwardedAnswer
-from shoal.server.switch.switchboard import ModelServer, Switchboard
+from shoal.server.switch.switchboard import Switchboard
 
 
 class _Named(msgspec.Struct):
@@ -84,8 +84,12 @@ class SwitchCalls:
 
     async def running(self, request: Request) -> Response:
         """GET /api/ps"""
-        cards = [await self._get(server, f"{API_PATH}ps") for server in self._switchboard.servers.values()]
-        return JSONResponse({"models": [card for one in cards for card in one.json()["models"]]})
+        cards: list[object] = []
+        for server in self._switchboard.servers.values():
+            with suppress(httpx.HTTPError):  # it has just ended
+                answer = await self._client.get(f"{server.url}{API_PATH}ps")
+                cards += answer.json().get("models", [])
+        return JSONResponse({"models": cards})
 
     async def version(self, request: Request) -> Response:
         """GET /api/version"""
@@ -94,13 +98,11 @@ class SwitchCalls:
     async def stored(self, request: Request) -> Response:
         """GET and DELETE /v1/responses/{id}: from the server that has it."""
         for server in self._switchboard.servers.values():
-            answer = await self._client.request(request.method, server.url + request.url.path)
-            if answer.status_code != 404:
-                return Response(answer.content, answer.status_code, media_type="application/json")
+            with suppress(httpx.HTTPError):  # it has just ended
+                answer = await self._client.request(request.method, server.url + request.url.path)
+                if answer.status_code != 404:
+                    return Response(answer.content, answer.status_code, media_type="application/json")
         raise ApiError(404, f"No response has the id {request.path_params['name']!r}", code="not_found")
-
-    async def _get(self, server: ModelServer, path: str) -> httpx.Response:
-        return await self._client.get(server.url + path)
 
     def _model_of(self, body: bytes | bytearray) -> str:
         try:

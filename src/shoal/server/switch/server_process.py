@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import httpx
 import psutil
@@ -19,7 +21,7 @@ from shoal.executor.process.living_workers import worker_processes
 MODEL_NAME = "model"
 _START_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 60.0
-_ADDRESS = re.compile(r"^serving \S+ at (http://\S+?)(/v2)?$")
+_ADDRESS = re.compile(r"^serving .+ at (http://\S+?)(/v2)?$")
 _KEPT_LINES = 200
 _NOT_LIVING = (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED, psutil.STATUS_DEAD)
 _LAST_WORDS = 4
@@ -116,7 +118,7 @@ class ServerProcess:
             if not line:
                 raise WorkerLost(f"the server did not start: {self.last_words}")
             self.lines.append(line.strip())
-            if found := _ADDRESS.match(line.strip()):
+            if found := _ADDRESS.match(_message_of(line.strip())):
                 self.url = found[1]
         self._reader = asyncio.create_task(self._read())
 
@@ -146,6 +148,15 @@ class ServerProcess:
             self.lines.append(text.strip())
             if self._on_line is not None:
                 self._on_line(text)
+
+
+def _message_of(line: str) -> str:
+    """What a line of the log says, which is an object with `--log-json`."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return line
+    return str(cast(dict[str, object], told).get("message")) if isinstance(told, dict) else line
 
 
 @asynccontextmanager
