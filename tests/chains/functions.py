@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass
+class Box:
+    """What only this file knows."""
+
+    left: int
+
+
+def width(x: int) -> int:
+    """Of a box of its own."""
+    return 2 * Box(x).left
+
+
+def box(word: str) -> Box:
+    """Cannot be read elsewhere."""
+    return Box(len(word))
+
+
+def unnamed(word: str) -> Any:
+    """Cannot be written."""
+    return lambda: word
+
+
+def leave(word: str) -> None:
+    """As scripts end."""
+    sys.exit(word)
 
 
 def half(x: Any) -> Any:

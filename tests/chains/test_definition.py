@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ def test_a_chain(file: Path) -> None:
         ({"s1__each": ["w"]}, "'w' is no input of this step"),
         ({"s1__name": "a"}, "two steps have the name 'a'"),
         ({"outputs": ["v"]}, "outputs has 'v'"),
-        ({"workers": 0}, "a whole number of at least 1"),
-        ({"timeout": "long"}, "a number of at least"),
+        ({"workers": 0}, "a whole number from 1 to 1024"),
+        ({"workers": 1 << 40}, "a whole number from 1 to 1024"),
+        ({"timeout": "long"}, "a number from 0.001 to 86400"),
+        ({"timeout": math.nan}, "a number from 0.001 to 86400"),
+        ({"timeout": math.inf}, "a number from 0.001 to 86400"),
     ],
 )
 def test_mistakes_are_named(file: Path, changes: dict[str, Any], said: str) -> None:

@@ -42,6 +42,7 @@ def test_values(pool: FunctionPool) -> None:
     assert call(pool, "half", x=np.arange(4.0))[0].tolist() == [0, 0.5, 1, 1.5]
     assert call(pool, "words", "word", "count", text="a b") == (["a", "b"], 2)
     assert call(pool, "words", text="a b") == ((["a", "b"], 2),)
+    assert call(pool, "width", x=3) == (6,)
     (own,) = call(pool, "process", x=0)
     assert own in {child.pid for child in psutil.Process().children(recursive=True)}
 
@@ -53,6 +54,9 @@ def test_values(pool: FunctionPool) -> None:
         ("process", ("y",), RequestError, "unexpected keyword argument"),
         ("absent", ("y",), RequestError, "has no attribute 'absent'"),
         ("loud", ("y", "z", "v"), InvalidRequest, "silence"),
+        ("leave", ("y",), RequestError, "step 'leave': SystemExit: silence"),
+        ("box", ("y",), RequestError, "step 'box': it returned what no other process can read"),
+        ("unnamed", ("y",), RequestError, "step 'unnamed': it returned what no other process can read"),
     ],
 )
 def test_functions_that_raise(

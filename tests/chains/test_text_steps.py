@@ -111,7 +111,7 @@ def test_what_a_chain_consists_of(folder: Path) -> None:
         ({**VECTORS, "top_n": 2}, "where there is a `query`"),
         ({**VECTORS, "encoder": "pairs"}, "needs a `query`"),
         ({**VECTORS, "prompt": "x"}, "no key 'prompt'"),
-        ({**RANKED, "top_n": 0}, "at least 1"),
+        ({**RANKED, "top_n": 0}, "from 1 to 4096"),
         ({**VECTORS, "model": "a.onnx"}, "one of them"),
         ({**ANSWER, "llm": "none.gguf"}, "there is no file or folder"),
         ({**ANSWER, "prompt": "{question.x}"}, "is no name of a value"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from shoal.worker.process.parent import die_with_parent
 
 _modules: dict[str, ModuleType] = {}
 """by path; a process is its own"""
+_NO_VALUE = "it returned what no other process can read: return arrays, strings, numbers, lists and dictionaries"
 
 
 class FunctionFailed(Exception):
@@ -31,18 +33,30 @@ def prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) -> tuple[Any, ...]:
-    """Call a function of a file. Returns its values, one for each output. Raises FunctionFailed."""
+def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) -> bytes:
+    """Call a function of a file. Returns its values, one for each output, as `values_of` reads them. Raises
+    FunctionFailed."""
     try:
         result = getattr(_module(file), function)(**values)
     except ValueError as error:
         raise FunctionFailed(str(error), is_input=True) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FunctionFailed(f"{type(error).__name__}: {error}", is_input=False) from None
     outputs = result if isinstance(result, tuple) and num_outputs > 1 else (result,)
     if len(outputs) != num_outputs:
         raise FunctionFailed(f"it returned {len(outputs)} values, but has {num_outputs} outputs", is_input=False)
-    return outputs
+    try:
+        return pickle.dumps(outputs, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise FunctionFailed(f"{_NO_VALUE} ({error})", is_input=False) from None
+
+
+def values_of(returned: bytes) -> tuple[Any, ...]:
+    """What `call` returned, in another process, which does not know the function's file. Raises FunctionFailed."""
+    try:
+        return pickle.loads(returned)
+    except (ImportError, AttributeError) as error:
+        raise FunctionFailed(f"{_NO_VALUE} ({error})", is_input=False) from None
 
 
 def _module(file: str) -> ModuleType:
@@ -50,10 +64,16 @@ def _module(file: str) -> ModuleType:
     if file not in _modules:
         path = Path(file)
         sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(f"shoal_chain_{path.stem}", path)
+        name = f"shoal_chain_{len(_modules)}_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.modules[name] = module  # where dataclasses look for their annotations
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
         _modules[file] = module
     return _modules[file]

@@ -19,6 +19,10 @@ CHAIN_FILE = "chain.yaml"
 _MAX_FILE_BYTES = 1 << 20
 _CHAIN_KEYS = ("name", "inputs", "steps", "outputs", "workers", "timeout")
 MAX_STEPS = 256
+_MAX_WORKERS = 1024
+"""Processes for functions; each imports what the functions do."""
+_MAX_TIMEOUT_S = 86_400.0
+"""A day: nobody waits longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +113,10 @@ def parse_chain(data: object, file: Path) -> Chain:
         inputs=inputs,
         steps=tuple(_steps(fields.get("steps"), file)),
         outputs=tuple(read_names(fields.get("outputs"), f"{file}: outputs")),
-        num_workers=read_number(fields.get("workers", 1), f"{file}: workers", least=1, is_whole=True),
-        timeout_s=read_number(fields.get("timeout", 60.0), f"{file}: timeout", least=0.001),
+        num_workers=read_number(
+            fields.get("workers", 1), f"{file}: workers", least=1, most=_MAX_WORKERS, is_whole=True
+        ),
+        timeout_s=read_number(fields.get("timeout", 60.0), f"{file}: timeout", least=0.001, most=_MAX_TIMEOUT_S),
     )
     _check_flow(chain, str(file))
     return chain

@@ -71,9 +71,9 @@ def read_text(value: object, place: str) -> str:
     return value
 
 
-def read_number(value: object, place: str, *, least: float, is_whole: bool = False) -> Any:
+def read_number(value: object, place: str, *, least: float, most: float, is_whole: bool = False) -> Any:
     """Raises ConfigError."""
     is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
-    if not is_number or cast(float, value) < least:
-        raise ConfigError(f"{place} must be {'a whole number' if is_whole else 'a number'} of at least {least:g}")
+    if not is_number or not least <= cast(float, value) <= most:
+        raise ConfigError(f"{place} must be {'a whole number' if is_whole else 'a number'} from {least:g} to {most:g}")
     return value

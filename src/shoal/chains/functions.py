@@ -96,7 +96,7 @@ class FunctionPool:
             self._replace(pool)
             raise _Died from error
         try:
-            return await asyncio.wrap_future(future)
+            return child.values_of(await asyncio.wrap_future(future))
         except BrokenProcessPool as error:
             self._replace(pool)
             raise _Died from error

@@ -19,6 +19,7 @@ from shoal.chains.fields import (
     read_text,
 )
 from shoal.chains.steps import EncoderStep, FunctionStep, GraphStep, LanguageStep, SpeechStep, Step
+from shoal.chains.texts import MAX_TEXTS
 from shoal.errors import ConfigError
 from shoal.model.encoder.find import encoder_name, find_encoder_folder
 from shoal.model.encoder.folder import open_encoder
@@ -121,9 +122,13 @@ def _encoder(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[
         query=query,
         outputs=outputs,
         kind=read_text(fields["kind"], f"{place}.kind") if "kind" in fields else "",
-        top_n=None if top_n is None else read_number(top_n, f"{place}.top_n", least=1, is_whole=True),
+        top_n=None if top_n is None else _count(top_n, f"{place}.top_n"),
         each=each,
     )
+
+
+def _count(value: Any, place: str) -> int:
+    return read_number(value, place, least=1, most=MAX_TEXTS, is_whole=True)
 
 
 def _language(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[str]) -> LanguageStep:

@@ -12,7 +12,7 @@ from shoal.chains.steps import EncoderStep, LanguageStep
 from shoal.chains.values import plain_data
 from shoal.errors import RequestError
 
-_MAX_TEXTS = 4096
+MAX_TEXTS = 4096
 """Of one step."""
 
 
@@ -53,8 +53,8 @@ def _texts(step: EncoderStep, name: str, value: Any) -> list[str]:
         wanted = "a text" if name == step.query else "a text, or a list of texts"
         raise RequestError(f"step {step.name!r}: {name!r} must be {wanted}")
     texts = cast(list[str], value)
-    if len(texts) > _MAX_TEXTS:
-        raise RequestError(f"step {step.name!r}: {name!r} has {len(texts)} texts; at most {_MAX_TEXTS}")
+    if len(texts) > MAX_TEXTS:
+        raise RequestError(f"step {step.name!r}: {name!r} has {len(texts)} texts; at most {MAX_TEXTS}")
     return texts
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 from shoal.chains.steps import InputKind
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, RequestError
 
 
 def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | bytes | list[str]:
@@ -30,6 +31,14 @@ def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | by
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"input {name!r} is not UTF-8: {error.reason}", name) from None
     return text if kind is InputKind.TEXT else text.splitlines()
+
+
+def json_of(value: Any, what: str) -> bytes:
+    """A value as JSON, arrays as lists. Raises RequestError, naming `what` it is: JSON cannot hold it."""
+    try:
+        return msgspec.json.encode(plain_data(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise RequestError(f"{what} cannot be written as JSON: {error}") from None
 
 
 def plain_data(value: Any) -> Any:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from shoal.chains.values import plain_data
+from shoal.chains.values import json_of
 from shoal.errors import ConfigError, RequestError
 from shoal.offline.files.fingerprint import fingerprint
 from shoal.offline.files.out_files import naming, prepare_folder, sync_file, whole_file
@@ -106,14 +104,15 @@ class ChainMap:
         summary: MapSummary,
         on_failure: Callable[[Failure], None],
     ) -> None:
-        if not isinstance(result, RequestError):
+        written = _written(result)
+        if not isinstance(written, RequestError):
             with whole_file(self.path(file)) as opened, naming(self.path(file)):
-                opened.write(msgspec.json.encode(plain_data(result)) + b"\n")
+                opened.write(written)
             sync_file(self.path(file))
             journal.add({"item": file.name, "content": fingerprint([file])})
             summary.num_done += 1
         else:
-            failure = Failure(name=file.name, reason=str(result))
+            failure = Failure(name=file.name, reason=str(written))
             summary.num_failed += 1
             summary.failures.append(failure)
             on_failure(failure)
@@ -124,6 +123,16 @@ class ChainMap:
         if journal.has_pending:
             sync_file(self.output)
             journal.commit()
+
+
+def _written(result: dict[str, Any] | RequestError) -> bytes | RequestError:
+    """The content of a file's output, or why there is none."""
+    if isinstance(result, RequestError):
+        return result
+    try:
+        return json_of(result, "what comes of it") + b"\n"
+    except RequestError as error:
+        return error
 
 
 def _computed(files: Sequence[Path], submit: Submit) -> Iterator[tuple[Path, dict[str, Any] | RequestError]]:

@@ -55,6 +55,15 @@ def datatype_of_array(array: Array) -> str:
     return _DATATYPES_OF_ARRAYS[array.dtype]
 
 
+def nameable(array: Array) -> Array | None:
+    """The same elements as the protocol can name them: strings as objects, numbers in this machine's order of bytes.
+    None: it has no name for them."""
+    native = array.astype(object if array.dtype.kind in "SU" else array.dtype.newbyteorder("="), copy=False)
+    if native.dtype == object and not all(isinstance(item, str | bytes) for item in native.ravel().tolist()):
+        return None
+    return native if native.dtype in _DATATYPES_OF_ARRAYS else None
+
+
 def dtype_of(datatype: str, tensor_name: str) -> np.dtype:
     """NumPy's type for a name other than BYTES. Raises InvalidRequest."""
     dtype = DTYPES.get(datatype)

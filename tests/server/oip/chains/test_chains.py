@@ -37,6 +37,14 @@ def heard(clip):
     """The frequency that is loudest in a second."""
     return np.abs(np.fft.rfft(clip[:16000])).argmax()
 
+def kinds(names):
+    """Arrays of all kinds."""
+    return np.array(["a", "bc"]), np.arange(2, dtype=">i4"), np.array([1, "x", None], object)
+
+def no_json(names):
+    """What JSON cannot hold."""
+    return 1j if names == "complex" else np.array([1j]) if names == "array" else 1 << 70
+
 def mixed(names):
     return {"names": names, "parts": [np.arange(2), 3.5]}
 '''
@@ -47,6 +55,8 @@ STEPS: list[dict[str, Any]] = [
     {"call": "f.py:mixed", "inputs": ["names"], "outputs": ["mixed"]},
 ]
 SOUND_STEPS = [{"call": "f.py:heard", "inputs": ["clip"], "outputs": ["loudest"]}]
+KIND_STEPS = [{"call": "f.py:kinds", "inputs": ["names"], "outputs": ["words", "numbers", "objects"]}]
+NO_JSON_STEPS = [{"call": "f.py:no_json", "inputs": ["names"], "outputs": ["y"]}]
 TEXT_STEPS = [{"call": "f.py:mixed", "inputs": ["names"], "outputs": ["mixed"]}]
 
 
@@ -63,6 +73,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[RunningServer,
     chains = [
         chain("lines", {"image": "image"}, STEPS, ["names", "y", "mixed"]),
         chain("texts", {"names": "text"}, TEXT_STEPS, ["mixed", "names"]),
+        chain("kinds", {"names": "text"}, KIND_STEPS, ["words", "numbers", "objects"]),
+        chain("no_json", {"names": "text"}, NO_JSON_STEPS, ["y"]),
         chain("two", {"names": "text", "other": "bytes"}, TEXT_STEPS, ["mixed"]),
         chain(
             "sound",
@@ -236,6 +248,22 @@ def test_texts(http: httpx.Client) -> None:
     assert named(http.post("/texts/infer", content="é", headers={"content-type": "text/plain"}))["names"] == ["é"]
     outputs = named(http.post("/two/infer", data={"names": "a"}, files={"other": b"\xff"}))
     assert outputs["mixed"] == ['{"names":"a","parts":[[0,1],3.5]}']
+
+
+PLAIN = {"content-type": "text/plain"}
+
+
+def test_arrays_of_every_kind(http: httpx.Client) -> None:
+    outputs = named(http.post("/kinds/infer", content="x", headers=PLAIN))
+    assert outputs == {"words": ["a", "bc"], "numbers": [0, 1], "objects": ['[1,"x",null]']}
+    assert named(http.post("/no_json/infer", content="integer", headers=PLAIN))["y"] == [str(1 << 70)]
+
+
+@pytest.mark.parametrize("what", ["complex", "array"])
+def test_what_json_cannot_hold(http: httpx.Client, what: str) -> None:
+    answer = http.post("/no_json/infer", content=what, headers=PLAIN)
+    assert answer.status_code == 500
+    assert "output 'y' cannot be written as JSON" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

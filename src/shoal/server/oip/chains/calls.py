@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
-import msgspec
 import numpy as np
 
 from shoal.arrays import Array
 from shoal.chains.definition import Chain
 from shoal.chains.steps import InputKind
-from shoal.chains.values import plain_data
-from shoal.errors import InvalidRequest, RequestError
+from shoal.chains.values import json_of, plain_data
+from shoal.errors import InvalidRequest
 from shoal.inference.served_chain import CHAIN_VERSION, ServedChain
+from shoal.server.oip.datatypes import nameable
 from shoal.server.oip.inference import InferAnswer, InferCall
 
 PLATFORM = "shoal_chain"
@@ -34,10 +35,7 @@ def inputs_of(chain: Chain, call: InferCall) -> dict[str, Any]:
 
 def answer_of(chain: Chain, call: InferCall, outputs: Mapping[str, Any]) -> InferAnswer:
     """The outputs that were asked for. Raises RequestError: one cannot be written."""
-    try:
-        arrays = {name: _as_array(name, outputs[name]) for name in call.outputs or chain.outputs}
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"an output of {chain.name!r} cannot be written: {error}") from error
+    arrays = {name: _as_array(name, outputs[name]) for name in call.outputs or chain.outputs}
     return InferAnswer(model_name=chain.name, model_version=CHAIN_VERSION, request_id=call.request_id, outputs=arrays)
 
 
@@ -105,19 +103,15 @@ def _of_text(name: str, text: str) -> bytes:
 
 def _as_array(name: str, value: Any) -> Array:
     """An output as a tensor: arrays, numbers, strings and even lists of them as they are, anything else as JSON."""
-    if isinstance(value, np.ndarray):
-        return cast(Array, value)
+    if isinstance(value, np.ndarray) and (array := nameable(cast(Array, value))) is not None:
+        return array
     if isinstance(value, str):
         return np.array([value], dtype=object)
     if isinstance(value, list) and all(isinstance(item, str) for item in cast(list[object], value)):
         return np.array(value, dtype=object)
-    if isinstance(value, bool | int | float):
-        return np.asarray([value])
-    plain = plain_data(value)
-    try:
-        array: Array = np.asarray(plain)
-        if array.dtype.kind in "biuf":
-            return array
-    except ValueError:
-        pass  # lists of different lengths
-    return np.array([msgspec.json.encode(plain).decode()], dtype=object)
+    plain = [value] if isinstance(value, bool | int | float) else plain_data(value)
+    with suppress(ValueError):  # lists of different lengths
+        numbers: Array = np.asarray(plain)
+        if numbers.dtype.kind in "biuf":
+            return numbers
+    return np.array([json_of(value, f"output {name!r}").decode()], dtype=object)
