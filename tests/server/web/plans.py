@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.errors import CapacityError, ConfigError
+from shoal.errors import CapacityError, ConfigError, DeadlineExceeded
 from shoal.planner.what_if import Change
 from shoal.server.web.routes import PageOptions
 
@@ -36,6 +36,8 @@ class FakePlans:
 
     def __init__(self) -> None:
         self.asked: list[Change] = []
+        self.num_late = 0
+        """questions that are not answered in time, the first ones"""
 
     def choice(self, model: str) -> dict[str, Any] | None:
         return CHOICE if model == "tiny" else None
@@ -45,6 +47,8 @@ class FakePlans:
 
     def what_if(self, model: str, change: Change) -> dict[str, Any]:
         self.asked.append(change)
+        if len(self.asked) <= self.num_late:
+            raise DeadlineExceeded("no answer within 20 s")
         if model != "tiny":
             raise ConfigError(f"no model {model!r} was planned")
         if change.kind == "remove":
@@ -52,5 +56,7 @@ class FakePlans:
         return CHOICE | {"kind": "single", "questions": len(self.asked)}
 
 
-def page(*, is_demo: bool = False) -> PageOptions:
-    return PageOptions(plans=FakePlans(), is_demo=is_demo)
+def page(*, is_demo: bool = False, num_late: int = 0) -> PageOptions:
+    plans = FakePlans()
+    plans.num_late = num_late
+    return PageOptions(plans=plans, is_demo=is_demo)

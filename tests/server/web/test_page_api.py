@@ -67,6 +67,13 @@ def test_the_planner_is_asked_once_for_one_question() -> None:
         assert (refused.status_code, refused.json()["reason"]) == (400, "it fits nowhere")
 
 
+def test_a_question_that_was_not_answered_in_time_may_be_asked_again() -> None:
+    with run_server(FakeEngine(), page=page(num_late=1)) as running, httpx.Client(base_url=running.url) as http:
+        late = http.post("/status/what-if", json=ASK)
+        assert (late.status_code, late.json()["reason"]) == (503, "no answer within 20 s")
+        assert http.post("/status/what-if", json=ASK).json()["questions"] == 2
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -103,10 +103,10 @@ class PageApi:
                 return _refused(503, "the planner works on another question: ask again in a few seconds")
             async with self._asking:
                 answer = await _in_thread(lambda: self._answer(body))
-            if len(self._answers) >= _MOST_ANSWERS:
-                self._answers.pop(next(iter(self._answers)))
-            self._answers[body] = answer
-        status, content = self._answers[body]
+            self._keep(body, answer)
+        else:
+            answer = self._answers[body]
+        status, content = answer
         return JSONResponse(content, status_code=status)
 
     async def kill(self, request: Request) -> Response:
@@ -118,6 +118,14 @@ class PageApi:
         """POST /status/strike: all workers of another machine end or hang, or its cable is pulled for a while."""
         body = await self._read(request, StrikeBody)
         return body if isinstance(body, Response) else await _done(take_machine(self._status, body))
+
+    def _keep(self, body: WhatIfBody, answer: _Answer) -> None:
+        """For whoever asks again; what went wrong now may go right then."""
+        if answer[0] >= 500:
+            return
+        if len(self._answers) >= _MOST_ANSWERS:
+            self._answers.pop(next(iter(self._answers)))
+        self._answers[body] = answer
 
     def _answer(self, body: WhatIfBody) -> _Answer:
         """In a thread: status and content."""
