@@ -12,6 +12,7 @@ from shoal.core.speed.routing import Routing
 from shoal.errors import ConfigError
 from shoal.forecast.planned_cluster import PlannedCluster
 from shoal.planner.files.fault_file import DescribedFault, parse_fault_file
+from shoal.planner.files.yaml_text import read_small_text
 from shoal.sim.cluster.cluster_faults import faults_of
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation
@@ -25,6 +26,8 @@ from shoal.sim.traffic.visit import Clients, Traffic, poisson
 _DAY_S = 86_400.0
 _HOUR_S = 3600.0
 _MILLION = 1e6
+_MAX_FAULT_BYTES = 1 << 24
+"""A judgment: as many faults as there may be, a line each."""
 _USUAL_S = 600.0
 """For how long made-up traffic goes on unless it is said: ten minutes."""
 
@@ -125,11 +128,7 @@ def read_fault_file(path: Path | None) -> Sequence[DescribedFault]:
     """What goes wrong; None: nothing. Raises ConfigError."""
     if path is None:
         return ()
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    return parse_fault_file(text, str(path))
+    return parse_fault_file(read_small_text(path, max_bytes=_MAX_FAULT_BYTES, holder="list of faults"), str(path))
 
 
 def simulate(

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shoal.core.plan.placement import WorkerPlacement
-from shoal.errors import ConfigError
 from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, parse_cluster_file
+
+_MAX_BYTES = 1 << 24
+"""A judgment: a hundred thousand machines, each described by itself."""
 
 
 def read_cluster_file(name: str, *, is_whole: bool = True) -> ClusterFile:
     """The description in a file, see `parse_cluster_file`. Raises ConfigError where there is none, or it is wrong."""
-    try:
-        text = Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {name}: {error}") from error
+    from shoal.planner.files.yaml_text import read_small_text  # PyYAML, which no start without such a file needs
+
+    text = read_small_text(Path(name), max_bytes=_MAX_BYTES, holder="description of machines")
     return parse_cluster_file(text, name, is_whole=is_whole)
 
 

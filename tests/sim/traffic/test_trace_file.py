@@ -1,5 +1,7 @@
 """Traces in the layouts in which they are published, and what is no trace."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,8 @@ def test_published_layouts_are_read(tmp_path: Path, text: str, expected: list[tu
         ("at_s,prompt_tokens,output_tokens\n1,5,2\n0,5,2\n", "line 3: earlier than the line before"),
         ("at_s,prompt_tokens,output_tokens\n1,-5,2\n", "line 2: -5 prompt tokens"),
         ("at_s,prompt_tokens,output_tokens\nnan,5,2\n", "line 2: 5 prompt tokens at nan"),
+        ("at_s,prompt_tokens,output_tokens\n\n\n1,x,2\n", "line 4: could not convert"),
+        ('at_s,prompt_tokens,output_tokens\n1,"5,2\n' + "3,4,5\n" * 30_000, "field larger than field limit"),
         ('{"timestamp": 0}\n', "line 1: Object missing required field `input_length`"),
         ("a" * (1 << 21), "a line has more than"),
     ],
@@ -71,6 +75,23 @@ def test_what_is_no_trace_gets_one_line(tmp_path: Path, text: str, said: str) ->
         read(tmp_path, text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine is where clocks are put back on the last Sunday of October."""
+    with monkeypatch.context() as context:
+        context.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_dates_without_a_zone_mean_the_same_everywhere(tmp_path: Path) -> None:
+    dates = ("2023-10-29 02:59:59", "2023-10-29 03:00:00")
+    text = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{date},1,1\n" for date in dates)
+    assert [visit.at_s for visit in read(tmp_path, text)] == [0.0, 1.0]
 
 
 def test_equal_hashes_are_equal_text_and_nothing_else_is(tmp_path: Path) -> None:

@@ -51,14 +51,18 @@ def read_yaml(file: Path, *, max_bytes: int, holder: str) -> Any:
         holder: what has no more bytes, for the message: "chain", "file of options".
 
     Raises:
-        ConfigError: it cannot be read, has more bytes or is no UTF-8, or as `parse_yaml`.
+        ConfigError: as `read_small_text` and `parse_yaml`.
     """
+    return parse_yaml(read_small_text(file, max_bytes=max_bytes, holder=holder), str(file))
+
+
+def read_small_text(file: Path, *, max_bytes: int, holder: str) -> str:
+    """The text of a small file, see `read_yaml`. Raises ConfigError: it cannot be read, is too large or no UTF-8."""
     try:
         with file.open("rb") as opened:
             content = opened.read(max_bytes + 1)
         if len(content) > max_bytes:
             raise ConfigError(f"{file} has more than {max_bytes:,} bytes, which no {holder} has")
-        text = content.decode()
+        return content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    return parse_yaml(text, str(file))

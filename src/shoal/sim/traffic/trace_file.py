@@ -16,7 +16,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -51,10 +51,12 @@ class _Layout:
 
 
 def _date_s(text: str) -> float:
-    """Seconds of a date such as `2023-11-16 18:17:03.9799600`, of which Python reads six decimals."""
+    """Seconds of a date such as `2023-11-16 18:17:03.9799600`, of which Python reads six decimals. Without a zone it is
+    UTC, which no clock is put back in."""
     whole, dot, rest = text.partition(".")
     digits = len(rest) - len(rest.lstrip("0123456789"))
-    return datetime.fromisoformat(whole + dot + rest[: min(digits, 6)] + rest[digits:]).timestamp()
+    date = datetime.fromisoformat(whole + dot + rest[: min(digits, 6)] + rest[digits:])
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 _LAYOUTS = (
@@ -93,9 +95,14 @@ def _visits(file: TextIO, path: Path) -> Iterator[tuple[int, Visit]]:
             f"{path}: unknown columns {', '.join(columns)[:200] or '(none)'}; known are {known}; or a JSON object a "
             "line with timestamp, input_length, output_length"
         )
-    for number, row in enumerate(csv.DictReader(lines, columns), 2):
-        if (visit := _from_row(layout, row, f"{path}: line {number}")) is not None:
-            yield number, visit
+    rows = csv.DictReader(lines, columns)
+    try:
+        for row in rows:
+            number = rows.line_num + 1  # the names of the columns are the first
+            if (visit := _from_row(layout, row, f"{path}: line {number}")) is not None:
+                yield number, visit
+    except csv.Error as error:  # a quotation mark that nothing closes
+        raise ConfigError(f"{path}: line {rows.line_num + 1}: {error}") from error
 
 
 def _bounded(file: TextIO, path: Path) -> Iterator[str]:
