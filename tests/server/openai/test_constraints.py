@@ -12,6 +12,7 @@ from tests.server.running_server import MODEL
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 JSON_SCHEMA: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 GBNF = 'root ::= "yes" | "no"'
 
 
@@ -100,6 +101,10 @@ def test_an_output_that_is_cut_says_so(client: openai.OpenAI) -> None:
         ({"grammar": "start: foo"}, "grammar", "foo"),
         ({"guided_choice": ["a"], "guided_regex": "b"}, "guided_choice", "both"),
         ({"guided_regex": "a" * 70_000}, "guided_regex", "65536"),
+        ({"guided_json": "{"}, "guided_json", "must be JSON"),
+        ({"guided_json": "[1]"}, "guided_json", "an object"),
+        ({"guided_json": "{", "tools": [TOOL]}, "guided_json", "must be JSON"),
+        ({"guided_json": "5", "tools": [TOOL]}, "guided_json", "an object"),
         ({"guided_json": SCHEMA, "ignore_eos": True}, "ignore_eos", "ignore_eos"),
     ],
 )  # fmt: skip

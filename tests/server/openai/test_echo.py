@@ -52,6 +52,8 @@ def test_an_echo_without_scores_and_several_choices(client: openai.OpenAI) -> No
         ({"max_tokens": 0}, "max_tokens"),
         ({"echo": True, "stream": True, "logprobs": 1}, "echo"),
         ({"echo": True, "logprobs": 1, "prompt": "x" * 700}, "prompt"),
+        ({"echo": True, "logprobs": 1, "max_tokens": 0, "prompt": ""}, "prompt"),
+        ({"echo": True, "max_tokens": 0, "prompt": [[65], []]}, "prompt"),
     ],
 )
 def test_what_cannot_be_echoed(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:

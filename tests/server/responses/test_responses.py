@@ -136,6 +136,7 @@ def test_a_conversation_goes_on_from_what_is_stored(client: openai.OpenAI, serve
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"image": {"x": 1}}, "image"),
         ({"input": [{"type": "message", "role": "user", "content": [{"type": "input_image"}]}]}, "input"),
         ({"tool_choice": "required"}, "tool_choice"),

@@ -19,14 +19,14 @@ def test_a_form() -> None:
     form = read(
         ("model", "tiny"),
         ("language", "de"),
-        ("response_format", "srt"),
+        ("response_format", "text"),
         ("temperature", "0.4"),
         ("stream", "true"),
         ("timestamp_granularities[]", "segment"),
         ("chunking_strategy", "auto"),
         ("who_knows", "1"),
     )
-    assert (form.model, form.language, form.response_format) == ("tiny", "de", "srt")
+    assert (form.model, form.language, form.response_format) == ("tiny", "de", "text")
     assert (form.temperature, form.streams, form.file) == (0.4, True, b"sound")
     assert read_speech_form([FILE, ("language", "de")], is_translation=True).language is None
 
@@ -89,6 +89,14 @@ def test_times_of_words_need_a_form_that_has_them() -> None:
         with pytest.raises(InvalidRequest) as refused:
             read(words, *others)
         assert refused.value.param == "timestamp_granularities"
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt", "verbose_json"])
+def test_a_stream_has_no_form_that_is_told_as_a_whole(form: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"no {form}") as refused:
+        read(("response_format", form), ("stream", "true"))
+    assert refused.value.param == "response_format"
+    assert read(("response_format", form), ("stream", "false")).response_format == form
 
 
 def test_without_a_file_and_with_unknown_fields() -> None:

@@ -149,7 +149,7 @@ def _object(text: str) -> dict[str, Any]:
     """Arguments that a model broke off, or that are no object, are none."""
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 

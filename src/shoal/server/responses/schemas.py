@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from shoal.errors import InvalidRequest
 from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
@@ -18,7 +19,6 @@ Message = Mapping[str, Any]
 """of a chat completion"""
 _IGNORED = frozenset(
     {
-        "include",
         "metadata",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -190,6 +190,8 @@ class ResponsesBody(ApiSchema):
     harmless = _IGNORED
 
     model: str | None = None
+    include: list[str] | None = None
+    """what else to tell: nothing of it is there but what is told anyway"""
     input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
@@ -203,6 +205,12 @@ class ResponsesBody(ApiSchema):
     stream: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
+
+    @model_validator(mode="after")
+    def _check_include(self) -> ResponsesBody:
+        if "message.output_text.logprobs" in (self.include or ()):
+            raise InvalidRequest("`include` asks for log-probabilities, which responses do not have here", "include")
+        return self
 
     def new_messages(self) -> list[Message]:
         """What the input adds to the conversation."""

@@ -104,15 +104,18 @@ def read_speech_form(
             "times of words need `response_format` verbose_json, and no `stream`", "timestamp_granularities"
         )
 
+    response_format, streams = _format(text("response_format") or "json"), _switch("stream", text("stream"))
+    if streams and response_format not in ("json", "text"):
+        raise InvalidRequest(f"a stream has no {response_format}: leave one out", "response_format")
     return SpeechForm(
         file=file,
         model=text("model") or None,
         language=None if is_translation else text("language").strip() or None,
         prompt=text("prompt"),
-        response_format=_format(text("response_format") or "json"),
+        response_format=response_format,
         granularities=frozenset(granularities or {"segment"}),
         temperature=_number("temperature", text("temperature") or "0", 0.0, 1.0),
-        streams=_switch("stream", text("stream")),
+        streams=streams,
         timeout_s=_number("timeout", text("timeout"), 0.001, 1e6) if text("timeout") else None,
         beam_size=_count("beam_size", text("beam_size")) if text("beam_size") else None,
         best_of=_count("best_of", text("best_of") or str(BEST_OF)),

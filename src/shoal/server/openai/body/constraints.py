@@ -102,9 +102,14 @@ def _structured_outputs(value: dict[str, Any]) -> Constraint | None:
 
 
 def _schema(value: object) -> Constraint:
-    if not isinstance(value, dict | str):
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"a schema that is a text must be JSON: {error}") from None
+    if not isinstance(value, dict):
         raise InvalidRequest("a schema must be an object")
-    return Constraint(ConstraintKind.JSON_SCHEMA, value if isinstance(value, str) else json.dumps(value))
+    return Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(value))
 
 
 def _json_object(value: object) -> Constraint:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.errors import InvalidRequest
 from shoal.generation.data_plane import DataPlane
 from shoal.generation.generation import GenerationSpec, Usage
 from shoal.generation.output.choice import ChoiceDelta, FinishedChoice
@@ -40,6 +41,8 @@ async def echoed_specs(body: CompletionBody, data_plane: DataPlane) -> tuple[lis
     specs: list[GenerationSpec] = []
     prompts: list[EchoedPrompt] = []
     for prompt, prompt_ids in zip(body.prompt, await prompt_tokens(body.prompt, data_plane), strict=True):
+        if not prompt_ids:
+            raise InvalidRequest("the prompt is empty: it must have at least one token", param="prompt")
         spec = await completion_spec(body, prompt_ids, data_plane)
         is_scored = body.logprobs is not None and len(prompt_ids) > 1
         if is_scored:
