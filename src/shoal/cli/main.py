@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import traceback
+from functools import partial
 
 import typer
 
@@ -13,6 +14,7 @@ from shoal.cli import bench, drill, inspect, perplexity, plan, run, serve, statu
 from shoal.cli import map as map_rows
 from shoal.cli.language import convert, simulate
 from shoal.cli.machine import devices, profile
+from shoal.cli.shared.checked_command import CheckedCommand
 from shoal.cli.speech import transcribe
 from shoal.errors import ShoalError, WorkerLost
 
@@ -41,20 +43,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", epilog=run.EXAMPLE)(run.run)
-app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
-app.command("map", epilog=map_rows.EXAMPLE)(map_rows.map_command)
-app.command("status", epilog=status.EXAMPLE)(status.status)
-app.command("drill", epilog=drill.EXAMPLE)(drill.drill)
-app.command("verify", epilog=verify.EXAMPLE)(verify.verify)
-app.command("profile", epilog=profile.EXAMPLE)(profile.profile)
-app.command("plan", epilog=plan.EXAMPLE)(plan.plan)
-app.command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
-app.command("devices", epilog=devices.EXAMPLE)(devices.devices)
-app.command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
-app.command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
-app.command("transcribe", epilog=transcribe.EXAMPLE)(transcribe.transcribe)
-app.command("convert", epilog=convert.EXAMPLE)(convert.convert)
+_command = partial(app.command, cls=CheckedCommand)
+_command("run", epilog=run.EXAMPLE)(run.run)
+_command("serve", epilog=serve.EXAMPLE)(serve.serve)
+_command("map", epilog=map_rows.EXAMPLE)(map_rows.map_command)
+_command("status", epilog=status.EXAMPLE)(status.status)
+_command("drill", epilog=drill.EXAMPLE)(drill.drill)
+_command("verify", epilog=verify.EXAMPLE)(verify.verify)
+_command("profile", epilog=profile.EXAMPLE)(profile.profile)
+_command("plan", epilog=plan.EXAMPLE)(plan.plan)
+_command("simulate", epilog=simulate.EXAMPLE)(simulate.simulate)
+_command("devices", epilog=devices.EXAMPLE)(devices.devices)
+_command("inspect", epilog=inspect.EXAMPLE)(inspect.inspect)
+_command("perplexity", epilog=perplexity.EXAMPLE)(perplexity.perplexity)
+_command("transcribe", epilog=transcribe.EXAMPLE)(transcribe.transcribe)
+_command("convert", epilog=convert.EXAMPLE)(convert.convert)
 app.add_typer(bench.app, name="bench")
 
 

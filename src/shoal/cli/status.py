@@ -84,10 +84,10 @@ def _ask(
     """Raises WorkerLost, ConfigError."""
     import httpx
 
-    from shoal.bench.server_answer import told_by
+    from shoal.bench.server_answer import key_header, told_by
     from shoal.errors import ConfigError, WorkerLost
 
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = key_header(api_key)
     try:
         response = httpx.get(f"{url.rstrip('/')}{path}", params=query, headers=headers, timeout=_TIMEOUT_S)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:

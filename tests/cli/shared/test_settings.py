@@ -88,6 +88,7 @@ def test_the_environment_goes_before_the_file_and_the_command_line_before_both(
         ("", "holds no options"),
         ("port: {a: 1}\n", "port takes one value"),
         ("port: [1, 2]\n", "port takes one value"),
+        ("origin: [x, null]\n", "origin takes one value or a list of values"),
         ("origin: [{a: 1}]\n", "origin takes one value or a list of values"),
         ("a: *b\n", "not YAML"),
         ("grpc-port: 1\n", "--grpc-port means nothing for a language model"),
@@ -99,9 +100,18 @@ def test_what_cannot_be_used_is_named(run: Run, text: str, complaint: str) -> No
         run(text, "m")
 
 
-def test_values_are_checked_as_on_the_command_line(run: Run) -> None:
-    with pytest.raises(Exception, match="99999 is not in the range"):
-        run("port: 99999\n", "m")
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("99999", "99999 is not in the range"),
+        ("80.5", "'80.5' is not a valid int"),
+        ("true", "'True' is not a valid int"),
+        (".inf", "'inf' is not a valid int"),
+    ],
+)
+def test_values_are_checked_as_on_the_command_line(run: Run, value: str, complaint: str) -> None:
+    with pytest.raises(Exception, match=complaint):
+        run(f"port: {value}\n", "m")
 
 
 def test_an_unknown_variable_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from shoal.bench.drill.targets import DrillTarget
-from shoal.bench.server_answer import told_by
+from shoal.bench.server_answer import key_header, told_by
 from shoal.errors import ConfigError, WorkerLost
 from shoal.executor.remote.strikes import StrikeKind
 
@@ -20,17 +20,19 @@ class DrilledServer:
     """A server at some address that may be drilled."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
+        """Raises ConfigError: no header could carry the key."""
         self.url = url.rstrip("/")
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self.http = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers)
+        self.http = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=key_header(api_key))
 
     async def models(self) -> list[dict[str, Any]]:
         """The models that `/status` tells of. Raises ConfigError, WorkerLost."""
         return told_by(await self._ask("GET", "/status"), self.url, "models")["models"]
 
     async def model(self, name: str) -> dict[str, Any]:
-        """One of them. Raises ConfigError, WorkerLost."""
-        (found,) = [one for one in await self.models() if one["name"] == name]
+        """One of them. Raises ConfigError; WorkerLost: it is not loaded any more, or the server does not answer."""
+        found = next((one for one in await self.models() if one["name"] == name and "replicas" in one), None)
+        if found is None:
+            raise WorkerLost(f"{name} is not loaded any more by the server at {self.url}")
         return found
 
     async def first_loaded(self) -> dict[str, Any]:

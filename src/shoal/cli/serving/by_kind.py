@@ -68,14 +68,14 @@ def serve_by_kind(context: typer.Context, models: list[str], server: ServerOptio
     encoder = find_encoder_folder(models[0]) if len(models) == 1 else None
     if encoder is not None:
         others = (name for name in _LANGUAGE_ONLY if name != "strict_fields")
-        option_values.refuse(context, (*others, *_SPEECH_ONLY), "encoders of texts")
+        option_values.refuse(context, (*others, *_SPEECH_ONLY, *_SEVERAL_ONLY), "encoders of texts")
         from shoal.cli.graphs import serve_command
 
         serve_command.load_and_serve_encoder(context, encoder, server, encoder_name(models[0], encoder))
         return
     is_language = all(is_language_graph(model, context.params["served_as"]) for model in models)
     if not is_language and all(is_graph(model) or is_chain(model) or _is_repository(model) for model in models):
-        option_values.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY), "ONNX graphs")
+        option_values.refuse(context, (*_LANGUAGE_ONLY, *_SPEECH_ONLY, *_SEVERAL_ONLY), "ONNX graphs")
         from shoal.cli.graphs import serve_command
 
         serve_command.load_and_serve(context, models, server)

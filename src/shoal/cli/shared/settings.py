@@ -76,11 +76,15 @@ def _parameter(key: str, where: str, known: Iterable[str]) -> str:
 
 
 def _value(value: Any, takes_many: bool, where: str) -> Any:
-    """A scalar, or a list of them for an option that may be repeated; a file's null leaves an option at its default."""
+    """A text as on the command line, or a list of them for an option that may be repeated; a file's null leaves an
+    option at its default."""
+    if value is None:
+        return None
     items: list[Any] = value if takes_many and isinstance(value, list) else [value]
-    if not all(item is None or isinstance(item, str | bool | int | float) for item in items):
+    if not all(isinstance(item, str | bool | int | float) for item in items):
         raise ConfigError(f"{where} takes one value{' or a list of values' * takes_many}")
-    return items if takes_many and value is not None else value
+    texts = [str(item) for item in items]
+    return texts if takes_many else texts[0]
 
 
 def _spelled(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -93,6 +94,8 @@ def transcribe(
     for sound in sounds:
         if not sound.is_file():
             raise ConfigError(f"there is no file {str(sound)!r}")
+    if output is not None:
+        _check_names(sounds)
     option_values.check_beams(beam_size, max_seqs)
     from shoal.api.speech import Transcriber
     from shoal.cli.language.launch_config import language_config
@@ -124,3 +127,12 @@ def transcribe(
             print(written, end="")
         else:
             (output / f"{sound.stem}{_FORMATS[form]}").write_text(written, encoding="utf-8")
+
+
+def _check_names(sounds: Sequence[Path]) -> None:
+    """Raises ConfigError where two files would be written over each other."""
+    first: dict[str, Path] = {}
+    for sound in sounds:
+        other = first.setdefault(sound.stem, sound)
+        if other is not sound:
+            raise ConfigError(f"{other} and {sound} would both be written as {sound.stem}: give them in two commands")

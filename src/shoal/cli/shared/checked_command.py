@@ -1,0 +1,22 @@
+"""Commands whose options are numbers where they are to be."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from typer.core import TyperCommand
+
+from shoal.errors import ConfigError
+
+
+class CheckedCommand(TyperCommand):
+    """Refuses NaN and infinity, which no bound of an option keeps out and no wait ends at."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises ConfigError, naming the option that is no finite number."""
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError(f"{parameter.opts[0]} is {value}, but must be a finite number")
+        return super().invoke(ctx)
