@@ -29,6 +29,7 @@ $(VENV)/.modules: FORCE | $(VENV)/bin/python
 $(VENV)/.installed: $(VENV)/bin/python $(VENV)/.modules pyproject.toml $(wildcard native/*.* native/*/*.* native/*/*/*.*)
 	@echo "Installing Shoal into $(VENV) and building its native part ..."
 	$(PIP) install --editable .
+	$(BIN)/python -m compileall -q src  # once here: processes of a test run that start together would each do it
 	@touch $@
 
 # The demo's weights come as a Python package whose own dependencies (another inference engine, compiled from source
