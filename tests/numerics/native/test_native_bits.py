@@ -17,6 +17,7 @@ from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
 from tests.numerics.engines import F32, make_engine, make_executor, prompt_logits, random_tokens, text_logits
 from tests.numerics.native.native_models import NAMES, write_native_model
+from tests.sampling import in_turn
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="the native extension is not built")
 
@@ -60,9 +61,8 @@ def assert_same_bits(got: list[F32], want: list[F32], context: object = "") -> N
         np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32), err_msg=str(context))
 
 
-@pytest.mark.sample(every=3)  # so that every precision is in it
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.sample(every=len(PRECISIONS))
+@pytest.mark.parametrize(("name", "precision"), in_turn(NAMES, PRECISIONS))
 def test_every_instruction_set(name: str, precision: Precision, model: MakeModel) -> None:
     source = model(name)
     for exact in (False, True):
@@ -71,9 +71,8 @@ def test_every_instruction_set(name: str, precision: Precision, model: MakeModel
             assert_same_bits(whole(source, precision, isa=isa, exact_activations=exact), want, (isa, exact))
 
 
-@pytest.mark.sample(every=3)  # so that every precision is in it
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.sample(every=len(PRECISIONS))
+@pytest.mark.parametrize(("name", "precision"), in_turn(NAMES, PRECISIONS))
 def test_company_chunks_threads_and_stages(name: str, precision: Precision, model: MakeModel) -> None:
     source = model(name)
     executor = make_executor(source, precision=precision, native=True)
