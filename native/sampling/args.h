@@ -6,6 +6,7 @@
 namespace shoal {
 
 constexpr int kSpanLogits = 256;  // neighbors of which only the largest is looked at when looking for few of many
+constexpr int kSpanFloats = 2;
 
 // What is to be found in one row, and what is changed in it before.
 struct LogitRow {
@@ -27,8 +28,8 @@ struct FoundInRow {
 
 struct SamplingKernel {
   // Takes out what is not allowed (it becomes -inf), then what is no time where all times together are likelier than
-  // any other logit, and looks over the rest. `tops` has room for the largest of each span of kSpanLogits.
-  void (*look_over)(const LogitRow& row, float* tops, FoundInRow* found);
+  // any other logit, and looks over the rest. `room` is for kSpanFloats values of each span of kSpanLogits.
+  void (*look_over)(const LogitRow& row, float* room, FoundInRow* found);
 };
 
 }  // namespace shoal

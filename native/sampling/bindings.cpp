@@ -49,10 +49,11 @@ void look_over(Pool pool, const std::vector<Array<float, 1>>& logits, const std:
   const SamplingKernel& kernel = *find_isa(isa).sampling;
   const size_t spans = (columns + kSpanLogits - 1) / kSpanLogits;
   nb::gil_scoped_release released;
-  const Buffer<float> tops = allocate<float>(rows * spans);
+  const size_t room = spans * kSpanFloats;
+  const Buffer<float> rooms = allocate<float>(rows * room);
   pool->each(int(rows), [&](int r) {
     FoundInRow found{0, 0.0, top.data() + r * width, top_logits.data() + r * width};
-    kernel.look_over(asked[r], tops.get() + r * spans, &found);
+    kernel.look_over(asked[r], rooms.get() + r * room, &found);
     best.data()[r] = found.best;
     sums.data()[r] = found.sum;
   });

@@ -1,7 +1,7 @@
 // Rows of logits for one instruction set. Compiled once per set with SHOAL_ISA naming it: see attention/kernel.cpp.
 //
 // What is no number counts as less than everything. Sums are formed lane by lane, then over the lanes, of spans that
-// begin at the same logits: one order for every set.
+// begin at the same logits, each by its own largest: one order for every set.
 
 #include "args.h"
 
@@ -25,6 +25,12 @@ struct Span {
   int end;
 };
 
+// What is known of each span: a row is read once, whatever is wanted of it.
+struct Spans {
+  float* largest;
+  float* sums;  // of e**(logit - largest), where sums are wanted
+};
+
 inline int smaller_int(int a, int b) { return a < b ? a : b; }
 inline float larger_float(float a, float b) { return a > b ? a : b; }
 
@@ -45,6 +51,12 @@ inline void fill(float* to, int count, float value) {
   for (int i = 0; i < count; ++i) to[i] = value;
 }
 
+inline float exponential_of(float x) {
+  float y[kLanes];
+  store(y, exponential(broadcast(x)));
+  return y[0];
+}
+
 inline float largest_in(const float* logits, Span span) {
   Lanes best = broadcast(kNever);
   for (int i = span.first; i < span.end; i += kLanes) best = larger(load_logits(logits + i, span.end - i), best);
@@ -52,7 +64,7 @@ inline float largest_in(const float* logits, Span span) {
 }
 
 // The sum of e**(logit - best).
-inline double sum_in(const float* logits, Span span, float best) {
+inline float sum_in(const float* logits, Span span, float best) {
   const Lanes offset = broadcast(best);
   Lanes part = broadcast(0.0f);
   for (int i = span.first; i < span.end; i += kLanes)
@@ -76,36 +88,40 @@ void forbid(const LogitRow& row, Span span) {
   }
 }
 
-// The largest of each span is known.
-float largest_known(const LogitRow& row, const float* tops, Span wanted) {
+void learn(const LogitRow& row, const Spans& spans, Span span) {
+  const int at = span.first / kSpanLogits;
+  const float largest = largest_in(row.logits, span);
+  spans.largest[at] = largest;
+  if (row.wants_sum) spans.sums[at] = largest == kNever ? 0.0f : sum_in(row.logits, span, largest);
+}
+
+float largest_known(const LogitRow& row, const Spans& spans, Span wanted) {
   float best = kNever;
   for (int first = wanted.first / kSpanLogits * kSpanLogits; first < wanted.end; first += kSpanLogits) {
     const Span span = span_at(row, first);
     const bool is_whole = span.first >= wanted.first && span.end <= wanted.end;
     const Span part{span.first < wanted.first ? wanted.first : span.first, smaller_int(span.end, wanted.end)};
-    best = larger_float(is_whole ? tops[first / kSpanLogits] : largest_in(row.logits, part), best);
+    best = larger_float(is_whole ? spans.largest[first / kSpanLogits] : largest_in(row.logits, part), best);
   }
   return best;
 }
 
 // Source: openai/whisper, whisper/decoding.py, ApplyTimestampRules; logarithms are left out on both sides.
-void prefer_times(const LogitRow& row, float* tops) {
+void prefer_times(const LogitRow& row, const Spans& spans) {
   const Span others{0, row.first_time}, times{row.first_time, row.num_logits};
-  const float best = largest_known(row, tops, times);
+  const float best = largest_known(row, spans, times);
   if (best == kNever) return;
-  float limit[kLanes];
-  store(limit, exponential(broadcast(largest_known(row, tops, others) - best)));
-  if (!(sum_in(row.logits, times, best) > limit[0])) return;
+  if (!(sum_in(row.logits, times, best) > exponential_of(largest_known(row, spans, others) - best))) return;
   fill(row.logits, others.end, kNever);
-  for (int first = 0; first < others.end; first += kSpanLogits)
-    tops[first / kSpanLogits] = largest_in(row.logits, span_at(row, first));
+  for (int first = 0; first < others.end; first += kSpanLogits) learn(row, spans, span_at(row, first));
 }
 
 // What is far below the best is left out.
-double sum_of(const LogitRow& row, const float* tops, float best) {
+double sum_of(const LogitRow& row, const Spans& spans, float best) {
   double sum = 0.0;
-  for (int first = 0; first < row.num_logits; first += kSpanLogits)
-    if (tops[first / kSpanLogits] > best - kFarBelow) sum += sum_in(row.logits, span_at(row, first), best);
+  for (int at = 0; at * kSpanLogits < row.num_logits; ++at)
+    if (spans.largest[at] > best - kFarBelow)
+      sum += double(spans.sums[at]) * double(exponential_of(spans.largest[at] - best));
   return sum;
 }
 
@@ -126,10 +142,10 @@ inline void insert(int index, float logit, int count, FoundInRow* found) {
   found->top_logits[at] = logit;
 }
 
-void find_top(const LogitRow& row, const float* tops, FoundInRow* found) {
+void find_top(const LogitRow& row, const Spans& spans, FoundInRow* found) {
   int count = 0;
   for (int first = 0; first < row.num_logits; first += kSpanLogits) {
-    if (count == row.num_top && !(tops[first / kSpanLogits] > found->top_logits[count - 1])) continue;
+    if (count == row.num_top && !(spans.largest[first / kSpanLogits] > found->top_logits[count - 1])) continue;
     for (int i = first; i < span_at(row, first).end; ++i) {
       const float logit = row.logits[i] == row.logits[i] ? row.logits[i] : kNever;
       if (count == row.num_top && !(logit > found->top_logits[count - 1])) continue;
@@ -139,23 +155,24 @@ void find_top(const LogitRow& row, const float* tops, FoundInRow* found) {
   }
 }
 
-void look_over(const LogitRow& row, float* tops, FoundInRow* found) {
+void look_over(const LogitRow& row, float* room, FoundInRow* found) {
+  const Spans spans{room, room + (row.num_logits + kSpanLogits - 1) / kSpanLogits};
   for (int first = 0; first < row.num_logits; first += kSpanLogits) {
     const Span span = span_at(row, first);
     if (row.allowed != nullptr) forbid(row, span);
-    tops[first / kSpanLogits] = largest_in(row.logits, span);
+    learn(row, spans, span);
   }
-  if (row.first_time > 0) prefer_times(row, tops);
+  if (row.first_time > 0) prefer_times(row, spans);
   float best = kNever;
   Span best_span = span_at(row, 0);
   for (int first = 0; first < row.num_logits; first += kSpanLogits) {
-    if (!(tops[first / kSpanLogits] > best)) continue;
-    best = tops[first / kSpanLogits];
+    if (!(spans.largest[first / kSpanLogits] > best)) continue;
+    best = spans.largest[first / kSpanLogits];
     best_span = span_at(row, first);
   }
   found->best = index_of(row.logits, best_span, best);
-  found->sum = row.wants_sum ? sum_of(row, tops, best) : 0.0;
-  if (row.num_top > 0) find_top(row, tops, found);
+  found->sum = row.wants_sum ? sum_of(row, spans, best) : 0.0;
+  if (row.num_top > 0) find_top(row, spans, found);
 }
 
 }  // namespace

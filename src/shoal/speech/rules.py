@@ -8,10 +8,15 @@ Source: openai/whisper, whisper/decoding.py: ApplyTimestampRules, SuppressBlank,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from shoal.speech.vocabulary import SpeechVocabulary
+
+_MAX_MASKS = 256
+"""Kept of a guide, 6 kB each."""
 
 
 class WordGuide:
@@ -27,8 +32,20 @@ class WordGuide:
         return self._allowed
 
 
+class _Times(NamedTuple):
+    """What the rules look at of an output."""
+
+    is_first: bool = False
+    ends_in_time: bool = False
+    has_pair: bool = False
+    """whether it ends in two times, or is nothing but one"""
+    latest: int | None = None
+    """the last time of all"""
+
+
 class TranscriptGuide:
-    """Keeps one output within the rules. Implements `TokenGuide`."""
+    """Keeps outputs within the rules. Implements `TokenGuide`. Masks are kept for outputs alike: between two times all
+    have the same."""
 
     def __init__(self, vocabulary: SpeechVocabulary, *, has_timestamps: bool, max_first_timestamp: int = 50) -> None:
         """
@@ -45,33 +62,41 @@ class TranscriptGuide:
         if not has_timestamps:
             allowed[vocabulary.first_timestamp :] = False
         self._allowed = allowed
+        self._mask = lru_cache(_MAX_MASKS)(self._make_mask)
 
     def allowed(self, outputs: Sequence[int], /) -> bytes:
         """See `TokenGuide.allowed`."""
+        first = self._vocabulary.first_timestamp
+        if not self._has_timestamps or not len(outputs):
+            return self._mask(_Times(is_first=not len(outputs)))
+        ends_in_time = outputs[-1] >= first
+        has_pair = ends_in_time and (len(outputs) < 2 or outputs[-2] >= first)
+        latest = next((token for token in reversed(outputs) if token >= first), None)
+        return self._mask(_Times(ends_in_time=ends_in_time, has_pair=has_pair, latest=latest))
+
+    def _make_mask(self, times: _Times) -> bytes:
         allowed = self._allowed.copy()
-        if not len(outputs):
+        if times.is_first:
             allowed[list(self._vocabulary.suppressed_first)] = False
         if self._has_timestamps:
-            self._keep_times(allowed, outputs)
+            self._keep_times(allowed, times)
         if not allowed.any():
             allowed[self._vocabulary.end] = True
         return np.packbits(allowed, bitorder="little").tobytes()
 
-    def _keep_times(self, allowed: np.ndarray, outputs: Sequence[int]) -> None:
+    def _keep_times(self, allowed: np.ndarray, times: _Times) -> None:
         first, end = self._vocabulary.first_timestamp, self._vocabulary.end
-        if not len(outputs):
+        if times.is_first:
             allowed[:first] = False
             allowed[first + self._max_first + 1 :] = False
             return
-        ends_in_time = outputs[-1] >= first
-        has_pair = len(outputs) < 2 or outputs[-2] >= first
-        if ends_in_time and has_pair:
+        has_begun = times.ends_in_time and not times.has_pair
+        if times.has_pair:
             allowed[first:] = False
-        elif ends_in_time:
+        elif has_begun:
             words = allowed[:first]
             may_end = words[end]
             words[:] = False
             words[end] = may_end
-        latest = next((token for token in reversed(outputs) if token >= first), None)
-        if latest is not None:  # a segment may begin when the one before it ends, and must not be empty
-            allowed[first : latest if ends_in_time and not has_pair else latest + 1] = False
+        if times.latest is not None:  # a segment may begin when the one before it ends, and must not be empty
+            allowed[first : times.latest if has_begun else times.latest + 1] = False

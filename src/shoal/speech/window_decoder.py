@@ -46,6 +46,7 @@ class WindowDecoder:
             vocabulary: of the model.
         """
         self._word_guide = WordGuide(vocabulary)
+        self._guide = TranscriptGuide(vocabulary, has_timestamps=True)
         self._heads = vocabulary.alignment_heads or _late_heads(decoder)
         self._data_plane, self._encoder, self._vocabulary = data_plane, encoder, vocabulary
         self._tokenizer = data_plane.tokenizer
@@ -183,7 +184,7 @@ class WindowDecoder:
                     num_logprobs=0 if beams is None else beams.num_candidates,
                     first_timestamp=vocabulary.first_timestamp,
                 ),
-                guide=TranscriptGuide(vocabulary, has_timestamps=True),
+                guide=self._guide,
                 beams=beams,
             )
             for seed in range(num_draws)
