@@ -145,18 +145,33 @@ void remember(BoundStage& self, const Floats& memory, StepMetadata& step) {
   self.stage.remember(memory.data(), step);
 }
 
-void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm,
-                    const std::optional<Vector>& norm_bias, const BoundMatrix& matrix,
-                    const std::optional<Vector>& bias, float scale, float softcap, const Floats& out) {
+void check_end(const BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm,
+               const std::optional<Vector>& norm_bias) {
   require(!norm_bias || norm_bias->shape(0) == norm.shape(0), "the norm's bias must have the hidden size");
-  require(!bias || int64_t(bias->shape(0)) == matrix.matrix.num_outputs, "the bias must be [vocabulary]");
   require(int64_t(norm.shape(0)) == self.stage.shape().hidden_size &&
               int64_t(x.shape(1)) == self.stage.shape().carried_width(),
           "x must have the carried width, and norm the hidden size");
-  require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == matrix.matrix.num_outputs,
-          "out must be [rows, vocabulary]");
   for (size_t i = 0; i < rows.shape(0); ++i)
     require(rows.data()[i] >= 0 && size_t(rows.data()[i]) < x.shape(0), "x has no such row");
+}
+
+void compute_hidden(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm,
+                    const std::optional<Vector>& norm_bias, const Floats& out) {
+  check_end(self, x, rows, norm, norm_bias);
+  require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == self.stage.shape().hidden_size,
+          "out must be [rows, hidden size]");
+  nb::gil_scoped_release released;
+  self.stage.hidden(x.data(), rows.data(), int(rows.shape(0)), norm.data(), norm_bias ? norm_bias->data() : nullptr,
+                    out.data());
+}
+
+void compute_logits(BoundStage& self, const Floats& x, const Rows& rows, const Vector& norm,
+                    const std::optional<Vector>& norm_bias, const BoundMatrix& matrix,
+                    const std::optional<Vector>& bias, float scale, float softcap, const Floats& out) {
+  check_end(self, x, rows, norm, norm_bias);
+  require(!bias || int64_t(bias->shape(0)) == matrix.matrix.num_outputs, "the bias must be [vocabulary]");
+  require(out.shape(0) == rows.shape(0) && int64_t(out.shape(1)) == matrix.matrix.num_outputs,
+          "out must be [rows, vocabulary]");
   const StageHead head{norm.data(), norm_bias ? norm_bias->data() : nullptr, &matrix.matrix,
                        bias ? bias->data() : nullptr, scale, softcap};
   nb::gil_scoped_release released;
@@ -208,6 +223,8 @@ void bind_stage(nb::module_& module) {
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none(),
            "memories"_a.none() = nb::none(), "queries"_a.noconvert().none() = nb::none())
       .def("remember", &remember, "memory"_a.noconvert(), "step"_a)
+      .def("hidden", &compute_hidden, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),
+           "norm_bias"_a.noconvert().none(), "out"_a.noconvert())
       .def("logits", &compute_logits, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),
            "norm_bias"_a.noconvert().none(), "head"_a, "bias"_a.noconvert().none(), "scale"_a, "softcap"_a,
            "out"_a.noconvert());

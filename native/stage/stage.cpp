@@ -236,6 +236,13 @@ void Stage::add_rows(const float* bias, const float* more_bias, const float* pos
   });
 }
 
+void Stage::hidden(const float* x, const int* rows, int num_rows, const float* weight, const float* bias, float* out) {
+  const int width = shape_.hidden_size;
+  each_rows(*pool_, num_rows, width, [&](int row) {
+    norm(x + rows[row] * shape_.carried_width(), weight, bias, width, out + int64_t(row) * width);
+  });
+}
+
 void Stage::logits(const float* x, const int* rows, int num_rows, const StageHead& head, float* out) {
   require(num_rows <= shape_.max_rows, "more rows than the stage was made for");
   require(head.matrix->num_inputs == shape_.hidden_size, "the head must be [vocabulary, hidden size]");

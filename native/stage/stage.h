@@ -153,6 +153,8 @@ class Stage {
   void finish(const CarriedEnds& ends, int num_rows, float* x);
   // Rows that chose each expert [E] of a layer so far, whichever shard has it; empty where a layer has none.
   const std::vector<int64_t>& expert_rows(int layer) const { return expert_rows_.at(layer); }
+  // The hidden states [R, D] of R rows of `x` [T, W] behind the model's last norm.
+  void hidden(const float* x, const int* rows, int num_rows, const float* norm, const float* norm_bias, float* out);
   // The logits [R, vocabulary] of R rows of `x` [T, W], of which there are at most `max_rows`.
   void logits(const float* x, const int* rows, int num_rows, const StageHead& head, float* out);
 

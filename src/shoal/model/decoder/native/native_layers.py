@@ -188,12 +188,9 @@ class NativeLayers:
 
     def hidden(self, rows: Sequence[int]) -> F32:
         """See `StageLayers`."""
-        x_RD = self._x[np.asarray(rows), : self._decoder.hidden_size]
-        if self._decoder.centers_norms:
-            x_RD = x_RD - x_RD.mean(-1, keepdims=True)
-        mean_square_R1 = (x_RD * x_RD).mean(-1, keepdims=True) + np.float32(self._decoder.norm_epsilon)
-        normed_RD = x_RD / np.sqrt(mean_square_R1) * self._final_norm
-        return normed_RD if self._norm_bias is None else normed_RD + self._norm_bias
+        hidden_RD = np.empty((len(rows), self._decoder.hidden_size), np.float32)
+        self._stage.hidden(self._x, np.array(rows, np.int32), self._final_norm, self._norm_bias, hidden_RD)
+        return hidden_RD
 
     def _load_layers(
         self,
