@@ -10,10 +10,14 @@ constexpr int kGroupKeys = 16;     // keys scored together; block sizes are mult
 constexpr int kChunkKeys = 128;    // keys between two updates of the running softmax: scores of a tile stay in L1
 constexpr int kSegmentKeys = 512;  // keys with a softmax of their own: what threads can share out within one row
 
-// How the cache holds keys and values. They are rounded to the nearest on the way in, and exact on the way out.
-enum class KvType : int32_t { kFloat, kHalf };
+// How the cache holds keys and values. They are rounded to the nearest on the way in, and exact on the way out. Codes
+// have 8 bits, and a scale for each token and head.
+enum class KvType : int32_t { kFloat, kHalf, kCodes };
 
-// One layer. Caches: keys [block, kv head, dim, slot], values [block, kv head, slot, dim].
+constexpr int kMaxTileRows = 8;  // query rows that a kernel computes together, at most
+
+// One layer. Caches: keys [block, kv head, dim, slot], values [block, kv head, slot, dim]; codes lie in another order
+// within a block and head: see kernel/coded_chunk.h.
 struct LayerView {
   int num_heads;
   int num_kv_heads;
@@ -37,6 +41,8 @@ struct LayerView {
   float norm_epsilon;
   const float* query_scales;  // [max_context] a further factor on q.k by the query's position; nullptr: 1
   bool only_reads;  // keys and values are another layer's: rows have queries and nothing else
+  float* key_scales;  // [block, kv head, slot] of codes; nullptr: there are none
+  float* value_scales;
 };
 
 // One step. Shapes as in paged_attention.py: T rows, B sequences, M table width.

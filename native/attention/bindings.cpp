@@ -46,7 +46,8 @@ KvType kv_type(const Cache& keys, const Cache& values) {
   if (keys.dtype() == nb::dtype<float>() && values.dtype() == nb::dtype<float>()) return KvType::kFloat;
   const nb::dlpack::dtype half{uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
   if (keys.dtype() == half && values.dtype() == half) return KvType::kHalf;
-  throw nb::type_error("keys and values must both be float32 or both float16");
+  if (keys.dtype() == nb::dtype<uint8_t>() && values.dtype() == nb::dtype<uint8_t>()) return KvType::kCodes;
+  throw nb::type_error("keys and values must both be float32 or both float16, or both uint8 with scales");
 }
 
 void new_step(StepMetadata* self, const Ints& positions, const Ints& query_starts, const Ints& context_lens,
@@ -92,7 +93,8 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
                float norm_epsilon, bool only_reads, Cache keys, Cache values, ConstFloats cos, ConstFloats sin,
                std::optional<ConstFloats> sinks,
                std::optional<ConstFloats> q_norm, std::optional<ConstFloats> k_norm,
-               std::optional<ConstFloats> query_scales, const std::string& isa) {
+               std::optional<ConstFloats> query_scales, std::optional<Floats> key_scales,
+               std::optional<Floats> value_scales, const std::string& isa) {
   const KvType type = kv_type(keys, values);
   require(keys.ndim() == 4 && values.ndim() == 4, "keys and values must have four dimensions");
   require(cos.ndim() == 2 && cos.shape(0) < (size_t(1) << 31), "cos and sin must be [max_context, rotary_dim / 2]");
@@ -108,14 +110,19 @@ void new_layer(BoundLayer* self, std::shared_ptr<ThreadPool> pool, int num_heads
   for (const std::optional<ConstFloats>* norm : {&q_norm, &k_norm})
     if (*norm) require_shape(**norm, {head_dim}, "norms of q and k must be [head_dim]");
   if (query_scales) require_shape(*query_scales, {max_context}, "query_scales must be [max_context]");
-  const auto data = [](const std::optional<ConstFloats>& array) { return array ? array->data() : nullptr; };
+  for (const std::optional<Floats>* scales : {&key_scales, &value_scales}) {
+    require(scales->has_value() == (type == KvType::kCodes), "codes have scales, and nothing else has");
+    if (*scales) require_shape(**scales, {num_blocks, num_kv_heads, block_size}, "scales must be [blocks, num_kv_heads, block_size]");
+  }
+  const auto data = [](const auto& array) { return array ? array->data() : nullptr; };
   const LayerView view{num_heads,    num_kv_heads,  head_dim,     rotary_dim,   block_size,   window,
                        in_chunks,    sees_all,      scale,        softcap,      type,         keys.data(),  values.data(),
                        cos.data(),   sin.data(),    data(sinks),  data(q_norm), data(k_norm), norm_epsilon,
-                       data(query_scales), only_reads};
+                       data(query_scales), only_reads, data(key_scales), data(value_scales)};
   AttentionLayer layer(std::move(pool), view, {num_blocks, block_size, max_context}, *find_isa(isa).attention);
   new (self) BoundLayer{std::move(layer), std::move(keys),   std::move(values), std::move(cos), std::move(sin),
-                        std::move(sinks), std::move(q_norm), std::move(k_norm), std::move(query_scales)};
+                        std::move(sinks), std::move(q_norm), std::move(k_norm), std::move(query_scales),
+                        std::move(key_scales), std::move(value_scales)};
 }
 
 void run_layer(const BoundLayer& self, const ConstFloats& qkv, const Floats& out, StepMetadata& step) {
@@ -158,6 +165,7 @@ void bind_attention(nb::module_& module) {
            "only_reads"_a = false, "keys"_a.noconvert(),
            "values"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(), "sinks"_a.noconvert().none() = nb::none(),
            "q_norm"_a.noconvert().none() = nb::none(), "k_norm"_a.noconvert().none() = nb::none(),
-           "query_scales"_a.noconvert().none() = nb::none(), "isa"_a = "")
+           "query_scales"_a.noconvert().none() = nb::none(), "key_scales"_a.noconvert().none() = nb::none(),
+           "value_scales"_a.noconvert().none() = nb::none(), "isa"_a = "")
       .def("run", &run_layer, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg());
 }

@@ -12,12 +12,13 @@ namespace shoal {
 struct BoundLayer {
   using Floats = nanobind::ndarray<float, nanobind::c_contig, nanobind::device::cpu>;
   using ConstFloats = nanobind::ndarray<const float, nanobind::c_contig, nanobind::device::cpu>;
-  using Cache = nanobind::ndarray<nanobind::c_contig, nanobind::device::cpu>;  // fp32 or fp16
+  using Cache = nanobind::ndarray<nanobind::c_contig, nanobind::device::cpu>;  // fp32, fp16 or codes
 
   AttentionLayer layer;
   Cache keys, values;
   ConstFloats cos, sin;
   std::optional<ConstFloats> sinks, q_norm, k_norm, query_scales;
+  std::optional<Floats> key_scales, value_scales;
 };
 
 }  // namespace shoal

@@ -6,6 +6,9 @@
 // algorithm 1), which begins anew in each segment of kSegmentKeys keys; segments are joined in the order of positions.
 // Threads may share out the segments of one row (Flash-Decoding). Chunks and segments begin at multiples of their size,
 // and nothing that a row does not see enters its sums: its bits depend on the row and its context alone.
+//
+// Where keys and values are codes of 8 bits, queries become codes of 8 bits, too, and weights codes of 15; rows see all of
+// their context there.
 
 #include "args.h"
 
@@ -24,49 +27,11 @@ namespace {
 #include "kernel/tiles.h"
 #include "kernel/softmax.h"
 #include "kernel/append.h"
-
-// The rows of one item, and what they share. Row (token i, head g) is at i * group + g.
-struct Tile {
-  const LayerView& layer;
-  const int32_t* table;
-  int kv_head;
-  int group;
-  int num_rows;
-  int first_position;
-  int context;   // keys that every row sees; 0: those up to its own position
-  const int32_t* ends_seen;  // of the rows' tokens: keys before which they see; nullptr: as `context` says
-  int width;     // columns of the sums
-  float* q;      // [num_rows, head_dim], rotated and scaled
-  float* scores; // [num_rows, kChunkKeys]
-
-  int position(int row) const { return first_position + row / group; }
-  int end_seen(int row) const {
-    if (ends_seen != nullptr) return ends_seen[row / group];
-    return context > 0 ? context : position(row) + 1;
-  }
-  int end() const { return end_seen(num_rows - 1); }
-  int first_seen(int row) const {
-    if (layer.window == 0) return 0;
-    return layer.in_chunks ? position(row) / layer.window * layer.window : position(row) + 1 - layer.window;
-  }
-
-  // What a row sees of the chunk that begins at a key.
-  Keys seen(int row, int first_key) const {
-    return {clamp(first_seen(row) - first_key, 0, kChunkKeys), clamp(end_seen(row) - first_key, 0, kChunkKeys)};
-  }
-};
-
-void load_queries(const StepView& step, const CallView& call, const RowRange& rows, const Tile& tile) {
-  const int dim = tile.layer.head_dim;
-  for (int r = 0; r < tile.num_rows; ++r) {
-    const float* row = call.qkv + (rows.first_row + r / tile.group) * call.qkv_stride;
-    const int64_t head = int64_t(tile.kv_head) * tile.group + r % tile.group;
-    const int position = tile.position(r);
-    const float more = tile.layer.query_scales == nullptr ? 1.0f : tile.layer.query_scales[position];
-    const Angles angles = angles_of(tile.layer, step, rows.first_row + r / tile.group, position);
-    turn(tile.layer, row + head * dim, tile.layer.q_norm, angles, tile.layer.scale * more, tile.q + r * dim);
-  }
-}
+#include "kernel/tile.h"
+#include "kernel/dots.h"
+#include "kernel/coded_chunk.h"
+#include "kernel/coded_tiles.h"
+#include "kernel/coded.h"
 
 // Rows [first, first + count) see some keys in common, and each of them a few before and after.
 template <typename T>
@@ -128,9 +93,8 @@ Sums part_of(const LayerView& layer, const Span& span, int segment, int kv_head,
   return sums_at(parts + sums_floats(1, width) * (span.first_part + index * rows), rows, width);
 }
 
-template <typename T>
-void attend_rows(const LayerView& layer, const StepView& step, const CallView& call, const Span& span, int kv_head,
-                 const Memory& memory) {
+Tile load_tile(const LayerView& layer, const StepView& step, const CallView& call, const Span& span, int kv_head,
+               const Memory& memory) {
   const int group = group_of(layer), rows = span.rows.num_rows * group, width = round_up(layer.head_dim);
   float* q = memory.scratch + 2 * sums_floats(rows, width);
   const int first_position = step.positions[span.rows.first_row];
@@ -139,19 +103,27 @@ void attend_rows(const LayerView& layer, const StepView& step, const CallView& c
   const Tile tile{layer, table_of(step, span.rows), kv_head, group, rows, first_position,
                   context, ends_seen, width, q, q + rows * layer.head_dim};
   load_queries(step, call, span.rows, tile);
+  return tile;
+}
+
+// `attend_one` gives the sums of one segment.
+template <typename AttendOne>
+void attend_segments(const Tile& tile, const CallView& call, const Span& span, const Memory& memory,
+                     const AttendOne& attend_one) {
+  const int rows = tile.num_rows, width = tile.width;
   if (span.first_part != kAlone) {
     for (int segment = span.first_segment; segment < span.end_segment; ++segment)
-      attend_segment<T>(tile, segment, part_of(layer, span, segment, kv_head, memory.parts));
+      attend_one(segment, part_of(tile.layer, span, segment, tile.kv_head, memory.parts));
     return;
   }
   const Sums sums = sums_at(memory.scratch, rows, width);
   const Sums next = sums_at(memory.scratch + sums_floats(rows, width), rows, width);
-  attend_segment<T>(tile, span.first_segment, sums);
+  attend_one(span.first_segment, sums);
   for (int segment = span.first_segment + 1; segment < span.end_segment; ++segment) {
-    attend_segment<T>(tile, segment, next);
+    attend_one(segment, next);
     for (int r = 0; r < rows; ++r) merge_row(sums, next, r, width);
   }
-  store_outputs(layer, call, span.rows, kv_head, sums);
+  store_outputs(tile.layer, call, span.rows, tile.kv_head, sums);
 }
 
 void merge(const LayerView& layer, const CallView& call, const Span& span, int kv_head, const Memory& memory) {
@@ -166,14 +138,30 @@ void merge(const LayerView& layer, const CallView& call, const Span& span, int k
 
 void append(const LayerView& layer, const StepView& step, const CallView& call, const RowRange& rows,
             const Memory& memory) {
-  if (layer.kv_type == KvType::kHalf) return append_rows<uint16_t>(layer, step, call, rows, memory);
-  append_rows<float>(layer, step, call, rows, memory);
+  append_rows(layer, step, call, rows, [&](const int32_t* table, const float* k, const float* v, int position,
+                                           const Angles& angles) {
+    switch (layer.kv_type) {
+      case KvType::kCodes: return append_coded_row(layer, table, k, v, position, angles, memory.scratch);
+      case KvType::kHalf: return append_row<uint16_t>(layer, table, k, v, position, angles, memory.scratch);
+      case KvType::kFloat: return append_row<float>(layer, table, k, v, position, angles, memory.scratch);
+    }
+  });
 }
 
 void attend(const LayerView& layer, const StepView& step, const CallView& call, const Span& span, int kv_head,
             const Memory& memory) {
-  if (layer.kv_type == KvType::kHalf) return attend_rows<uint16_t>(layer, step, call, span, kv_head, memory);
-  attend_rows<float>(layer, step, call, span, kv_head, memory);
+  const Tile tile = load_tile(layer, step, call, span, kv_head, memory);
+  const auto attend_all = [&](const auto& attend_one) { attend_segments(tile, call, span, memory, attend_one); };
+  switch (layer.kv_type) {
+    case KvType::kCodes: {
+      const CodedTile coded = code_queries(tile);
+      return attend_all([&](int segment, const Sums& sums) { attend_coded_segment(tile, coded, segment, sums); });
+    }
+    case KvType::kHalf:
+      return attend_all([&](int segment, const Sums& sums) { attend_segment<uint16_t>(tile, segment, sums); });
+    case KvType::kFloat:
+      return attend_all([&](int segment, const Sums& sums) { attend_segment<float>(tile, segment, sums); });
+  }
 }
 
 }  // namespace

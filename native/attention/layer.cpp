@@ -54,6 +54,9 @@ AttentionLayer::AttentionLayer(std::shared_ptr<ThreadPool> pool, const LayerView
   require(view.window >= 0 && view.softcap >= 0.0f, "window and softcap must not be negative");
   require(!view.sees_all || view.window == 0, "rows that see their whole context have no window");
   require((view.q_norm == nullptr) == (view.k_norm == nullptr), "q and k must both have a norm or neither");
+  require(view.kv_type != KvType::kCodes || (view.sees_all && view.softcap == 0.0f && view.head_dim % kGroupKeys == 0),
+          "codes of keys and values are for rows that see their whole context, without a softcap, and for heads of a "
+          "multiple of 16");
   require(view.block_size >= 1 && view.block_size % kGroupKeys == 0, "block_size must be a positive multiple of 16");
 }
 
@@ -64,12 +67,15 @@ size_t AttentionLayer::part_floats() const {
 }
 
 size_t AttentionLayer::scratch_floats() const {
-  return size_t(tile_tokens()) * group() * (2 * part_floats() + view_.head_dim + kChunkKeys);
+  const size_t rows = size_t(tile_tokens()) * group();
+  const size_t floats = rows * (2 * part_floats() + view_.head_dim + kChunkKeys);
+  if (view_.kv_type != KvType::kCodes) return floats;
+  return floats + 2 * kMaxTileRows * kChunkKeys + rows * (view_.head_dim / 4 + 2);
 }
 
 double AttentionLayer::estimate_s(const StepMetadata& step) const {
   const double flops = 4.0 * view_.head_dim * view_.num_heads * double(step.num_scores(view_.window, view_.sees_all));
-  const double value_bytes = view_.kv_type == KvType::kHalf ? 2.0 : 4.0;
+  const double value_bytes = view_.kv_type == KvType::kCodes ? 1.0 : view_.kv_type == KvType::kHalf ? 2.0 : 4.0;
   const double bytes = 2.0 * value_bytes * view_.head_dim * view_.num_kv_heads * double(step.num_keys(view_.window));
   return std::max(flops / kernel_.flops_per_s, bytes / kBytesPerS);
 }
@@ -78,6 +84,8 @@ AttentionLayer::Work AttentionLayer::prepare(StepMetadata& step) const {
   require(step.limits() == limits_, "the step was made for another number of blocks, block size or context");
   require(step.angles_width() < 0 || step.angles_width() == view_.rotary_dim / 2,
           "the step's angles are for another number of rotating dimensions");
+  require(view_.kv_type != KvType::kCodes || step.view().ends_seen == nullptr,
+          "rows over codes see their whole context");
   const bool is_large = pool_->num_threads() > 1 && estimate_s(step) > kWorthWakingS;
   const Sharing sharing{tile_tokens(), view_.window, view_.num_kv_heads, group(), is_large ? pool_->num_threads() : 1,
                         view_.sees_all};

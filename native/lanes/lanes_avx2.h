@@ -75,6 +75,12 @@ inline int32_t store_rounded(int8_t* to, Lanes x) {
   return _mm_cvtsi128_si32(sum);
 }
 
+// The nearest integers, ties to even, of values within [-32768, 32767].
+inline void store_words(int16_t* to, Lanes x) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
+  _mm256_storeu_si256((__m256i*)to, _mm256_permute4x64_epi64(words, 0xd8));
+}
+
 inline __m256 raise_exponent(__m256 x, __m256 shifted) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));

@@ -42,6 +42,11 @@ inline int32_t store_rounded(int8_t* to, Lanes x) {
   return _mm512_reduce_add_epi32(whole);
 }
 
+// The nearest integers, ties to even, of values within [-32768, 32767].
+inline void store_words(int16_t* to, Lanes x) {
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+}
+
 // x * 2**n, where `shifted` is n + 1.5 * 2**23: n is in its low mantissa bits.
 inline Lanes add_exponent(Lanes x, Lanes shifted) {
   const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);

@@ -67,6 +67,11 @@ inline int32_t store_rounded(int8_t* to, Lanes x) {
   return vaddvq_s32(sum);
 }
 
+// The nearest integers, ties to even, of values within [-32768, 32767].
+inline void store_words(int16_t* to, Lanes x) {
+  for (int i = 0; i < 4; ++i) vst1_s16(to + 4 * i, vmovn_s32(vcvtnq_s32_f32(x.part[i])));
+}
+
 // x * 2**n, where `shifted` is n + 1.5 * 2**23: n is in its low mantissa bits.
 inline Lanes add_exponent(Lanes x, Lanes shifted) {
   SHOAL_EACH_PART(vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x.part[i]),

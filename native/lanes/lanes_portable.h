@@ -133,6 +133,11 @@ inline int32_t store_rounded(int8_t* to, Lanes x) {
   return sum;
 }
 
+// The nearest integers, ties to even, of values within [-32768, 32767].
+inline void store_words(int16_t* to, Lanes x) {
+  for (int i = 0; i < kLanes; ++i) to[i] = int16_t(int32_t(bits_of(x.lane[i] + 12582912.0f)) - 0x4b400000);
+}
+
 // x * 2**n, where `shifted` is n + 1.5 * 2**23: n is in its low mantissa bits.
 inline Lanes add_exponent(Lanes x, Lanes shifted) {
   SHOAL_EACH_LANE(of_bits(bits_of(x.lane[i]) + (bits_of(shifted.lane[i]) << 23)));

@@ -137,6 +137,9 @@ void integers() {
       words[i] = int32_t(random.bits());
     }
     hash.add(from_ints(words));
+    int16_t rounded[kLanes];
+    store_words(rounded, mul(x, broadcast(258.0f)));
+    for (const int16_t word : rounded) hash.add(int32_t(word));
     hash.add(from_bytes(bytes));
     hash.add(from_unsigned_bytes(reinterpret_cast<const uint8_t*>(bytes)));
   });
@@ -164,16 +167,21 @@ void attention(const Shape& shape) {
     std::generate(each->begin(), each->end(), [&] { return random.within(2.0f); });
   for (int i = 0; i < shape.num_rows; ++i) positions[i] = i;
   for (int i = 0; i < num_blocks; ++i) table[i] = num_blocks - 1 - i;
-  const LayerView layer{shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, kBlock,
+  LayerView layer{shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, kBlock,
                         shape.window,    false,              false,          0.3f,             shape.softcap, shape.kv_type,
                         keys.data(),     values.data(),      cos.data(),     sin.data()};
-  const StepView step{positions.data(), table.data(), num_blocks};
+  std::vector<float> key_scales(size_t(num_blocks) * kBlock * shape.num_kv_heads), value_scales(key_scales.size());
+  layer.key_scales = key_scales.data();
+  layer.value_scales = value_scales.data();
+  layer.sees_all = shape.kv_type == KvType::kCodes;
+  const StepView step{positions.data(), table.data(), num_blocks, &shape.num_rows};
   const CallView call{qkv.data(), out.data(), qkv_width, out_width};
   const Memory memory{scratch.data(), nullptr};
   attention_kernel.append(layer, step, call, {0, 0, shape.num_rows}, memory);
   for (int row = 0; row < shape.num_rows; row += kTileTokens) {
     const int count = std::min(kTileTokens, shape.num_rows - row);
-    const Span span{{0, row, count}, 0, (row + count - 1) / kSegmentKeys + 1, kAlone};
+    const int end = layer.sees_all ? shape.num_rows : row + count;
+    const Span span{{0, row, count}, 0, (end - 1) / kSegmentKeys + 1, kAlone};
     for (int h = 0; h < shape.num_kv_heads; ++h) attention_kernel.attend(layer, step, call, span, h, memory);
   }
   LaneHash hash;
@@ -193,5 +201,6 @@ int main() {
   attention({"attention fp16", 3, 1, 36, 36, 0, 0.0f, 560, KvType::kHalf});
   attention({"attention odd", 3, 3, 21, 6, 100, 5.0f, 250, KvType::kFloat});
   attention({"attention odd fp16", 3, 3, 21, 6, 100, 5.0f, 250, KvType::kHalf});
+  attention({"attention codes", 6, 2, 80, 16, 0, 0.0f, 570, KvType::kCodes});
   attention({"attention narrow", 4, 1, 7, 4, 0, 0.0f, 200, KvType::kHalf});
 }

@@ -67,13 +67,14 @@ void append_row(const LayerView& layer, const int32_t* table, const float* k, co
   }
 }
 
-template <typename T>
+// Each row by `append_one`: the sequence's table, key heads, value heads, position and angles.
+template <typename AppendOne>
 void append_rows(const LayerView& layer, const StepView& step, const CallView& call, const RowRange& rows,
-                 const Memory& memory) {
+                 const AppendOne& append_one) {
   for (int row = rows.first_row; row < rows.first_row + rows.num_rows; ++row) {
     const float* k = call.qkv + row * call.qkv_stride + int64_t(layer.num_heads) * layer.head_dim;
     const float* v = k + int64_t(layer.num_kv_heads) * layer.head_dim;
     const int position = step.positions[row];
-    append_row<T>(layer, table_of(step, rows), k, v, position, angles_of(layer, step, row, position), memory.scratch);
+    append_one(table_of(step, rows), k, v, position, angles_of(layer, step, row, position));
   }
 }

@@ -68,6 +68,14 @@ inline void fill_unseen(float* scores, Keys groups, Keys seen, float value) {
   fill(scores + seen.end, groups.end - seen.end, value);
 }
 
+// What a row has summed is relative to the largest score, which may be among these.
+inline void raise_largest(const float* scores, Keys groups, int row, int width, const Sums& sums) {
+  const float before = sums.largest[row], best = largest_score(scores, groups);
+  if (!(best > before)) return;
+  if (sums.total[row] != 0.0f) scale_row(sums, row, width, exponential_of(before - best));
+  sums.largest[row] = best;
+}
+
 // Turns the scores of one row into weights, and scales what the row has summed to match them. Only the groups with keys
 // that the row sees are touched, and in these the other keys count as nothing.
 inline void soften_row(const LayerView& layer, float* scores, Keys seen, int row, int width, const Sums& sums) {
@@ -75,11 +83,7 @@ inline void soften_row(const LayerView& layer, float* scores, Keys seen, int row
   const Keys groups{seen.first / kLanes * kLanes, round_up(seen.end)};
   if (layer.softcap > 0.0f) apply_softcap(scores, groups, layer.softcap);
   fill_unseen(scores, groups, seen, kMasked);
-  const float before = sums.largest[row], best = largest_score(scores, groups);
-  if (best > before) {
-    if (sums.total[row] != 0.0f) scale_row(sums, row, width, exponential_of(before - best));
-    sums.largest[row] = best;
-  }
+  raise_largest(scores, groups, row, width, sums);
   weigh(scores, groups, sums.largest[row]);
   fill_unseen(scores, groups, seen, 0.0f);
   sums.total[row] += sum_of(scores, groups);
