@@ -289,6 +289,8 @@ class AttentionLayer:
         q_norm: npt.NDArray[np.float32] | None = None,
         k_norm: npt.NDArray[np.float32] | None = None,
         query_scales: npt.NDArray[np.float32] | None = None,
+        key_scales: npt.NDArray[np.float32] | None = None,
+        value_scales: npt.NDArray[np.float32] | None = None,
         isa: str = "",
     ) -> None: ...
     def run(self, qkv: npt.NDArray[np.float32], out: npt.NDArray[np.float32], step: AttentionStep, /) -> None:
@@ -425,6 +427,16 @@ class Stage:
 
     def remember(self, memory: npt.NDArray[np.float32], step: StepMetadata) -> None:
         """Keep the keys and values of what an encoder gave."""
+
+    def hidden(
+        self,
+        x: npt.NDArray[np.float32],
+        rows: npt.NDArray[np.int32],
+        norm: npt.NDArray[np.float32],
+        norm_bias: npt.NDArray[np.float32] | None,
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """Rows behind the model's last norm. Raises ValueError for a row that is not there."""
 
     def logits(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal import _native
 from shoal.bench.generation import generate
 from shoal.core.sequences.beams import BeamSearch
 from shoal.core.sequences.request import Clip, ClipAttention, Request, RequestId
@@ -69,10 +70,16 @@ def reference_logits(model: Any, features_FM: F32, tokens: Sequence[int]) -> F32
 
 
 def logits_of(
-    path: Path, clips: Sequence[Clip], *, cuts: Sequence[int] = (), precision: Precision = "fp32", **limits: int
+    path: Path,
+    clips: Sequence[Clip],
+    *,
+    cuts: Sequence[int] = (),
+    precision: Precision = "fp32",
+    isa: str = "",
+    **limits: int,
 ) -> list[F32]:
     """Logits [T, V] of the text over each clip, all at once."""
-    executor = make_executor(open_weights(path), cuts=cuts, precision=precision, num_memories=NUM_MEMORIES)
+    executor = make_executor(open_weights(path), cuts=cuts, precision=precision, isa=isa, num_memories=NUM_MEMORIES)
     engine = make_engine(executor, num_memories=NUM_MEMORIES, max_context=128, **limits)
     requests = [
         Request(
@@ -129,6 +136,15 @@ def test_int8_is_close(directory: Path, reference: Any) -> None:
     (logits,) = logits_of(directory, [clip_of(features)], precision="int8")
     correlation = np.corrcoef(logits.ravel(), expected.ravel())[0, 1]
     assert correlation > 0.999
+
+
+def test_int8_has_the_same_bits_on_every_instruction_set_and_in_company(directory: Path) -> None:
+    """Keys and values of encoder and clips are in codes there."""
+    clips = [clip_of(features_of(seed)) for seed in range(3)]
+    want = logits_of(directory, clips, precision="int8")
+    np.testing.assert_array_equal(logits_of(directory, clips[:1], precision="int8")[0], want[0])
+    for isa in _native.supported_isas()[1:]:
+        np.testing.assert_array_equal(logits_of(directory, clips, precision="int8", isa=isa), want)
 
 
 def test_the_form_of_ctranslate2_is_the_same_model(directory: Path, tmp_path: Path) -> None:
@@ -192,15 +208,17 @@ def test_a_beam_search_finds_what_transformers_finds(directory: Path, reference:
         assert list(result.token_ids) == expected.sequences[0, 5:].tolist()
 
 
-@pytest.mark.parametrize("cuts", [(), (1, 3)])
+@pytest.mark.parametrize(
+    ("cuts", "precision", "atol"), [((), "fp32", 1e-3), ((1, 3), "fp32", 1e-3), ((), "int8", 0.02)]
+)
 def test_attention_over_the_clip_is_that_of_transformers(
-    directory: Path, reference: Any, cuts: tuple[int, ...]
+    directory: Path, reference: Any, cuts: tuple[int, ...], precision: Precision, atol: float
 ) -> None:
-    """Of all heads, in pieces of 16 rows, over the first positions alone."""
+    """Of all heads, in pieces of 16 rows, over the first positions alone; from keys in codes, too."""
     import torch
 
     features, heads, num_positions = features_of(0), tuple((layer, head) for layer in range(4) for head in range(4)), 30
-    executor = make_executor(open_weights(directory), cuts=cuts, num_memories=NUM_MEMORIES)
+    executor = make_executor(open_weights(directory), cuts=cuts, precision=precision, num_memories=NUM_MEMORIES)
     engine = make_engine(executor, num_memories=NUM_MEMORIES, max_context=128, prefill_chunk_tokens=16)
     request = Request(
         request_id=RequestId("aligned"),
@@ -222,5 +240,5 @@ def test_attention_over_the_clip_is_that_of_transformers(
             )
         whole = torch.cat([one[0] for one in output.cross_attentions])[..., :num_positions]
         expected = (whole / whole.sum(-1, keepdim=True)).numpy()
-        np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=atol)
         request = replace(request, request_id=RequestId("again"))

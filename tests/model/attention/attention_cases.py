@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shoal.model.attention.interface import Attention, AttentionLayer, AttentionShape
+from shoal.model.attention.interface import NO_VECTORS, Attention, AttentionLayer, AttentionShape, AttentionVectors
 from shoal.model.attention.kv_storage import KvType
 
 F32 = npt.NDArray[np.float32]
@@ -55,15 +55,24 @@ def make_case(
 
 
 class Runner:
-    """Feeds a case to one implementation, chunk by chunk, over caches that start full of NaN."""
+    """Feeds a case to one implementation, chunk by chunk, over caches that start full of NaN, or of codes of it."""
 
     def __init__(self, case: Case, attention: Attention, dtype: KvType = np.float32) -> None:
         shape, blocks, size = case.shape, case.num_blocks, case.block_size
         self.case = case
         self.attention = attention
-        self.keys = np.full((blocks, shape.num_kv_heads, shape.head_dim, size), np.nan, dtype)
-        self.values = np.full((blocks, shape.num_kv_heads, size, shape.head_dim), np.nan, dtype)
-        self.layer: AttentionLayer = attention.layer(shape, self.keys, self.values, case.cos, case.sin)
+        anything = 77 if dtype is np.uint8 else np.nan
+        self.keys = np.full((blocks, shape.num_kv_heads, shape.head_dim, size), anything, dtype)
+        self.values = np.full((blocks, shape.num_kv_heads, size, shape.head_dim), anything, dtype)
+        scales = [np.full((blocks, shape.num_kv_heads, size), np.nan, np.float32) for _ in range(2)]
+        self.layer: AttentionLayer = attention.layer(
+            shape,
+            self.keys,
+            self.values,
+            case.cos,
+            case.sin,
+            AttentionVectors(key_scales=scales[0], value_scales=scales[1]) if dtype is np.uint8 else NO_VECTORS,
+        )
 
     def run(self, ranges: list[tuple[int, int, int]]) -> list[F32]:
         """One step over (sequence, first position, end position); the outputs of each range."""

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from shoal.model.attention.kv_storage import KvStorage, kv_bytes_per_token
+from shoal.model.attention.kv_storage import KvStorage, kv_bytes_per_token, kv_dtype, whole_kv_dtype
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.layer_config.attention import RopeConfig
+from shoal.model.weights import Precision
 
 CONFIG = DecoderConfig(
     family="llama",
@@ -48,6 +51,25 @@ def test_half_precision_takes_half_the_memory() -> None:
     assert storage.keys(3).ctypes.data % 64 == storage.values(3).ctypes.data % 64 == 0
     assert storage.num_bytes == 7 * 32 * kv_bytes_per_token(CONFIG, 3, np.float16)
     assert kv_bytes_per_token(CONFIG, 1, np.float16) == 2 * 2 * 16 * 2
+
+
+def test_codes_take_a_byte_and_a_scale_a_head() -> None:
+    storage = KvStorage(CONFIG, first_layer=2, last_layer=5, num_blocks=7, block_size=32, dtype=np.uint8)
+    assert storage.num_bytes == 7 * 32 * kv_bytes_per_token(CONFIG, 3, np.uint8)
+    assert kv_bytes_per_token(CONFIG, 1, np.uint8) == 2 * 2 * (16 + 4)
+    key_scales, value_scales = storage.scales(3)
+    assert key_scales is not None
+    assert value_scales is not None
+    assert key_scales.shape == value_scales.shape == (7, 2, 32)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "int8", "int4"])
+def test_what_rows_see_all_of_is_in_codes_where_activations_are(precision: Precision) -> None:
+    is_coded = precision in ("int8", "int4")
+    assert (whole_kv_dtype(CONFIG, precision, exact_activations=False) is np.uint8) == is_coded
+    assert whole_kv_dtype(CONFIG, precision, exact_activations=True) is np.float32
+    narrow = replace(CONFIG, head_dim=20)
+    assert whole_kv_dtype(narrow, precision, exact_activations=False) is kv_dtype(precision, exact_activations=False)
 
 
 @pytest.mark.parametrize("layer", [1, 5, -1])

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from shoal.arrays import F32, I32
 from shoal.model.decoder_config import DecoderConfig
 
-KV = npt.NDArray[np.float32 | np.float16]
+KV = npt.NDArray[np.float32 | np.float16 | np.uint8]
 """Keys or values in the cache. Arithmetic is fp32: fp16 is rounded to on the way in, to nearest even, and widened
-exactly on the way out."""
+exactly on the way out. Codes of 8 bits are multiplied by codes of queries and weights, exactly, and only their sums
+become fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,10 @@ class AttentionVectors:
     """[D] the same of key heads; both or neither"""
     query_scales: F32 | None = None
     """[C] a further factor on q.k by the query's position"""
+    key_scales: F32 | None = None
+    """[N, H, S] what keys in codes are multiplied by; native only, for rows that see their whole context"""
+    value_scales: F32 | None = None
+    """the same of values; both or neither"""
 
 
 NO_VECTORS = AttentionVectors()
@@ -133,8 +138,8 @@ class Attention(Protocol):
         """The attention of one layer; keeps the arrays alive.
 
         Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R].
-        Raises: ValueError where shapes do not fit each other, TypeError where keys and values are not both float32 or
-        both float16.
+        Raises: ValueError where shapes do not fit each other, TypeError where keys and values are not both float32,
+        both float16 or both codes.
         """
         ...
 

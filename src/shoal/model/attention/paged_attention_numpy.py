@@ -123,6 +123,8 @@ class NumpyLayer:
     """[D]"""
     query_scales: F32 | None = None
     """[max_context]"""
+    key_scales: None = None
+    value_scales: None = None
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:

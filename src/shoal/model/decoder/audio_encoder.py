@@ -11,11 +11,13 @@ import numpy as np
 
 from shoal import _native
 from shoal.arrays import F32
+from shoal.model.attention.kv_storage import whole_block_size, whole_kv_dtype
 from shoal.model.decoder.embedding import position_rows
 from shoal.model.decoder.forced_form import ForcedForm
 from shoal.model.decoder.native.native_layers import NativeLayers
 from shoal.model.decoder_config import EncoderConfig
 from shoal.model.encoder_source import EncoderSource
+from shoal.model.formats.quantization import quantize_rows
 from shoal.model.formats.tensor_check import CONV_TAPS
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.memory import own_memory
@@ -53,7 +55,9 @@ class AudioEncoder:
         own = EncoderSource(source, encoder)
         self._encoder, self._pool, self._isa = encoder, pool, form.isa
         num_positions = encoder.num_positions
-        num_blocks = -(-num_positions // config.block_size)
+        dtype = whole_kv_dtype(encoder.layers, config.precision, exact_activations=config.exact_activations)
+        block_size = whole_block_size(dtype, num_positions, config.block_size)
+        num_blocks = -(-num_positions // block_size)
         self._layers = NativeLayers(
             own,
             replace(
@@ -61,6 +65,7 @@ class AudioEncoder:
                 first_layer=0,
                 last_layer=encoder.layers.num_layers,
                 num_blocks=num_blocks,
+                block_size=block_size,
                 max_step_tokens=num_positions,
                 max_context=num_positions,
             ),
@@ -70,7 +75,8 @@ class AudioEncoder:
             pool=pool,
             unit_prefix="encoder.",
         )
-        self._convolutions = [self._convolution(own, name) for name in ("conv1", "conv2")]
+        has_codes = dtype is np.uint8
+        self._convolutions = [self._convolution(own, "conv1"), self._convolution(own, "conv2", has_codes=has_codes)]
         self._positions = position_rows(own, num_positions)
         self._step = _whole_clip(num_positions, num_blocks)
         self._frames = np.zeros((encoder.num_frames + 2, encoder.num_mels), np.float32)
@@ -101,11 +107,12 @@ class AudioEncoder:
         rows = windows[:: stride * num_channels]
         _native.multiply(self._pool, matrix, rows, False, self._isa, out, bias, activation=_GELU)
 
-    def _convolution(self, source: EncoderSource, name: str) -> tuple[_native.Matrix, F32]:
-        """A matrix over neighboring frames, [D, taps C], and its bias."""
+    def _convolution(self, source: EncoderSource, name: str, *, has_codes: bool = False) -> tuple[_native.Matrix, F32]:
+        """A matrix over neighboring frames, [D, taps C], and its bias. `has_codes`: in 8 bits."""
         bias = source.vector(f"{name}_bias")
         weights_DCK = source.vector(name).reshape(len(bias), -1, CONV_TAPS)
-        weight = DenseWeight(values_NK=np.ascontiguousarray(weights_DCK.transpose(0, 2, 1)).reshape(len(bias), -1))
+        weights_NK = np.ascontiguousarray(weights_DCK.transpose(0, 2, 1)).reshape(len(bias), -1)
+        weight = quantize_rows(weights_NK, 8) if has_codes else DenseWeight(values_NK=weights_NK)
         form = weight_form(weight)
         memory = own_memory(_native.layout_bytes(form))
         pack_weight(weight, form, self._pool, memory)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shoal.core.plan.language import Block
-from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype
+from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype, whole_kv_dtype
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.decoder.process_bytes import CODES_BYTES
 from shoal.model.decoder_config import DecoderConfig
@@ -46,7 +46,8 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activati
     layers = [layer_bytes(source, precision, layer) for layer in range(source.config.num_layers)]
     kv_type = kv_dtype(precision, exact_activations=exact_activations)
     kv_bytes = [layer_kv_bytes(source.config, layer, kv_type) for layer in range(source.config.num_layers)]
-    memory_bytes = layer_memory_bytes(source.config, kv_type)
+    memory_type = whole_kv_dtype(source.config, precision, exact_activations=exact_activations)
+    memory_bytes = layer_memory_bytes(source.config, memory_type)
     return _blocks(source, end_bytes(source, precision), layers, kv_bytes, memory_bytes)
 
 

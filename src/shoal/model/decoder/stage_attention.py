@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shoal.arrays import F32
 from shoal.model.attention.interface import AttentionLayer, AttentionShape, AttentionStep, AttentionVectors
-from shoal.model.attention.kv_storage import KvStorage, kv_dtype
+from shoal.model.attention.kv_storage import KvStorage, KvType, kv_dtype, whole_kv_dtype
 from shoal.model.attention.paged_attention import NativeAttention, make_attention
 from shoal.model.attention.rope import query_scales, rope_tables
 from shoal.model.decoder.forced_form import ForcedForm
+from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import WeightSource
 from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
@@ -37,7 +39,7 @@ class StageAttention:
             isa=form.isa,
             pool=pool,
         )
-        self._rope = decoder.rope
+        self._decoder, self._rope = decoder, decoder.rope
         self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
         """Of those layers of the stage that have attention, in order."""
 
@@ -87,10 +89,7 @@ class StageAttention:
             last_layer=span.stop,
             num_blocks=config.num_blocks,
             block_size=config.block_size,
-            # An encoder's is memory of one step: half precision would save nothing there.
-            dtype=np.float32
-            if decoder.sees_all
-            else kv_dtype(config.precision, exact_activations=config.exact_activations),
+            dtype=_kv_dtype(decoder, config),
         )
         own = [layer for layer in span if decoder.has_attention(layer)]
         ropes = {id(rope): rope for rope in map(decoder.layer_rope, own)}
@@ -103,10 +102,22 @@ class StageAttention:
                 self._kv.keys(decoder.kv_source(layer)),
                 self._kv.values(decoder.kv_source(layer)),
                 *((nothing, nothing) if layer in decoder.no_rope_layers else tables[id(decoder.layer_rope(layer))]),
-                attention_vectors(source, layer, config.num_positions),
+                self._with_scales(attention_vectors(source, layer, config.num_positions), layer),
             )
             for layer in own
         ]
+
+    def _with_scales(self, vectors: AttentionVectors, layer: int) -> AttentionVectors:
+        key_scales, value_scales = self._kv.scales(self._decoder.kv_source(layer))
+        return replace(vectors, key_scales=key_scales, value_scales=value_scales)
+
+
+def _kv_dtype(decoder: DecoderConfig, config: StageConfig) -> KvType:
+    """An encoder's is memory of one step: half precision would save nothing there, and codes save time."""
+    if not decoder.sees_all:
+        return kv_dtype(config.precision, exact_activations=config.exact_activations)
+    whole = whole_kv_dtype(decoder, config.precision, exact_activations=config.exact_activations)
+    return whole if whole is np.uint8 else np.float32
 
 
 def attention_vectors(source: WeightSource, layer: int, num_positions: int) -> AttentionVectors:

@@ -13,7 +13,7 @@ import numpy as np
 from shoal import _native
 from shoal.arrays import F32, I32
 from shoal.model.attention.interface import AttentionShape
-from shoal.model.attention.kv_storage import KvStorage, kv_dtype
+from shoal.model.attention.kv_storage import KvStorage, whole_block_size, whole_kv_dtype
 from shoal.model.decoder_config import DecoderConfig, EncoderConfig
 from shoal.protocol.language_messages import Alignment, Step
 from shoal.protocol.stage_config import StageConfig
@@ -34,7 +34,8 @@ class StageMemories:
             isa: instruction set to compute with; empty: the best.
         """
         self._num_slots, self._num_positions = config.num_memories, encoder.num_positions
-        self._block_size = config.block_size
+        dtype = whole_kv_dtype(decoder, config.precision, exact_activations=config.exact_activations)
+        self._block_size = whole_block_size(dtype, self._num_positions, config.block_size)
         shape = AttentionShape.of(decoder, config.first_layer)
         self._layer_span = range(config.first_layer, config.last_layer)
         self._num_heads, self._head_dim, self._scale = shape.num_heads, shape.head_dim, np.float32(shape.scale)
@@ -46,7 +47,7 @@ class StageMemories:
             last_layer=config.last_layer,
             num_blocks=self._num_blocks,
             block_size=self._block_size,
-            dtype=kv_dtype(config.precision, exact_activations=config.exact_activations),
+            dtype=dtype,
         )
         unrotated = np.empty((self._num_positions, 0), np.float32)
         self.layers = [
@@ -55,6 +56,8 @@ class StageMemories:
                 **asdict(replace(AttentionShape.of(decoder, layer), rotary_dim=0, sees_all=True)),
                 keys=self._kv.keys(layer),
                 values=self._kv.values(layer),
+                key_scales=self._kv.scales(layer)[0],
+                value_scales=self._kv.scales(layer)[1],
                 cos=unrotated,
                 sin=unrotated,
                 isa=isa,
@@ -113,8 +116,8 @@ class StageMemories:
         for layer, head in wanted.heads:
             if layer not in span:
                 continue
-            keys_DP = np.concatenate([*self._kv.keys(layer)[blocks, head // self._group]], axis=1)[:, :P]
-            scores_RP = queries_LTHD[layer - span.start, rows, head] @ keys_DP.astype(np.float32) * self._scale
+            keys_DP = self._kv.keys_of(layer, blocks, head // self._group)[:, :P]
+            scores_RP = queries_LTHD[layer - span.start, rows, head] @ keys_DP * self._scale
             weights_RP = np.exp(scores_RP - scores_RP.max(-1, keepdims=True))
             parts.append((weights_RP / weights_RP.sum(-1, keepdims=True)).astype("<f2").tobytes())
         return b"".join(parts)
