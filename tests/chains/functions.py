@@ -38,6 +38,11 @@ def leave(word: str) -> None:
     sys.exit(word)
 
 
+def interrupt(word: str) -> None:
+    """As Ctrl+C does."""
+    raise KeyboardInterrupt(word)
+
+
 def half(x: Any) -> Any:
     """Half of it."""
     return x / 2

@@ -55,6 +55,7 @@ def test_values(pool: FunctionPool) -> None:
         ("absent", ("y",), RequestError, "has no attribute 'absent'"),
         ("loud", ("y", "z", "v"), InvalidRequest, "silence"),
         ("leave", ("y",), RequestError, "step 'leave': SystemExit: silence"),
+        ("interrupt", ("y",), RequestError, "step 'interrupt': KeyboardInterrupt: silence"),
         ("box", ("y",), RequestError, "step 'box': it returned what no other process can read"),
         ("unnamed", ("y",), RequestError, "step 'unnamed': it returned what no other process can read"),
     ],

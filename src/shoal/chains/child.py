@@ -40,7 +40,7 @@ def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) 
         result = getattr(_module(file), function)(**values)
     except ValueError as error:
         raise FunctionFailed(str(error), is_input=True) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # what ends a process, or a task, is to end nothing in the one that asked
         raise FunctionFailed(f"{type(error).__name__}: {error}", is_input=False) from None
     outputs = result if isinstance(result, tuple) and num_outputs > 1 else (result,)
     if len(outputs) != num_outputs:

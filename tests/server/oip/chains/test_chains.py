@@ -43,7 +43,9 @@ def kinds(names):
 
 def no_json(names):
     """What JSON cannot hold."""
-    return 1j if names == "complex" else np.array([1j]) if names == "array" else 1 << 70
+    within = []
+    within.append(within)
+    return {"complex": 1j, "array": np.array([1j]), "itself": within, "half": "\\ud800", "integer": 1 << 70}[names]
 
 def mixed(names):
     return {"names": names, "parts": [np.arange(2), 3.5]}
@@ -259,11 +261,12 @@ def test_arrays_of_every_kind(http: httpx.Client) -> None:
     assert named(http.post("/no_json/infer", content="integer", headers=PLAIN))["y"] == [str(1 << 70)]
 
 
-@pytest.mark.parametrize("what", ["complex", "array"])
+@pytest.mark.parametrize("what", ["complex", "array", "itself", "half"])
 def test_what_json_cannot_hold(http: httpx.Client, what: str) -> None:
     answer = http.post("/no_json/infer", content=what, headers=PLAIN)
     assert answer.status_code == 500
-    assert "output 'y' cannot be written as JSON" in answer.json()["error"]
+    said = "output 'y' has a text that is no Unicode" if what == "half" else "output 'y' cannot be written as JSON"
+    assert said in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from shoal.arrays import Array
 from shoal.chains.definition import Chain
 from shoal.chains.steps import InputKind
 from shoal.chains.values import json_of, plain_data
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, RequestError
 from shoal.inference.served_chain import CHAIN_VERSION, ServedChain
 from shoal.server.oip.datatypes import nameable
 from shoal.server.oip.inference import InferAnswer, InferCall
@@ -106,12 +106,20 @@ def _as_array(name: str, value: Any) -> Array:
     if isinstance(value, np.ndarray) and (array := nameable(cast(Array, value))) is not None:
         return array
     if isinstance(value, str):
-        return np.array([value], dtype=object)
+        return _texts(name, [value])
     if isinstance(value, list) and all(isinstance(item, str) for item in cast(list[object], value)):
-        return np.array(value, dtype=object)
-    plain = [value] if isinstance(value, bool | int | float) else plain_data(value)
-    with suppress(ValueError):  # lists of different lengths
-        numbers: Array = np.asarray(plain)
+        return _texts(name, cast(list[str], value))
+    with suppress(ValueError, RecursionError):  # lists of different lengths, or within themselves
+        numbers: Array = np.asarray([value] if isinstance(value, bool | int | float) else plain_data(value))
         if numbers.dtype.kind in "biuf":
             return numbers
     return np.array([json_of(value, f"output {name!r}").decode()], dtype=object)
+
+
+def _texts(name: str, texts: list[str]) -> Array:
+    """Raises RequestError: half of a pair of surrogates is no character."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"output {name!r} has a text that is no Unicode: {error.reason}") from None
+    return np.array(texts, dtype=object)
