@@ -170,6 +170,7 @@ def test_several_models_are_loaded_in_turn_and_end_with_their_server(
     other = tmp_path / "the other.gguf"
     other.symlink_to(tiny_model)
     options = (str(other), "--max-loaded", "1", "--port", "0", "--threads", "1", "--kv-memory", "16M", "--split", "1")
+    options += ("--allow-drill",)
     command = [sys.executable, "-m", "shoal.cli.main", "serve", str(tiny_model), *options, *log]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -182,9 +183,11 @@ def test_several_models_are_loaded_in_turn_and_end_with_their_server(
                 httpx.post(f"{url}{COMPLETIONS}", json={**LONG, "model": model, "max_tokens": 8}, timeout=EXIT_S).json()
                 for model in (name, "the other", name)
             ]
+            killed = httpx.post(f"{url}/status/kill", json={"model": name, "replica": 0, "worker": 0}, timeout=EXIT_S)
             families = psutil.Process(process.pid).children(recursive=True)
         finally:
             process.kill()
+    assert killed.json() == {"status": "ok"}
     assert len({answer["choices"][0]["text"] for answer in answers}) == 1
     assert [answer["model"] for answer in answers] == [name, "the other", name]
     assert families

@@ -30,6 +30,7 @@ _OWN = frozenset(
         "port",
         "api_key",
         "api_key_file",
+        "allow_drill",
         "allowed_host",
         "cors_origin",
         "tls_cert",
