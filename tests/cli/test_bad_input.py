@@ -72,6 +72,18 @@ def test_times_that_never_come(shoal: Shoal, model: Path, value: str) -> None:
         assert f"{option} is {value}, but must be a finite number" in complaint
 
 
+@pytest.mark.parametrize("option", ["--prompt-tokens", "--output-tokens"])
+def test_requests_that_no_model_takes(shoal: Shoal, option: str) -> None:
+    complaint = shoal("simulate", "config.json", "--traffic", "poisson:1", option, 10**12).complaint
+    assert option in complaint
+
+
+def test_a_drawing_without_a_folder_is_refused_before_anything_is_simulated(shoal: Shoal, tmp_path: Path) -> None:
+    plot = tmp_path / "none" / "x.png"
+    complaint = shoal("simulate", "config.json", "--traffic", "poisson:1", "--plot", plot).complaint
+    assert f"there is no folder {plot.parent}" in complaint
+
+
 def test_transcripts_that_would_be_written_over_each_other(shoal: Shoal, tmp_path: Path) -> None:
     for name in ("talk.mp3", "talk.wav"):
         (tmp_path / name).touch()

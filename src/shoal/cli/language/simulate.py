@@ -16,6 +16,9 @@ EXAMPLE = (
     "   |   shoal simulate model.gguf --split pp=2 --traffic closed:16 --json"
 )
 
+_MOST_TOKENS = 10_000_000
+"""Of a prompt or an output, as in traces: no model has such a context."""
+
 
 def simulate(
     context: typer.Context,
@@ -70,8 +73,12 @@ def simulate(
             metavar="N",
         ),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of each made-up request.", metavar="N")] = 128,
-    output_tokens: Annotated[int, typer.Option(min=1, help="Of each made-up request.", metavar="N")] = 64,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=_MOST_TOKENS, help="Of each made-up request.", metavar="N")
+    ] = 128,
+    output_tokens: Annotated[
+        int, typer.Option(min=1, max=_MOST_TOKENS, help="Of each made-up request.", metavar="N")
+    ] = 64,
     precision: options.Precision = "auto",
     link_precision: options.LinkPrecision = "auto",
     threads: options.Threads = None,

@@ -25,6 +25,8 @@ def check_plot(path: Path, *, is_sampled: bool) -> None:
         raise ConfigError("--plot draws all of the time, of which --sample leaves out the most: give one of them")
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"--plot {path}: use a name that ends in {', '.join(_ENDINGS)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--plot {path}: there is no folder {path.parent}")
     if find_spec("matplotlib") is None:
         raise MissingExtra("--plot needs matplotlib", "plot")
 
