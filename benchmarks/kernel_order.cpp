@@ -16,7 +16,7 @@
 #define SHOAL_ISA layers
 #include "layers/kernel.cpp"
 
-#include "gemm/layout.cpp"
+#include "gemm/packing/layout.cpp"
 #include "random_matrix.h"
 
 using namespace shoal;

@@ -20,7 +20,7 @@ _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx
 _OPTIONS = {
     "avx2": _AVX2,
     "avx512vnni": _AVX512,
-    "amx": (*_AVX512, "-mamx-tile", "-mamx-int8", '-DSHOAL_TILES="tiles_amx.h"'),
+    "amx": (*_AVX512, "-mamx-tile", "-mamx-int8", '-DSHOAL_TILES="micro/tiles_amx.h"'),
 }
 _FIXED = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _FREE = ("-ffp-contract=fast", "-fassociative-math", "-fno-signed-zeros", "-fno-math-errno", "-fno-trapping-math")

@@ -12,11 +12,11 @@
 
 #include "../require.h"
 #include "bound_matrix.h"
-#include "checksum.h"
-#include "half.h"
-#include "layout.h"
-#include "pack.h"
-#include "rows.h"
+#include "packing/checksum.h"
+#include "packing/half.h"
+#include "packing/layout.h"
+#include "packing/pack.h"
+#include "packing/rows.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;

@@ -71,19 +71,19 @@ struct RowLoop {
 
 // FewRows: the loop of most sets for any number of rows. ManyRows: that for kManyRows and more.
 #if defined(__AVX512VNNI__)
-#include "micro_avx512vnni.h"
+#include "micro/micro_avx512vnni.h"
 #elif defined(__AVX2__)
-#include "micro_avx2.h"
+#include "micro/micro_avx2.h"
 #elif defined(__ARM_FEATURE_DOTPROD)
-#include "micro_dotprod.h"
+#include "micro/micro_dotprod.h"
 #else
-#include "micro_portable.h"
+#include "micro/micro_portable.h"
 #endif
 #if defined(SHOAL_TILES)
 #include SHOAL_TILES
-#include "micro_amx.h"
+#include "micro/micro_amx.h"
 #elif defined(__ARM_FEATURE_MATMUL_INT8)
-#include "micro_i8mm.h"
+#include "micro/micro_i8mm.h"
 #else
 constexpr int kManyRows = 1;
 using ManyRows = FewRows;

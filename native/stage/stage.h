@@ -16,12 +16,12 @@
 #include "../memory/buffer.h"
 #include "../recurrence/layer.h"
 #include "../threads/thread_pool.h"
-#include "adapters.h"
+#include "runners/adapters.h"
 #include "carried/layer_inputs.h"
 #include "carried/streams.h"
-#include "experts.h"
-#include "latent.h"
-#include "mlp.h"
+#include "runners/experts.h"
+#include "runners/latent.h"
+#include "runners/mlp.h"
 
 namespace shoal {
 

@@ -1,5 +1,5 @@
 // What the tile instructions of AMX do, in plain C++, so that their kernel can be tested on every processor. Included in
-// the place of native/gemm/tiles_amx.h, and by those who catch its instructions, tile_traps.h. Where an instruction
+// the place of native/gemm/micro/tiles_amx.h, and by those who catch its instructions, tile_traps.h. Where an instruction
 // raises an exception, this ends the program.
 // Source: Intel SDM, LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TILERELEASE and TDPBSSD.
 

@@ -18,7 +18,7 @@
 #include "layers/kernel.cpp"
 
 #include "bits.h"
-#include "gemm/layout.cpp"
+#include "gemm/packing/layout.cpp"
 #include "random_matrix.h"
 
 using namespace shoal;

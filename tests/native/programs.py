@@ -23,7 +23,7 @@ _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 _AVX512_FEATURES = ("avx2", "fma", "f16c", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 _PLAIN_TILES = f'-DSHOAL_TILES="{ROOT / "tests/native/plain_tiles.h"}"'
-_TRAPPED_TILES = ('-DSHOAL_TILES="tiles_amx.h"', "-include", str(ROOT / "tests/native/tile_traps.h"))
+_TRAPPED_TILES = ('-DSHOAL_TILES="micro/tiles_amx.h"', "-include", str(ROOT / "tests/native/tile_traps.h"))
 _ARM64 = ("aarch64-linux-gnu-g++", "qemu-aarch64")
 
 
@@ -55,7 +55,7 @@ TARGETS: Mapping[str, Target] = {
     "avxvnni": Target(options=("-O1", *_AVX2, "-mavxvnni"), features=("avx2", "fma", "f16c", "avx_vnni")),
     "avx512vnni": Target(options=("-O1", *_AVX512), features=_AVX512_FEATURES),
     "amx": Target(
-        options=("-O1", *_AVX512, "-mamx-tile", "-mamx-int8", '-DSHOAL_TILES="tiles_amx.h"'),
+        options=("-O1", *_AVX512, "-mamx-tile", "-mamx-int8", '-DSHOAL_TILES="micro/tiles_amx.h"'),
         features=(*_AVX512_FEATURES, "amx_tile", "amx_int8"),
     ),
     "amx-trapped": Target(options=("-O1", *_AVX512, *_TRAPPED_TILES), features=_AVX512_FEATURES),

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "bits.h"
-#include "gemm/layout.h"
+#include "gemm/packing/layout.h"
 #include "memory/buffer.h"
 
 namespace shoal {

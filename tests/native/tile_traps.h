@@ -1,5 +1,5 @@
 // Executes tile instructions of AMX that the processor does not know, or that Linux does not let this process have: each
-// raises a signal, and is read from memory and done in plain C++. So the very instructions of native/gemm/tiles_amx.h are
+// raises a signal, and is read from memory and done in plain C++. So the very instructions of native/gemm/micro/tiles_amx.h are
 // tested where there are none. Included before everything else.
 // Source: Intel SDM, volume 2, 2.3 (VEX prefix), 2.1.5 (ModRM and SIB) and the pages of the instructions.
 #pragma once

@@ -15,7 +15,7 @@ Precision = Literal["auto", "fp32", "int8", "int4"]
 
 
 MAX_TURNS = 64
-"""Of the shards that hold the same expert. Source: native/stage/experts.h, bits of a word."""
+"""Of the shards that hold the same expert. Source: native/stage/runners/experts.h, bits of a word."""
 
 
 class ExpertSpan(NamedTuple):

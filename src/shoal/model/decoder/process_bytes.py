@@ -80,7 +80,7 @@ def _carried_items(config: DecoderConfig) -> tuple[int, int]:
 
 
 def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs in latent attention. Source: native/stage/latent.cpp."""
+    """Numbers and codes that a row needs in latent attention. Source: native/stage/runners/latent.cpp."""
     inputs = num_heads * max(latent.plain_dim, latent.latent_dim)
     carried = num_heads * max(latent.latent_dim, latent.value_dim)
     heads = num_heads * (latent.query_dim + latent.key_dim)
@@ -88,7 +88,7 @@ def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
 
 
 def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs in its experts. Source: native/stage/experts.cpp."""
+    """Numbers and codes that a row needs in its experts. Source: native/stage/runners/experts.cpp."""
     columns = experts.num_chosen * experts.columns + experts.shared_columns
     sums, scores = experts.num_chosen * hidden_size, 2 * experts.num_experts
     return columns + sums + scores, columns + experts.num_chosen * hidden_size

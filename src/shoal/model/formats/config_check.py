@@ -20,7 +20,7 @@ MAX_POSITION = 2**31 - 1
 MAX_LAYERS = 4096
 """The deepest published decoder has 126 layers; a list of one item a layer is made before any tensor is looked for."""
 MAX_EXPERTS, MAX_CHOSEN = 4096, 64
-"""Experts of a layer, and those that a token goes through: native/stage/router.h"""
+"""Experts of a layer, and those that a token goes through: native/stage/runners/router.h"""
 MAX_EXTENT = 8192
 """Query heads, and dimensions of a head: the attention kernel's bound, see native/attention/layer.cpp"""
 
@@ -108,7 +108,7 @@ def _check_variants(config: DecoderConfig) -> None:
 
 
 def _check_experts(experts: ExpertsConfig, num_layers: int) -> None:
-    """The router's bounds are those of native/stage/router.cpp."""
+    """The router's bounds are those of native/stage/runners/router.cpp."""
     count, groups = experts.num_experts, experts.num_groups
     _require(1 <= count <= MAX_EXPERTS, f"{count} experts; between 1 and {MAX_EXPERTS} are possible")
     _require(experts.columns > 0, f"experts of {experts.columns} columns, not a positive number")

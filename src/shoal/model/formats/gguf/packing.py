@@ -19,7 +19,7 @@ PACKED_KINDS = {
     *(Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K),
     *(Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4),
 }
-"""Kinds that have a packed form of their own. Source: native/gemm/gguf_kinds.cpp"""
+"""Kinds that have a packed form of their own. Source: native/gemm/packing/gguf_kinds.cpp"""
 _TERNARY = {Kind.TQ1_0, Kind.TQ2_0}
 """whose blocks' scales are the file's numbers in half precision"""
 

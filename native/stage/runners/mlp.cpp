@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "../require.h"
-#include "../threads/each_rows.h"
+#include "../../require.h"
+#include "../../threads/each_rows.h"
 
 namespace shoal {
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "../gemm/row_codes.h"
+#include "../../gemm/row_codes.h"
 #include "mlp.h"
 #include "router.h"
 

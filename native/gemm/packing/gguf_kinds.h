@@ -1,7 +1,7 @@
 // The kinds of GGUF tensors that are packed by their own values, and how a block of 32 inputs of each is read.
 #pragma once
 
-#include "matrix.h"
+#include "../matrix.h"
 
 namespace shoal {
 

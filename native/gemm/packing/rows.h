@@ -1,7 +1,7 @@
 // Rows of a packed matrix as fp32 numbers, as a token's embedding is read.
 #pragma once
 
-#include "matrix.h"
+#include "../matrix.h"
 
 namespace shoal {
 

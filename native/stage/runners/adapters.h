@@ -9,11 +9,11 @@
 #include <memory>
 #include <vector>
 
-#include "../attention/step.h"
-#include "../gemm/products.h"
-#include "../isa/isa.h"
-#include "../memory/buffer.h"
-#include "../threads/thread_pool.h"
+#include "../../attention/step.h"
+#include "../../gemm/products.h"
+#include "../../isa/isa.h"
+#include "../../memory/buffer.h"
+#include "../../threads/thread_pool.h"
 
 namespace shoal {
 

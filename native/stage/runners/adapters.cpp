@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../require.h"
+#include "../../require.h"
 
 namespace shoal {
 

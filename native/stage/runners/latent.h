@@ -11,12 +11,12 @@
 #include <memory>
 #include <vector>
 
-#include "../attention/layer.h"
-#include "../gemm/products.h"
-#include "../gemm/row_codes.h"
-#include "../isa/isa.h"
-#include "../memory/buffer.h"
-#include "../threads/thread_pool.h"
+#include "../../attention/layer.h"
+#include "../../gemm/products.h"
+#include "../../gemm/row_codes.h"
+#include "../../isa/isa.h"
+#include "../../memory/buffer.h"
+#include "../../threads/thread_pool.h"
 
 namespace shoal {
 

@@ -1,7 +1,7 @@
 // Writes weights in the layout of matrix.h, tile by tile and tiles in parallel, with temporaries of one tile's block.
 #pragma once
 
-#include "../threads/thread_pool.h"
+#include "../../threads/thread_pool.h"
 #include "gguf_kinds.h"
 
 namespace shoal {

@@ -1,7 +1,7 @@
 // Which experts of a layer a row goes to, and with what weights.
 #pragma once
 
-#include "../layers/args.h"
+#include "../../layers/args.h"
 
 namespace shoal {
 

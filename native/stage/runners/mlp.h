@@ -5,11 +5,11 @@
 #include <memory>
 #include <vector>
 
-#include "../gemm/products.h"
-#include "../gemm/row_codes.h"
-#include "../isa/isa.h"
-#include "../memory/buffer.h"
-#include "../threads/thread_pool.h"
+#include "../../gemm/products.h"
+#include "../../gemm/row_codes.h"
+#include "../../isa/isa.h"
+#include "../../memory/buffer.h"
+#include "../../threads/thread_pool.h"
 #include "adapters.h"
 
 namespace shoal {

@@ -1,7 +1,7 @@
 // Where the arrays of a packed matrix begin. See matrix.h.
 #pragma once
 
-#include "matrix.h"
+#include "../matrix.h"
 
 namespace shoal {
 

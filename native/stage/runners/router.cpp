@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "../require.h"
+#include "../../require.h"
 
 namespace shoal {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../require.h"
-#include "../threads/each_rows.h"
+#include "../../require.h"
+#include "../../threads/each_rows.h"
 
 namespace shoal {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../threads/thread_pool.h"
+#include "../../threads/thread_pool.h"
 
 namespace shoal {
 
