@@ -67,6 +67,7 @@ struct Weights {
 
   StageLayer layer(const AttentionLayer& attention, bool has_more, bool is_parallel) const {
     StageLayer layer{};
+    layer.has_mixer = layer.has_mlp = true;
     layer.attention = &attention;
     layer.q = &q.matrix, layer.k = &k.matrix, layer.v = &v.matrix, layer.o = &o.matrix;
     layer.mlp.gate = &gate.matrix, layer.mlp.up = has_more ? &narrow_up.matrix : &up.matrix;
@@ -83,7 +84,7 @@ struct Weights {
 
   StageLayer layer_of_experts(const AttentionLayer& attention, bool is_parallel) const {
     StageLayer layer = this->layer(attention, false, is_parallel);
-    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), {}, {}, {}, &shared_router.matrix};
+    ExpertLayer experts{&router.matrix, bias.data(), wide_norm.data(), nullptr, {}, {}, {}, &shared_router.matrix};
     for (int i = 0; i < kNumOwn; ++i) {
       experts.experts.push_back({&expert_in[i].matrix, &expert_in[(i + 1) % expert_in.size()].matrix,
                                  &expert_out[i].matrix, bias.data(), nullptr, bias.data()});
@@ -127,20 +128,23 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
   std::vector<float> keys(kv_floats), values(kv_floats);
   const CacheLimits limits{num_blocks, kBlockTokens, kMaxContext};
   const LayerView view{kHeads, kKvHeads, kDim,        kDim,          kBlockTokens,       setting.has_more ? 40 : 0, setting.is_parallel,
-                       0.2f,   setting.has_more ? 5.0f : 0.0f, setting.kv_type, keys.data(), values.data(),
+                       false, 0.2f,   setting.has_more ? 5.0f : 0.0f, setting.kv_type, keys.data(), values.data(),
                        weights.cos.data(), weights.sin.data(), setting.has_more ? weights.bias.data() : nullptr,
                        setting.is_parallel ? weights.norm.data() : nullptr, setting.is_parallel ? weights.norm.data() : nullptr, 1e-5f,
                        setting.is_parallel ? weights.cos.data() : nullptr};
   const AttentionLayer attention(pool, view, limits, *isa.attention);
-  const StageShape shape{kHidden,  kHeads, kKvHeads,          kDim,             kColumns,
-                         kMaxRows, 1e-5f,  setting.has_more ? 0.5f : 1.0f, Activation::kGelu, setting.is_exact,
-                         false,    false,  !setting.has_more || setting.is_parallel, setting.is_parallel, kExpertsShape};
+  StageShape shape{};
+  shape.hidden_size = kHidden, shape.num_heads = kHeads, shape.intermediate_size = kColumns, shape.max_rows = kMaxRows;
+  shape.norm_epsilon = 1e-5f, shape.residual_scale = setting.has_more ? 0.5f : 1.0f;
+  shape.activation = Activation::kGelu, shape.exact_activations = setting.is_exact;
+  shape.centers_norms = !setting.has_more || setting.is_parallel, shape.is_parallel = setting.is_parallel;
+  shape.experts = kExpertsShape;
   Stage stage(pool, isa, shape,
               {weights.layer(attention, setting.has_more, setting.is_parallel),
                setting.has_more ? weights.layer_of_experts(attention, setting.is_parallel)
                                 : weights.layer(attention, false, setting.is_parallel)});
-  const SumOverShards sum = setting.is_sharded ? SumOverShards([](float* values, int rows) {
-    for (int i = 0; i < rows * kHidden; ++i) values[i] *= 1.5f;
+  const SumOverShards sum = setting.is_sharded ? SumOverShards([](float* values, size_t count) {
+    for (size_t i = 0; i < count; ++i) values[i] *= 1.5f;
   }) : SumOverShards();
 
   Hash hash;
@@ -149,7 +153,7 @@ uint64_t run(const Isa& isa, const Weights& weights, const Setting& setting) {
   for (int turn = 0; turn < 4; ++turn) {
     StepMetadata step = step_of(firsts, ends, limits);
     std::vector<float> x = vector_of(step.num_tokens() * kHidden, 1.0f, random);
-    stage.run(x.data(), step, sum);
+    stage.run(x.data(), step, nullptr, sum);
     const int rows[] = {step.num_tokens() - 1, 0};
     std::vector<float> logits(2 * kVocabulary);
     stage.logits(x.data(), rows, 2, {weights.norm.data(), weights.bias.data(), &weights.head.matrix, nullptr, 0.5f, 3.0f}, logits.data());
