@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -309,6 +310,24 @@ def test_a_graph_is_tried_with_a_file_of_an_awkward_name(tab: Page, tmp_path: Pa
         tab.get_by_role("button", name="Run").click()
         tab.get_by_role("alert").get_by_text("<b>x.txt is no picture").wait_for()
     assert tab.evaluate("window.broken") is None
+
+
+def test_averages_are_of_one_model_each(tab: Page) -> None:
+    with (
+        run_server(saying("here"), api_key=SERVER_KEY) as first,
+        run_server(saying("there"), api_key=SERVER_KEY, name='the "other"') as other,
+    ):
+        models = Models({MODEL: first.url, 'the "other"': other.url})
+        with switched(models, page=page_options()) as url:
+            body = {"model": MODEL, "prompt": "x"}
+            httpx.post(f"{url}/v1/completions", json=body, headers={"authorization": f"Bearer {KEY}"})
+            tab.goto(f"{url}#plan")
+            tab.get_by_label("Key").fill(KEY)
+            tab.keyboard.press("Enter")
+            asked, silent = (tab.get_by_role("region", name=f"Plan of {name}") for name in models.urls)
+            asked.get_by_text(re.compile(r"^\d.* on average$")).first.wait_for()
+            silent.get_by_text("\N{EN DASH} on average").first.wait_for()
+            assert silent.get_by_text(re.compile(r"^\d.* on average$")).count() == 0
 
 
 def test_a_model_that_is_not_loaded_is_shown_and_a_chat_brings_it(tab: Page) -> None:

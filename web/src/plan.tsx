@@ -9,23 +9,22 @@ import { bytes, percent, rate, seconds } from "./words";
 
 const PERIOD_MS = 5000;
 
-/** Mean seconds to the first token and per token, of all requests so far. */
-const measured = signal<{ ttft_s?: number; tpot_s?: number }>({});
+/** Lines of the text that Prometheus reads. */
+const metrics = signal<string[]>([]);
 
-/** Two histograms out of the text that Prometheus reads. */
 async function readMetrics(): Promise<void> {
-  const text = await call("/metrics").then((answer) => answer.text(), () => "");
-  const value = (name: string) => {
-    const found = new RegExp(`^shoal:${name}(?:\\{[^}]*\\})? (\\S+)$`, "m").exec(text);
-    return found ? Number(found[1]) : 0;
+  metrics.value = (await call("/metrics").then((answer) => answer.text(), () => "")).split("\n");
+}
+
+/** The mean of a histogram of one model, of all requests so far. Source: Prometheus, text exposition format 0.0.4. */
+function mean(histogram: string, model: string): number | undefined {
+  const label = model.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+  const value = (what: string) => {
+    const head = `shoal:${histogram}_${what}{model_name="${label}"} `;
+    return Number(metrics.value.find((line) => line.startsWith(head))?.slice(head.length) ?? 0);
   };
-  const mean = (name: string) => {
-    const count = value(`${name}_count`);
-    return count ? value(`${name}_sum`) / count : undefined;
-  };
-  const ttft_s = mean("time_to_first_token_seconds");
-  const tpot_s = mean("request_time_per_output_token_seconds");
-  measured.value = { ...(ttft_s && { ttft_s }), ...(tpot_s && { tpot_s }) };
+  const count = value("count");
+  return count ? value("sum") / count : undefined;
 }
 
 export function PlanView() {
@@ -82,7 +81,8 @@ function Measured({ model }: { model: Model }) {
     ],
   ];
   if (isLanguage) {
-    const { ttft_s, tpot_s } = measured.value;
+    const ttft_s = mean("time_to_first_token_seconds", model.name);
+    const tpot_s = mean("request_time_per_output_token_seconds", model.name);
     const text = (value: number | undefined) => (value === undefined ? "–" : seconds(value));
     rows.push(["first token", text(predicted?.ttft_s), `${text(ttft_s)} on average`]);
     rows.push(["per token", text(predicted?.tpot_s), `${text(tpot_s)} on average`]);
