@@ -18,19 +18,19 @@ _INTRODUCTION = """# Command line
 
 <!-- Written by tools/cli_page.py from src/shoal/cli: change the commands and run `make docs`. -->
 
-`shoal COMMAND --help` shows the same for one command.
+`shoal COMMAND --help` shows the same for a single command.
 
 **Completion on Tab**: `shoal --install-completion` installs it for the shell that runs (bash, zsh, fish, PowerShell);
-open a new shell afterwards. `shoal --show-completion` prints the script instead, for those who keep such files.
+open a new shell afterwards. `shoal --show-completion` only prints the script.
 
 **Output**: results go to stdout; notes, warnings and progress to stderr. `--json` prints one JSON object on stdout and
 nothing else.
 
-**Exit status**: 0: done. 1: it ran and failed (workers lost, a comparison that differs). 2: what was asked for cannot
-be done; one line on stderr says why. 130: interrupted.
+**Exit status**: 0 means success. 1 means that the command ran and failed (workers were lost, or a comparison differed).
+2 means that the command cannot do what was asked for; one line on stderr says why. 130 means that it was interrupted.
 
 **Environment**: `SHOAL_DEBUG=1` shows the traceback of an error. `XDG_CACHE_HOME` moves `~/.cache`, where measurements
-and packed weights are kept. [SECURITY.md](../SECURITY.md) has what is read from the network: nothing but `hf:` names.
+and packed weights are kept. [SECURITY.md](../SECURITY.md) says what is read from the network: nothing but `hf:` names.
 """
 _TYPES = {"str": "TEXT", "int": "N", "int range": "N", "float": "X", "float range": "X", "path": "PATH", "file": "PATH"}
 

@@ -76,7 +76,7 @@ def test_a_person_sees_the_plan_and_the_rate(shoal: Shoal, perceptron: Path, tmp
     assert "replica 0 stage 0" in first.stderr
     assert "20 rows in " in first.stderr
     assert " rows/s) -> " in first.stderr
-    assert "--resume goes on with it" in shoal(*command).complaint
+    assert "continue it with --resume" in shoal(*command).complaint
     assert "0 rows in " in shoal(*command, "--resume").stderr
 
 

@@ -94,7 +94,7 @@ def test_models_that_are_not_loaded_are_shown_and_not_drilled() -> None:
         shown, drilled = shoal_status(url), shoal("drill", url)
     assert (shown.returncode, "b (language model): unloaded" in shown.stdout) == (0, True), shown.stderr
     assert (drilled.returncode, drilled.stderr.count("\n")) == (2, 1)
-    assert "serves no model that is loaded" in drilled.stderr
+    assert "has no loaded model" in drilled.stderr
 
 
 def test_a_drill_that_cannot_ask_says_how_to_allow_it() -> None:
@@ -108,4 +108,4 @@ def test_another_server_is_told_in_one_line() -> None:
         for command in ("status", "drill"):
             told = shoal(command, url)
             assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-            assert "is no Shoal server" in told.stderr
+            assert "is not a Shoal server" in told.stderr

@@ -34,7 +34,7 @@ def throughput(
     plan: options.PlanFile = None,
     cluster: options.Cluster = None,
     link_precision: options.LinkPrecision = "auto",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in progress at a time.")] = 16,
     num_prompts: Annotated[
         int | None, typer.Option(min=1, help="The number of requests. Default: twice the concurrency.")
     ] = None,
@@ -48,7 +48,7 @@ def throughput(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Offline throughput: a closed loop of requests on the engine, without HTTP."""
+    """Measure offline throughput: a closed loop of requests on the engine, without HTTP."""
     from shoal.bench.generation import FinishedRequest
     from shoal.bench.throughput import measure_throughput
     from shoal.cli.language.launch_config import language_config
@@ -105,7 +105,9 @@ def serve(
     model: Annotated[str, typer.Option(help="The model's name on the server.")],
     concurrency: Annotated[
         str | None,
-        typer.Option(help="Requests at a time, with one run for each number. Default: 1,8,16.", metavar="N,N,..."),
+        typer.Option(
+            help="Requests in progress at a time, with one run for each number. Default: 1,8,16.", metavar="N,N,..."
+        ),
     ] = None,
     request_rate: Annotated[
         str | None,
@@ -116,20 +118,24 @@ def serve(
     ] = None,
     num_prompts: Annotated[
         int | None,
-        typer.Option(min=1, help="Requests of a run. Default: twice the concurrency, or half a minute of them."),
+        typer.Option(
+            min=1,
+            help="The number of requests of a run. Default: twice the concurrency, or half a minute of requests at "
+            "the given rate.",
+        ),
     ] = None,
     prompt_tokens: PromptTokens = 128,
     output_tokens: OutputTokens = 64,
     seed: Annotated[int, typer.Option(help="Seed of the random prompts.")] = 0,
     text_prompts: Annotated[
-        bool, typer.Option("--text-prompts", help="Send text instead of token ids, for servers that want it.")
+        bool, typer.Option("--text-prompts", help="Send text instead of token ids, for servers that need it.")
     ] = False,
     api_key: Annotated[
         str | None, typer.Option(envvar="SHOAL_API_KEY", help="The key to send as a bearer token.")
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Load any OpenAI-compatible server with streaming completions and print vLLM's benchmark block."""
+    """Put load on any OpenAI-compatible server with streamed completions, and print vLLM's benchmark block."""
     from shoal.bench.load_generator import Load, run_load
     from shoal.bench.serve_report import format_report
     from shoal.cli.show.output import print_json, progress_bar
@@ -174,7 +180,9 @@ def _loops(concurrency: str | None, request_rate: str | None) -> list[_Loop]:
         streams = _levels("--concurrency", concurrency or "1,8,16", int)
         return [_Loop(count, None, 2 * count, f"{count} streams") for count in streams]
     if concurrency is not None:
-        raise ConfigError("--concurrency and --request-rate exclude each other: a loop is closed or open")
+        raise ConfigError(
+            "--concurrency (a closed loop) and --request-rate (an open one) exclude each other: give only one of them"
+        )
     rates = _levels("--request-rate", request_rate, float)
     return [_Loop(None, rate, max(20, round(30 * rate)), f"{rate:g} requests/s") for rate in rates]
 

@@ -27,9 +27,12 @@ def chaos(
     precision: options.Precision = "auto",
     kill_every: Annotated[float, typer.Option(min=0.1, help="Seconds between two kills.", metavar="S")] = 2.0,
     signal: Annotated[
-        str, typer.Option(help="kill: the worker is gone; stop: it hangs and must be found out.", metavar="kill|stop")
+        str,
+        typer.Option(
+            help="kill ends the worker; stop makes it hang, so that the server has to notice.", metavar="kill|stop"
+        ),
     ] = "kill",
-    clients: Annotated[int, typer.Option(min=1, help="The number of clients, each with one request at a time.")] = 8,
+    clients: Annotated[int, typer.Option(min=1, help="The number of clients; each has one request at a time.")] = 8,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each client.")] = 100,
     minutes: Annotated[
         float | None,
@@ -37,22 +40,26 @@ def chaos(
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option(help="Rows for an ONNX graph, along the first axes: .npz or .npy.", metavar="FILE"),
+        typer.Option(
+            help="Rows for an ONNX graph, along the first axis of each array: an .npz or .npy file.", metavar="FILE"
+        ),
     ] = None,
     guided: Annotated[
         bool,
-        typer.Option("--guided", help="Ask for outputs of a given form and calls of tools, up to three choices each."),
+        typer.Option("--guided", help="Ask for constrained outputs and tool calls, with up to three choices each."),
     ] = False,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 32,
     output_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each request.")] = 24,
-    seed: Annotated[int, typer.Option(help="Seed of the prompts, of drawn tokens and of whom to kill.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the prompts, of the drawn tokens and of the choice of workers to kill.")
+    ] = 0,
     json: options.Json = False,
 ) -> None:
     """Serve a model, kill a random worker again and again, and compare every answer with an undisturbed run.
 
-    Of a language model half of the requests are greedy, half drawn with a seed, and all are streamed; with --guided all
-    are drawn, within schemas, expressions and tools. Of an ONNX graph each takes one to four rows of --inputs. Exit
-    status 1 if one failed or differed.
+    For a language model, half of the requests are greedy, half are drawn with a seed, and all are streamed; with
+    --guided all are drawn, within schemas, regular expressions and tools. For an ONNX graph, each request has one to
+    four rows of --inputs. The exit status is 1 if any request failed or differed.
     """
     from shoal.bench.chaos.config import ChaosConfig
     from shoal.bench.chaos.report import format_report
@@ -60,7 +67,7 @@ def chaos(
     from shoal.cli.show.output import print_json, progress_bar
 
     if signal not in ("kill", "stop"):
-        raise ConfigError(f"--signal is kill or stop, not {signal!r}")
+        raise ConfigError(f"--signal must be kill or stop, not {signal!r}")
     arrays = _graph_inputs(model, inputs)
     if arrays is not None:
         option_values.refuse(context, ("lora", "precision", "guided", "prompt_tokens", "output_tokens"), "ONNX graphs")
@@ -68,7 +75,7 @@ def chaos(
     precision_options = () if arrays is not None else ("--precision", precision)
     adapters = parse_adapters(lora or ())
     if guided and adapters:
-        raise ConfigError("--guided asks the model alone: leave --lora out")
+        raise ConfigError("--guided does not use adapters: leave out --lora")
     lora_options = tuple(word for one in lora or () for word in ("--lora", one))
     config = ChaosConfig(
         model=model,
@@ -101,7 +108,7 @@ def _graph_inputs(model: str, inputs: Path | None) -> dict[str, Array] | None:
             raise ConfigError("--inputs is for ONNX graphs")
         return None
     if inputs is None:
-        raise ConfigError("a graph needs --inputs: rows that it is asked about")
+        raise ConfigError("an ONNX graph needs --inputs FILE, the rows to send")
     from shoal.cli.graphs.files import read_arrays
     from shoal.model.graph.file.graph_file import open_graph
 

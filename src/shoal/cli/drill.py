@@ -18,35 +18,36 @@ EXAMPLE = (
 def drill(
     url: Annotated[str, typer.Argument(help="Address of the server, started with --allow-drill.")],
     every: Annotated[
-        bool, typer.Option("--all", help="Take every worker in turn, instead of the first one of each replica.")
+        bool, typer.Option("--all", help="Take away every worker in turn, not only the first one of each replica.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before workers and machines are taken away.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask for confirmation before workers and machines are taken away.")
+    ] = False,
     how: Annotated[
         str | None,
         typer.Option(
-            help="kill: workers are gone; stop: they hang; cable: nothing passes between their machine and any other. "
-            "Default: one after the other.",
+            help="kill ends workers, stop makes them hang, and cable lets nothing pass between a machine and any "
+            "other. Default: all of these, one after the other.",
             metavar="kill|stop|cable",
         ),
     ] = None,
     worker_timeout: Annotated[
         float | None,
-        typer.Option(min=0.1, help="The server's --worker-timeout, where it was given one.", metavar="S"),
+        typer.Option(min=0.1, help="The server's --worker-timeout, if it was started with one.", metavar="S"),
     ] = None,
     cable: Annotated[
         float | None,
         typer.Option(
             min=0.1,
             max=300.0,
-            help="For how long cables are pulled. Default: twice --worker-timeout and a second.",
+            help="Seconds for which a cable stays pulled. Default: twice --worker-timeout and one second.",
             metavar="S",
         ),
     ] = None,
     inputs: Annotated[
         Path | None,
         typer.Option(
-            help="Rows that a graph is asked about: an .npz file with an array for each input. Default: one row that "
-            "is made up.",
+            help="Rows to send to a graph: an .npz file with an array for each input. Default: one made-up row.",
             metavar="FILE",
         ),
     ] = None,
@@ -55,10 +56,10 @@ def drill(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Foretell the pause that the loss of each worker and machine would cause, take it away, compare, and put it back.
+    """Predict the pause that the loss of each worker and machine would cause, cause it, and compare the two.
 
-    Machines are those of a Ray cluster. The drill keeps requests of its own under way; other clients see the same
-    pauses. Exit status 1 if a request of the drill was lost.
+    What is taken away comes back before the next loss. Machines are those of a Ray cluster. The drill keeps requests of
+    its own in progress; other clients see the same pauses. The exit status is 1 if a request of the drill was lost.
     """
     from shoal.bench.drill.run import DrillPlan, check_drilled, run_drill
     from shoal.cli.graphs.files import read_arrays
@@ -69,11 +70,13 @@ def drill(
 
     hows: tuple[StrikeKind, ...] = tuple([one for one in STRIKE_KINDS if how in (None, one)])
     if not hows:
-        raise ConfigError(f"--how is kill, stop or cable, not {how!r}")
+        raise ConfigError(f"--how must be kill, stop or cable, not {how!r}")
     check_drilled(url, api_key)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError("nobody can be asked here whether workers may be taken away: say so with --yes")
+            raise ConfigError(
+                "there is no terminal on which to ask whether workers may be taken away: allow it with --yes"
+            )
         typer.confirm(
             f"Workers and machines of {url} will be taken away; clients see pauses. Go on?", abort=True, err=True
         )

@@ -22,7 +22,7 @@ _MB = 1e6
 
 
 def inspect(model: options.Model, precision: options.Precision = "auto", json: options.Json = False) -> None:
-    """Show a model's blocks, weights, FLOPs, cut points and what can be sharded. Nothing is computed."""
+    """Show a model's blocks, weights, FLOPs and cut points, and what can be sharded. Nothing is computed."""
     if is_graph(model):
         from shoal.model.graph.file.graph_file import open_graph
         from shoal.model.graph.inspect import describe_graph

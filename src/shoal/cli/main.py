@@ -37,7 +37,7 @@ Examples:
 
 app = typer.Typer(
     name="shoal",
-    help="Run one model on the machines you have: split, measured, served." + _EXAMPLES,
+    help="Run one model on the machines you have: measure them, split the model, serve it." + _EXAMPLES,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -44,7 +44,8 @@ Inputs = Annotated[
     Path | None,
     typer.Option(
         help="Rows: an .npz or .parquet file with the graph's input names, or an .npy file for a graph with one "
-        "input. Or a folder: one .npy or .npz file for each item; of a chain, any files, such as pictures.",
+        "input. Or a folder with an .npy or .npz file for each item; for a chain, with any files, such as "
+        "pictures.",
         exists=True,
     ),
 ]
@@ -53,14 +54,14 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="Where results go. Of rows: a .parquet file, or a folder with an .npy file for each output. Of a folder: "
-        "a folder with a file for each of its files; of a chain, FILE.json.",
+        help="Where to write the results. For rows: a .parquet file, or a folder, which gets an .npy file for "
+        "each output. For a folder: a folder, which gets a file for each input file (for a chain, FILE.json).",
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Rows that are computed at once. Default: chosen by the size of a row.")
+    int | None, typer.Option(min=1, help="Rows that are computed at once. Default: it depends on the size of a row.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue where an earlier run stopped.")]
 
 
 def map_command(
@@ -86,7 +87,7 @@ def map_command(
 ) -> None:
     """Compute a graph for every row of a file or every file of a folder, or a chain for every file of a folder.
 
-    The exit status is 1 if some of it failed.
+    The exit status is 1 if any row or file failed.
     """
     from shoal.cli.graphs.launch_config import graph_config
     from shoal.cli.graphs.loading import GRAPH_VIEW, plan_for_command
@@ -155,7 +156,9 @@ def _only(given: Path | None, inputs: Path | None) -> Path:
     from shoal.errors import ConfigError
 
     if (given is None) == (inputs is None):
-        raise ConfigError("say once what to compute: shoal map MODEL INPUTS -o OUT, or with --inputs INPUTS")
+        raise ConfigError(
+            "give the inputs once: shoal map MODEL INPUTS -o OUT, or shoal map MODEL --inputs INPUTS -o OUT"
+        )
     found = given or inputs
     assert found is not None
     return found
@@ -175,7 +178,9 @@ def _map_chain(
 
     chain = read_chain(model)
     if len(chain.inputs) > 1 or InputKind.TENSOR in chain.inputs.values():
-        raise ConfigError(f"{model} cannot be mapped over files: its one input would have to be a file or a text")
+        raise ConfigError(
+            f"{model} cannot be mapped over files: for that it must have exactly one input, a file or a text"
+        )
     ((name, kind),) = chain.inputs.items()
     work = ChainMap(inputs=inputs, output=output, identity=fingerprint(chain.files), resume=resume)
     work.check()

@@ -17,8 +17,10 @@ def perplexity(
     context: typer.Context,
     model: options.LanguageModel,
     text: Annotated[Path, typer.Option(help="A UTF-8 text file.", exists=True, dir_okay=False, readable=True)],
-    window: Annotated[int, typer.Option(min=2, help="Tokens in a window; each starts without context.")] = 512,
-    max_windows: Annotated[int | None, typer.Option(min=1, help="Score only the first windows.")] = None,
+    window: Annotated[int, typer.Option(min=2, help="Tokens of a window; each window starts without context.")] = 512,
+    max_windows: Annotated[
+        int | None, typer.Option(min=1, help="Score only this many windows, from the start of the text.")
+    ] = None,
     split: options.Split = "1",
     lora: options.Lora = None,
     merge_lora: options.MergeLora = None,

@@ -61,14 +61,14 @@ def plan(
     add: Annotated[
         Path | None,
         typer.Option(
-            help="A cluster file of machines on offer: say which of them would help most, for its price where it has "
-            "one, in the place of a plan.",
+            help="A cluster file of machines on offer: instead of a plan, say which of them would help most (for "
+            "its price, where there is one).",
             metavar="FILE",
             rich_help_panel=options.PLANNING,
         ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the best plan of every kind, and why it was not taken.")
+        bool, typer.Option("--explain", help="Show the best plan of every kind, and why it was not chosen.")
     ] = False,
     refresh: options.Refresh = False,
     output: Annotated[
@@ -77,7 +77,7 @@ def plan(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure the machines with the model (once), compare every kind of split, and choose."""
+    """Measure the machines with the model (once), compare every kind of split, and choose the best plan."""
     from shoal.cli.shared.planned import report_choice
 
     if is_tensor_graph(model):

@@ -57,14 +57,12 @@ def run(
     model: options.Model,
     prompt: Annotated[
         str | None,
-        typer.Option(
-            help="The prompt to answer. Without it, stdin is read to its end.", rich_help_panel=options.LANGUAGE
-        ),
+        typer.Option(help="The prompt to answer. Default: what is read from stdin.", rich_help_panel=options.LANGUAGE),
     ] = None,
     image: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A picture that goes with the prompt, for a model that sees. Repeatable.",
+            help="A picture that goes with the prompt, for a model that accepts pictures. Repeatable.",
             metavar="FILE",
             rich_help_panel=options.LANGUAGE,
         ),
@@ -73,7 +71,8 @@ def run(
         bool,
         typer.Option(
             "--chat",
-            help="Hold a conversation; Ctrl-D ends it. A line `/image FILE` sends a picture with the next message.",
+            help="Hold a conversation, which Ctrl-D ends. The line `/image FILE` sends a picture with the next "
+            "message.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = False,
@@ -94,18 +93,22 @@ def run(
     ] = 512,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="Stop at this text, which is not shown. Repeatable.", rich_help_panel=options.LANGUAGE),
+        typer.Option(
+            help="Stop at this text, which is not shown itself. Repeatable.", rich_help_panel=options.LANGUAGE
+        ),
     ] = None,
     temperature: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Sampling temperature; 0 always takes the likeliest token.", rich_help_panel=options.LANGUAGE
+            min=0.0,
+            help="The sampling temperature; 0 always takes the likeliest token.",
+            rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
     top_p: Annotated[
         float,
         typer.Option(
-            help="Draw from the likeliest tokens that make up this probability; above 0, at most 1.",
+            help="Draw from the likeliest tokens that together have this probability (above 0, at most 1).",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 1.0,
@@ -120,14 +123,17 @@ def run(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Leave out tokens that are less likely than this share of the likeliest one.",
+            help="Leave out tokens whose probability is below this share of the likeliest token's.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
     presence_penalty: Annotated[
         float,
         typer.Option(
-            min=-2.0, max=2.0, help="Makes tokens that were used already less likely.", rich_help_panel=options.LANGUAGE
+            min=-2.0,
+            max=2.0,
+            help="Make tokens that the answer already has less likely.",
+            rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
     frequency_penalty: Annotated[
@@ -135,7 +141,7 @@ def run(
         typer.Option(
             min=-2.0,
             max=2.0,
-            help="Makes tokens less likely by how often they were used.",
+            help="Make tokens less likely the more often the answer has them.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 0.0,
@@ -144,7 +150,7 @@ def run(
         typer.Option(
             min=2.0**-126,
             max=2.0,
-            help="Above 1: makes tokens that the prompt or the answer has less likely.",
+            help="Above 1, make tokens that the prompt or the answer has less likely.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 1.0,
@@ -153,7 +159,7 @@ def run(
         typer.Option(
             min=0,
             max=2**63 - 1,
-            help="Seed of the random numbers; the same seed draws the same answer.",
+            help="The seed of the random numbers; the same seed draws the same answer.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 0,
@@ -187,7 +193,7 @@ def run(
     served_as: options.ServedAs = "auto",
     json: options.Json = False,
 ) -> None:
-    """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs, and show plan, result and rates."""
+    """Answer a prompt, or compute an ONNX graph's outputs for a file of inputs, and show plan, result and speed."""
     if is_tensor_graph(model, served_as):
         option_values.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")
         from shoal.cli.graphs.launch_config import graph_config
@@ -200,9 +206,9 @@ def run(
     from shoal.model.formats.speech_files import is_speech_model
 
     if is_speech_model(model):
-        raise ConfigError(f"{model} is a model of speech: shoal transcribe {model} FILE")
+        raise ConfigError(f"{model} is a model of speech: use shoal transcribe {model} FILE")
     if chat and (prompt is not None or json):
-        raise ConfigError("--chat is a conversation on the terminal; it goes with neither --prompt nor --json")
+        raise ConfigError("--chat is a conversation on the terminal and cannot be combined with --prompt or --json")
     if not 0.0 < top_p <= 1.0:
         raise ConfigError(f"--top-p is {top_p:g}, but it must be above 0 and at most 1")
     if raw and system is not None:

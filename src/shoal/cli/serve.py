@@ -21,25 +21,25 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Language models (a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, "
-            "hf:org/name, pkg:NAME), or any number of .onnx files, folders of them, and chains (YAML files, or folders "
-            "with a chain.yaml).",
+            help="Language models (a .gguf file, a Hugging Face directory, an ONNX graph with past keys and "
+            "values, hf:org/name, pkg:NAME); or any number of .onnx files, folders of them, and chains (YAML "
+            "files, or folders with a chain.yaml).",
             metavar="MODEL...",
         ),
     ],
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Read options from a YAML file: their names without dashes in front, and `models`, a list. "
-            "Environment variables such as SHOAL_SERVE_PORT go before the file, the command line before both.",
+            help="A YAML file with options, named without the leading dashes, and `models`, a list. Environment "
+            "variables such as SHOAL_SERVE_PORT override the file, and the command line overrides both.",
             metavar="FILE",
             is_eager=True,
             callback=apply_settings,
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="The name that clients ask for. Default: from MODEL.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free port.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="The model's name for clients. Default: derived from MODEL.")] = None,
     split: options.Split = "auto",
     plan: options.PlanFile = None,
     threads: options.Threads = None,
@@ -49,62 +49,71 @@ def serve(
     device_precision: options.DevicePrecision = "fp32",
     worker_python: options.WorkerPython = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="SHOAL_API_KEY", help="Key that clients must send as a bearer token.")
+        str | None, typer.Option(envvar="SHOAL_API_KEY", help="The key that clients must send as a bearer token.")
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="A file that holds the key, which the list of processes does not show then.", metavar="FILE"),
+        typer.Option(
+            help="A file that holds the key, so that it does not appear in the list of processes.", metavar="FILE"
+        ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another name under which browsers and proxies on this machine may ask a server that listens on "
-            "127.0.0.1; also the host of web pages that may. Repeatable.",
+            help="Another host name by which browsers and proxies may address a server that listens on 127.0.0.1; "
+            "web pages of that host may use the server, too. Repeatable.",
             metavar="NAME",
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Web pages of another host that may use this server, such as https://app.example, or * for all. "
-            "Repeatable.",
+            help="An origin whose web pages may use this server, such as https://app.example; * allows all of "
+            "them. Repeatable.",
             metavar="ORIGIN",
         ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
-        typer.Option(help="Certificate (PEM, with its chain): serve over TLS. Needs --tls-key.", metavar="FILE"),
+        typer.Option(
+            help="A certificate with its chain (PEM) with which to serve over TLS. Needs --tls-key.", metavar="FILE"
+        ),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option(help="Private key of --tls-cert (PEM, not encrypted).", metavar="FILE")
+        Path | None, typer.Option(help="The private key of --tls-cert (PEM, not encrypted).", metavar="FILE")
     ] = None,
     max_queue: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Requests that may wait (of ONNX graphs: rows, per model); more are told to come back later. "
-            "Default: 1024 (4096 rows).",
+            help="The most requests that may wait (of an ONNX graph: rows, for each model); further ones are told "
+            "to come back later. Default: 1024 (4096 rows).",
         ),
     ] = None,
     served_as: options.ServedAs = "auto",
     drain_timeout: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that open requests may take after SIGTERM or Ctrl+C.")
+        float, typer.Option(min=0.0, help="Seconds that open requests have to finish after SIGTERM or Ctrl+C.")
     ] = 25.0,
-    no_web: Annotated[bool, typer.Option("--no-web", help="Serve no page at /.")] = False,
+    no_web: Annotated[bool, typer.Option("--no-web", help="Do not serve the web page at /.")] = False,
     demo: Annotated[
         bool,
-        typer.Option("--demo", help="Let whoever may use the server kill and stop its workers, from the page at /."),
+        typer.Option(
+            "--demo",
+            help="Add buttons to the web page with which anyone who may use the server can kill or hang its workers.",
+        ),
     ] = False,
     allow_drill: Annotated[
         bool,
-        typer.Option("--allow-drill", help="Let whoever may use the server take its workers away: see `shoal drill`."),
+        typer.Option(
+            "--allow-drill", help="Let anyone who may use the server take its workers away, for `shoal drill`."
+        ),
     ] = False,
     max_loaded: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of several models, those that may be loaded at once; another takes the place of the one that was "
-            "used longest ago. Default: all.",
+            help="With several models: how many may be loaded at once; a further one replaces the least recently "
+            "used. Default: all.",
             metavar="N",
             rich_help_panel=options.LANGUAGE,
         ),
@@ -113,8 +122,8 @@ def serve(
         float | None,
         typer.Option(
             min=0.001,
-            help="Of several models, seconds without a call after which one is unloaded; the next call loads it. "
-            "Default: never.",
+            help="With several models: seconds without a call after which a model is unloaded; the next call "
+            "loads it again. Default: never.",
             metavar="S",
             rich_help_panel=options.LANGUAGE,
         ),
@@ -122,7 +131,7 @@ def serve(
     end_with_parent: Annotated[bool, typer.Option("--end-with-parent", hidden=True)] = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
-    no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Log no line for each request.")] = False,
+    no_access_log: Annotated[bool, typer.Option("--no-access-log", help="Do not log a line for each request.")] = False,
     lora: options.Lora = None,
     merge_lora: options.MergeLora = None,
     precision: options.Precision = "auto",
@@ -134,7 +143,8 @@ def serve(
     routing: Annotated[
         str,
         typer.Option(
-            help="Which replica a request goes to: earliest-finish, or round-robin to compare with.",
+            help="How to choose the replica for a request: earliest-finish, or round-robin, which is there for "
+            "comparison.",
             metavar="RULE",
             rich_help_panel=options.LANGUAGE,
         ),
@@ -143,7 +153,7 @@ def serve(
         float | None,
         typer.Option(
             min=0.001,
-            help="Seconds that a request may take. Default: any; clients may set `timeout` themselves.",
+            help="The most seconds that a request may take. Default: no limit, unless a client sets `timeout` itself.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = None,
@@ -151,7 +161,8 @@ def serve(
         bool,
         typer.Option(
             "--strict-fields",
-            help="Refuse fields of requests that no API knows, as typing errors. Default: ignore them.",
+            help="Refuse request fields that no API knows, since they are probably typing errors. Default: ignore "
+            "them.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = False,
@@ -161,7 +172,7 @@ def serve(
         float,
         typer.Option(
             min=0.1,
-            help="Seconds of silence after which a worker is taken for hung; more where steps take long.",
+            help="Seconds of silence after which a worker counts as hung; longer where steps take long.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 2.0,
@@ -176,23 +187,28 @@ def serve(
         float,
         typer.Option(
             min=0.0,
-            help="Seconds that a batch may wait to grow, while its replica works on another.",
+            help="Seconds that a batch may wait for more rows while its replica works on another batch.",
             rich_help_panel=options.GRAPH,
         ),
     ] = 0.0,
     max_request: Annotated[
-        str, typer.Option(help="Largest request body.", metavar="BYTES", rich_help_panel=options.GRAPH)
+        str,
+        typer.Option(
+            help="The largest request body (ONNX graphs and models of speech).",
+            metavar="BYTES",
+            rich_help_panel=options.GRAPH,
+        ),
     ] = "64M",
     max_audio: Annotated[
         float,
-        typer.Option(min=1.0, help="Seconds of the longest sound that is taken.", rich_help_panel=options.SPEECH),
+        typer.Option(min=1.0, help="The longest sound that is accepted, in seconds.", rich_help_panel=options.SPEECH),
     ] = 3600.0,
     beam_size: options.BeamSize = 5,
     allow_load: Annotated[
         bool,
         typer.Option(
             "--allow-load",
-            help="Let clients load and unload models without a key. With --api-key they may in any case.",
+            help="Let clients load and unload models although there is no key. With --api-key they always may.",
             rich_help_panel=options.GRAPH,
         ),
     ] = False,
@@ -200,8 +216,9 @@ def serve(
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            help="Real inputs to measure a model with, where made-up ones do not run; NAME= may be left out for a lone "
-            "model. Default: NAME.npz beside NAME.onnx, or sample.npz in a repository. Repeatable.",
+            help="Real inputs to measure a model with, where made-up ones do not run. NAME= may be left out if "
+            "there is only one model. Default: NAME.npz beside NAME.onnx, or sample.npz in a repository. "
+            "Repeatable.",
             metavar="NAME=FILE.npz",
             rich_help_panel=options.GRAPH,
         ),
@@ -209,8 +226,9 @@ def serve(
     model_config: Annotated[
         list[str] | None,
         typer.Option(
-            help="Option of one model, such as encoder:max_batch=8; KEY: batch_dim, split, threads, max_batch, "
-            "batch_delay, inputs. Also read from NAME.yaml beside NAME.onnx; in a repository, shoal.yaml. Repeatable.",
+            help="An option of one model, such as encoder:max_batch=8. KEY is batch_dim, split, threads, "
+            "max_batch, batch_delay or inputs. The same options are read from NAME.yaml beside NAME.onnx, or "
+            "from shoal.yaml in a repository. Repeatable.",
             metavar="NAME:KEY=VALUE",
             rich_help_panel=options.GRAPH,
         ),
@@ -221,7 +239,7 @@ def serve(
         bool,
         typer.Option(
             "--allow-remote-media",
-            help="Fetch pictures that requests name by http(s) URLs, from wherever this machine can reach.",
+            help="Fetch pictures that requests name by http(s) URLs, from any host that this machine can reach.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = False,
@@ -237,18 +255,20 @@ def serve(
         bool,
         typer.Option(
             "--replan",
-            help="Move layers (of a graph: nodes) between the stages of a pipeline whose workers change speed, whole "
-            "experts between shards as they are asked for, and use machines that join the cluster, where that pays.",
+            help="Change the plan while it runs, where that pays off: move layers (of a graph: nodes) between "
+            "stages when workers change speed, move experts to where they are needed, and use machines that "
+            "join the cluster.",
             rich_help_panel=options.PLANNING,
         ),
     ] = False,
 ) -> None:
     """Serve models behind APIs that clients already speak.
 
-    A folder with an encoder of texts (sentence-transformers' form): /v1/embeddings, /v1/rerank and /v1/score.
-    A language model: OpenAI's /v1/chat/completions and /v1/completions. ONNX graphs: the Open Inference Protocol's
-    /v2/models/NAME/infer, over HTTP and gRPC. A Whisper model: /v1/audio/transcriptions and /v1/audio/translations.
-    All: /health, /ready, /metrics.
+    The kind of model decides which APIs there are. Language models answer OpenAI's /v1/chat/completions,
+    /v1/completions and /v1/responses, Anthropic's /v1/messages and Ollama's /api; ONNX graphs and chains answer the
+    Open Inference Protocol's /v2/models/NAME/infer, over HTTP and gRPC; encoders of texts (folders in the format of
+    sentence-transformers) answer /v1/embeddings, /v1/rerank and /v1/score; Whisper models answer
+    /v1/audio/transcriptions and /v1/audio/translations. Every server has /health, /ready, /status and /metrics.
     """
     from shoal.cli.serving.by_kind import serve_by_kind
     from shoal.cli.shared.log import dated_log

@@ -30,7 +30,8 @@ def status(
     story: Annotated[
         str | None,
         typer.Option(
-            help="Tell instead what happened lately to a replica (0, 1, ...) or to a request (its X-Request-Id).",
+            help="Show instead what happened lately to a replica (0, 1, ...) or to a request (named by its "
+            "X-Request-Id).",
             metavar="REPLICA|REQUEST",
         ),
     ] = None,
@@ -69,7 +70,7 @@ def _tell_story(of: str, told: dict[str, Any], *, as_json: bool) -> None:
         print_json(told)
         return
     if not entries:
-        note(f"nothing is known of {of}: it is over for long, or it never was")
+        note(f"nothing is known of {of}: it ended long ago, or it never existed")
     names_model = len({entry["model"] for entry in entries}) > 1
     for entry in entries:
         model = f" {entry['model']}" if names_model else ""
@@ -91,7 +92,7 @@ def _ask(
     try:
         response = httpx.get(f"{url.rstrip('/')}{path}", params=query, headers=headers, timeout=_TIMEOUT_S)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise ConfigError(f"{url} is no address of a server: {error}") from error
+        raise ConfigError(f"{url} is not the address of a server: {error}") from error
     except httpx.HTTPError as error:
         raise WorkerLost(f"no server answers at {url}: {error}") from error
     return told_by(response, url, part)

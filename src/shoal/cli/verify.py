@@ -22,7 +22,7 @@ def verify(
     split: Annotated[
         str,
         typer.Option(
-            help="The split to check against the whole model; auto checks the one chosen on this machine.",
+            help="The split to compare with the whole model; auto takes the one that is best on this machine.",
             metavar="SPEC",
         ),
     ] = "auto",
@@ -49,8 +49,8 @@ def verify(
 ) -> None:
     """Compare a split model with the whole one. The exit status is 1 if they differ.
 
-    A language model: tokens and logits of the same prompts; with shards (tp), activations are kept in fp32 on both
-    sides. An ONNX graph: every output, against plain ONNX Runtime.
+    For a language model, tokens and logits of the same prompts are compared; with shards (tp), both sides keep
+    activations in fp32. For an ONNX graph, every output is compared with that of plain ONNX Runtime.
     """
     if is_tensor_graph(model, served_as):
         option_values.refuse(context, _LANGUAGE_ONLY, "an ONNX graph")

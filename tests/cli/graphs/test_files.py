@@ -70,8 +70,8 @@ def test_pickles_pipes_and_folders_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}], object), allow_pickle=True)
     assert "Python objects" in refusal(tmp_path / "x.npy")
     os.mkfifo(tmp_path / "pipe.npy")
-    assert "no regular file" in refusal(tmp_path / "pipe.npy")
-    assert "no regular file" in refusal(tmp_path)
+    assert "not a regular file" in refusal(tmp_path / "pipe.npy")
+    assert "not a regular file" in refusal(tmp_path)
     assert "does not exist" in refusal(tmp_path / "absent.npz")
 
 

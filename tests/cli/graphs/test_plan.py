@@ -101,7 +101,7 @@ def test_what_means_nothing_is_refused(shoal: Shoal, chain: Path, rows: Path, tm
     for option in (("--idle-unload", 5), ("--max-loaded", 1)):
         assert f"{option[0]} means nothing for ONNX graphs" in shoal("serve", chain, "--port", 0, *option).complaint
     model = make_tiny_gguf(tmp_path, quant="Q4_1")
-    assert "--micro-batch means nothing for a language model" in shoal("plan", model, "--micro-batch", 2).complaint
+    assert "--micro-batch cannot be used with a language model" in shoal("plan", model, "--micro-batch", 2).complaint
     file = tmp_path / "plan.yaml"
     file.write_text("shoal_plan: 2\nkind: graph\n")
     both = ("run", chain, "--inputs", rows, "--plan", file)
@@ -127,4 +127,4 @@ link: {latency_s: 1e-4, bytes_per_s: 1e9}
     assert {worker["machine"] for worker in value["plan"]["workers"]} == {"big", "small-0", "small-1"}
     assert yaml.safe_load(file.read_text())["split"] == value["plan"]["split"]
     assert "big" in shoal(*on_it, "--explain").stderr
-    assert "--threads goes with this machine alone" in shoal(*on_it, "--threads", 1).complaint
+    assert "--threads is for this machine only" in shoal(*on_it, "--threads", 1).complaint

@@ -70,7 +70,7 @@ def test_one_that_is_better_alone_is_not_split(ask) -> None:
     ("offer", "said"),
     [
         ("{name: here, cpus: [0]}", "machine here is at hand"),
-        (f"{{name: old, cores: 8, memory: 8G, {RATES}}}", "there is a machine old already"),
+        (f"{{name: old, cores: 8, memory: 8G, {RATES}}}", "there is already a machine named old"),
     ],
 )
 def test_offers_that_make_no_sense(ask, offer: str, said: str) -> None:

@@ -83,15 +83,15 @@ def test_a_trace_is_planned_for_and_run(shoal: Shoal, model: Path, machines: Pat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--traffic", "poisson:x"), "poisson:RATE takes requests a second"),
-        (("--traffic", "closed:0"), "closed:N takes a number of clients"),
+        (("--traffic", "poisson:x"), "give poisson:RATE with a number of requests a second"),
+        (("--traffic", "closed:0"), "give closed:N with a number of clients"),
         (("--traffic", "nowhere.csv"), "no such file"),
         (("--traffic", "poisson:1", "--days", "-1"), "--days is -1"),
         (("--traffic", "closed:1", "--split", "pp=4"), "4 workers, but the file has 3 machines"),
         (("--traffic", "closed:1", "--plot", "x.txt"), "--plot x.txt: use a name that ends in .png"),
         (("--traffic", "poisson:1", "--sample", "0"), "--sample 0: give a percentage from 0.1 to 50"),
         (("--traffic", "closed:1", "--sample", "5"), "only poisson:RATE has steady states"),
-        (("--traffic", "poisson:1", "--sample", "5", "--plot", "x.png"), "give one of them"),
+        (("--traffic", "poisson:1", "--sample", "5", "--plot", "x.png"), "give only one of them"),
         (("--traffic", "closed:1", "--cluster", "ray"), "describe its machines in a file"),
     ],
 )

@@ -38,7 +38,7 @@ def test_a_server_has_a_page_unless_it_is_left_out() -> None:
 def test_a_demo_needs_the_page(shoal: Shoal, tmp_path: Path) -> None:
     result = shoal("serve", str(tmp_path / "model.gguf"), "--demo", "--no-web")
     assert result.status == 2
-    assert "--demo adds to the page, which --no-web leaves out" in result.stderr
+    assert "--demo adds buttons to the page, which --no-web turns off" in result.stderr
 
 
 def test_of_a_split_that_was_given_the_planner_knows_nothing() -> None:

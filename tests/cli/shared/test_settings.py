@@ -80,18 +80,18 @@ def test_the_environment_goes_before_the_file_and_the_command_line_before_both(
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("prot: 1\n", "prot is no option of shoal serve; did you mean port?"),
-        ("config: other.yaml\n", "config is no option"),
-        ("port: 1\nport-: 2\n", "port- is no option"),
+        ("prot: 1\n", "prot is not an option of shoal serve; did you mean port?"),
+        ("config: other.yaml\n", "config is not an option"),
+        ("port: 1\nport-: 2\n", "port- is not an option"),
         ("max-queue: 1\nmax_queue: 2\n", "sets max-queue twice"),
-        ("- port\n", "holds no options"),
-        ("", "holds no options"),
+        ("- port\n", "contains no options"),
+        ("", "contains no options"),
         ("port: {a: 1}\n", "port takes one value"),
         ("port: [1, 2]\n", "port takes one value"),
         ("origin: [x, null]\n", "origin takes one value or a list of values"),
         ("origin: [{a: 1}]\n", "origin takes one value or a list of values"),
         ("a: *b\n", "not YAML"),
-        ("grpc-port: 1\n", "--grpc-port means nothing for a language model"),
+        ("grpc-port: 1\n", "--grpc-port cannot be used with a language model"),
         ("x: " + "a" * (1 << 20), "which no file of options has"),
     ],
 )
@@ -116,7 +116,9 @@ def test_values_are_checked_as_on_the_command_line(run: Run, value: str, complai
 
 def test_an_unknown_variable_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_SERVE_PROT", "1")
-    with pytest.raises(ConfigError, match=r"SHOAL_SERVE_PROT: prot is no option of shoal serve; did you mean port\?"):
+    with pytest.raises(
+        ConfigError, match=r"SHOAL_SERVE_PROT: prot is not an option of shoal serve; did you mean port\?"
+    ):
         run(None, "m")
 
 

@@ -12,7 +12,7 @@ def test_in_a_pipe_every_step_is_a_line(capfd: pytest.CaptureFixture[str]) -> No
         tell("step 1 of 2: a")
         tell("step 2 of 2, about 3 s left: b")
     assert capfd.readouterr().err.splitlines() == [
-        "measuring this machine with the model; the figures are kept; --split 1 skips this",
+        "measuring this machine with the model; the measurements are kept; --split 1 skips this",
         "step 1 of 2: a",
         "step 2 of 2, about 3 s left: b",
     ]

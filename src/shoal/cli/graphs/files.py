@@ -41,7 +41,7 @@ def _open(path: Path, specs: Sequence[TensorSpec], files: ExitStack) -> dict[str
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
     if not path.is_file():
-        raise ConfigError(f"{path} is no regular file: give an .npz or .npy file")
+        raise ConfigError(f"{path} is not a regular file: give an .npz or .npy file")
     if not zipfile.is_zipfile(path):
         header, content = open_npy(path)
         files.callback(content.close)
@@ -64,9 +64,9 @@ def _read(title: str, header: NpyHeader, content: Bytes, spec: TensorSpec | None
 def check_writable(path: Path) -> None:
     """Refuse an output file that cannot be written before anything is computed. Raises ConfigError."""
     if path.suffix != ".npz":
-        raise ConfigError(f"-o {path}: outputs are written as .npz")
+        raise ConfigError(f"-o {path}: outputs are written as .npz, so give a name that ends in .npz")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"-o {path}: cannot be written; is there such a folder, and may you write there?")
+        raise ConfigError(f"-o {path} cannot be written: check that the folder exists and that you may write to it")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -72,5 +72,5 @@ def parse_batch_dims(items: Sequence[str] | None) -> BatchDims:
         axes[name] = None if axis == _NONE else int(axis)
     is_batched = _NONE not in (items or ())
     if axes and not is_batched:
-        raise ConfigError("--batch-dim none says that there is no batch; leave the other ones out")
+        raise ConfigError("--batch-dim none says that there is no batch: leave out the others")
     return BatchDims(dims=axes, is_batched=is_batched)

@@ -46,7 +46,7 @@ class GraphPlanBook:
 
         question = self._questions.get(model)
         if question is None and model in self._choices:
-            raise ConfigError("the planner answers this for processors only, and this plan uses other devices")
+            raise ConfigError("the planner can answer this only for processors, but this plan uses other devices")
         if question is None:
             raise ConfigError("the split was given, so no machine was measured: serve with --split auto to ask this")
         return graph_answer_dict(ask_planner(question, change))

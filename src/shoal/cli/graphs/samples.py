@@ -17,7 +17,7 @@ def parse_samples(items: Sequence[str] | None) -> dict[str, Path]:
     for item in items or ():
         name, _, file = item.rpartition("=")
         if not file or name in found:
-            raise ConfigError(f"--inputs {item}: give NAME=FILE.npz once for each model, or FILE.npz for a lone one")
+            raise ConfigError(f"--inputs {item}: give NAME=FILE.npz once for each model, or FILE.npz for a single one")
         if not Path(file).is_file():
             raise ConfigError(f"--inputs {item}: there is no file {file}")
         found[name] = Path(file)

@@ -50,7 +50,7 @@ class Conversation:
         if system is not None and not self._is_chat:
             raise ConfigError("--system needs a chat template, which this model does not have")
         if pictures and not (self._is_chat and llm.takes_pictures):
-            raise ConfigError("--image: this model takes texts alone")
+            raise ConfigError("--image: this model accepts only texts")
         self._pictures = [_read_picture(path) for path in pictures]
 
     def answer_once(self, text: str, *, plan_s: float, load_s: float, as_json: bool) -> None:
@@ -109,7 +109,7 @@ class Conversation:
     def _take_picture(self, file: str) -> None:
         """One that goes with the next message; what is wrong with it is told, and the conversation goes on."""
         if not self._llm.takes_pictures:
-            note("this model takes texts alone")
+            note("this model accepts only texts")
             return
         try:
             self._pictures.append(_read_picture(Path(file).expanduser()))

@@ -18,15 +18,15 @@ def convert(
     precision: Annotated[
         str,
         typer.Option(
-            help="auto keeps every weight's value in the narrowest kind that GGUF has for it; or fp32, fp16, bf16, "
-            "int8 (Q8_0) or int4 (Q4_1), which narrow what is wider."
+            help="auto keeps the value of every weight, in the narrowest GGUF type that holds it; fp32, fp16, "
+            "bf16, int8 (Q8_0) and int4 (Q4_1) narrow what is wider."
         ),
     ] = "auto",
     merge_lora: options.MergeLora = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Write a model as a GGUF file, with its tokenizer and chat template, for families that llama.cpp has."""
+    """Write a model as a GGUF file with its tokenizer and chat template, for families that llama.cpp supports."""
     from shoal.cli.show.output import note, print_json, progress_bar
     from shoal.errors import ConfigError
     from shoal.model.adapter.files import find_adapter

@@ -100,7 +100,10 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
         ),
     )
     if options.name in config.adapters:
-        raise ConfigError(f"--lora {options.name}=...: the model has that name; give another, or the model with --name")
+        raise ConfigError(
+            f"--lora {options.name}=...: the model itself has that name; give the adapter another one, or rename "
+            "the model with --name"
+        )
     recovery = RecoveryConfig(worker_timeout_s=said["worker_timeout"])
     with bind(server.host, server.port) as sock:
         planned = plan_for(config, quiet=said["log_json"])

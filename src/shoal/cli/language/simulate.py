@@ -26,26 +26,29 @@ def simulate(
     traffic: Annotated[
         str,
         typer.Option(
-            help="A trace (Azure LLM inference, BurstGPT, Mooncake, or at_s,prompt_tokens,output_tokens), "
-            "poisson:RATE requests a second, or closed:N clients that each wait for their answers.",
+            help="A trace file (Azure LLM inference, BurstGPT, Mooncake, or CSV with "
+            "at_s,prompt_tokens,output_tokens); poisson:RATE for RATE requests a second at random times; or "
+            "closed:N for N clients that each wait for their answers.",
             metavar="FILE|poisson:RATE|closed:N",
         ),
     ],
     cluster: options.Cluster = None,
     faults: Annotated[
         Path | None,
-        typer.Option(help="YAML that says which machine is killed, hangs, is cut off or returns, and when."),
+        typer.Option(help="A YAML file that says which machine is killed, hangs, is cut off or returns, and when."),
     ] = None,
     days: Annotated[
         float | None,
-        typer.Option(help="For how long requests come. Default: all of a trace, ten minutes of the others."),
+        typer.Option(
+            help="For how many days requests arrive. Default: a whole trace, or ten minutes of other traffic."
+        ),
     ] = None,
     sample: Annotated[
         float | None,
         typer.Option(
-            help="Simulate every fault with its recovery, but of the steady states between them only so much that the "
-            "mean latency is known to PERCENT, 95 times of 100; needs poisson:RATE and described machines. Default: "
-            "all of the time is simulated.",
+            help="Simulate every fault and its recovery in full, but only as much of the steady states between "
+            "them as it takes to know the mean latency to PERCENT with 95 % confidence. Needs poisson:RATE "
+            "and described machines. Default: everything is simulated.",
             metavar="PERCENT",
         ),
     ] = None,
@@ -56,11 +59,11 @@ def simulate(
         bool,
         typer.Option(
             "--clients-here",
-            help="Clients run on the server's machine and take its cores, as `shoal bench serve` does there. "
-            "Counts where the cluster is this machine.",
+            help="Assume that clients run on the server's machine and use its cores, as `shoal bench serve` does "
+            "there. It has an effect only where the cluster is this machine.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of made-up arrivals; the same seed gives the same output.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of made-up arrivals; the same seed gives the same output.")] = 0,
     split: options.Split = "auto",
     plan: options.PlanFile = None,
     objective: options.Objective = "throughput",
@@ -68,7 +71,8 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
-            help="Requests under way that --split auto plans for. Default: as many as the traffic should keep.",
+            help="Requests in progress that --split auto plans for. Default: as many as the traffic is expected "
+            "to keep.",
             rich_help_panel=options.PLANNING,
             metavar="N",
         ),
@@ -90,7 +94,7 @@ def simulate(
 ) -> None:
     """Run the production scheduler, router and recovery in virtual time, over workers as fast as measured or described.
 
-    MODEL may be settings alone: a config.json, or the hub's hf:org/name, of which only that file is read.
+    MODEL may consist of its settings alone: a config.json, or hf:org/name, of which only that file is downloaded.
     """
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.show.output import measuring, print_json, progress_bar

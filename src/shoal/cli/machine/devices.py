@@ -16,7 +16,7 @@ _GB = 1e9
 
 
 def devices(worker_python: options.WorkerPython = None, json: options.Json = False) -> None:
-    """List the processor, GPUs and NPUs, the providers of ONNX Runtime that reach them, and what is missing."""
+    """List the processor, GPUs and NPUs, the ONNX Runtime providers that reach them, and what they still lack."""
     from shoal.cli.show.output import print_json
     from shoal.config import DevicesConfig
     from shoal.core.plan.devices.description import missing_lines

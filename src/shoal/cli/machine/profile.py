@@ -24,7 +24,8 @@ _CONTEXT_TOKENS = 128
 def profile(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(help="A language model, as for `shoal run`. Without it: the machine alone.")
+        str | None,
+        typer.Argument(help="A language model, as for `shoal run`. Without one, only the machine is measured."),
     ] = None,
     cluster: options.Cluster = None,
     precision: options.Precision = "auto",
@@ -32,9 +33,9 @@ def profile(
     refresh: options.Refresh = False,
     json: options.Json = False,
 ) -> None:
-    """Measure memory, arithmetic and links, and with MODEL how long its steps take.
+    """Measure memory, arithmetic and links of this machine and, with MODEL, how long the steps of the model take.
 
-    Results are kept until the machine or the build changes.
+    Measurements are kept until the machine or the build changes.
     """
     from shoal.cli.show.output import measuring
 

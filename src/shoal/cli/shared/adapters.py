@@ -15,7 +15,7 @@ def parse_adapters(given: Iterable[str]) -> dict[str, str]:
         if not (name and separator and path):
             raise ConfigError(f"--lora {one}: give NAME=DIR")
         if name in adapters:
-            raise ConfigError(f"--lora {one}: there is an adapter {name} already")
+            raise ConfigError(f"--lora {one}: there is already an adapter named {name}")
         adapters[name] = path
     return adapters
 
@@ -28,7 +28,7 @@ def used_adapter(names: Iterable[str], said: str | None) -> str | None:
     """
     there = list(names)
     if said is not None and said not in there:
-        raise ConfigError(f"--adapter {said}: give it with --lora {said}=DIR")
+        raise ConfigError(f"--adapter {said}: there is no such adapter; load it with --lora {said}=DIR")
     if said is None and len(there) > 1:
-        raise ConfigError(f"there are {len(there)} adapters: say --adapter {'|'.join(there)}")
+        raise ConfigError(f"there are {len(there)} adapters: choose one with --adapter {'|'.join(there)}")
     return said or next(iter(there), None)

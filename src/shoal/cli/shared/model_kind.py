@@ -27,7 +27,7 @@ def is_language_graph(model: str, served_as: str = "auto") -> bool:
         ModelLoadError: it is one in a form that cannot be run.
     """
     if served_as not in ("auto", "graph"):
-        raise ConfigError(f"--as is auto or graph, not {served_as!r}")
+        raise ConfigError(f"--as must be auto or graph, not {served_as!r}")
     path = Path(model)
     if served_as == "graph" or not (is_graph(model) or path.is_dir()):
         return False

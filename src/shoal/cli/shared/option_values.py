@@ -26,7 +26,7 @@ def parse_bytes(text: str | None, option: str = "--kv-memory") -> int | None:
 def check_beams(beam_size: int, max_seqs: int) -> None:
     """Raises ConfigError: no search would ever find room."""
     if beam_size > max_seqs:
-        raise ConfigError(f"--beam-size {beam_size} needs --max-seqs {beam_size} at least, not {max_seqs}")
+        raise ConfigError(f"--beam-size {beam_size} needs --max-seqs of at least {beam_size}, not {max_seqs}")
 
 
 def text(path: Path | None) -> str | None:
@@ -40,7 +40,7 @@ def given_plan(context: typer.Context, plan: Path | None) -> str | None:
         return None
     source = context.get_parameter_source("split")
     if source is not None and source.name in _GIVEN:
-        raise ConfigError("--plan takes the place of --split; give one of them")
+        raise ConfigError("--plan takes the place of --split: give only one of them")
     return str(plan)
 
 
@@ -61,4 +61,4 @@ def refuse(context: typer.Context, options: Iterable[str], kind: str) -> None:
     """
     for parameter in context.command.params:
         if (name := parameter.name) and name in options and is_given(context, name):
-            raise ConfigError(f"{parameter.opts[0]} means nothing for {kind}")
+            raise ConfigError(f"{parameter.opts[0]} cannot be used with {kind}")

@@ -86,7 +86,7 @@ def report_choice(
 def note_left_out(machines: Machines | None) -> None:
     """Say which machines of the cluster the plan does not count on."""
     for name, what in ({} if machines is None else machines.troubles()).items():
-        announce(f"warning: machine {name} {what}; going on without it")
+        announce(f"warning: machine {name} {what}; continuing without it")
 
 
 def note_threads(workers: Sequence[WorkerPlacement]) -> None:

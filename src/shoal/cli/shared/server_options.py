@@ -61,9 +61,9 @@ def server_options(context: typer.Context, tracing: Tracing | None = None) -> Se
     tls = check_tls(_path(said["tls_cert"]), _path(said["tls_key"]))
     api_key = read_api_key(said["api_key"], _path(said["api_key_file"]))
     if said["demo"] and said["no_web"]:
-        raise ConfigError("--demo adds to the page, which --no-web leaves out: give one of them")
+        raise ConfigError("--demo adds buttons to the page, which --no-web turns off: give only one of them")
     if said["allow_drill"] and said["no_web"]:
-        raise ConfigError("--allow-drill adds to what --no-web leaves out: give one of them")
+        raise ConfigError("--allow-drill needs calls that --no-web turns off: give only one of them")
     if api_key is None and not is_loopback(host):
         announce(f"warning: anyone who reaches {host} can use this server; set --api-key")
     return ServerOptions(

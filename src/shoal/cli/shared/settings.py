@@ -41,7 +41,7 @@ def _from_file(file: Path, known: Mapping[str, Any]) -> dict[str, Any]:
 
     content = read_yaml(file, max_bytes=_MAX_BYTES, holder="file of options")
     if not isinstance(content, dict):
-        raise ConfigError(f"{file} holds no options: write them as NAME: VALUE, a line each")
+        raise ConfigError(f"{file} contains no options: write each one as NAME: VALUE on a line of its own")
     settings: dict[str, Any] = {}
     for key, value in content.items():
         name = _parameter(str(key), str(file), known.keys() - {"config"})
@@ -72,7 +72,7 @@ def _parameter(key: str, where: str, known: Iterable[str]) -> str:
         return name
     close = get_close_matches(name, names, 1)
     hint = f"; did you mean {_spelled(close[0])}?" if close else ""
-    raise ConfigError(f"{where}: {_spelled(name)} is no option of shoal serve{hint}")
+    raise ConfigError(f"{where}: {_spelled(name)} is not an option of shoal serve{hint}")
 
 
 def _value(value: Any, takes_many: bool, where: str) -> Any:

@@ -12,7 +12,7 @@ from shoal.cli.show.output import note, print_table
 
 def print_row(row: DrillRow) -> None:
     """One loss, as soon as it is over."""
-    note(f"{row.target.name}, {row.how}: a pause of {row.seen_s:.2f} s, foretold {row.predicted_s:.2f} s")
+    note(f"{row.target.name}, {row.how}: a pause of {row.seen_s:.2f} s, predicted {row.predicted_s:.2f} s")
 
 
 def print_drill(report: DrillReport) -> None:
@@ -27,7 +27,7 @@ def print_drill(report: DrillReport) -> None:
     print_table(table)
     print(f"median error {report.median_error:.0%}; requests lost: {report.num_lost} of {report.num_requests}")
     if report.first_error is not None:
-        note(f"the first that was lost: {report.first_error}")
+        note(f"the first lost request: {report.first_error}")
 
 
 def drill_dict(report: DrillReport) -> dict[str, Any]:

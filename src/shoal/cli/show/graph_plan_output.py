@@ -28,8 +28,8 @@ def print_graph_choice(auto: GraphAutoPlan[GraphSplit]) -> None:
         f"those alone (predicted); it waits for {predicted.bottleneck}"
     )
     note(
-        f"no split of these workers exceeds {choice.bound_rows_per_s:.1f} rows/s by the same figures (gap "
-        f"{choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
+        f"no split of these workers exceeds {choice.bound_rows_per_s:.1f} rows/s by the same measurements "
+        f"(gap {choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
     )
 
 

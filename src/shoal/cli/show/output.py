@@ -60,7 +60,7 @@ def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[s
         def tell(what: str) -> None:
             nonlocal has_begun
             if not has_begun:
-                note(f"measuring this machine with the model; the figures are kept{way_out}")
+                note(f"measuring this machine with the model; the measurements are kept{way_out}")
             has_begun = True
             note(what)
 

@@ -35,19 +35,22 @@ def print_choice(auto: AutoPlan) -> None:
         f"one every {predicted.tpot_s * 1e3:.1f} ms (predicted); it waits for {predicted.bottleneck}"
     )
     note(
-        f"no plan for these workers exceeds {choice.bound_tokens_per_s:.1f} tokens/s by the same figures (gap "
-        f"{choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
+        f"no plan for these workers exceeds {choice.bound_tokens_per_s:.1f} tokens/s by the same measurements "
+        f"(gap {choice.gap:.1%}); planned in {auto.planning_s:.2f} s"
     )
 
 
 def note_figures(figures: Figures, model: str) -> None:
     """Why what was measured may be wrong, and what to do about it; nothing where it may not."""
     if figures.is_rough:
-        note(f"from a quick look at this machine; `shoal plan {model}` measures it thoroughly, once, for later runs")
+        note(
+            f"these predictions come from a quick look at this machine; `shoal plan {model}` measures it "
+            "thoroughly, once, for later runs"
+        )
     if figures.is_disturbed:
         note(
-            f"warning: other processes took {figures.others_share:.0%} of the processor while this machine was "
-            f"measured, so the figures may be wrong; `shoal plan {model} --refresh` measures again"
+            f"warning: other processes took {figures.others_share:.0%} of the processor while this machine "
+            f"was measured, so the measurements may be wrong; `shoal plan {model} --refresh` measures again"
         )
 
 
@@ -59,7 +62,7 @@ def print_explanation(auto: AutoPlan) -> None:
     for alternative in auto.choice.alternatives:
         table.add_row(alternative.kind, *_cells(alternative.candidate), escape(alternative.reason or "chosen"))
     print_table(table, to_stderr=True)
-    note("alone: a request's time while it is the only one; largest: memory of the worker that needs most")
+    note("alone: a request's time while it is the only one; largest: memory of the worker that needs the most")
     if auto.devices:
         _print_devices(auto)
 

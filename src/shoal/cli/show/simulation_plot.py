@@ -22,7 +22,7 @@ _FEWEST = 5
 def check_plot(path: Path, *, is_sampled: bool) -> None:
     """Refuse what cannot be drawn, before anything is simulated. Raises ConfigError."""
     if is_sampled:
-        raise ConfigError("--plot draws all of the time, of which --sample leaves out the most: give one of them")
+        raise ConfigError("--plot draws the whole time, most of which --sample skips: give only one of them")
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"--plot {path}: use a name that ends in {', '.join(_ENDINGS)}")
     if not path.parent.is_dir():

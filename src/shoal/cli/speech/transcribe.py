@@ -24,31 +24,42 @@ def transcribe(
     model: Annotated[
         str,
         typer.Argument(
-            help="A folder with a Whisper model (Hugging Face's form, or CTranslate2's), hf:org/name or pkg:NAME.",
+            help="A folder with a Whisper model (in the format of Hugging Face or of CTranslate2), hf:org/name or "
+            "pkg:NAME.",
             metavar="MODEL",
         ),
     ],
     sounds: Annotated[
-        list[Path], typer.Argument(help="Files of sound or film, whatever FFmpeg reads.", metavar="FILE...")
+        list[Path], typer.Argument(help="Audio or video files, in any format that FFmpeg reads.", metavar="FILE...")
     ],
     language: Annotated[
         str | None,
         typer.Option(
-            help="Language that is spoken, such as de or german. Default: it is found out.",
+            help="The spoken language, such as de or german. Default: it is detected.",
             rich_help_panel=options.SPEECH,
         ),
     ] = None,
     translate: Annotated[
-        bool, typer.Option("--translate", help="Write English, whatever is spoken.", rich_help_panel=options.SPEECH)
+        bool,
+        typer.Option(
+            "--translate", help="Translate into English, whatever language is spoken.", rich_help_panel=options.SPEECH
+        ),
     ] = False,
     prompt: Annotated[
         str,
-        typer.Option(help="Text that may come before: names and how they are spelled.", rich_help_panel=options.SPEECH),
+        typer.Option(
+            help="Text to assume before the sound, for example names in their right spelling.",
+            rich_help_panel=options.SPEECH,
+        ),
     ] = "",
     temperature: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="0 begins there and goes up where the text is poor.", rich_help_panel=options.SPEECH
+            min=0.0,
+            max=1.0,
+            help="The sampling temperature. At 0 it starts there and rises where the text comes out badly; above "
+            "0 it stays.",
+            rich_help_panel=options.SPEECH,
         ),
     ] = 0.0,
     beam_size: options.BeamSize = 5,
@@ -57,23 +68,30 @@ def transcribe(
         typer.Option(
             min=1,
             max=64,
-            help="Texts drawn at a temperature above 0, of which the likeliest is taken.",
+            help="How many texts to draw at a temperature above 0; the likeliest is kept.",
             rich_help_panel=options.SPEECH,
         ),
     ] = 5,
     form: Annotated[
         str,
         typer.Option(
-            "--format", help="text, srt, vtt or json (with segments and times).", rich_help_panel=options.SPEECH
+            "--format",
+            help="The output format: text, srt, vtt or json (with segments and times).",
+            rich_help_panel=options.SPEECH,
         ),
     ] = "text",
     words: Annotated[
         bool,
-        typer.Option("--words", help="Of --format json: when each word was said.", rich_help_panel=options.SPEECH),
+        typer.Option("--words", help="Add the times of each word to --format json.", rich_help_panel=options.SPEECH),
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for a file each. Default: stdout.", rich_help_panel=options.SPEECH),
+        typer.Option(
+            "--output",
+            "-o",
+            help="A folder in which to write a file for each sound. Default: stdout.",
+            rich_help_panel=options.SPEECH,
+        ),
     ] = None,
     split: options.Split = "auto",
     plan: options.PlanFile = None,
@@ -86,11 +104,11 @@ def transcribe(
     max_seqs: options.MaxSeqs = 24,
     kv_memory: options.KvMemory = None,
 ) -> None:
-    """Write down what is said in sound files. Several files, and the pieces of long ones, are computed together."""
+    """Transcribe audio files. Several files, and the pieces of long ones, are computed together."""
     if form not in _FORMATS:
-        raise ConfigError(f"--format is one of {', '.join(_FORMATS)}, not {form!r}")
+        raise ConfigError(f"--format must be one of {', '.join(_FORMATS)}, not {form!r}")
     if words and form != "json":
-        raise ConfigError("--words goes with --format json")
+        raise ConfigError("--words needs --format json")
     for sound in sounds:
         if not sound.is_file():
             raise ConfigError(f"there is no file {str(sound)!r}")
