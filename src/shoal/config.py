@@ -1,4 +1,4 @@
-"""What a user can ask for when a model is loaded, as plain data."""
+"""The settings with which a user loads a model, as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def cache_root() -> Path:
-    """The folder in which measurements and packed weights are kept. Source: XDG Base Directory Specification."""
+    """Return the folder in which measurements and packed weights are kept. Source: XDG Base Directory Specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"
 
 
@@ -41,15 +41,15 @@ class PlanningConfig:
     objective: str = "balanced"
     """What to optimize: throughput | latency | balanced."""
     streams: int = 1
-    """Requests that are always under way, >= 1."""
+    """Requests that are always in progress, >= 1."""
     prompt_tokens: int = 128
     """Tokens of a typical prompt, >= 1."""
     output_tokens: int = 64
     """Tokens of a typical answer, >= 1."""
     latency_slo_s: float | None = None
-    """Seconds that a whole request may take under that load; None: any number."""
+    """The most seconds that a whole request may take under that load; None: no limit."""
     precision_floor: str | None = None
-    """The lowest precision that a stage may go down to where that pays; None: no stage goes below the given one."""
+    """The lowest precision that a stage may use where that pays off; None: no stage goes below the given precision."""
     cluster: str | None = None
     """`ray` for the machines of the running Ray cluster, or a YAML file that describes machines; None: this machine."""
     link_precision: str = "auto"
@@ -57,9 +57,10 @@ class PlanningConfig:
     refresh: bool = False
     """Whether to measure again what was measured before."""
     is_rough: bool = False
-    """Whether a quick look at this machine will do where nothing is known of it: a person waits for the command."""
+    """Whether a quick look at this machine is enough if nothing is known of it, because a person waits for the
+    command."""
     settings_suffice: bool = False
-    """Whether a model may lack its weights where all machines are described: the plan is looked at and not run."""
+    """Whether a model may lack its weights if all machines are described, because the plan is inspected and not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,39 +68,39 @@ class DevicesConfig:
     """What workers compute on: processors, or devices that ONNX Runtime reaches through execution providers."""
 
     names: tuple[str, ...] = ()
-    """`cpu`, `gpu`, `PROVIDER` or `PROVIDER:INDEX`, of each worker in the order of the plan, or one for all of them;
-    `auto` alone: whatever is best, for `--split auto`. Empty: `auto` for `--split auto`, otherwise `cpu`."""
+    """`cpu`, `gpu`, `PROVIDER` or `PROVIDER:INDEX` for each worker in the order of the plan, or one name for all of
+    them; `auto` alone lets `--split auto` choose. Empty means `auto` with `--split auto` and otherwise `cpu`."""
     options: tuple[str, ...] = ()
-    """`KEY=VALUE` for the provider of every device."""
+    """Options `KEY=VALUE` that are passed to the provider of every device."""
     memory_bytes: int | None = None
-    """Bytes that a worker may take of its device's memory; None: all there are."""
+    """The most bytes that a worker may take of its device's memory; None: all of it."""
     precision: str = "fp32"
-    """`fp32` or `fp16`: floats of language models on devices."""
+    """Precision of a language model's floats on devices: `fp32` or `fp16`."""
     pythons: tuple[str, ...] = ()
-    """`PATH` of the Python that runs the workers on devices, or `PROVIDER=PATH` for those of one provider; none: the
+    """`PATH` of the Python that runs the workers on devices, or `PROVIDER=PATH` for those of one provider; empty: the
     Python that runs the head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Which model to load, and how to split it: what is asked of both kinds of models."""
+    """Which model to load and how to split it: the settings that both kinds of models have."""
 
     model: str
-    """An .onnx file; or a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME."""
+    """An .onnx file, a .gguf file, a Hugging Face directory, hf:org/name or pkg:NAME."""
     split: str = "1"
-    """A split such as `pp=2`, `pp=10:20` (layers; of a graph shares of the time), `tp=3:1` or `dp=2,pp=2,tp=2`; `1`:
-    none; `auto`: planned for `planning`."""
+    """A split such as `pp=2`, `pp=10:20` (layers; for a graph, shares of the time), `tp=3:1` or `dp=2,pp=2,tp=2`; `1`
+    for one worker; `auto` to plan for `planning`."""
     plan_file: str | None = None
-    """The file of a stored plan, in the place of a split."""
+    """The file of a stored plan, instead of a split."""
     planning: PlanningConfig = field(default_factory=PlanningConfig)
-    """What `auto` plans for; of a graph, the latency is that of one micro-batch."""
+    """What `auto` plans for; for a graph, the latency is that of one micro-batch."""
     threads: int | None = None
-    """Threads that each worker computes with; None: the machine's cores are shared evenly."""
+    """Compute threads of each worker; None: the machine's cores are shared evenly."""
     devices: DevicesConfig = field(default_factory=DevicesConfig)
     """What workers compute on."""
     in_process: bool = True
-    """Whether a lone worker computes in the calling process; a server starts a child, which it can start again and
-    which leaves its loop free."""
+    """Whether a single worker computes in the calling process. A server starts a child instead, which it can start
+    again and which leaves its event loop free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,23 +110,23 @@ class LaunchConfig(SplitConfig):
     precision: str = "auto"
     """Precision of the weights: auto | fp32 | int8 | int4."""
     max_seqs: int = 32
-    """Sequences of one replica that may run at once, >= 1."""
+    """The most sequences that one replica may run at once, >= 1."""
     kv_memory_bytes: int | None = None
-    """Bytes for the KV cache of all replicas together; None: `planner.memory.plan_memory` decides."""
+    """Bytes for the KV caches of all replicas together; None: `planner.memory.plan_memory` decides."""
     max_context: int | None = None
-    """Tokens of the longest sequence; None: what the model was made for."""
+    """Tokens of the longest sequence; None: the model's own limit."""
     max_step_tokens: int = 512
     """Rows of the largest step, >= 1."""
     exact_activations: bool = False
     """Whether activations have 15 bits instead of 8 beside quantized weights, and keys and values are held in fp32."""
     keep_weights: bool = True
-    """Whether packed weights are kept in the user's cache and taken from there."""
+    """Whether packed weights are kept in the user's cache and reused from there."""
     adapters: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Low-rank adapters that requests may ask for: directories or GGUF files, by the names that requests give."""
+    """LoRA adapters that requests may ask for: directories or GGUF files, by the names that requests give."""
     merged_adapter: str | None = None
-    """The adapter that is added to the model's weights as they are loaded; None: none is."""
+    """The adapter that is added to the model's weights while they are loaded; None: none is."""
     replans: bool = False
-    """Whether pipelines that slow down are given other layers, and machines that join are put to use."""
+    """Whether pipelines that slow down get other layers, and machines that join are used."""
     routing: str = "earliest-finish"
     """How a replica is chosen for a request: earliest-finish | round-robin."""
 
@@ -137,6 +138,6 @@ class GraphLaunchConfig(SplitConfig):
     micro_batch: int | None = None
     """Rows that go through the graph at once, >= 1; None: as many as the sample has."""
     batch_dims: Mapping[str, int | None] = field(default_factory=dict[str, int | None])
-    """The batch axis of inputs and outputs that the graph does not tell, by name; None: a tensor without rows."""
+    """Batch axes of inputs and outputs by name, where the graph does not tell; None: a tensor without rows."""
     is_batched: bool = True
-    """Whether rows of several requests may be computed together where the graph keeps rows apart."""
+    """Whether rows of several requests may be computed together if the graph keeps rows apart."""

@@ -1,25 +1,25 @@
 """Every error Shoal raises on purpose.
 
 ShoalError
-├── ConfigError            a flag, file or plan that cannot mean anything (CLI exit code 2)
-│   └── MissingExtra           it needs a package that a plain install does not bring
+├── ConfigError            a flag, file or plan that makes no sense (CLI exit code 2)
+│   └── MissingExtra           a package is needed that a plain install does not bring
 ├── ModelLoadError         a model file that is missing, broken or of an unknown kind
-│   └── ModelChanged           it is no longer the file that was opened first
-├── CapacityError          a right request for which there is not enough memory or queue
-│   └── QueueFull              the queue is full now: try again later
+│   └── ModelChanged           a model file that is no longer the one that was opened first
+├── CapacityError          a correct request for which there is not enough memory or queue space
+│   └── QueueFull              the queue is full now; try again later
 ├── ProtocolError          bytes that break the wire format
 │   ├── LocalProtocolError     we were about to send them
 │   └── RemoteProtocolError    a peer sent them
 ├── WorkerLost             a worker died, hung past its deadline or closed its link
 │   ├── WorkerCrashed          it died of what it was computing, as far as can be seen
-│   └── MachineGone            its machine takes no connections
-├── DeviceLost             a worker's device is gone or out of memory while it computes; the worker ends with it
-├── ShuttingDown           nothing new is taken: what would compute it is about to end
+│   └── MachineGone            its machine accepts no connections
+├── DeviceLost             a worker's device was lost or ran out of memory while it computed; the worker ends, too
+├── ShuttingDown           new requests are refused, because what would compute them is about to end
 │   └── ModelClosed            a `shoal.LLM` that was used after `close`
 └── RequestError           one request cannot be served; the engine goes on
     ├── InvalidRequest         the request itself is wrong
-    ├── RequestAborted       the client went away
-    └── DeadlineExceeded       it did not finish in the time it was given
+    ├── RequestAborted         the client went away
+    └── DeadlineExceeded       the request did not finish in the time it was given
 
 HTTP status codes belong to the server and exit codes to the CLI; nothing here knows either.
 """
@@ -31,7 +31,7 @@ from contextlib import contextmanager
 
 
 class ShoalError(Exception):
-    """Base of the tree. Its message is one line that names the thing and the way out."""
+    """The base of all errors. The message is one line that says what is wrong and, where possible, what to do."""
 
 
 class ConfigError(ShoalError):
@@ -39,7 +39,7 @@ class ConfigError(ShoalError):
 
 
 class MissingExtra(ConfigError):
-    """What was asked for needs a package that a plain install does not bring."""
+    """A package is needed that a plain install does not bring."""
 
     def __init__(self, needed: str, extra: str) -> None:
         """`needed` says who needs what ("Parquet needs pyarrow"); `extra` is the extra that installs it."""
@@ -55,7 +55,7 @@ class ModelChanged(ModelLoadError):
 
 
 class CapacityError(ShoalError):
-    """The request is right, but memory or queue space does not suffice."""
+    """The request is correct, but there is not enough memory or queue space."""
 
 
 class QueueFull(CapacityError):
@@ -83,19 +83,19 @@ class WorkerLost(ShoalError):
 
 
 class WorkerCrashed(WorkerLost):
-    """A worker died of what it was computing, as far as can be seen: nobody outside ended it."""
+    """A worker died of what it was computing, as far as can be seen: nothing outside ended it."""
 
 
 class MachineGone(WorkerLost):
-    """A worker's machine takes no connections: nothing can be started there for now."""
+    """A worker's machine accepts no connections, so nothing can be started there for now."""
 
 
 class DeviceLost(ShoalError):
-    """The device that a worker computes on is gone, or its memory does not suffice for what it computes."""
+    """The device of a worker was lost, or it does not have enough memory for what the worker computes."""
 
 
 class ShuttingDown(ShoalError):
-    """The server takes no new requests. Another one behind the same address may answer at once."""
+    """The server accepts no new requests. Another server behind the same address may answer at once."""
 
     def __init__(self, message: str = "the server is shutting down: send the request again, to another one") -> None:
         super().__init__(message)
@@ -122,7 +122,8 @@ class RequestAborted(RequestError):
 
 
 class DeadlineExceeded(RequestError):
-    """The request did not finish in the time it was given, or cannot. `retry_after_s`: when the same might succeed."""
+    """The request did not finish in the time it was given, or cannot. `retry_after_s` is the number of seconds after
+    which the same request might succeed."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -130,15 +131,15 @@ class DeadlineExceeded(RequestError):
 
 
 _REASON_CHARACTERS = 400
-"""Of what a parser says: some quote what they could not read."""
+"""The most characters of a parser's message that are shown; some parsers quote what they could not read."""
 
 
 @contextmanager
 def while_reading(what: object, error: type[ShoalError] = ModelLoadError) -> Generator[None]:
-    """Whatever a damaged file makes its parser raise becomes one error that names the file.
+    """Turn whatever a damaged file makes its parser raise into one error that names the file.
 
-    Parsers check what they know can be wrong and say it better; this is the net under them, since a file can be wrong
-    in more ways than anyone has thought of.
+    Parsers check for known mistakes and report them better. This is the safety net below them, since a file can be
+    wrong in more ways than anyone has thought of.
 
     Args:
         what: the file, as the user named it.

@@ -94,13 +94,13 @@ def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
         shoal.LLM(folder / "llama", split="1", lora={"other": other})
     with pytest.raises(ModelLoadError, match="adapter gone: there is no"):
         shoal.LLM(folder / "llama", split="1", lora={"gone": tmp_path / "gone"})
-    with pytest.raises(ConfigError, match="an adapter needs a name"):
+    with pytest.raises(ConfigError, match="every adapter needs a name"):
         shoal.LLM(folder / "llama", split="1", lora={"": other})
 
 
 def test_the_form_without_the_extension_refuses_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_NATIVE", "0")
-    with pytest.raises(ConfigError, match="by the native extension alone; merge one"):
+    with pytest.raises(ConfigError, match="only by the native extension; merge one"):
         shoal.LLM(folder / "llama", split="1", lora=adapters(folder))
     with shoal.LLM(folder / "llama", split="1", merge_lora=folder / "pirate") as merged:
         assert merged.generate(TIDE, max_tokens=2).finish_reason == "length"
@@ -119,9 +119,9 @@ def test_commands(folder: Path, expected: dict[str | None, list[int]], llm: LLM)
     verified = shoal_command("verify", folder / "llama", *loras, "--split", "tp=2", "--max-tokens", 8, "--json")
     assert json.loads(verified.stdout)["agrees"]
     unsaid = shoal_command("run", folder / "llama", *loras, *options)
-    assert unsaid.stderr == "shoal: there are 2 adapters: say --adapter pirate|lawyer\n"
+    assert unsaid.stderr == "shoal: there are 2 adapters: choose one with --adapter pirate|lawyer\n"
     clash = shoal_command("serve", folder / "llama", "--port", 0, "--lora", f"llama={folder / 'pirate'}")
-    assert clash.stderr.startswith("shoal: --lora llama=...: the model has that name")
+    assert clash.stderr.startswith("shoal: --lora llama=...: the model itself has that name")
     twice = shoal_command("run", folder / "llama", *loras, *loras, *options)
-    assert "there is an adapter pirate already" in twice.stderr
+    assert "there is already an adapter named pirate" in twice.stderr
     assert [one.returncode for one in (said, verified, unsaid, clash, twice)] == [0, 0, 2, 2, 2]

@@ -65,7 +65,7 @@ def test_a_model_that_compares(tmp_path: Path) -> None:
 
 
 def test_a_language_model_without_vectors_is_named() -> None:
-    with pytest.raises(ModelLoadError, match="no encoder of texts"):
+    with pytest.raises(ModelLoadError, match="not an encoder of texts"):
         shoal.Encoder(MERGED, split="1", threads=1)
 
 

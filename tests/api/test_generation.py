@@ -141,7 +141,7 @@ def test_an_output_of_a_given_form(llm: LLM) -> None:
         assert json.loads(llm.chat(CHAT, json_schema=schema, **options).text) in ("ebb", 7)
     with pytest.raises(InvalidRequest, match="regex and choice cannot both be given"):
         llm.generate(TIDE, regex="a", choice=["b"])
-    with pytest.raises(InvalidRequest, match="ignore_eos cannot go with regex"):
+    with pytest.raises(InvalidRequest, match="ignore_eos cannot be combined with regex"):
         llm.generate(TIDE, regex="a", ignore_eos=True)
     with pytest.raises(InvalidRequest, match="`regex` cannot be used"):
         llm.generate(TIDE, regex="(")
@@ -240,7 +240,7 @@ def test_wrong_prompts_are_told_apart(llm: LLM) -> None:
     for prompt in (3, [TIDE, 3], [[1 << 30]], [1 << 30], "", [""], [[]], {"role": "user", "content": "x"}):
         with pytest.raises(InvalidRequest):
             llm.generate(prompt)  # type: ignore[call-overload]
-    with pytest.raises(InvalidRequest, match="messages are for chat"):
+    with pytest.raises(InvalidRequest, match="use chat for messages"):
         llm.generate(CHAT)  # type: ignore[call-overload]
     for messages in (TIDE, [TIDE], [{"role": "user"}], [{"role": "user", "content": 3}]):
         with pytest.raises(InvalidRequest, match=r"role|content"):

@@ -94,7 +94,7 @@ def test_a_search_needs_room(folder: Path) -> None:
 
 
 def test_models_of_other_kinds(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="no model of speech"):
+    with pytest.raises(ModelLoadError, match="not a model of speech"):
         shoal.Transcriber(make_tiny_gguf(tmp_path))
     with pytest.raises(ConfigError, match=r"shoal\.Transcriber"):
         shoal.LLM(folder)

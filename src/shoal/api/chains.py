@@ -1,4 +1,4 @@
-"""Shoal from Python: a chain of models as a callable."""
+"""The Python interface to chains: a chain of models as a callable."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from shoal.inference.served_chain import ServedChain
 from shoal.machines.opening import SharedMachines
 
 UNDER_WAY = 32
-"""Requests of a stream that are computed at once: enough to fill the graphs' batches, few enough for the memory."""
+"""Requests of a stream that are computed at once: enough to fill the graphs' batches, and few enough for the memory."""
 
 _MAX_WAITING = 1 << 20
-"""Rows of a graph that may wait: as many as requests that are under way yield."""
+"""Rows of a graph that may wait: as many as the requests in progress can yield."""
 
 
 class LoadedChain:
-    """A chain whose graphs are loaded. Call it with its inputs; close it, or use it in a `with` block. Thread-safe.
+    """A loaded chain. Call it with its inputs; close it, or use it in a `with` block. Thread-safe.
 
-    A worker that dies is started again, and what it had not finished is computed anew.
+    A worker that dies is started again, and its unfinished work is computed again.
     """
 
     def __init__(
@@ -52,34 +52,35 @@ class LoadedChain:
         self._finalizer = weakref.finalize(self, _close, thread, language, shared)
 
     def __call__(self, **inputs: Any) -> dict[str, Any]:
-        """The chain's outputs.
+        """Compute the chain's outputs.
 
         Args:
-            inputs: by name: files as bytes, texts as strings, tensors as arrays.
+            inputs: the chain's inputs by name: files as bytes, texts as strings, tensors as arrays.
 
         Raises:
             InvalidRequest: an input is missing or unknown, or a step cannot work with it.
             RequestError: a step failed.
             WorkerLost: no worker is left to compute on, and none could be started again.
-            ModelClosed: it was closed.
+            ModelClosed: the chain was closed.
         """
         return self._thread.run(self._served[0].infer(inputs))
 
     async def acall(self, **inputs: Any) -> dict[str, Any]:
-        """The same, awaited in any event loop."""
+        """The asyncio form of a call, for any event loop."""
         return await self._thread.arun(self._served[0].infer(inputs))
 
     def submit(self, inputs: Mapping[str, Any]) -> Future[dict[str, Any]]:
-        """The outputs, some time; cancelling the future gives the request up."""
+        """Start a request and return a future of its outputs. Cancelling the future cancels the request."""
         return self._thread.submit(self._served[0].infer(dict(inputs)))
 
     def stream(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The outputs of many requests, in their order, as many at once as keep the workers busy.
+        """Compute many requests, as many at once as keep the workers busy, and yield their outputs in order.
 
         Args:
-            requests: inputs by name; read when there is room for one more.
+            requests: the inputs of each request by name; a request is read when there is room for it.
 
-        Raises as a call does.
+        Raises:
+            ShoalError: for the same reasons as in a call.
         """
         under_way: deque[Future[dict[str, Any]]] = deque()
         try:
@@ -120,7 +121,7 @@ def chain(
     Raises:
         ConfigError: the file does not describe a chain, or the split makes no sense for a graph.
         ModelLoadError: a graph cannot be read or run.
-        MissingExtra: the chain has functions, and what runs them is not installed.
+        MissingExtra: the chain has functions, and the package that runs them is not installed.
         CapacityError: the graphs do not fit into memory.
         WorkerLost: a worker died while a graph was measured or loaded.
 

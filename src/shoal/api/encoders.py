@@ -1,4 +1,4 @@
-"""Shoal from Python: vectors of texts, and texts in the order in which they answer a query."""
+"""The Python interface to encoders of texts: vectors of texts, and texts ranked by how well they answer a query."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.model.encoder.yes_no import YesNoSettings
 
 _MAX_WAITING = 1 << 20
-"""Texts that may wait: as many as one call has."""
+"""Texts that may wait: as many as one call may have."""
 _NAME = "encoder"
 
 
 @dataclass(frozen=True, slots=True)
 class RankedText:
-    """One of the texts that were ranked."""
+    """A ranked text."""
 
     index: int
-    """among those that were given"""
+    """The position of the text among those that were given."""
     score: float
     text: str
 
@@ -54,7 +54,7 @@ class RankedText:
 class Encoder:
     """A loaded encoder of texts. Close it, or use it in a `with` block. Thread-safe.
 
-    A worker that dies is started again, and its texts are computed anew.
+    A worker that dies is started again, and its texts are computed again.
 
     Examples:
         >>> with shoal.Encoder("all-MiniLM-L6-v2/", split="dp=2") as encoder:  # doctest: +SKIP
@@ -66,15 +66,15 @@ class Encoder:
         """Plan, start the workers and load the weights.
 
         Args:
-            model: a folder in sentence-transformers' form, pkg:NAME or hf:org/name; or a language model whose vector of
-                a text is that of its last token, as `shoal.LLM` takes it.
+            model: a folder in the format of sentence-transformers, `pkg:NAME` or `hf:org/name`; or a language model
+                that makes vectors from its last token, in any form that `shoal.LLM` takes.
             split: see `load`.
-            threads: compute threads per worker; None shares the machine's cores evenly.
+            threads: compute threads of each worker; None shares the machine's cores evenly.
 
         Raises:
             ConfigError: the split makes no sense for this model.
             ModelLoadError: the model is missing, broken, or makes no vectors.
-            CapacityError: it does not fit into memory.
+            CapacityError: the model does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
         self._found: list[TextEncoder] = []
@@ -88,7 +88,7 @@ class Encoder:
 
     @property
     def compares(self) -> bool:
-        """Whether it compares texts with a query, and has no vectors of them."""
+        """Whether the model compares texts with a query and makes no vectors."""
         return self._found[0].compares
 
     @overload
@@ -103,42 +103,42 @@ class Encoder:
         """Compute a vector for each text.
 
         Args:
-            texts: one, or several, which are computed together.
-            kind: what they are, such as `query` or `document`, for models that are told so.
-            dimensions: take so many of the first numbers of each vector; None: all.
-            cuts: leave out the ends of texts that are too long.
+            texts: one text, or several, which are computed together.
+            kind: what the texts are, such as `query` or `document`, for models that distinguish them.
+            dimensions: how many of the first numbers of each vector to keep; None keeps all.
+            cuts: whether to cut texts that are too long.
 
         Returns:
-            [H] of one text, [N, H] of several.
+            [H] for one text, [N, H] for several.
 
         Raises:
-            InvalidRequest: a text is too long, or the model has no vectors.
+            InvalidRequest: a text is too long, or the model makes no vectors.
             WorkerLost: no worker is left to compute on, and none could be started again.
-            ModelClosed: it was closed.
+            ModelClosed: the encoder was closed.
         """
         return self._thread.run(self._embed(texts, kind, dimensions, cuts=cuts))
 
     async def aembed(
         self, texts: str | Sequence[str], *, kind: str = "", dimensions: int | None = None, cuts: bool = False
     ) -> F32:
-        """`embed`, awaited in any event loop."""
+        """The asyncio form of `embed`, for any event loop."""
         return await self._thread.arun(self._embed(texts, kind, dimensions, cuts=cuts))
 
     def rank(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[RankedText]:
-        """Texts in the order in which they answer a query, the best first; those that are too long are cut.
+        """Rank texts by how well they answer a query, the best first. Texts that are too long are cut.
 
         Args:
-            query: what is asked.
-            texts: to be ranked.
-            top_n: how many to give back, >= 1; None: all.
+            query: the question.
+            texts: the texts to rank.
+            top_n: how many texts to return, >= 1; None returns all.
 
         Raises:
-            As `embed`.
+            ShoalError: for the same reasons as in `embed`.
         """
         return self._thread.run(self._rank(query, texts, top_n))
 
     async def arank(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[RankedText]:
-        """`rank`, awaited in any event loop."""
+        """The asyncio form of `rank`, for any event loop."""
         return await self._thread.arun(self._rank(query, texts, top_n))
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Encoder:
     async def _embed(self, texts: str | Sequence[str], kind: str, dimensions: int | None, *, cuts: bool) -> F32:
         (encoder,) = self._found
         if encoder.compares:
-            raise InvalidRequest("this model compares texts and has no vectors of them: use rank")
+            raise InvalidRequest("this model compares texts and makes no vectors: use rank")
         given = [texts] if isinstance(texts, str) else list(texts)
         if not given:
             raise InvalidRequest("there are no texts", param="texts")
@@ -179,7 +179,7 @@ def _language_thread(model: str, split: str, threads: int | None, found: list[Te
         on_failure.callback(planned.close)
         sentences = read_decoder_settings(planned.model.path)
         if sentences is None:
-            raise ModelLoadError(f"{model}: is no encoder of texts, and its files say nothing of vectors or ranks")
+            raise ModelLoadError(f"{model} is not an encoder of texts, and its files mention neither vectors nor ranks")
         on_failure.pop_all()
     loaded = launch(planned)
     with ExitStack() as on_failure:

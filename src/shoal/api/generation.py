@@ -1,4 +1,4 @@
-"""Shoal from Python: a language model that continues prompts and answers conversations."""
+"""The Python interface to language models: continuing prompts and answering conversations."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from shoal.machines.machines import Machines
 __all__ = ["LLM", "CompletionOutput", "RequestOutput"]
 
 _AHEAD = 2
-"""A call with many prompts keeps so many times as many under way as can run at once, so that replicas never idle."""
+"""A call with many prompts keeps this many times as many in progress as can run at once, so that replicas never
+idle."""
 
 
 class LLM:
     """A loaded language model. Close it, or use it in a `with` block. Thread-safe.
 
-    A worker that dies is started again, and what it was computing goes on with the same tokens: nobody notices but by
-    the clock.
+    A worker that dies is started again, and its requests continue with the same tokens; callers only see a pause.
 
-    Every method has a form for asyncio beside it: `agenerate`, `achat`, `astream`, `aclose`, and `async with`. vLLM has
-    a second class for that. Here it is one, because one loaded model can serve both: a web handler awaits it while a
-    script in a thread calls it. The work is done in threads of its own, so that it may be awaited in any event loop.
+    Every method has an asyncio form: `agenerate`, `achat`, `astream`, `aclose` and `async with`. vLLM has a second
+    class for that; here one class is enough, because a loaded model can be awaited by a web handler while a script in a
+    thread calls it. The work runs in threads of its own, so it may be awaited in any event loop.
 
     Examples:
         >>> with shoal.LLM("model.gguf", split="pp=2") as llm:  # doctest: +SKIP
@@ -55,7 +55,8 @@ class LLM:
         """Plan, start the workers and load the weights.
 
         Args:
-            model: a .gguf file, a Hugging Face directory, `hf:org/name`, or `pkg:NAME` (a model inside a package).
+            model: a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, `hf:org/name`, or
+                `pkg:NAME` (a model inside an installed package).
             options: see `LLMOptions`.
 
         Raises:
@@ -85,7 +86,7 @@ class LLM:
 
     @classmethod
     def over(cls, loaded: LoadedModel, vision: VisionOptions | None = None) -> LLM:
-        """A model that was loaded by other means, which it owns from now on. `vision`: None: it takes texts alone."""
+        """Wrap a model that was loaded by other means and own it from now on. Without `vision` it takes only texts."""
         llm = cls.__new__(cls)
         llm._own(loaded, vision)
         return llm
@@ -105,32 +106,32 @@ class LLM:
 
     @property
     def plan(self) -> Plan:
-        """Which worker runs what, as it is now."""
+        """The current plan: which worker runs what."""
         return self._loaded.running_plan
 
     @property
     def max_context(self) -> int:
-        """Longest sequence, prompt and output together, in tokens."""
+        """The longest sequence in tokens, prompt and output together."""
         return self._data_plane.max_context
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Names that `adapter=` may have."""
+        """The names of the loaded adapters, for `adapter=`."""
         return self._data_plane.adapters
 
     @property
     def failure(self) -> str | None:
-        """Why the model can answer no more; None while it can."""
+        """The reason why the model can no longer answer; None while it can."""
         return self._data_plane.failure
 
     @property
     def takes_pictures(self) -> bool:
-        """Whether messages may have pictures."""
+        """Whether messages may contain pictures."""
         return self._data_plane.pictures is not None
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model can `chat`."""
+        """Whether the model has a chat template, which `chat` needs."""
         return self._loaded.tokenizer.has_chat_template
 
     @overload
@@ -150,12 +151,12 @@ class LLM:
             One answer for one prompt; for a list, a list in its order.
 
         Raises:
-            InvalidRequest: a prompt or an option cannot be; a note says which prompt.
+            InvalidRequest: a prompt or an option is wrong; a note says which prompt.
             CapacityError: a prompt can never fit into the KV memory.
             DeadlineExceeded: an answer was not finished within `timeout`.
             RequestError: three replicas in a row were lost to this prompt.
             WorkerLost: no worker is left to compute on, and none could be started again.
-            ModelClosed: the model was closed, before or meanwhile.
+            ModelClosed: the model was closed before or during the call.
         """
         return self._thread.run(self._answer(prompts, check_sampling(options), is_chat=False))
 
@@ -172,9 +173,9 @@ class LLM:
 
         Args:
             messages: mappings with `role` and `content`; or a list of such conversations, computed together. A content
-                is a text, or for a model that sees a list of parts: `{"type": "text", "text": "..."}` and
+                is a text or, if the model accepts pictures, a list of parts: `{"type": "text", "text": "..."}` and
                 `{"type": "image", "image": PICTURE}`, where PICTURE is a path, the bytes of a file, a PIL image, or a
-                URL (`data:`; http(s) with `allow_remote_media`). OpenAI's `image_url` parts are taken, too.
+                URL (`data:`; http(s) with `allow_remote_media`). OpenAI's `image_url` parts work, too.
             options: see `SamplingOptions`.
 
         Returns:
@@ -182,7 +183,7 @@ class LLM:
 
         Raises:
             InvalidRequest: there is no chat template, or it refuses these messages.
-            Others as `generate`.
+            ShoalError: for the same reasons as in `generate`.
         """
         return self._thread.run(self._answer(messages, check_sampling(options), is_chat=True))
 
@@ -194,10 +195,12 @@ class LLM:
             options: see `SamplingOptions`; `n` must be 1.
 
         Returns:
-            An iterator of texts, none empty. Its `output` holds the rest: tokens, log-probabilities, why it ended.
+            An iterator of texts, none of them empty. Its `output` has the rest: tokens, log-probabilities, the reason
+            for the end.
 
         Raises:
-            As `generate` and `chat`; what is wrong with the call at once, the others while it is read.
+            ShoalError: for the same reasons as in `generate` and `chat`; errors of the call itself at once, the others
+                while the text is read.
         """
         return TextDeltas(self._thread, self._streamed(prompt, options), owner=self)
 
@@ -208,7 +211,7 @@ class LLM:
         self, prompts: list[str] | list[list[int]] | tuple[str, ...], **options: Unpack[SamplingOptions]
     ) -> list[RequestOutput]: ...
     async def agenerate(self, prompts: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
-        """`generate`, awaited. Cancelling the wait gives the answer up."""
+        """The asyncio form of `generate`. Cancelling the wait cancels the answer."""
         return await self._thread.arun(self._answer(prompts, check_sampling(options), is_chat=False))
 
     @overload
@@ -220,20 +223,20 @@ class LLM:
         self, messages: list[list[Message]] | list[list[dict[str, Any]]], **options: Unpack[SamplingOptions]
     ) -> list[RequestOutput]: ...
     async def achat(self, messages: Any, **options: Unpack[SamplingOptions]) -> RequestOutput | list[RequestOutput]:
-        """`chat`, awaited. Cancelling the wait gives the answer up."""
+        """The asyncio form of `chat`. Cancelling the wait cancels the answer."""
         return await self._thread.arun(self._answer(messages, check_sampling(options), is_chat=True))
 
     def astream(self, prompt: Prompt, **options: Unpack[SamplingOptions]) -> AsyncTextDeltas:
-        """`stream`, for `async for`."""
+        """The asyncio form of `stream`, for `async for`."""
         return AsyncTextDeltas(self._thread, self._streamed(prompt, options), owner=self)
 
     def close(self) -> None:
-        """End every call, stop all workers and free what they held. Idempotent; calls that run raise ModelClosed."""
+        """End every call, stop all workers and free their memory. Idempotent; running calls raise ModelClosed."""
         self._thread.close()
         self._finalizer.detach()
 
     async def aclose(self) -> None:
-        """`close` without holding the event loop up."""
+        """Close the model without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> LLM:
@@ -260,14 +263,14 @@ class LLM:
     def _answer(
         self, given: Any, options: SamplingOptions, *, is_chat: bool
     ) -> Coroutine[Any, Any, RequestOutput | list[RequestOutput]]:
-        """One prompt, or a list of them. Raises InvalidRequest where it is neither."""
+        """Answer one prompt or a list of prompts. Raises InvalidRequest if it is neither."""
         if is_chat and not (is_conversation(given) or _is_list_of(given, is_conversation)):
             raise InvalidRequest(
                 "chat takes a list of messages, each with a role and a content, or a list of such lists",
                 param="messages",
             )
         if not is_chat and (is_conversation(given) or (given and _is_list_of(given, is_conversation))):
-            raise InvalidRequest("generate continues plain text; messages are for chat", param="prompt")
+            raise InvalidRequest("generate continues plain text; use chat for messages", param="prompt")
         is_tokens = bool(given) and _is_list_of(given, _is_int)
         if isinstance(given, str) or is_tokens or (is_chat and is_conversation(given)):
             return Call(self._data_plane, given, options).finish()
@@ -276,7 +279,8 @@ class LLM:
         return self._answer_all(given, options)
 
     async def _answer_all(self, prompts: Sequence[Any], options: SamplingOptions) -> list[RequestOutput]:
-        """In their order, as many at once as keep all replicas busy. The first that fails ends the others."""
+        """Answer prompts in order, as many at once as keep all replicas busy. The first one that fails ends the
+        others."""
         numbers = itertools.count()
         answers: dict[int, RequestOutput] = {}
 

@@ -1,4 +1,4 @@
-"""Shoal from Python: a model as a callable of arrays."""
+"""The Python interface to ONNX graphs and `torch` modules: a model as a callable on arrays."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from shoal.offline.run_once import run_once
 
 
 def open_runner(loaded: LoadedGraph) -> ChunkRunner:
-    """Computes chunks on the workers of a graph and starts again those that are lost, also on machines that were gone
-    and have come back; it owns them from now on."""
+    """Open what computes chunks on the workers of a graph. It owns the workers and starts lost ones again, also on
+    machines that were gone and have come back."""
     runner = ChunkRunner(
         loaded.executors,
         factories=loaded.factories,
@@ -41,9 +41,9 @@ def open_runner(loaded: LoadedGraph) -> ChunkRunner:
 
 
 class Model:
-    """A loaded graph. Call it with arrays; close it, or use it in a `with` block. One thread at a time.
+    """A loaded graph. Call it with arrays; close it, or use it in a `with` block. Use it in one thread at a time.
 
-    A worker that dies is started again, and what it had not finished is computed anew, by others where there are some.
+    A worker that dies is started again, and its unfinished work is computed again, by other workers if there are any.
     """
 
     def __init__(self, loaded: LoadedGraph, owned: ExitStack, *, micro_batch: int | None = None) -> None:
@@ -55,7 +55,7 @@ class Model:
 
     @property
     def plan(self) -> GraphPlan:
-        """Which worker runs what, and the graph's inputs and outputs."""
+        """The plan: which worker runs what, and the graph's inputs and outputs."""
         return self._loaded.plan
 
     def __call__(self, *arrays: ArrayLike | Mapping[str, ArrayLike], **named: ArrayLike) -> dict[str, Array]:
@@ -78,17 +78,17 @@ class Model:
         return {spec.name: outputs[spec.name] for spec in plan.outputs}
 
     def stream(self, batches: Iterable[ArrayLike | Mapping[str, ArrayLike]]) -> Iterator[dict[str, Array]]:
-        """Compute one batch after the other, as many at once as keep all workers busy, results in order.
+        """Compute many batches, as many at once as keep all workers busy, and yield the results in order.
 
         Args:
-            batches: read when there is room for one more: mappings of input names to arrays, or arrays for a model with
-                one input. Each goes through the graph as it is.
+            batches: mappings of input names to arrays, or arrays for a model with one input. A batch is read when there
+                is room for it, and goes through the graph unchanged.
 
         Yields:
-            The outputs of each batch. Valid until: the next ones are asked for; copy what is to be kept.
+            The outputs of each batch. Valid until the next ones are requested; copy what you want to keep.
 
         Raises:
-            InvalidRequest: a batch is not what the model takes, or cannot be computed.
+            InvalidRequest: a batch does not fit the model's inputs, or cannot be computed.
             WorkerLost: no worker is left to compute on, and none could be started again.
         """
         chunks = (
@@ -152,20 +152,20 @@ def load(
 
     Args:
         model: the path of an ONNX file; or a module, which is exported with `torch.onnx.export(dynamo=True)`.
-        example_inputs: for a module: a tuple of tensors, or a mapping of argument names to tensors. Their first
-            dimension becomes the dynamic batch. For a file: arrays by name to measure with instead of made-up ones.
+        example_inputs: for a module, a tuple of tensors or a mapping of argument names to tensors, whose first
+            dimension becomes the dynamic batch; for a file, arrays by name to measure with instead of made-up ones.
         split: `1`, `pp=2`, `pp=3:1` (shares of the time), `tp=2`, `tp=3:1` (shares of every layer), `dp=2`, or several,
-            as in `dp=2,pp=2,tp=2`; or `auto`: measure this machine with the model, once, and choose.
-        objective: of `auto`: `throughput`, `latency`, or the best product of both.
-        threads: compute threads per worker; None shares the machine's cores evenly.
-        batch_dims: batch axis of inputs and outputs by name, where the graph itself does not tell; None for an input
-            that has no rows. "none": the graph has no batch, every call goes through it as it is.
-        micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
-        devices: what workers compute on, see `DeviceOptions`.
+            as in `dp=2,pp=2,tp=2`; or `auto`, which measures this machine with the model, once, and chooses.
+        objective: what `auto` optimizes: `throughput`, `latency`, or `balanced`, the best product of both.
+        threads: compute threads of each worker; None shares the machine's cores evenly.
+        batch_dims: batch axes of inputs and outputs by name, where the graph itself does not tell; None for an input
+            without rows. The text "none" says that the graph has no batch, so every call goes through it unchanged.
+        micro_batch: rows that go through the graph at once; None takes as many as keep all workers busy.
+        devices: what workers compute on; see `DeviceOptions`.
 
     Raises:
         ConfigError: the split, the threads or a batch dimension make no sense for this model.
-        ModelLoadError: it cannot be read, exported or run.
+        ModelLoadError: the model cannot be read, exported or run.
         CapacityError: the copies of its weights do not fit into memory.
         WorkerLost: a worker died while the model was measured or loaded.
 
@@ -175,7 +175,7 @@ def load(
     """
     check_names(devices, DeviceOptions.__annotations__, ConfigError)
     if micro_batch is not None and micro_batch < 1:
-        raise ConfigError(f"micro_batch is {micro_batch}, but must be at least 1")
+        raise ConfigError(f"micro_batch is {micro_batch}, but it must be at least 1")
 
     with ExitStack() as owned:
         sample = None

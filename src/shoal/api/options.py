@@ -1,4 +1,4 @@
-"""Keyword arguments of `shoal.LLM`: their names, their defaults, and what is wrong with a value."""
+"""Keyword arguments of `shoal.LLM`: their names, their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shoal.errors import ConfigError, InvalidRequest
 
 
 class DeviceOptions(TypedDict, total=False):
-    """What workers compute on: options of `shoal run` and `shoal serve` under the same names."""
+    """What workers compute on: the options of `shoal run` and `shoal serve` under the same names."""
 
     device: str | None
-    """what workers compute on: `cpu`, `gpu`, a provider such as `webgpu` or `cuda:1`, or one for each worker, as in
-    `cpu,webgpu`; None: `cpu`"""
+    """`cpu`, `gpu`, a provider such as `webgpu` or `cuda:1`, one name for each worker as in `cpu,webgpu`, or `auto`;
+    None means `auto` with `split="auto"` and otherwise `cpu`."""
     provider_option: Sequence[str] | None
-    """`KEY=VALUE` for the provider of the device"""
+    """Options `KEY=VALUE` that are passed to the device's provider."""
     device_memory: str | int | None
-    """that a worker may take of its device: bytes, or a text such as `4G`; None: all there is"""
+    """The most device memory of a worker: bytes, or a text such as `4G`; None means all of it."""
     worker_python: Sequence[str] | None
-    """`PATH` of the Python that runs workers on devices, or `PROVIDER=PATH` for those of one provider"""
+    """`PATH` of the Python that runs workers on devices, or `PROVIDER=PATH` for the workers of one provider."""
 
 
 class LaunchOptions(DeviceOptions, total=False):
@@ -31,61 +31,63 @@ class LaunchOptions(DeviceOptions, total=False):
     split: str
     """`auto` (the default: measure and choose), `1`, `pp=2`, `pp=10:20`, `tp=3:1`, `dp=2,tp=2`, ..."""
     plan: str | Path | None
-    """a plan file from `shoal plan -o FILE`, in the place of a split"""
+    """A plan file from `shoal plan -o FILE`, instead of a split."""
     cluster: str | Path | None
-    """`ray`: the machines of the running Ray cluster; or a YAML file that describes machines; None: this machine"""
+    """`ray` for the machines of the running Ray cluster, or a YAML file that describes machines; None: this machine."""
     link_precision: str
-    """of hidden states between machines: `auto` (the default), `fp32`, `fp16` or `int8`"""
+    """Precision of hidden states between machines: `auto` (the default), `fp32`, `fp16` or `int8`."""
     precision: str
-    """`auto` (the default) keeps a quantized file's own width; `fp32`, `int8` or `int4`"""
+    """Precision of the weights: `auto` (the default: as the file has them), `fp32`, `int8` or `int4`."""
     activations: str
-    """what meets quantized weights: `int8` (the default) or `exact`"""
+    """Precision of the activations that meet quantized weights: `int8` (the default) or `exact`."""
     lora: Mapping[str, str | Path]
-    """LoRA adapters by the names that calls give as `adapter`: directories that PEFT has written, or GGUF files"""
+    """LoRA adapters by the names that calls give as `adapter`: directories written by PEFT, or GGUF files."""
     merge_lora: str | Path | None
-    """the adapter that is added to the model's weights as they are loaded"""
+    """The adapter that is added to the model's weights while they are loaded."""
     no_weight_cache: bool
-    """pack weights anew and keep none under ~/.cache/shoal"""
+    """Whether to pack the weights anew instead of sharing packed weights from ~/.cache/shoal."""
     threads: int | None
-    """compute threads of a worker; None shares the machine's cores evenly"""
+    """Compute threads of each worker; None shares the machine's cores evenly."""
     max_seqs: int
-    """sequences of one replica that may run at once; 32 by default"""
+    """The most sequences that one replica may run at once; 32 by default."""
     device_precision: str
-    """of floats on devices, keys and values among them: `fp32` (the default) or `fp16`"""
+    """Precision of floats on devices, keys and values included: `fp32` (the default) or `fp16`."""
     kv_memory: str | int | None
-    """KV cache of all replicas together: bytes, or a text such as `512M`; None: what the model and memory suggest"""
+    """Memory for the KV caches of all replicas together: bytes, or a text such as `512M`; None: it follows from the
+    model and from free memory."""
     max_context: int | None
-    """longest sequence in tokens, prompt and output together; None: the model's own"""
+    """The longest sequence in tokens, prompt and output together; None: the model's own limit."""
     objective: str
-    """what `auto` plans for: `balanced` (the default), `throughput` or `latency`"""
+    """What `auto` optimizes: `balanced` (the default), `throughput` or `latency`."""
     streams: int
-    """what `auto` plans for: requests that are always under way; 8 by default"""
+    """The number of requests in progress that `auto` plans for; 8 by default."""
     prompt_tokens: int
-    """what `auto` plans for: prompt tokens of a request; 128 by default"""
+    """The prompt tokens of a request that `auto` plans for; 128 by default."""
     output_tokens: int
-    """what `auto` plans for: output tokens of a request; 64 by default"""
+    """The output tokens of a request that `auto` plans for; 64 by default."""
     latency_slo: float | None
-    """what `auto` plans for: seconds that a request may take under that load; None: any"""
+    """The most seconds that a request may take under that load, for `auto`; None: no limit."""
     precision_floor: str | None
-    """let stages go down to this precision where that pays"""
+    """The lowest precision that a stage may use where that pays off."""
     routing: str
-    """which replica a request goes to: `earliest-finish` (the default) or `round-robin`"""
+    """How to choose the replica for a request: `earliest-finish` (the default) or `round-robin`."""
     replan: bool
-    """move layers between stages whose workers change speed, and use machines that join, where that pays"""
+    """Whether to move layers between stages whose workers change speed, and to use machines that join, where that pays
+    off."""
     worker_timeout: float
-    """seconds of silence after which a worker is taken for hung; 2 by default, more where steps take long"""
+    """Seconds of silence after which a worker counts as hung; 2 by default, longer where steps take long."""
 
 
 class PictureOptions(TypedDict, total=False):
-    """How a model that sees takes pictures: options of `shoal serve` under the same names."""
+    """How a model takes pictures: the options of `shoal serve` under the same names."""
 
     mmproj: str | Path | None
-    """the vision part of a model in a GGUF file; None: the one file of that name beside the model, if there is one"""
+    """The vision part of a GGUF model; None: the mmproj file beside the model, if there is exactly one."""
     vision_split: str | None
-    """of the vision part, in workers of its own: `1` (the default), `dp=2`, `pp=2`, ...; None: it is not started, and
-    the model takes texts alone"""
+    """How to split the vision part, over workers of its own: `1` (the default), `dp=2`, `pp=2`, ...; None: it is not
+    started, and the model accepts only texts."""
     allow_remote_media: bool
-    """fetch pictures that messages name by http(s) URLs"""
+    """Whether to fetch pictures that messages name by http(s) URLs."""
 
 
 class LLMOptions(LaunchOptions, PictureOptions, total=False):
@@ -93,11 +95,11 @@ class LLMOptions(LaunchOptions, PictureOptions, total=False):
 
 
 def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = True) -> LaunchConfig:
-    """The launch configuration for keyword arguments.
+    """Make the launch configuration for keyword arguments.
 
     Args:
         model: as in `LaunchConfig`.
-        given: what the caller said.
+        given: the keyword arguments.
         is_rough: see `PlanningConfig`.
 
     Raises:
@@ -106,10 +108,10 @@ def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = T
     check_names(given, LaunchOptions.__annotations__, ConfigError)
     plan, cluster, kv_memory = given.get("plan"), given.get("cluster"), given.get("kv_memory")
     if plan is not None and "split" in given:
-        raise ConfigError("plan takes the place of split; give one of them")
+        raise ConfigError("plan takes the place of split: give only one of them")
     adapters, merged = given.get("lora") or {}, given.get("merge_lora")
     if "" in adapters:
-        raise ConfigError("lora: an adapter needs a name")
+        raise ConfigError("lora: every adapter needs a name")
     activations = given.get("activations", "int8")
     if activations not in ("int8", "exact"):
         raise ConfigError(f"activations is {activations!r}, but it must be int8 or exact")
@@ -147,8 +149,8 @@ def launch_config(model: str | Path, given: LaunchOptions, *, is_rough: bool = T
 
 
 def devices_config(given: Mapping[str, Any]) -> DevicesConfig:
-    """What options say that are named `device`, `provider_option`, `device_memory`, `device_precision` and
-    `worker_python`. Raises ConfigError."""
+    """Read the options `device`, `provider_option`, `device_memory`, `device_precision` and `worker_python`. Raises
+    ConfigError."""
     names, memory = given.get("device"), given.get("device_memory")
     return DevicesConfig(
         names=() if names is None else tuple(names.split(",")),
@@ -160,7 +162,7 @@ def devices_config(given: Mapping[str, Any]) -> DevicesConfig:
 
 
 def check_names(given: Mapping[str, Any], known: Collection[str], error: type[ConfigError | InvalidRequest]) -> None:
-    """Refuse options that nobody knows, with an `error` that suggests the nearest one."""
+    """Refuse unknown options with an `error` that suggests the nearest known one."""
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1)

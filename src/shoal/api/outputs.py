@@ -1,4 +1,4 @@
-"""What `shoal.LLM` answers with. The names are vLLM's, and so is their meaning."""
+"""The answers of `shoal.LLM`. Names and meanings are those of vLLM."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ class CompletionOutput:
     """One continuation of a prompt."""
 
     index: int
-    """among the `n` of its prompt"""
+    """The index among the `n` continuations of its prompt."""
     text: str
     token_ids: Sequence[int]
-    """output tokens, the one that ended the text included"""
+    """The output tokens, including the one that ended the text."""
     finish_reason: str | None
-    """`stop`: an end token or a stop text; `length`: max_tokens; None: it was left before its end"""
+    """`stop` for an end token or a stop text, `length` for max_tokens; None if the stream was left before its end."""
     logprobs: Sequence[PositionLogprobs] | None
-    """natural-log probabilities, one entry a token whose text is part of `text`; None where none were asked for"""
+    """Natural-log probabilities, one entry for each token whose text is part of `text`; None if none were requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
-    """The answer to one prompt. `text` and its neighbors are those of the first continuation, often the only one."""
+    """The answer to one prompt. `text`, `token_ids`, `finish_reason` and `logprobs` are those of the first
+    continuation."""
 
     prompt: str | None
-    """the text that was continued, after the chat template; None where token ids were given"""
+    """The text that was continued, after the chat template was applied; None if token ids were given."""
     prompt_token_ids: Sequence[int]
     outputs: Sequence[CompletionOutput]
-    """`n` continuations"""
+    """The `n` continuations."""
     usage: Usage
     ttft_s: float
-    """seconds from the start of the call, or from when it was the prompt's turn, to the first token"""
+    """Seconds to the first token, from the start of the call or, in a list of prompts, from the prompt's turn."""
     duration_s: float
-    """seconds from there to the last token"""
+    """Seconds from the same moment to the last token."""
 
     @property
     def text(self) -> str:
-        """The first continuation's text."""
+        """The text of the first continuation."""
         return self.outputs[0].text
 
     @property
     def token_ids(self) -> Sequence[int]:
-        """The first continuation's tokens."""
+        """The tokens of the first continuation."""
         return self.outputs[0].token_ids
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the first continuation ended."""
+        """The reason why the first continuation ended."""
         return self.outputs[0].finish_reason
 
     @property
     def logprobs(self) -> Sequence[PositionLogprobs] | None:
-        """The first continuation's log-probabilities."""
+        """The log-probabilities of the first continuation."""
         return self.outputs[0].logprobs

@@ -1,4 +1,4 @@
-"""Keyword arguments of the calls of `shoal.LLM`: their names, their defaults, and what is wrong with a value."""
+"""Keyword arguments of the calls of `shoal.LLM`: their names, their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -15,70 +15,72 @@ from shoal.model.text.grammar.constraint import Constraint, ConstraintKind, choi
 from shoal.protocol.language_messages import Sampling
 
 DEFAULT_MAX_TOKENS = 512
-"""As `shoal run`."""
+"""The same as for `shoal run`."""
 
 
 class SamplingOptions(TypedDict, total=False):
-    """How a prompt is continued: the names of vLLM, OpenAI and `shoal run`."""
+    """How a prompt is continued. The names are those of vLLM, OpenAI and `shoal run`."""
 
     max_tokens: int | None
-    """output tokens at most, and never more than the context leaves; 512 by default; None: what the context leaves"""
+    """The most output tokens, never more than the context leaves; 512 by default; None: all that the context leaves."""
     temperature: float
-    """0 (the default) is greedy"""
+    """The sampling temperature; 0 (the default) is greedy."""
     top_p: float
-    """nucleus mass, above 0 and at most 1"""
+    """The probability mass of nucleus sampling, above 0 and at most 1."""
     top_k: int
-    """draw from the k likeliest tokens; 0: all"""
+    """The number of likeliest tokens to draw from; 0 draws from all."""
     min_p: float
-    """leave out tokens less likely than this share of the likeliest, 0 to 1"""
+    """Tokens whose probability is below this share of the likeliest token's are left out; 0 to 1."""
     presence_penalty: float
-    """against tokens that were used, -2 to 2"""
+    """A penalty on tokens that the output already has, -2 to 2."""
     frequency_penalty: float
-    """against tokens by how often they were used, -2 to 2"""
+    """A penalty on tokens in proportion to how often the output has them, -2 to 2."""
     repetition_penalty: float
-    """against tokens that the prompt or the output has: above 1, up to 2; 1 (the default): none"""
+    """A penalty on tokens that the prompt or the output has: above 1 and at most 2; 1 (the default) means none."""
     repetition_window: int
-    """of how many latest tokens; 0 (the default): all"""
+    """How many of the latest tokens the repetition penalty covers; 0 (the default) means all."""
     logit_bias: Mapping[int, float]
-    """what the logits of tokens are added, -100 to 100 each"""
+    """Numbers that are added to the logits of tokens, by token id; -100 to 100 each."""
     min_tokens: int
-    """output tokens before which nothing ends an answer"""
+    """The number of output tokens before which nothing ends an answer."""
     seed: int | None
-    """key of the random stream; continuation i uses seed + i; None: random"""
+    """The key of the random stream; continuation i uses seed + i; None chooses one at random."""
     stop: str | Sequence[str]
-    """texts that end an answer; they are not part of it"""
+    """Texts that end an answer and are not part of it."""
     stop_token_ids: Collection[int]
-    """tokens that end an answer, in addition to the model's own"""
+    """Tokens that end an answer, in addition to the model's own."""
     ignore_eos: bool
-    """go on past the model's own end tokens"""
+    """Whether to continue past the model's own end tokens."""
     n: int
-    """independent continuations of each prompt; 1 by default"""
+    """The number of independent continuations of each prompt; 1 by default."""
     logprobs: int | None
-    """log-probabilities of each output token and of so many of the likeliest at its place; None: none"""
+    """How many of the likeliest tokens to report at each place, beside the log-probability of the output token itself;
+    None reports no log-probabilities."""
     json_schema: Mapping[str, Any] | str | None
-    """the output is JSON of this schema; of these four, one at most can be given"""
+    """A JSON schema that the output must satisfy. At most one of `json_schema`, `regex`, `choice` and `grammar` can be
+    given."""
     regex: str | None
-    """the whole output matches this expression, in Rust's syntax"""
+    """A regular expression, in Rust's syntax, that the whole output must match."""
     choice: Sequence[str] | None
-    """the output is one of these texts"""
+    """Texts of which the output must be one."""
     grammar: str | None
-    """the output follows this grammar, in Lark's form or llama.cpp's (GBNF)"""
+    """A grammar that the output must follow, in the format of Lark or of llama.cpp (GBNF)."""
     adapter: str | None
-    """the name of a LoRA adapter that the model was loaded with (`lora=`); None: the model itself"""
+    """The name of a LoRA adapter that the model was loaded with (`lora=`); None: the model itself."""
     timeout: float | None
-    """seconds that each prompt may take, its waiting included; None: any"""
+    """The most seconds that each prompt may take, including its waiting; None: no limit."""
 
 
 def generation_spec(
     prompt_ids: tuple[int, ...], given: SamplingOptions, max_context: int, guides: tuple[Guide, ...]
 ) -> GenerationSpec:
-    """What to generate for one prompt.
+    """Make the specification of what to generate for one prompt.
 
     Args:
-        prompt_ids: its tokens.
+        prompt_ids: the prompt's tokens.
         given: from `check_sampling`.
         max_context: longest sequence in tokens.
-        guides: one a continuation, where the output must have a form; else empty.
+        guides: one for each continuation if the output is constrained, otherwise empty.
     """
     stop = given.get("stop", ())
     wanted = given.get("max_tokens", DEFAULT_MAX_TOKENS)
@@ -108,17 +110,21 @@ def generation_spec(
 
 
 def named_constraint(given: SamplingOptions) -> tuple[Constraint, str] | None:
-    """The form that the output must have and the option that says so; None where it is free. Raises InvalidRequest."""
+    """The constraint on the output and the option that gave it; None if there is none. Raises InvalidRequest."""
     values: Mapping[str, Any] = given
     names = [name for name in _CONSTRAINTS if values.get(name) is not None]
     if not names:
         return None
     if len(names) > 1:
-        raise InvalidRequest(f"{names[0]} and {names[1]} cannot both be given: an output has one form", param=names[1])
+        raise InvalidRequest(
+            f"{names[0]} and {names[1]} cannot both be given: an output has only one constraint", param=names[1]
+        )
     (name,) = names
     for other in ("ignore_eos", "min_tokens"):
         if given.get(other):
-            raise InvalidRequest(f"{other} cannot go with {name}: the output ends with its form", param=other)
+            raise InvalidRequest(
+                f"{other} cannot be combined with {name}, which decides where the output ends", param=other
+            )
     value = values[name]
     if name == "choice":
         if isinstance(value, str) or not all(isinstance(text, str) for text in value):
@@ -157,7 +163,7 @@ _RANGES: Mapping[str, tuple[type, float, float, bool]] = {
 
 
 def check_sampling(given: SamplingOptions) -> SamplingOptions:
-    """The same options where all of them make sense. Raises InvalidRequest, which names the first that does not."""
+    """Return the same options if all of them make sense. Raises InvalidRequest, which names the first that does not."""
     check_names(given, SamplingOptions.__annotations__, InvalidRequest)
     values: Mapping[str, Any] = given
     for name, (kind, least, greatest, is_optional) in _RANGES.items():

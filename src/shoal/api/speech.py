@@ -1,4 +1,4 @@
-"""Shoal from Python: a model of speech that transcribes sound."""
+"""The Python interface to models of speech: transcribing sound."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ from shoal.speech.window import Thresholds
 __all__ = ["SpeechSegment", "Thresholds", "Transcriber", "Transcript"]
 
 Sound = str | Path | bytes | F32
-"""A file of sound, its bytes, or samples at 16 kHz between -1 and 1."""
+"""An audio file, its bytes, or samples at 16 kHz between -1 and 1."""
 MAX_SEQS = 24
-"""Sequences of a replica that run at once, by default: four searches of five beams, and what asks for languages."""
+"""The default number of sequences of a replica that run at once: four searches of five beams, and requests that detect
+languages."""
 _MAX_AUDIO_S = 24 * 3600.0
 """The longest sound: its samples are 5.5 GB."""
 
@@ -46,32 +47,32 @@ class TranscribeOptions(TypedDict, total=False):
     """Options of `transcribe`: language, task, timestamps and the search for words."""
 
     language: str | None
-    """that is spoken, by its code or name; None: the model says it"""
+    """The spoken language, as a code or a name; None: the model detects it."""
     prompt: str
-    """text that may come before: names and how they are spelled"""
+    """Text to assume before the sound, for example names in their right spelling."""
     temperature: float | Sequence[float]
-    """0 (the default) begins there and goes up where the text is poor; another one is kept; several are tried one after
-    the other"""
+    """The sampling temperature. 0 (the default) starts there and rises where the text comes out badly; another value is
+    kept; of several values, each is tried after the one before."""
     beam_size: int
-    """hypotheses that are followed at temperature 0, 5 by default; 1: the likeliest token is taken every time"""
+    """Hypotheses that are followed at temperature 0, 5 by default; 1 takes the likeliest token every time."""
     patience: float
-    """a search ends when so many times `beam_size` hypotheses have ended; 1 by default"""
+    """A search ends when `patience` times `beam_size` hypotheses have ended; 1 by default."""
     length_penalty: float | None
-    """see `SpeechOptions`; None (the default): texts are compared by their mean log-probability"""
+    """See `SpeechOptions`; None (the default) compares texts by their mean log-probability."""
     best_of: int
-    """texts that are drawn at a temperature above 0, of which the likeliest is taken; 5 by default"""
+    """Texts that are drawn at a temperature above 0, of which the likeliest is kept; 5 by default."""
     thresholds: Thresholds
-    """of a text that is believed"""
+    """The limits within which a text is accepted."""
     words: bool
-    """whether to find out when each word was said, see `SpeechSegment.words`"""
+    """Whether to find the times of each word; see `SpeechSegment.words`."""
     task: Literal["transcribe", "translate"]
-    """`translate`: into English"""
+    """`transcribe` (the default), or `translate` into English."""
 
 
 class Transcriber:
     """A loaded model of speech. Close it, or use it in a `with` block. Thread-safe.
 
-    A worker that dies is started again, and what it was computing goes on.
+    A worker that dies is started again, and its requests continue.
 
     Examples:
         >>> with shoal.Transcriber("whisper-tiny.en", split="dp=2") as model:  # doctest: +SKIP
@@ -83,13 +84,14 @@ class Transcriber:
         """Plan, start the workers and load the weights.
 
         Args:
-            model: a folder with a Whisper model (Hugging Face's form, or CTranslate2's), `hf:org/name` or `pkg:NAME`.
+            model: a folder with a Whisper model (in the format of Hugging Face or of CTranslate2), `hf:org/name` or
+                `pkg:NAME`.
             options: see `LaunchOptions`; `max_seqs` is 24 by default.
 
         Raises:
             ConfigError: an option is unknown or makes no sense for this model.
             ModelLoadError: the model is missing, broken or of another kind.
-            CapacityError: it does not fit into memory.
+            CapacityError: the model does not fit into memory.
             WorkerLost: workers died while they were loading, again and again.
         """
         self._load(model, options, None)
@@ -103,7 +105,7 @@ class Transcriber:
 
     @classmethod
     def over(cls, loaded: LoadedModel) -> Transcriber:
-        """A model that was loaded by other means, which it owns from now on."""
+        """Wrap a model that was loaded by other means and own it from now on."""
         one = cls.__new__(cls)
         one._own(loaded)
         return one
@@ -121,12 +123,12 @@ class Transcriber:
 
     @property
     def plan(self) -> Plan:
-        """Which worker runs what, as it is now."""
+        """The current plan: which worker runs what."""
         return self._loaded.running_plan
 
     @property
     def failure(self) -> str | None:
-        """Why no call can be made any more; None while it can."""
+        """The reason why the model can no longer transcribe; None while it can."""
         return self._data_plane.failure
 
     @overload
@@ -136,10 +138,10 @@ class Transcriber:
     def transcribe(
         self, sounds: Sound | list[Sound], **options: Unpack[TranscribeOptions]
     ) -> Transcript | list[Transcript]:
-        """What is said, with the times of each segment.
+        """Transcribe sound, with the times of each segment.
 
         Args:
-            sounds: a file, its bytes, or samples at 16 kHz; or a list of those, which are computed together.
+            sounds: a file, its bytes, or samples at 16 kHz; or a list of these, which are computed together.
             options: see `TranscribeOptions`.
 
         Returns:
@@ -150,7 +152,7 @@ class Transcriber:
             MissingExtra: a file is given and PyAV is not installed.
             RequestError: three replicas in a row were lost to this sound.
             WorkerLost: no worker is left to compute on, and none could be started again.
-            ModelClosed: the model was closed, before or meanwhile.
+            ModelClosed: the model was closed before or during the call.
         """
         check_names(options, TranscribeOptions.__annotations__, InvalidRequest)
         asked = SpeechOptions(**options)
@@ -159,13 +161,13 @@ class Transcriber:
         return self._thread.run(self._windows.transcribe(_samples(sounds), asked))
 
     async def atranscribe(self, sound: Sound, **options: Unpack[TranscribeOptions]) -> Transcript:
-        """`transcribe` of one sound, awaited. Cancelling the wait gives it up."""
+        """The asyncio form of `transcribe`, for one sound. Cancelling the wait cancels the call."""
         check_names(options, TranscribeOptions.__annotations__, InvalidRequest)
         samples_S = await asyncio.to_thread(_samples, sound)
         return await self._thread.arun(self._windows.transcribe(samples_S, SpeechOptions(**options)))
 
     def close(self) -> None:
-        """End every call, stop all workers and free what they held. Idempotent; calls that run raise ModelClosed."""
+        """End every call, stop all workers and free their memory. Idempotent; running calls raise ModelClosed."""
         self._thread.close()
         self._finalizer.detach()
 
@@ -192,7 +194,7 @@ class Transcriber:
 
 
 def window_transcriber(loaded: LoadedModel, data_plane: DataPlane) -> WindowTranscriber:
-    """What transcribes with a loaded model of speech. Raises ModelLoadError: its tokenizer lacks Whisper's tokens."""
+    """Make a transcriber over a loaded model. Raises ModelLoadError if its tokenizer lacks Whisper's tokens."""
     vocabulary = read_vocabulary(loaded.path, loaded.tokenizer, loaded.decoder.vocab_size)
     return WindowTranscriber(data_plane, loaded.decoder, vocabulary)
 
@@ -201,7 +203,9 @@ def _samples(sound: Sound) -> F32:
     """Raises InvalidRequest."""
     if isinstance(sound, np.ndarray):
         if sound.ndim != 1 or not np.issubdtype(sound.dtype, np.floating):
-            raise InvalidRequest(f"samples are floats in one dimension, not {sound.dtype} in {sound.ndim}", "sounds")
+            raise InvalidRequest(
+                f"samples must be floats in one dimension, not {sound.dtype} in {sound.ndim}", "sounds"
+            )
         return np.ascontiguousarray(sound, dtype=np.float32)
     if isinstance(sound, bytes):
         return decode_audio(sound, max_s=_MAX_AUDIO_S, param="sounds")

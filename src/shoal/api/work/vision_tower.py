@@ -133,7 +133,10 @@ def attach_vision(data_plane: DataPlane, loaded: LoadedModel, options: VisionOpt
         another model.
     """
     if options.projector is not None and loaded.path.is_dir():
-        raise ConfigError(f"--mmproj is for models in GGUF files; {loaded.path} has its own vision part, if any")
+        raise ConfigError(
+            f"--mmproj is for models in GGUF files; the vision part of {loaded.path}, if there is one, is among "
+            "its own files"
+        )
     files = find_vision(loaded.path, options.projector or projector_beside(loaded.path))
     if files is None:
         return
