@@ -69,7 +69,7 @@ def test_functions_that_raise(
 
 
 def test_the_number_of_values(pool: FunctionPool) -> None:
-    with pytest.raises(RequestError, match="returned 2 values, but has 3 outputs"):
+    with pytest.raises(RequestError, match="returned 2 values, but the step has 3 outputs"):
         call(pool, "words", "a", "b", "c", text="x")
 
 

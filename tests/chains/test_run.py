@@ -114,7 +114,7 @@ def test_the_first_error_ends_the_others(folder: Path) -> None:
         ([DOUBLE], "text", "needs an array, but 'x' is a str"),
         ([DOUBLE], np.zeros(5), "step 'double': too large"),
         ([{**DOUBLE, "outputs": {"y": "exit"}}], np.zeros(1), "the graph has no output 'exit': it has 'out'"),
-        ([{**DOUBLE, "each": ["x"]}], np.zeros(1), "'x' is no list"),
+        ([{**DOUBLE, "each": ["x"]}], np.zeros(1), "'x' is not a list"),
         ([{**DOUBLE, "each": ["x"]}], [np.zeros(1)] * 5000, "a list of 5000 items"),
     ],
 )

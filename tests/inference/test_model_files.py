@@ -37,7 +37,7 @@ def test_a_name_for_the_only_model(tmp_path: Path) -> None:
 
 
 def test_places_that_mean_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(ConfigError, match="contains no model"):
         find_models([str(tmp_path)])
     path = put(tmp_path / "model.onnx")
     with pytest.raises(ConfigError, match="have the same name"):

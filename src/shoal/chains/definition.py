@@ -124,7 +124,7 @@ def parse_chain(data: object, file: Path) -> Chain:
 
 def _steps(data: object, file: Path) -> list[Step]:
     if not isinstance(data, list) or not data:
-        raise ConfigError(f"{file}: steps must be a list of one or more")
+        raise ConfigError(f"{file}: steps must be a list with at least one step")
     items = cast(list[object], data)
     if len(items) > MAX_STEPS:
         raise ConfigError(f"{file}: {len(items)} steps: at most {MAX_STEPS}")
@@ -150,7 +150,7 @@ def _check_flow(chain: Chain, file: str) -> None:
                 raise ConfigError(f"{file}: step {step.name!r} uses {name!r}, {_unmade(name, made)}")
         for name in step.outputs:
             if name in made:
-                raise ConfigError(f"{file}: step {step.name!r} makes {name!r}, which is there already")
+                raise ConfigError(f"{file}: step {step.name!r} makes {name!r}, which exists already")
             made.add(name)
     for name in chain.outputs:
         if name not in made:
@@ -166,7 +166,7 @@ def _inputs(data: object, file: Path) -> dict[str, InputKind]:
     place = f"{file}: inputs"
     kinds = read_mapping(data, place)
     if not kinds:
-        raise ConfigError(f"{place} must name one or more, such as `image: image`")
+        raise ConfigError(f"{place} must name at least one input, such as `image: image`")
     found: dict[str, InputKind] = {}
     for name, kind in kinds.items():
         try:

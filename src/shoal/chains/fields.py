@@ -41,7 +41,7 @@ def read_pairs(data: object, place: str) -> dict[str, str]:
     """Texts by texts, one at least. Raises ConfigError."""
     pairs = read_mapping(data, place)
     if not pairs:
-        raise ConfigError(f"{place} must name one or more")
+        raise ConfigError(f"{place} must name at least one value")
     return {read_text(key, place): read_text(value, f"{place}.{key}") for key, value in pairs.items()}
 
 
@@ -52,7 +52,7 @@ def read_names(data: object, place: str, *, may_be_empty: bool = False) -> list[
         raise ConfigError(f"{place} must be a list of names")
     names = [read_name(item, place) for item in cast(list[object], items)]
     if len(set(names)) < len(names):
-        raise ConfigError(f"{place}: a name stands there twice")
+        raise ConfigError(f"{place}: a name is given twice")
     return names
 
 
@@ -60,7 +60,7 @@ def read_name(value: object, place: str) -> str:
     """A name as Python has them. Raises ConfigError."""
     text = read_text(value, place)
     if not text.isidentifier():
-        raise ConfigError(f"{place}: {text!r} is no name: letters, digits and _, as in Python")
+        raise ConfigError(f"{place}: {text!r} is not a name: use letters, digits and _, as in Python")
     return text
 
 

@@ -46,7 +46,7 @@ def read_step(data: object, index: int, file: Path) -> Step:
     forms = [form for form in _KEYS if form in fields]
     if len(forms) != 1:
         check_keys(fields, [*_COMMON, *(key for form, keys in _KEYS.items() for key in (form, *keys))], place)
-        raise ConfigError(f"{place}: give {_FORMS}, one of them")
+        raise ConfigError(f"{place}: give exactly one of {_FORMS}")
     (form,) = forms
     check_keys(fields, (form, *_COMMON, *_KEYS[form]), place)
     each = frozenset(read_names(fields.get("each", []), f"{place}.each", may_be_empty=True))
@@ -59,7 +59,7 @@ def read_step(data: object, index: int, file: Path) -> Step:
     }
     step = readers[form](fields, file, place, each)
     if foreign := sorted(each - {*used_by(step)}):
-        raise ConfigError(f"{place}.each: {foreign[0]!r} is no input of this step")
+        raise ConfigError(f"{place}.each: {foreign[0]!r} is not an input of this step")
     return step
 
 
@@ -108,10 +108,10 @@ def _encoder(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[
         what = "vectors" if query is None else "the best texts and their scores"
         raise ConfigError(f"{place}.outputs: {outputs[-1]!r} is one too many: the step makes {what}")
     if query is None and "top_n" in fields:
-        raise ConfigError(f"{place}.top_n: texts are ranked where there is a `query`")
+        raise ConfigError(f"{place}.top_n: texts are only ranked if there is a `query`")
     encoder = open_encoder(folder)
     if encoder.compares and query is None:
-        raise ConfigError(f"{place}: {folder} compares texts, so that it needs a `query`")
+        raise ConfigError(f"{place}: {folder} compares texts, so it needs a `query`")
     top_n = fields.get("top_n")
     return EncoderStep(
         name=read_text(fields.get("name", model_name), f"{place}.name"),
@@ -139,7 +139,7 @@ def _language(fields: Mapping[str, Any], file: Path, place: str, each: frozenset
     if not isinstance(is_raw, bool):
         raise ConfigError(f"{place}.raw is true or false, not {is_raw!r}")
     if is_raw and system:
-        raise ConfigError(f"{place}.system: is part of a conversation, but `raw` continues plain text")
+        raise ConfigError(f"{place}.system: a system message is part of a conversation, but `raw` continues plain text")
     (output, *more) = read_names(fields.get("outputs"), f"{place}.outputs")
     if more:
         raise ConfigError(f"{place}.outputs: {more[0]!r} is one too many: the step makes an answer")
@@ -190,8 +190,8 @@ def _named_in(text: str, place: str) -> list[str]:
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}; a brace by itself is written twice") from None
+        raise ConfigError(f"{place}: {error}; write a literal brace twice") from None
     for _, name, form, conversion in parts:
         if name is not None and (not name.isidentifier() or form or conversion):
-            raise ConfigError(f"{place}: {{{name}}} is no name of a value; a brace by itself is written twice")
+            raise ConfigError(f"{place}: {{{name}}} is not the name of a value; write a literal brace twice")
     return [name for _, name, _, _ in parts if name is not None]

@@ -86,10 +86,10 @@ async def _run_each(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> 
     lists = {name: used[name] for name in step.each}
     for name, items in lists.items():
         if not isinstance(items, list):
-            raise RequestError(f"step {step.name!r}: {name!r} is no list, which `each` says it is")
+            raise RequestError(f"step {step.name!r}: {name!r} is not a list, although `each` names it")
     counts = {len(items) for items in lists.values()}
     if len(counts) > 1:
-        raise RequestError(f"step {step.name!r}: the lists that it runs over have {sorted(counts)} items")
+        raise RequestError(f"step {step.name!r}: the lists that it runs over differ in length: {sorted(counts)} items")
     (count,) = counts
     if count > MAX_ITEMS:
         raise RequestError(f"step {step.name!r}: a list of {count} items; at most {MAX_ITEMS}")
@@ -122,7 +122,7 @@ async def _run_once(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> 
 
 async def _transcribe(step: SpeechStep, runner: StepRunner, samples: Any) -> Sequence[Any]:
     if not isinstance(samples, np.ndarray) or samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-        raise RequestError(f"step {step.name!r}: {step.audio!r} must be samples, as an input of the kind `audio` has")
+        raise RequestError(f"step {step.name!r}: {step.audio!r} must be samples, like an input of the kind `audio`")
     return (await runner.transcribe(step, samples.astype(np.float32, copy=False)))[: len(step.outputs)]
 
 

@@ -23,7 +23,7 @@ def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | by
         InvalidRequest: it is a tensor, or a text that is not UTF-8.
     """
     if kind is InputKind.TENSOR:
-        raise InvalidRequest(f"input {name!r} is a tensor: send JSON, with `inputs`", name)
+        raise InvalidRequest(f"input {name!r} is a tensor: send JSON with `inputs`", name)
     if kind not in (InputKind.TEXT, InputKind.TEXTS):
         return content
     try:

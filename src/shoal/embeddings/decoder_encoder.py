@@ -53,7 +53,9 @@ class DecoderEncoder:
     def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
         vocab_size = self._data_plane.tokenizer.vocab_size
         if not ids or not 0 <= min(ids) <= max(ids) < vocab_size:
-            raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}, one at least", "input")
+            raise InvalidRequest(
+                f"token ids must be between 0 and {vocab_size - 1}, and there must be at least one", "input"
+            )
         return tuple(ids)
 
     def _fitted(self, ids: tuple[int, ...], *, cuts: bool) -> tuple[int, ...]:
@@ -63,7 +65,7 @@ class DecoderEncoder:
             return ids
         if not cuts:
             raise InvalidRequest(
-                f"this model takes {longest} tokens at most, but a text has {len(ids)}: shorten it, or set "
+                f"this model accepts at most {longest} tokens, but a text has {len(ids)}: shorten it, or set "
                 "`truncate_prompt_tokens` to -1",
                 "input",
             )

@@ -58,12 +58,14 @@ class GraphEncoder:
         self._readers = Readers()
         self._dtypes = {spec.name: spec.dtype for spec in inputs if not spec.is_optional}
         if unknown := self._dtypes.keys() - {_IDS, _MASK, _TYPES}:
-            raise ModelLoadError(f"{folder.graph}: the input {min(unknown)!r} is none of an encoder of texts")
+            raise ModelLoadError(f"{folder.graph}: the input {min(unknown)!r} is not one that an encoder of texts has")
         names = [spec.name for spec in outputs]
         wanted = (SCORES,) if folder.compares else (VECTORS, *_TOKEN_VECTORS)
         found = next((name for name in wanted if name in names), None)
         if found is None:
-            raise ModelLoadError(f"{folder.graph}: has no output {' or '.join(wanted)}, but {', '.join(names)[:200]}")
+            raise ModelLoadError(
+                f"{folder.graph}: there is no output {' or '.join(wanted)}, only {', '.join(names)[:200]}"
+            )
         self._output = found
 
     @property

@@ -17,6 +17,8 @@ def shortened(vectors_NH: F32, dimensions: int) -> F32:
     """
     width = vectors_NH.shape[1]
     if dimensions > width:
-        raise InvalidRequest(f"this model's vectors have {width} numbers, fewer than {dimensions}", "dimensions")
+        raise InvalidRequest(
+            f"this model's vectors have {width} numbers, which is fewer than {dimensions}", "dimensions"
+        )
     lengths_N1 = np.sqrt((vectors_NH * vectors_NH).sum(-1, keepdims=True))
     return normalized(vectors_NH[:, :dimensions]) * lengths_N1

@@ -87,7 +87,7 @@ class YesNoRanker:
         tokenizer = self._data_plane.tokenizer
         ids = tokenizer.encode(answer, add_special=False) if isinstance(answer, str) else [answer]
         if len(ids) != 1 or ids[0] >= tokenizer.vocab_size:
-            raise ModelLoadError(f"the model is to answer {answer!r}, which is no token of its vocabulary")
+            raise ModelLoadError(f"the model should answer {answer!r}, which is not a token of its vocabulary")
         return ids[0]
 
     def _score(self, answer: TokenProduced) -> float:

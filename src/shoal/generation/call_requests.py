@@ -108,13 +108,13 @@ class CallRequests:
         if num_prompt_tokens + num_wanted_tokens > num_context_tokens:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {num_context_tokens} tokens, but the prompt has "
-                f"{num_prompt_tokens} and {num_wanted_tokens} more were asked for: shorten the prompt or lower "
-                "max_tokens",
+                f"{num_prompt_tokens} and {num_wanted_tokens} more were requested: shorten the prompt or "
+                "lower max_tokens",
                 param="prompt",
             )
         if spec.max_tokens is not None and spec.min_tokens > num_wanted_tokens:
             raise InvalidRequest(
-                f"min_tokens is {spec.min_tokens}, and {num_wanted_tokens} tokens at most are asked for",
+                f"min_tokens is {spec.min_tokens}, but at most {num_wanted_tokens} tokens are requested",
                 param="min_tokens",
             )
         takes_what_is_left = spec.max_tokens is None and not spec.targets

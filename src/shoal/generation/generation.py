@@ -188,5 +188,5 @@ class Generation:
             error = DeadlineExceeded(f"the answer was not finished within {timeout_s:g} s")
         else:
             retry_after_s = self._engine.retry_after_s()
-            error = DeadlineExceeded(f"the request has waited for {timeout_s:g} s, all its time", retry_after_s)
+            error = DeadlineExceeded(f"the request has waited for {timeout_s:g} s, all of its time", retry_after_s)
         self._stream.fail(error)

@@ -28,7 +28,7 @@ class Readers:
     async def run(self, function: Callable[[], T]) -> T:
         """Its result. Raises what it raises, and QueueFull where too many wait already."""
         if self._num_waiting >= MAX_WAITING:
-            raise QueueFull("too many long requests wait to be read", _RETRY_AFTER_S)
+            raise QueueFull("too many long requests are waiting to be read", _RETRY_AFTER_S)
         self._num_waiting += 1
         work = asyncio.get_running_loop().run_in_executor(self._threads, function)
         work.add_done_callback(self._end)

@@ -54,7 +54,7 @@ def _models_at(place: Path) -> list[ModelFile]:
     files = [_model_of_file(path) for path in sorted(place.glob(f"*{SUFFIX}"))]
     versioned = [model for folder in sorted(place.iterdir()) if (model := _latest_version(folder)) is not None]
     if not files and not versioned:
-        raise ConfigError(f"{place} holds no model: expected NAME{SUFFIX} or NAME/1/model{SUFFIX} in it")
+        raise ConfigError(f"{place} contains no model: expected NAME{SUFFIX} or NAME/1/model{SUFFIX} in it")
     return files + versioned
 
 

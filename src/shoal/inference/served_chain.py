@@ -126,7 +126,7 @@ class ServedChain:
                 decoded = {name: await self._decode(name, given[name]) for name in self.chain.inputs}
                 return await run_chain(self.chain, _Steps(self._repository, self._pool, self._models, call_id), decoded)
         except TimeoutError:
-            raise DeadlineExceeded(f"the chain was not done within {timeout_s:g} s") from None
+            raise DeadlineExceeded(f"the chain was not finished within {timeout_s:g} s") from None
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
         inputs = self.chain.inputs

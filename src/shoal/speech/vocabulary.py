@@ -115,7 +115,7 @@ def _settings(path: Path) -> dict[str, Any]:
 def _heads(path: Path, value: Any) -> tuple[tuple[int, int], ...]:
     pairs = value if isinstance(value, list) else [value]
     if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair) for pair in pairs):
-        raise ModelLoadError(f"{path}: 'alignment_heads' is no list of layers and heads")
+        raise ModelLoadError(f"{path}: 'alignment_heads' is not a list of layers and heads")
     if len(pairs) > MAX_ALIGNMENT_HEADS:
         raise ModelLoadError(f"{path}: {len(pairs)} alignment heads are more than {MAX_ALIGNMENT_HEADS}")
     return tuple(sorted((layer, head) for layer, head in pairs))
@@ -127,6 +127,6 @@ def _tokens(path: Path, settings: Mapping[str, Any], *keys: str) -> tuple[int, .
         if value is None:
             continue
         if not isinstance(value, list) or not all(isinstance(token, int) for token in value):
-            raise ModelLoadError(f"{path}: {key!r} is no list of tokens")
+            raise ModelLoadError(f"{path}: {key!r} is not a list of tokens")
         return tuple(token for token in value if token >= 0)
     return ()

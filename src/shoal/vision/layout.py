@@ -25,8 +25,8 @@ def lay_out(prompt_ids: Sequence[int], placeholder: int, pictures: Sequence[CutP
     places = [place for place, token in enumerate(prompt_ids) if token == placeholder]
     if len(places) != len(pictures):
         raise InvalidRequest(
-            f"the prompt has places for {len(places)} pictures, and there are {len(pictures)}: leave the model's own "
-            "words for pictures out of texts",
+            f"the prompt has places for {len(places)} pictures, but there are {len(pictures)}: do not write "
+            "the model's own placeholders for pictures in texts",
             param="messages",
         )
     laid: list[int] = []

@@ -97,7 +97,9 @@ class VisionPrompts:
     async def place(self, prompt: str, sources: Sequence[PictureSource]) -> CutPrompt:
         """See `generation.seams.PicturePrompts.place`."""
         if len(sources) > MAX_PICTURES:
-            raise InvalidRequest(f"{len(sources)} pictures; at most {MAX_PICTURES}", param="messages")
+            raise InvalidRequest(
+                f"the request has {len(sources)} pictures, but at most {MAX_PICTURES} are allowed", param="messages"
+            )
         before, behind = self._model.around
         one = f"{before}{self._placeholder}{behind}"
         if one != self._model.mark:
@@ -107,8 +109,8 @@ class VisionPrompts:
         num_rows = len(prompt_ids) + sum(picture.num_rows - 1 for picture in cut)
         if num_rows >= self._data_plane.max_context:
             raise ContextLengthExceeded(
-                f"This model's maximum context length is {self._data_plane.max_context} tokens, but the prompt with "
-                f"its pictures has {num_rows}: send fewer or smaller ones",
+                f"This model's maximum context length is {self._data_plane.max_context} tokens, but the "
+                f"prompt with its pictures has {num_rows}: send fewer or smaller pictures",
                 param="messages",
             )
         return CutPrompt(layout=lay_out(prompt_ids, self._placeholder_id, cut), cut=tuple(cut))

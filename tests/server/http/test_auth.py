@@ -29,7 +29,7 @@ def test_keys(tmp_path: Path) -> None:
     assert read_api_key(None, None) is None
     assert read_api_key("secret", None) == "secret"
     assert read_api_key(None, tmp_path / "key") == "secret words"
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="give only one of them"):
         read_api_key("secret", tmp_path / "key")
     with pytest.raises(ConfigError, match="No such file"):
         read_api_key(None, tmp_path / "nothing")

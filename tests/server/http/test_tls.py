@@ -61,7 +61,7 @@ def test_files_that_cannot_serve_are_one_clear_line(tmp_path: Path) -> None:
         (missing, files.key, f"--tls-cert {missing}: No such file or directory"),
         (files.cert, missing, f"--tls-key {missing}: No such file or directory"),
         (files.cert, tmp_path, f"--tls-key {tmp_path}: Is a directory"),
-        (text, files.key, f"--tls-cert {text}: no certificate in PEM format"),
+        (text, files.key, f"--tls-cert {text}: there is no certificate in PEM format"),
         (files.cert, text, f"--tls-key {text}: no unencrypted private key"),
         (files.cert, files.cert, f"--tls-key {files.cert}: no unencrypted private key"),
         (locked.cert, locked.key, f"--tls-key {locked.key}: no unencrypted private key"),

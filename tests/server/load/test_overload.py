@@ -53,7 +53,7 @@ def test_a_full_queue_answers_429_and_goes_on(stream: bool) -> None:
     assert refused.headers["retry-after"] == "1"
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
-    assert "1 requests wait already" in error["message"]
+    assert "1 requests are already waiting" in error["message"]
     assert answers == [b"HTTP/1.1 200 OK\r\n"] * 3
     assert values["shoal:request_refusals_total/queue_full"] == 1
 

@@ -72,7 +72,9 @@ def test_special_tokens_are_added_where_they_usually_are() -> None:
     [("max_token", "max_tokens"), ("temprature", "temperature"), ("Stream", "stream"), ("top-p", "top_p")],
 )
 def test_typing_errors(field: str, near: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"`{field}` is no field of this endpoint: did you mean `{near}`") as error:
+    with pytest.raises(
+        InvalidRequest, match=f"`{field}` is not a field of this endpoint: did you mean `{near}`"
+    ) as error:
         ChatBody.model_validate({**CHAT, field: 1}, context=STRICT)
     assert error.value.param == field
     ChatBody.model_validate({**CHAT, field: 1})
@@ -80,7 +82,7 @@ def test_typing_errors(field: str, near: str) -> None:
 
 def test_field_that_nobody_knows() -> None:
     name = "x" * 100_000
-    with pytest.raises(InvalidRequest, match="is no field of this endpoint: leave it out") as error:
+    with pytest.raises(InvalidRequest, match="is not a field of this endpoint: leave it out") as error:
         CompletionBody.model_validate({**COMPLETION, name: 1}, context=STRICT)
     assert len(str(error.value)) < 300
 
@@ -152,7 +154,7 @@ def test_every_field_of_the_official_clients_is_known(schema: type[BaseModel], p
             continue  # the schema has it
         except InvalidRequest as error:
             message = str(error)
-        assert f"`{name}` is no field" not in message
+        assert f"`{name}` is not a field" not in message
 
 
 def test_unknown_fields_are_refused_where_that_is_asked_for() -> None:

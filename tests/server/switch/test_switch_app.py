@@ -178,7 +178,7 @@ def test_without_the_key_nothing_is_passed_on(models: Models) -> None:
 @pytest.mark.parametrize(
     ("content", "status", "named"),
     [
-        (b'{"prompt": "x"}', 400, "say in `model`"),
+        (b'{"prompt": "x"}', 400, "in `model`"),
         (b'{"model": "nope"}', 404, "nope"),
         (b'{"model": ["x"]}', 404, "x"),
         (b"{", 400, "not JSON"),
@@ -230,7 +230,7 @@ def test_sound_goes_to_the_model_that_its_form_names(ears: str) -> None:
 @pytest.mark.parametrize(
     ("files", "status", "named"),
     [
-        ({"file": ("a.wav", b"x")}, 400, "say in `model`"),
+        ({"file": ("a.wav", b"x")}, 400, "in `model`"),
         ({"model": (None, "nope")}, 404, "nope"),
         ({"model": (None, "e" * 2000)}, 400, "longer than 1000 bytes"),
         ({"model": (None, "ear"), "file": ("a.wav", bytes(65 << 20))}, 413, "larger than"),

@@ -105,7 +105,7 @@ def test_no_file_has_another_file_or_a_socket_opened(text: str, tmp_path: Path) 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         data = text.format(file=tmp_path / "secret.wav", port=free.getsockname()[1]).encode()
-        with pytest.raises(InvalidRequest, match="no sound file") as refused:
+        with pytest.raises(InvalidRequest, match="not a sound file") as refused:
             decode_audio(data, max_s=10.0)
     assert "in use" not in str(refused.value), "it was not even tried to listen"
 
@@ -113,13 +113,13 @@ def test_no_file_has_another_file_or_a_socket_opened(text: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (wav(b""), "has no sound"),
+        (wav(b""), "contains no sound"),
         (wav(bytes(3200), rate=1), "1 samples a second"),
-        (wav(bytes(3200), rate=0), "no sound file"),
+        (wav(bytes(3200), rate=0), "not a sound file"),
         (wav(bytes(3200), rate=0x7FFFFFFF), "samples a second"),
-        (wav(bytes(1 << 20), channels=65_535), "no sound file"),
-        (wav(bytes(1 << 20), channels=0), "no sound file"),
-        (film(with_sound=False), "has no sound"),
+        (wav(bytes(1 << 20), channels=65_535), "not a sound file"),
+        (wav(bytes(1 << 20), channels=0), "not a sound file"),
+        (film(with_sound=False), "contains no sound"),
         (wav(bytes(3 * 3600 * 1000), rate=1000, bits=8), "longer than 60 s"),
     ],
     ids=["0 s", "1 Hz", "0 Hz", "2 GHz", "many channels", "no channels", "silent film", "3 h"],

@@ -87,7 +87,7 @@ class RequestBodies:
     def take(self, num_bytes: int) -> None:
         """Count so many bytes more as in memory. Raises QueueFull."""
         if self._taken_bytes + num_bytes > self._total_bytes:
-            raise QueueFull("the bodies of other requests take all the memory there is for them", _RETRY_AFTER_S)
+            raise QueueFull("the bodies of other requests take all the memory that there is for bodies", _RETRY_AFTER_S)
         self._taken_bytes += num_bytes
 
     def give(self, num_bytes: int) -> None:

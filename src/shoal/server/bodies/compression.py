@@ -23,7 +23,7 @@ def unpack(body: bytes | bytearray, encoding: str, limit_bytes: int) -> bytearra
         InvalidRequest: an unknown encoding, or not what it says.
     """
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise InvalidRequest(f"Content-Encoding {encoding[:40]!r} is not offered here: use gzip, deflate or none")
+        raise InvalidRequest(f"Content-Encoding {encoding[:40]!r} is not supported: use gzip, deflate or none")
     unpacker = zlib.decompressobj(_WBITS_AUTO)
     unpacked, rest = bytearray(), body
     try:
@@ -35,5 +35,5 @@ def unpack(body: bytes | bytearray, encoding: str, limit_bytes: int) -> bytearra
     except zlib.error as error:
         raise InvalidRequest(f"the body is not {encoding} data: {error}") from error
     if not unpacker.eof or unpacker.unused_data:
-        raise InvalidRequest(f"the body ends in the middle of its {encoding} data, or goes on behind it")
+        raise InvalidRequest(f"the body ends in the middle of its {encoding} data, or continues after it")
     return unpacked

@@ -38,10 +38,11 @@ def check_json(body: bytes | bytearray | memoryview, bounds: JsonBounds) -> None
     num_items, num_groups, num_fields = _count(body)
     if num_groups > bounds.max_groups or num_fields > bounds.max_groups:
         raise InvalidRequest(
-            f"the body has {num_groups} lists and objects and {num_fields} fields: at most {bounds.max_groups} of each"
+            f"the body has {num_groups} lists and objects and {num_fields} fields, but at most "
+            f"{bounds.max_groups} of each are allowed"
         )
     if num_items > bounds.max_items:
-        raise InvalidRequest(f"the body has {num_items} values: at most {bounds.max_items}")
+        raise InvalidRequest(f"the body has {num_items} values, but at most {bounds.max_items} are allowed")
 
 
 def _count(body: bytes | bytearray | memoryview) -> tuple[int, int, int]:

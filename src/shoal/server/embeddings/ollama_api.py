@@ -92,5 +92,5 @@ class OllamaEmbedApi:
         if model.removesuffix(":latest") != self._model_name.removesuffix(":latest"):
             raise unknown_model(model)
         if self._encoder.compares:
-            raise InvalidRequest("this model compares texts and has no vectors of them: use /v1/rerank or /v1/score")
+            raise InvalidRequest("this model compares texts and makes no vectors: use /v1/rerank or /v1/score")
         return await self._encoder.embed(texts, cuts=cuts)

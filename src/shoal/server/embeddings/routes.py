@@ -70,7 +70,7 @@ class EmbeddingApi:
         """POST /v1/embeddings"""
         body = await self._read(request, EmbeddingsBody)
         if self._encoder.compares:
-            raise InvalidRequest("this model compares texts and has no vectors of them: use /v1/rerank or /v1/score")
+            raise InvalidRequest("this model compares texts and makes no vectors: use /v1/rerank or /v1/score")
         encoded = await self._encoder.embed(
             body.input,
             kind=body.input_type or "",

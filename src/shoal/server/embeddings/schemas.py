@@ -121,7 +121,9 @@ class ScoreBody(_Schema):
     def _check_counts(self) -> ScoreBody:
         if len(self.text_1) not in (1, len(self.text_2)):
             raise InvalidRequest(
-                f"{len(self.text_1)} and {len(self.text_2)} texts make no pairs: give one, or as many of both", "text_1"
+                f"{len(self.text_1)} and {len(self.text_2)} texts cannot be paired: give one text_1, or as "
+                "many as text_2",
+                "text_1",
             )
         return self
 

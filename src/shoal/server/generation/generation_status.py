@@ -106,7 +106,7 @@ class GenerationStatus:
     async def strike(self, model: str, machine: str, strike: Strike) -> None:
         """See `Status.strike`."""
         if self._machines is None:
-            raise ConfigError(f"{model} runs on the server's own machine alone")
+            raise ConfigError(f"{model} runs only on the server's own machine")
         await asyncio.to_thread(self._machines.strike, machine, strike)
 
     async def story(self, of: str) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def read_api_key(key: str | None, file: Path | None) -> str | None:
     if file is None:
         return None if key is None else _checked("--api-key", key)
     if key is not None:
-        raise ConfigError("--api-key-file takes the place of --api-key and SHOAL_API_KEY: give one of them")
+        raise ConfigError("--api-key-file takes the place of --api-key and SHOAL_API_KEY: give only one of them")
     try:
         with file.open("rb") as content:
             text = content.read(_MAX_KEY_BYTES + 1).decode()

@@ -26,7 +26,7 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
     for origin in origins:
         scheme, separator, host = origin.partition("://")
         if origin != ANY_ORIGIN and not (separator and scheme and host and "/" not in host):
-            raise ConfigError(f"--cors-origin is a page's scheme, host and port, or {ANY_ORIGIN}, not {origin!r}")
+            raise ConfigError(f"--cors-origin must be a page's scheme, host and port, or {ANY_ORIGIN}, not {origin!r}")
     return tuple(origin.lower() for origin in origins)
 
 

@@ -36,7 +36,7 @@ def check_tls(cert: Path | None, key: Path | None) -> TlsFiles | None:
     try:
         context.load_verify_locations(cafile=cert)
     except ssl.SSLError:
-        raise ConfigError(f"--tls-cert {cert}: no certificate in PEM format") from None
+        raise ConfigError(f"--tls-cert {cert}: there is no certificate in PEM format") from None
     try:
         context.load_cert_chain(cert, key, password=lambda: "")
     except ssl.SSLError as error:

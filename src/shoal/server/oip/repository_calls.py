@@ -36,8 +36,8 @@ class RepositoryCalls:
         for parameter in parameters:
             if parameter == "config" or parameter.startswith("file:"):
                 raise InvalidRequest(
-                    f"parameter {parameter[:100]!r}: models are loaded as they lie in the repository, with the "
-                    "server's options"
+                    f"parameter {parameter[:100]!r} is not supported: models are loaded from the repository "
+                    "with the server's options"
                 )
         await self._repository.load(name)
 

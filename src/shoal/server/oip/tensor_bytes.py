@@ -30,7 +30,7 @@ MAX_STRING_BYTES = 8 << 20
 def num_elements(name: str, shape: Sequence[int]) -> int:
     """Elements of a tensor of this shape. Raises InvalidRequest for one that no tensor has."""
     if len(shape) > MAX_RANK:
-        raise InvalidRequest(f"input {name!r} has {len(shape)} dimensions: at most {MAX_RANK}")
+        raise InvalidRequest(f"input {name!r} has {len(shape)} dimensions, but at most {MAX_RANK} are allowed")
     if shape and min(shape) < 0:
         raise InvalidRequest(f"input {name!r} has the shape {list(shape)}: no size may be negative")
     if math.prod(size for size in shape if size) > MAX_ELEMENTS:
@@ -41,9 +41,11 @@ def num_elements(name: str, shape: Sequence[int]) -> int:
 def check_strings(name: str, count: int, num_bytes: int) -> None:
     """Raises InvalidRequest for a tensor of too many strings, or of too many bytes."""
     if count > MAX_STRINGS:
-        raise InvalidRequest(f"input {name!r} has {count} strings: at most {MAX_STRINGS} in one request")
+        raise InvalidRequest(f"input {name!r} has {count} strings, but at most {MAX_STRINGS} are allowed in a request")
     if num_bytes > MAX_STRING_BYTES:
-        raise InvalidRequest(f"input {name!r} has {num_bytes} bytes of strings: at most {MAX_STRING_BYTES}")
+        raise InvalidRequest(
+            f"input {name!r} has {num_bytes} bytes of strings, but at most {MAX_STRING_BYTES} are allowed"
+        )
 
 
 def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:

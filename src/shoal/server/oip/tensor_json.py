@@ -154,10 +154,12 @@ def _cast(name: str, datatype: str, found: Array, dtype: np.dtype) -> Array:
     if dtype.kind in "iu" and found.size:
         limits = np.iinfo(dtype)
         if int(found.min()) < limits.min or int(found.max()) > limits.max:
-            raise InvalidRequest(f"input {name!r} holds a value outside of {datatype}: {limits.min} to {limits.max}")
+            raise InvalidRequest(
+                f"input {name!r} has a value that does not fit {datatype}: {limits.min} to {limits.max}"
+            )
     with np.errstate(over="ignore"):  # too large for a float type is infinite in it
         return found.astype(dtype)
 
 
 def _not_of_type(name: str, datatype: str) -> InvalidRequest:
-    return InvalidRequest(f"input {name!r}: `data` holds values that are not {datatype}")
+    return InvalidRequest(f"input {name!r}: `data` contains values that are not {datatype}")

@@ -124,7 +124,9 @@ class OllamaApi:
 
     async def manage(self, request: Request) -> Response:
         """What other endpoints of Ollama would do."""
-        raise ApiError(501, f"{request.url.path} is not there: this server has the model that it was started with")
+        raise ApiError(
+            501, f"{request.url.path} is not available: this server only has the models that it was started with"
+        )
 
     async def _read(self, request: Request, schema: type[Body]) -> tuple[Body, NamedModel]:
         body = await self._answerer.read(request, schema)

@@ -169,7 +169,9 @@ class ApiBody(ApiSchema):
         """Raises InvalidRequest where more context is asked for than there is."""
         num_ctx = self._own_options.num_ctx
         if num_ctx is not None and num_ctx > max_context:
-            raise InvalidRequest(f"this model has {max_context} tokens of context here", param="options.num_ctx")
+            raise InvalidRequest(
+                f"this model has {max_context} tokens of context on this server", param="options.num_ctx"
+            )
 
     def _shared_fields(self) -> dict[str, Any]:
         return {**self._own_options.fields(), "response_format": self._response_format()}
@@ -254,7 +256,7 @@ class ApiGenerateBody(ApiBody):
     def completion_body(self) -> CompletionBody:
         """The same request as OpenAI's, the prompt as it is. Raises InvalidRequest, ValidationError."""
         if self.system:
-            raise InvalidRequest("a prompt that is taken as it is has no system message", param="system")
+            raise InvalidRequest("a raw prompt has no system message: leave out `system`", param="system")
         num_logprobs = (self.top_logprobs or 0) if self.logprobs else None
         fields = {
             **self._shared_fields(),

@@ -115,7 +115,7 @@ class AnswerForms:
                 )
             if end:
                 raise InvalidRequest(
-                    "this model thinks before it answers, and only JSON can be demanded of an answer behind that",
+                    "this model thinks before it answers, and after that only JSON can be required of an answer",
                     param=field,
                 )
             return named

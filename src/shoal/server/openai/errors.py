@@ -165,7 +165,7 @@ def _from_http(error: HTTPException) -> ApiError:
                 404, "Unknown path: see /v1/models, /v1/chat/completions, /v1/completions", code="not_found"
             )
         case 405:
-            return ApiError(405, "This path does not take this method", code="method_not_allowed")
+            return ApiError(405, "This path does not accept this method", code="method_not_allowed")
         case status:
             return ApiError(status, str(error.detail))
 

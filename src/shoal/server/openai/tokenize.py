@@ -43,9 +43,12 @@ class TokenizeBody(ApiSchema):
     @model_validator(mode="after")
     def _check_one(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
-            raise InvalidRequest("give a `prompt` or `messages`, one of them", param="prompt")
+            raise InvalidRequest("give either `prompt` or `messages`", param="prompt")
         if self.messages is not None and self.add_special_tokens:
-            raise InvalidRequest("a conversation has the special tokens of its template", param="add_special_tokens")
+            raise InvalidRequest(
+                "`messages` already have the special tokens of the chat template: leave out `add_special_tokens`",
+                param="add_special_tokens",
+            )
         return self
 
     def chat_body(self) -> ChatBody:

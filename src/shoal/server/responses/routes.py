@@ -83,7 +83,8 @@ class ResponsesApi:
         if stored is None:
             raise ApiError(
                 404,
-                f"There is no response {response_id[:100]!r} here, or no longer: memory holds as many as fit",
+                f"There is no response {response_id[:100]!r}: it never existed, or older responses had to "
+                "make room for newer ones",
                 param="previous_response_id",
                 code="response_not_found",
             )

@@ -102,7 +102,7 @@ class SpeechApi:
         """Raises InvalidRequest, BodyTooLarge, QueueFull."""
         content_type = request.headers.get("content-type", "")
         if not content_type.lower().startswith("multipart/form-data"):
-            raise InvalidRequest("sound comes as a form: multipart/form-data with a part named `file`", "file")
+            raise InvalidRequest("send sound as a form: multipart/form-data with a part named `file`", "file")
         async with self._bodies.read(request.scope, request.receive) as body:
             parts = await read_form(request.headers, body, "speech")
         return read_speech_form(parts, is_translation=is_translation, strict_fields=self._strict_fields)

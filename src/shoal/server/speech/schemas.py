@@ -130,28 +130,30 @@ def _check_known(name: str, value: str | bytes, *, strict_fields: bool) -> None:
         raise InvalidRequest(f"`{name}` is not supported: {_REFUSED[name]}", name)
     if name == "chunking_strategy":
         if value not in ("auto", "", "null"):
-            raise InvalidRequest("`chunking_strategy` is auto: long sound is always cut where nobody speaks", name)
+            raise InvalidRequest("`chunking_strategy` must be auto: long sound is always cut where nobody speaks", name)
         return
     if strict_fields and name not in (*_KNOWN, *_GRANULARITIES):
-        raise InvalidRequest(f"`{name[:80]}` is no field that is known here", name[:80])
+        raise InvalidRequest(f"`{name[:80]}` is not a known field", name[:80])
 
 
 def _granularity(name: str, value: str) -> str:
     if value not in ("word", "segment"):
-        raise InvalidRequest(f"`{name}` is word or segment, not {value[:40]!r}", name)
+        raise InvalidRequest(f"`{name}` must be word or segment, not {value[:40]!r}", name)
     return value
 
 
 def _text(name: str, value: str | bytes) -> str:
     if isinstance(value, bytes):
-        raise InvalidRequest(f"`{name}` is a text, not a file", name)
+        raise InvalidRequest(f"`{name}` must be a text, not a file", name)
     return value
 
 
 def _format(value: str) -> ResponseFormat:
     known = get_args(ResponseFormat)
     if value not in known:
-        raise InvalidRequest(f"`response_format` is one of {', '.join(known)}, not {value[:40]!r}", "response_format")
+        raise InvalidRequest(
+            f"`response_format` must be one of {', '.join(known)}, not {value[:40]!r}", "response_format"
+        )
     return cast(ResponseFormat, value)
 
 
@@ -161,14 +163,14 @@ def _number(name: str, value: str, low: float, high: float) -> float:
     except ValueError:
         number = float("nan")
     if not low <= number <= high:
-        raise InvalidRequest(f"`{name}` is a number from {low:g} to {high:g}, not {value[:40]!r}", name)
+        raise InvalidRequest(f"`{name}` must be a number from {low:g} to {high:g}, not {value[:40]!r}", name)
     return number
 
 
 def _count(name: str, value: str) -> int:
     number = _number(name, value, 1, _MAX_BEAMS)
     if number != int(number):
-        raise InvalidRequest(f"`{name}` is a whole number, not {value[:40]!r}", name)
+        raise InvalidRequest(f"`{name}` must be a whole number, not {value[:40]!r}", name)
     return int(number)
 
 
@@ -186,5 +188,5 @@ def _thresholds(text: Callable[[str], str]) -> Thresholds:
 
 def _switch(name: str, value: str) -> bool:
     if value.lower() not in _SWITCHES:
-        raise InvalidRequest(f"`{name}` is true or false, not {value[:40]!r}", name)
+        raise InvalidRequest(f"`{name}` must be true or false, not {value[:40]!r}", name)
     return _SWITCHES[value.lower()]

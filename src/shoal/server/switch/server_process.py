@@ -74,7 +74,7 @@ class ServerProcess:
                 await server.wait_until_started()
         except TimeoutError as error:
             await server.end()
-            raise WorkerLost(f"it takes no requests after {_START_TIMEOUT_S:.0f} s") from error
+            raise WorkerLost(f"it does not accept requests after {_START_TIMEOUT_S:.0f} s") from error
         except BaseException:
             await server.end()
             raise

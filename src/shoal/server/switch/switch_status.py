@@ -51,7 +51,7 @@ class SwitchStatus:
 
     async def strike(self, model: str, machine: str, strike: Strike) -> None:
         """See `Status.strike`. Models that are loaded when they are wanted run here."""
-        raise ConfigError(f"{model} runs on the server's own machine alone")
+        raise ConfigError(f"{model} runs only on the server's own machine")
 
     async def story(self, of: str) -> list[dict[str, Any]]:
         """What any of the servers knows of it."""

@@ -26,8 +26,8 @@ def exporter_name(environment: Mapping[str, str]) -> str | None:
     if name == "none":
         return None
     if name not in ("otlp", "console"):
-        raise ConfigError(f"OTEL_TRACES_EXPORTER={name}: it can be otlp, console or none")
+        raise ConfigError(f"OTEL_TRACES_EXPORTER={name}: it must be otlp, console or none")
     protocol = next((environment[key] for key in _PROTOCOLS if environment.get(key)), "http/protobuf")
     if name == "otlp" and protocol != "http/protobuf":
-        raise ConfigError(f"traces go by http/protobuf, and {protocol} is asked for: unset OTEL_EXPORTER_OTLP_PROTOCOL")
+        raise ConfigError(f"traces are sent as http/protobuf, not as {protocol}: unset OTEL_EXPORTER_OTLP_PROTOCOL")
     return name

@@ -49,10 +49,10 @@ def decode_audio(data: bytes, *, max_s: float, param: str = "file") -> F32:
     except (FFmpegError, ValueError, EOFError, MemoryError) as error:
         reason = " ".join(str(error).split())[:_REASON_CHARACTERS]
         raise InvalidRequest(
-            f"`{param}` is no sound file that can be read ({FORMATS}): {reason}", param=param
+            f"`{param}` is not a sound file that can be read ({FORMATS}): {reason}", param=param
         ) from None
     if not samples.size:
-        raise InvalidRequest(f"`{param}` has no sound in it", param=param)
+        raise InvalidRequest(f"`{param}` contains no sound", param=param)
     return samples
 
 
@@ -65,7 +65,7 @@ def _decode(data: bytes, max_s: float, param: str) -> F32:
     allowed = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     with av.open(io.BytesIO(data), mode="r", metadata_errors="ignore", options=allowed) as container:
         if not container.streams.audio:
-            raise InvalidRequest(f"`{param}` has no sound in it", param=param)
+            raise InvalidRequest(f"`{param}` contains no sound", param=param)
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         for frame in chain(container.decode(container.streams.audio[0]), (None,)):  # the last one flushes
             if frame is not None:
@@ -76,7 +76,7 @@ def _decode(data: bytes, max_s: float, param: str) -> F32:
                 num_samples += len(values)
             if num_samples > max_s * SAMPLE_RATE:
                 raise InvalidRequest(
-                    f"`{param}` is longer than {max_s:g} s, the most that is taken: cut it, or raise --max-audio",
+                    f"`{param}` is longer than {max_s:g} s, the longest that is accepted: cut it, or raise --max-audio",
                     param=param,
                 )
     return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
@@ -86,10 +86,10 @@ def _check_frame(rate: int, num_channels: int, num_samples: int, param: str) -> 
     """Raises InvalidRequest for what no microphone gives and a few bytes can claim."""
     if not _LEAST_RATE <= rate <= _MOST_RATE:
         raise InvalidRequest(
-            f"`{param}` has {rate} samples a second: from {_LEAST_RATE} to {_MOST_RATE} are taken", param=param
+            f"`{param}` has {rate} samples a second, but only {_LEAST_RATE} to {_MOST_RATE} are accepted", param=param
         )
     if num_channels > _MOST_CHANNELS or num_samples * num_channels > _MOST_FRAME_SAMPLES:
         raise InvalidRequest(
-            f"`{param}` has {num_channels} channels with {num_samples} samples in a frame, more than are taken",
+            f"`{param}` has {num_channels} channels with {num_samples} samples in a frame, more than are accepted",
             param=param,
         )

@@ -150,7 +150,7 @@ def test_a_sound_file_becomes_samples(http: httpx.Client) -> None:
     heard = http.post("/sound/infer", content=file.getvalue(), headers={"content-type": "audio/wav"})
     assert named(heard)["loudest"] == [440]
     wrong = http.post("/sound/infer", content=b"no sound", headers={"content-type": "audio/wav"})
-    assert (wrong.status_code, "no sound file" in wrong.text) == (400, True)
+    assert (wrong.status_code, "not a sound file" in wrong.text) == (400, True)
 
 
 def test_triton_sends_the_bytes_of_a_file(server: RunningServer) -> None:
@@ -283,7 +283,7 @@ def test_what_json_cannot_hold(http: httpx.Client, what: str) -> None:
         ("lines", {"json": {"inputs": []}}, 400, "'image' of 'lines' is missing"),
         ("lines", {"json": tensors("http://example.org/x.png")}, 400, "nothing is fetched"),
         ("lines", {"json": tensors("???")}, 400, "neither a data URL nor base64"),
-        ("lines", {"json": tensors("data:image/png")}, 400, "has a comma"),
+        ("lines", {"json": tensors("data:image/png")}, 400, "must have a comma"),
         ("lines", {"json": tensors("", outputs=[{"name": "w"}])}, 400, "no output 'w'"),
         ("lines", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "not a form"),
         ("lines", {"content": picture(1), "headers": {"content-type": "image/png"}}, 400, "step 'doubler': "),

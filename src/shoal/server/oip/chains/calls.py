@@ -72,13 +72,13 @@ def _of_tensor(kind: InputKind | None, name: str, array: Array) -> Any:
         return array
     if kind is InputKind.TEXTS:
         if array.dtype != object:
-            raise InvalidRequest(f"input {name!r} is strings (BYTES)", name)
+            raise InvalidRequest(f"input {name!r} must be strings (BYTES)", name)
         return [str(text) for text in array.reshape(-1).tolist()]
     if kind is not InputKind.TEXT and array.dtype == np.uint8:
         return array.tobytes()
     if array.dtype != object or array.size != 1:
         wanted = "one string (BYTES)" if kind is InputKind.TEXT else "one string (BYTES), or the file's bytes as UINT8"
-        raise InvalidRequest(f"input {name!r} is {wanted}", name)
+        raise InvalidRequest(f"input {name!r} must be {wanted}", name)
     text = cast(str, array.reshape(-1)[0])
     return text if kind is InputKind.TEXT else _of_text(name, text)
 
@@ -89,7 +89,7 @@ def _of_text(name: str, text: str) -> bytes:
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma:
-            raise InvalidRequest(f"input {name!r}: a data URL has a comma before its data", name)
+            raise InvalidRequest(f"input {name!r}: a data URL must have a comma before its data", name)
         is_base64 = head.endswith(";base64")
     elif text.startswith(("http://", "https://")):
         raise InvalidRequest(f"input {name!r}: nothing is fetched from other servers; send the file itself", name)

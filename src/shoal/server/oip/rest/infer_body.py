@@ -119,7 +119,7 @@ def parse_body(body: bytes | bytearray, json_size: int | None, *, model_name: st
     if json_size is not None and json_size > len(view):
         raise InvalidRequest(f"Inference-Header-Content-Length is {json_size}, but the body has {len(view)} bytes")
     if (json_size or len(view)) > MAX_JSON_BYTES:
-        raise InvalidRequest(f"JSON may have {MAX_JSON_BYTES} bytes: send large inputs as binary tensors")
+        raise InvalidRequest(f"JSON may have at most {MAX_JSON_BYTES} bytes: send large inputs as binary tensors")
     head = view if json_size is None else view[:json_size]
     parsed = _decode(head)
     parameters = parsed.parameters or _RequestParameters()
@@ -192,12 +192,12 @@ def _shape(tensor: _Input | _LargeInput) -> list[int]:
     try:
         return _shape_decoder.decode(text[:_MAX_SHAPE_BYTES])
     except msgspec.DecodeError as error:
-        raise InvalidRequest(f"input {tensor.name!r} has no `shape` that any tensor has: {error}") from error
+        raise InvalidRequest(f"input {tensor.name!r} has an impossible `shape`: {error}") from error
 
 
 def _json_array(tensor: _Input | _LargeInput) -> Array:
     if tensor.parameters is not None and tensor.parameters.shared_memory_region is not None:
-        raise InvalidRequest(f"input {tensor.name!r}: shared memory is not offered here; send the data")
+        raise InvalidRequest(f"input {tensor.name!r}: shared memory is not supported; send the data")
     if tensor.data is None:
         raise InvalidRequest(f"input {tensor.name!r} has neither `data` nor `binary_data_size`")
     if isinstance(tensor, _Input):
@@ -210,7 +210,7 @@ def _wants_binary(output: _Output, default: bool) -> bool:
     if parameters is None:
         return default
     if parameters.classification:
-        raise InvalidRequest(f"output {output.name!r}: classification is not offered here; ask for the tensor")
+        raise InvalidRequest(f"output {output.name!r}: classification is not supported; ask for the tensor")
     if parameters.shared_memory_region is not None:
-        raise InvalidRequest(f"output {output.name!r}: shared memory is not offered here")
+        raise InvalidRequest(f"output {output.name!r}: shared memory is not supported")
     return default if parameters.binary_data is None else parameters.binary_data

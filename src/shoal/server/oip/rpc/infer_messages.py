@@ -56,7 +56,9 @@ def parse_request(messages: Messages, message: bytes) -> InferRequest:
     """What came as bytes, which must not change. Raises InvalidRequest."""
     head, raws = split_request(message)
     if len(head) > MAX_HEAD_BYTES:
-        raise InvalidRequest(f"the request has {len(head)} bytes beside raw_input_contents: at most {MAX_HEAD_BYTES}")
+        raise InvalidRequest(
+            f"the request has {len(head)} bytes beside raw_input_contents, but at most {MAX_HEAD_BYTES} are allowed"
+        )
     return InferRequest(message=messages.parsed("ModelInferRequest", head), raws=raws)
 
 
@@ -125,7 +127,7 @@ def _inputs(request: Any, raws: Sequence[memoryview]) -> dict[str, Array]:
     tensors = list(request.inputs)
     for tensor in tensors:
         if "shared_memory_region" in tensor.parameters:
-            raise InvalidRequest(f"input {tensor.name!r}: shared memory is not offered here; send the data")
+            raise InvalidRequest(f"input {tensor.name!r}: shared memory is not supported; send the data")
     arrays = _raw_arrays(tensors, raws) if raws else [_typed_array(tensor) for tensor in tensors]
     return gather_inputs([tensor.name for tensor in tensors], arrays)
 
@@ -165,15 +167,15 @@ def _typed_array(tensor: Any) -> Array:
             last = first + _PIECE_ELEMENTS
             array[first:last] = np.array(values[first:last], array.dtype)
     except OverflowError as error:
-        raise InvalidRequest(f"input {name!r} holds a value outside of {datatype}") from error
+        raise InvalidRequest(f"input {name!r} has a value that does not fit {datatype}") from error
     return array.reshape(shape)
 
 
 def _output_name(output: Any) -> str:
     if _parameter(output.parameters, "classification"):
-        raise InvalidRequest(f"output {output.name!r}: classification is not offered here; ask for the tensor")
+        raise InvalidRequest(f"output {output.name!r}: classification is not supported; ask for the tensor")
     if "shared_memory_region" in output.parameters:
-        raise InvalidRequest(f"output {output.name!r}: shared memory is not offered here")
+        raise InvalidRequest(f"output {output.name!r}: shared memory is not supported")
     return output.name
 
 

@@ -187,7 +187,7 @@ class RpcServer:
             async with asyncio.timeout(READ_TIMEOUT_S), self._readers:
                 message = await anext(requests)
         except TimeoutError:
-            raise DeadlineExceeded(f"the request had not come within {READ_TIMEOUT_S:.0f} s") from None
+            raise DeadlineExceeded(f"the request did not arrive within {READ_TIMEOUT_S:.0f} s") from None
         except StopAsyncIteration:
             raise InvalidRequest("the call has no message") from None
         with self._counted(message):
@@ -228,5 +228,5 @@ class RpcServer:
     def _parsed(self, name: str, message: bytes) -> Any:
         """Raises InvalidRequest."""
         if len(message) > MAX_SMALL_BYTES:
-            raise InvalidRequest(f"the request has {len(message)} bytes: at most {MAX_SMALL_BYTES}")
+            raise InvalidRequest(f"the request has {len(message)} bytes, but at most {MAX_SMALL_BYTES} are allowed")
         return self._messages.parsed(f"{name}Request", message)

@@ -44,7 +44,9 @@ def split_request(message: bytes) -> tuple[bytes, list[memoryview]]:
                 num_fields += 1
                 size = inner_end - inner_start
                 if inner == _SHAPE and size > MAX_SHAPE_BYTES:
-                    raise InvalidRequest(f"an input has a shape of {size} bytes: at most {MAX_SHAPE_BYTES}")
+                    raise InvalidRequest(
+                        f"an input has a shape of {size} bytes, but at most {MAX_SHAPE_BYTES} are allowed"
+                    )
                 num_contents_bytes += size if inner == _CONTENTS else 0
                 _check(num_fields, num_contents_bytes)
         _check(num_fields, num_contents_bytes)
@@ -54,8 +56,8 @@ def split_request(message: bytes) -> tuple[bytes, list[memoryview]]:
 def _check(num_fields: int, num_contents_bytes: int) -> None:
     if num_contents_bytes > MAX_CONTENTS_BYTES:
         raise InvalidRequest(
-            f"the inputs have {num_contents_bytes} bytes of typed contents: send more than {MAX_CONTENTS_BYTES} in "
-            "raw_input_contents"
+            f"the inputs have {num_contents_bytes} bytes of typed contents, but at most {MAX_CONTENTS_BYTES} "
+            "are allowed: use raw_input_contents"
         )
     if num_fields > MAX_FIELDS:
         raise InvalidRequest(f"the request has more than {MAX_FIELDS} tensors, parameters and sizes")

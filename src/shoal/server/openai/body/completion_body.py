@@ -57,13 +57,16 @@ class CompletionBody(GenerationBody):
             raise InvalidRequest("`best_of` is not supported: leave it out or set it to `n`", param="best_of")
         if self.max_tokens == 0 and not self.echo:
             raise InvalidRequest(
-                "`max_tokens` must be at least 1, or 0 with `echo`: leave it out for as many as are usual",
+                "`max_tokens` must be at least 1, or 0 with `echo`: leave it out for the default",
                 param="max_tokens",
             )
         if self.echo and self.stream and self.logprobs is not None:
-            raise InvalidRequest("a stream has no log-probabilities of its prompt: leave out one of the three", "echo")
+            raise InvalidRequest(
+                "a stream cannot return log-probabilities of its prompt: leave out `echo`, `logprobs` or `stream`",
+                "echo",
+            )
         if self.suffix and self.echo:
-            raise InvalidRequest("an answer between a prompt and a `suffix` has no echo of the prompt", param="echo")
+            raise InvalidRequest("`echo` cannot be combined with `suffix`", param="echo")
         if self.num_choices * len(self.prompt) > MAX_CHOICES:
             raise InvalidRequest(
                 f"`prompt` and `n` make more than {MAX_CHOICES} choices: split the call", param="prompt"

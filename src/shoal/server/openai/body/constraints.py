@@ -82,7 +82,7 @@ def _response_format(value: dict[str, Any]) -> Constraint | None:
             return _schema(cast(dict[str, Any], holder)["schema"])
         case kind:
             raise InvalidRequest(
-                f"its type is {json.dumps(kind)[:100]}, but must be text, json_object or json_schema",
+                f"its type is {json.dumps(kind)[:100]}, but it must be text, json_object or json_schema",
                 param="response_format.type",
             )
 
@@ -93,11 +93,11 @@ def _structured_outputs(value: dict[str, Any]) -> Constraint | None:
     if not given:
         return None
     if len(given) > 1:
-        raise InvalidRequest(f"it holds {' and '.join(sorted(given))}: give one of them")
+        raise InvalidRequest(f"it has {' and '.join(sorted(given))}: give only one of them")
     (name, one), *_ = given.items()
     param = f"structured_outputs.{name}"
     if name not in _STRUCTURED:
-        raise InvalidRequest(f"{name[:100]!r} is none of {', '.join(_STRUCTURED)}", param=param)
+        raise InvalidRequest(f"{name[:100]!r} is not one of {', '.join(_STRUCTURED)}", param=param)
     return _STRUCTURED[name](one)
 
 

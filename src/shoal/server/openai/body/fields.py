@@ -174,7 +174,7 @@ def check_extra(
                 continue
             near = get_close_matches(name[:_MAX_NAME_CHARS], [*known, *neutral], n=1)
             hint = f": did you mean `{prefix}{near[0]}`?" if near else ": leave it out"
-            raise InvalidRequest(f"`{shown}` is no field of this endpoint{hint}", param=shown)
+            raise InvalidRequest(f"`{shown}` is not a field of this endpoint{hint}", param=shown)
         if not any(_is_same(value, one) for one in neutral[name]):
             raise InvalidRequest(f"`{shown}` is not supported by this server: leave it out", param=shown)
 

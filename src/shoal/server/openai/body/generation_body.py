@@ -140,14 +140,14 @@ class GenerationBody(BodySchema):
         check_response_format(self.response_format or {}, strict=is_strict(info))
         for name in ("ignore_eos", "min_tokens"):
             if self.constraint is not None and getattr(self, name):
-                raise InvalidRequest(f"`{name}` cannot go with an output of a given form", param=name)
+                raise InvalidRequest(f"`{name}` cannot be combined with a constrained output", param=name)
         return self
 
     @model_validator(mode="after")
     def _check_biases(self) -> GenerationBody:
         for token in self.logit_bias or ():
             if not _TOKEN_ID.fullmatch(token):
-                raise InvalidRequest(f"`logit_bias` has {token[:20]!r}, which is no token's id", param="logit_bias")
+                raise InvalidRequest(f"`logit_bias` has {token[:20]!r}, which is not a token id", param="logit_bias")
         return self
 
     @model_validator(mode="after")
@@ -160,7 +160,7 @@ class GenerationBody(BodySchema):
     @model_validator(mode="after")
     def _check_prompt_logprobs(self) -> GenerationBody:
         if self.prompt_logprobs is not None and self.stream:
-            raise InvalidRequest("a stream has no log-probabilities of its prompt", param="prompt_logprobs")
+            raise InvalidRequest("a stream cannot return log-probabilities of its prompt", param="prompt_logprobs")
         return self
 
     @cached_property
