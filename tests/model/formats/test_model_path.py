@@ -48,7 +48,7 @@ def test_largest_gguf_of_a_package_without_importing_it(package: Path) -> None:
 
 
 def test_model_directory_of_a_package(package: Path) -> None:
-    with pytest.raises(ModelLoadError, match="holds no model"):
+    with pytest.raises(ModelLoadError, match="contains no model"):
         resolve_model("pkg:shoal_test_fish")
     (package / "weights").mkdir()
     (package / "weights" / "config.json").touch()

@@ -116,9 +116,9 @@ def open_adapter(name: str, path: Path, source: WeightSource) -> Adapter:
         ConfigError: only the settings of the model are there, or it is one of speech.
     """
     if not isinstance(source, NamedTensors):
-        raise ConfigError(f"adapter {name}: needs a model with its weights")
+        raise ConfigError(f"adapter {name}: it needs a model with its weights, not settings alone")
     if source.config.encoder is not None:
-        raise ConfigError(f"adapter {name}: a model of speech has no adapters here")
+        raise ConfigError(f"adapter {name}: models of speech with adapters are not supported")
     with while_reading(path):
         modules = _read(path, source)
     terms: dict[str, LowRank] = {}
@@ -134,8 +134,8 @@ def open_adapter(name: str, path: Path, source: WeightSource) -> Adapter:
     for module, term in modules.items():
         if module not in used:
             raise ModelLoadError(
-                f"{path}: changes {term.module}, which is no projection of attention and no MLP without experts of "
-                f"this {source.config.family} model: adapters go onto these alone"
+                f"{path}: it changes {term.module}, but in this {source.config.family} model only projections "
+                "of attention and MLPs without experts can have adapters"
             )
     if not terms:
         raise ModelLoadError(f"{path}: the adapter changes nothing")
@@ -163,7 +163,7 @@ def _read(path: Path, source: NamedTensors) -> dict[str, LowRank]:
     from shoal.model.adapter.gguf import read_gguf
 
     if source.naming != "gguf":
-        raise ModelLoadError(f"{path}: an adapter in GGUF goes onto a model in GGUF; give PEFT's directory")
+        raise ModelLoadError(f"{path}: an adapter in GGUF needs a model in GGUF; give PEFT's directory instead")
     return read_gguf(path, source.config.family)
 
 
@@ -174,9 +174,9 @@ def _by_layer(path: Path, modules: Mapping[str, LowRank]) -> dict[str, LowRank]:
         numbered = _NUMBERED.fullmatch(module)
         before = numbered["before"] or "" if numbered else ""
         if numbered is None or not {*filter(None, before.split("."))} <= _CONTAINERS:
-            raise ModelLoadError(f"{path}: changes {module}, which is no part of a text model's layers")
+            raise ModelLoadError(f"{path}: it changes {module}, which is not part of a text model's layers")
         if numbered["module"] in found:
-            raise ModelLoadError(f"{path}: changes {numbered['module']} twice")
+            raise ModelLoadError(f"{path}: it changes {numbered['module']} twice")
         found[numbered["module"]] = term
     return found
 
@@ -216,11 +216,11 @@ def _check(path: Path, term: LowRank, *, num_rows: int, num_inputs: int) -> None
     has, wanted = (term.b.shape[0], term.a.shape[1]), (num_rows, num_inputs)
     if has != wanted:
         raise ModelLoadError(
-            f"{path}: is for another model: {term.module} has {has[0]} outputs and {has[1]} inputs there, and "
-            f"{wanted[0]} and {wanted[1]} here"
+            f"{path}: it is for another model: {term.module} has {has[0]} outputs and {has[1]} inputs there, "
+            f"but {wanted[0]} and {wanted[1]} here"
         )
     if not 1 <= term.rank <= MAX_RANK:
-        raise ModelLoadError(f"{path}: {term.module} has rank {term.rank}; adapters have 1 to {MAX_RANK}")
+        raise ModelLoadError(f"{path}: {term.module} has rank {term.rank}; adapters may have rank 1 to {MAX_RANK}")
 
 
 def _packed_bytes(term: LowRank) -> int:

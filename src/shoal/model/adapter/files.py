@@ -32,7 +32,7 @@ def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFi
     if path.is_dir() and not (path / CONFIG_FILE).exists():
         raise ModelLoadError(f"adapter {name}: {path} has no {CONFIG_FILE}; give a directory that PEFT has written")
     if path.is_dir() and not (path / WEIGHTS_FILE).exists():
-        raise ModelLoadError(f"adapter {name}: {path} has no {WEIGHTS_FILE}; weights are read from safetensors alone")
+        raise ModelLoadError(f"adapter {name}: {path} has no {WEIGHTS_FILE}; weights are read only from safetensors")
     return AdapterFile(name=name, path=str(path), files=_states(path), is_merged=is_merged)
 
 

@@ -29,14 +29,16 @@ def read_gguf(path: Path, architecture: str) -> dict[str, LowRank]:
     if kind != ("adapter", "lora"):
         raise ModelLoadError(f"{path}: general.type and adapter.type are {kind}, not those of a LoRA adapter")
     if (own := header.metadata.get("general.architecture")) != architecture:
-        raise ModelLoadError(f"{path}: is an adapter for a model of {own!r}, and this is one of {architecture!r}")
+        raise ModelLoadError(
+            f"{path}: it is an adapter for a model of {own!r}, but this model is one of {architecture!r}"
+        )
     alpha = header.metadata.get("adapter.lora.alpha")
     if not isinstance(alpha, float) or not 0 < alpha < 1e6:
-        raise ModelLoadError(f"{path}: adapter.lora.alpha is {alpha!r}, which is no positive number")
+        raise ModelLoadError(f"{path}: adapter.lora.alpha is {alpha!r}, which is not a positive number")
     modules = {name.removesuffix(side) for name in header.tensors for side in _SIDES if name.endswith(side)}
     others = [name for name in header.tensors if not name.endswith(_SIDES)]
     if others:
-        raise ModelLoadError(f"{path}: holds {others[0]}, which is no A or B of a LoRA adapter")
+        raise ModelLoadError(f"{path}: it contains {others[0]}, which is neither A nor B of a LoRA adapter")
     return {module: _pair(path, header, module, alpha) for module in sorted(modules)}
 
 
@@ -52,5 +54,5 @@ def _floats(path: Path, header: GgufHeader, name: str) -> Floats:
     if tensor is None:
         raise ModelLoadError(f"{path}: there is no tensor {name!r}")
     if tensor.kind not in ITEM_TYPES or len(tensor.shape) != 2:
-        raise ModelLoadError(f"{path}: {name} is {tensor.kind.name} {list(tensor.shape)}, no matrix of floats")
+        raise ModelLoadError(f"{path}: {name} is {tensor.kind.name} {list(tensor.shape)}, not a matrix of floats")
     return Floats(kind=tensor.kind, items=header.rows(name).view(ITEM_TYPES[tensor.kind]))

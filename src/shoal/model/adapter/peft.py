@@ -76,7 +76,7 @@ class PeftSettings:
         """
         said = _of(self._ranks, module, self._rank)
         if said != rank:
-            raise ModelLoadError(f"{self._path}: says the rank {said:g} for {module}, whose tensors have {rank}")
+            raise ModelLoadError(f"{self._path}: it gives {module} the rank {said:g}, but its tensors have rank {rank}")
         alpha = _of(self._alphas, module, self._alpha)
         return alpha / sqrt(rank) if self._by_root else alpha / rank
 
@@ -91,12 +91,12 @@ def read_peft(directory: Path) -> dict[str, LowRank]:
         raise ModelLoadError(f"{directory}: there is no {CONFIG_FILE}; an adapter is a directory that PEFT has written")
     settings, path = PeftSettings(directory / CONFIG_FILE), directory / WEIGHTS_FILE
     if not path.exists():
-        raise ModelLoadError(f"{path}: missing; an adapter's weights are read from safetensors alone")
+        raise ModelLoadError(f"{path} is missing; an adapter's weights are read only from safetensors")
     sides: dict[str, dict[str, Floats]] = {}
     for name, tensor in read_header(path).items():
         found = _TENSOR.fullmatch(name)
         if found is None:
-            raise ModelLoadError(f"{path}: holds {name}, which is no A or B of a LoRA adapter")
+            raise ModelLoadError(f"{path}: it contains {name}, which is neither A nor B of a LoRA adapter")
         sides.setdefault(found["module"], {})[found["side"]] = _floats(path, name, tensor)
     return {module: _pair(path, module, pair, settings) for module, pair in sides.items()}
 
@@ -116,15 +116,17 @@ def _floats(path: Path, name: str, tensor: Tensor) -> Floats:
         raise ModelLoadError(f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}; A and B are matrices of floats")
     items = tensor.items(ITEM_TYPES[kind])
     if items.size != prod(tensor.shape):
-        raise ModelLoadError(f"{path}: {name} has {items.size} numbers, its shape {list(tensor.shape)} needs others")
+        raise ModelLoadError(
+            f"{path}: {name} has {items.size} numbers, which does not fit its shape {list(tensor.shape)}"
+        )
     return Floats(kind=kind, items=items.reshape(tensor.shape))
 
 
 def _check_plain(path: Path, fields: Mapping[str, Any]) -> None:
     if (kind := fields.get("peft_type")) != "LORA":
-        raise ModelLoadError(f"{path}: peft_type is {kind!r}; LORA is computed here")
+        raise ModelLoadError(f"{path}: peft_type is {kind!r}; only LORA is supported")
     if (bias := fields.get("bias", "none")) != "none":
-        raise ModelLoadError(f"{path}: bias is {bias!r}; adapters with biases of their own are not computed here")
+        raise ModelLoadError(f"{path}: bias is {bias!r}; adapters with biases of their own are not supported")
     start = fields.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:
         raise ModelLoadError(
@@ -133,13 +135,13 @@ def _check_plain(path: Path, fields: Mapping[str, Any]) -> None:
         )
     for name, value in fields.items():
         if value and name not in _USED and name not in _OF_TRAINING:
-            raise ModelLoadError(f"{path}: {name} is {str(value)[:80]}, which is not computed here")
+            raise ModelLoadError(f"{path}: {name} is {str(value)[:80]}, which is not supported")
 
 
 def _number(path: Path, name: str, value: object) -> float:
     """A positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ModelLoadError(f"{path}: {name} is {value!r}, which is no positive number")
+        raise ModelLoadError(f"{path}: {name} is {value!r}, which is not a positive number")
     return float(value)
 
 
@@ -148,7 +150,7 @@ def _patterns(path: Path, name: str, value: object) -> list[tuple[re.Pattern[str
     if not value:
         return []
     if not isinstance(value, dict):
-        raise ModelLoadError(f"{path}: {name} is no object")
+        raise ModelLoadError(f"{path}: {name} is not an object")
     return [(_compiled(path, name, str(key)), _number(path, f"{name}[{key}]", number)) for key, number in value.items()]
 
 
@@ -160,7 +162,7 @@ def _compiled(path: Path, name: str, pattern: str) -> re.Pattern[str]:
             raise ModelLoadError(f"{path}: {name} has an expression that could take long to match: {pattern[:80]!r}")
         return re.compile(rf"(?:.*\.)?(?:{pattern})")
     except re.error as error:
-        raise ModelLoadError(f"{path}: {name}: {pattern!r} is no regular expression ({error})") from error
+        raise ModelLoadError(f"{path}: {name}: {pattern!r} is not a regular expression ({error})") from error
 
 
 def _of(patterns: list[tuple[re.Pattern[str], float]], module: str, default: float) -> float:

@@ -75,7 +75,7 @@ def _settings(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             "max_target_positions": tensors["decoder.position_encodings.encodings"].shape[0],
         }
     except (KeyError, ValueError) as error:
-        raise ModelLoadError(f"{path}: is no Whisper model that can be read ({error})") from error
+        raise ModelLoadError(f"{path} is not a Whisper model that can be read ({error})") from error
 
 
 def _count_layers(tensors: Mapping[str, Tensor], part: str) -> int:
@@ -94,9 +94,9 @@ class _Reader:
     def tensors(self) -> dict[str, Tensor]:
         """Every variable by its name, with dots for slashes and `layers.3` for `layer_3`."""
         if (version := self._number("<I")) != _VERSION:
-            raise ModelLoadError(f"{self._path}: is of binary version {version}, not {_VERSION}: convert it anew")
+            raise ModelLoadError(f"{self._path} has binary version {version}, not {_VERSION}: convert it again")
         if (spec := self._text()) != _SPEC:
-            raise ModelLoadError(f"{self._path}: is a {spec[:80]!r} of CTranslate2; only {_SPEC} can be read")
+            raise ModelLoadError(f"{self._path} is a {spec[:80]!r} of CTranslate2; only {_SPEC} can be read")
         self._number("<I")  # the revision of the specification
         count = self._number("<I")
         if count > _MAX_TENSORS:

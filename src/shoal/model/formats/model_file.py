@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_JSON_BYTES:
-            raise ModelLoadError(f"{path}: has {size} bytes; no more than {MAX_JSON_BYTES} are read as JSON")
+            raise ModelLoadError(f"{path} has {size} bytes, but at most {MAX_JSON_BYTES} are read as JSON")
         data = file.read(MAX_JSON_BYTES)
     return parse_json(path, data)
 
@@ -61,7 +61,7 @@ def parse_json(what: object, data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{what}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ModelLoadError(f"{what}: is not a JSON object")
+        raise ModelLoadError(f"{what} is not a JSON object")
     return value
 
 
@@ -72,9 +72,9 @@ def check_inside(name: object, named_by: Path) -> str:
         ModelLoadError: the name is no string, or leads elsewhere.
     """
     if not isinstance(name, str):
-        raise ModelLoadError(f"{named_by}: names a file by {name!r:.200}, which is not a string")
+        raise ModelLoadError(f"{named_by} names a file by {name!r:.200}, which is not a string")
     if name in ("", ".", "..") or any(separator in name for separator in "/\\\0"):
-        raise ModelLoadError(f"{named_by}: names the file {name!r:.200}, which is not one of the model's folder")
+        raise ModelLoadError(f"{named_by} names the file {name!r:.200}, which is not in the model's folder")
     return name
 
 
@@ -82,7 +82,7 @@ def check_regular(paths: Iterable[Path]) -> None:
     """Raises ModelLoadError where one that is there, and that a loader would read, is no regular file."""
     for path in paths:
         if path.suffix in _READ_SUFFIXES and path.exists() and not path.is_file():
-            raise ModelLoadError(f"{path}: is not a regular file")
+            raise ModelLoadError(f"{path} is not a regular file")
 
 
 @contextmanager
@@ -94,5 +94,5 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         raise ModelLoadError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ModelLoadError(f"{path}: is not a regular file")
+            raise ModelLoadError(f"{path} is not a regular file")
         yield file

@@ -50,13 +50,16 @@ def _checked(path: Path, model: str) -> Path:
     if path.is_file():
         if is_settings_file(path):
             raise ModelLoadError(
-                f"{path} holds only a model's settings; give the folder that has its weights as well: {WITHOUT_WEIGHTS}"
+                f"{path} contains only a model's settings; give the folder that has its weights as well: "
+                f"{WITHOUT_WEIGHTS}"
             )
         if path.suffix == ".safetensors":
-            raise ModelLoadError(f"{path} is only the weights of a model; give the directory that holds config.json")
+            raise ModelLoadError(
+                f"{path} contains only the weights of a model; give the directory that has config.json"
+            )
         if path.suffix == ".onnx":
             raise ModelLoadError(
-                f"{path} is no language model: it has no inputs past_key_values, or no config.json beside it"
+                f"{path} is not a language model: it has no inputs past_key_values, or no config.json beside it"
             )
         if path.suffix != ".gguf":
             raise ModelLoadError(f"{path} is not a .gguf file; a model is {FORMS}")
@@ -89,7 +92,7 @@ def _in_package(name: str) -> Path:
     directories = sorted(path.parent for root in roots for path in root.rglob("config.json"))
     if directories:
         return directories[0]
-    raise ModelLoadError(f"package {name!r} holds no model: neither a .gguf file nor a config.json")
+    raise ModelLoadError(f"package {name!r} contains no model: neither a .gguf file nor a config.json")
 
 
 def _package_roots(name: str) -> list[Path]:

@@ -118,4 +118,4 @@ class SettingsOnly:
         return self._shapes_by_kind[kind]
 
     def _refuse(self) -> NoReturn:
-        raise ModelLoadError(f"{self._path}: only the settings of a model are there, not its weights")
+        raise ModelLoadError(f"{self._path}: these are only the settings of a model, without its weights")

@@ -39,5 +39,5 @@ def speech_model(model: str) -> str:
     """The name of a model that must be one of speech. Raises ModelLoadError where it is another, or there is none."""
     if not is_speech_model(model):
         resolve_model(model)
-        raise ModelLoadError(f"{model} is no model of speech: give a folder with a Whisper model")
+        raise ModelLoadError(f"{model} is not a model of speech: give a folder with a Whisper model")
     return model

@@ -230,21 +230,19 @@ def check_tensors(
             or part.stop > shape[0]
         ):
             raise ModelLoadError(
-                f"{where}: {part.tensor} has the shape {list(shape_of[part.tensor])}, which does not fit: "
-                f"the model's settings ask for {list(expected)} as {name!r}"
+                f"{where}: {part.tensor} has the shape {list(shape_of[part.tensor])}, but the model's "
+                f"settings need {list(expected)} as {name!r}"
             )
         used[part.tensor] = max(used.get(part.tensor, 0), part.stop)
         num_rows[part.tensor] = shape[0]
     for tensor, stop in used.items():
         if stop != num_rows[tensor]:
-            raise ModelLoadError(
-                f"{where}: {tensor} has {num_rows[tensor]} rows, of which the model's settings use {stop}"
-            )
+            raise ModelLoadError(f"{where}: {tensor} has {num_rows[tensor]} rows, but the model's settings use {stop}")
     unread = [tensor for tensor in shape_of if tensor not in used and not is_needless(tensor)]
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise ModelLoadError(
-            f"{where}: holds {unread[0]}{more}, which a {config.family} model with these settings does not use; "
-            "without it the answers would be wrong"
+            f"{where} contains {unread[0]}{more}, which a {config.family} model with these settings does not "
+            "use; without it the answers would be wrong"
         )
     return set(used)

@@ -165,7 +165,7 @@ def test_unknown_architecture_is_named(tmp_path: Path) -> None:
 def test_head_count_that_does_not_fit_the_tensors(tmp_path: Path) -> None:
     metadata = {"llama.attention.head_count": 8, "llama.attention.key_length": 16}
     path = write_gguf(tmp_path / "m.gguf", "llama", tiny_llama_tensors(), metadata=metadata)
-    with pytest.raises(ModelLoadError, match=r"attn_q\.weight has the shape \[64, 64\], which does not fit"):
+    with pytest.raises(ModelLoadError, match=r"attn_q\.weight has the shape \[64, 64\], but the model's settings need"):
         open_weights(path)
 
 
@@ -173,7 +173,7 @@ def test_fused_tensor_with_rows_left(tmp_path: Path) -> None:
     tensors = tiny_llama_tensors(num_layers=1)
     parts = [tensors.pop(f"blk.0.attn_{name}.weight") for name in "qkv"]
     tensors["blk.0.attn_qkv.weight"] = np.concatenate([*parts, parts[0]])
-    with pytest.raises(ModelLoadError, match=r"attn_qkv\.weight has 192 rows, of which the model's settings use 128"):
+    with pytest.raises(ModelLoadError, match=r"attn_qkv\.weight has 192 rows, but the model's settings use 128"):
         open_weights(write_gguf(tmp_path / "m.gguf", "llama", tensors))
 
 
@@ -194,7 +194,7 @@ def test_a_needless_table_of_any_type(tmp_path: Path) -> None:
 
 def test_rotary_factors_for_short_contexts_only(tmp_path: Path) -> None:
     tensors = {**tiny_llama_tensors(), "rope_factors_short.weight": np.ones(8, np.float32)}
-    with pytest.raises(ModelLoadError, match="rotary factors for short or for long contexts, not for both"):
+    with pytest.raises(ModelLoadError, match="rotary factors only for short or only for long contexts, not for both"):
         open_weights(write_gguf(tmp_path / "m.gguf", "llama", tensors))
 
 

@@ -37,7 +37,7 @@ def test_all_parts_are_read(parts: list[Path]) -> None:
 
 
 def test_a_part_that_is_not_the_first(parts: list[Path]) -> None:
-    with pytest.raises(ModelLoadError, match=r"one of 3 parts; give the first of them, m-00001-of-00003\.gguf"):
+    with pytest.raises(ModelLoadError, match=r"one of 3 parts; give the first one, m-00001-of-00003\.gguf"):
         open_weights(parts[1])
 
 
@@ -49,11 +49,11 @@ def test_a_part_that_is_missing(parts: list[Path]) -> None:
 
 def test_a_part_of_something_else(parts: list[Path]) -> None:
     parts[2].write_bytes(parts[1].read_bytes())
-    with pytest.raises(ModelLoadError, match=r"m-00003-of-00003\.gguf: does not say that it is part 3 of 3"):
+    with pytest.raises(ModelLoadError, match=r"m-00003-of-00003\.gguf does not say that it is part 3 of 3"):
         open_weights(parts[0])
 
 
 def test_a_first_part_under_another_name(parts: list[Path]) -> None:
     renamed = parts[0].rename(parts[0].with_name("renamed.gguf"))
-    with pytest.raises(ModelLoadError, match=r"first of 3 parts and must be named so: NAME-00001-of-00003\.gguf"):
+    with pytest.raises(ModelLoadError, match=r"first of 3 parts, so its name must be NAME-00001-of-00003\.gguf"):
         open_weights(renamed)

@@ -120,8 +120,8 @@ class _GgufMetadata(GgufSettings):
             return None
         if self.get("attention.key_length_mla") is None:
             raise ModelLoadError(
-                f"{self.header.path}: was converted before {self.architecture} had attention over compressed rows; "
-                "convert it again, or take a newer file"
+                f"{self.header.path} was converted before {self.architecture} had attention over compressed "
+                "rows; convert it again, or use a newer file"
             )
         rotary_dim = self.positive("rope.dimension_count")
         return LatentConfig(

@@ -29,7 +29,7 @@ def part_paths(path: Path) -> list[Path]:
     count = int(named["count"])
     if int(named["number"]) != 1:
         first = f"{named['stem']}-00001-of-{named['count']}.gguf"
-        raise ModelLoadError(f"{path}: is one of {count} parts; give the first of them, {first}")
+        raise ModelLoadError(f"{path} is one of {count} parts; give the first one, {first}")
     return [path.with_name(f"{named['stem']}-{number:05}-of-{named['count']}.gguf") for number in range(1, count + 1)]
 
 
@@ -76,15 +76,15 @@ class GgufParts:
         paths = part_paths(self.path)
         if len(paths) != count:
             raise ModelLoadError(
-                f"{self.path}: is the first of {count} parts and must be named so: NAME-00001-of-{count:05}.gguf"
+                f"{self.path} is the first of {count} parts, so its name must be NAME-00001-of-{count:05}.gguf"
             )
         missing = [path.name for path in paths if not path.exists()]
         if missing:
-            raise ModelLoadError(f"{self.path.parent / missing[0]}: missing, a part of {self.path.name}; download it")
+            raise ModelLoadError(f"{self.path.parent / missing[0]} is missing, a part of {self.path.name}; download it")
         headers = [GgufHeader(path) for path in paths[1:]]
         for number, header in enumerate(headers, start=1):
             if (header.metadata.get("split.count"), header.metadata.get("split.no")) != (count, number):
-                raise ModelLoadError(f"{header.path}: does not say that it is part {number + 1} of {count}")
+                raise ModelLoadError(f"{header.path} does not say that it is part {number + 1} of {count}")
         return headers
 
     def _check_count(self) -> None:

@@ -53,7 +53,7 @@ def check_mxfp4(where: Path, name: str, blocks: Tensor, scales: Tensor | None) -
         raise ModelLoadError(f"{where}: there is no tensor {scales_of(name)!r}")
     for tensor, shape in ((blocks, blocks.shape), (scales, blocks.shape[:-1])):
         if tensor.dtype != "U8" or tensor.shape != shape or tensor.num_bytes != prod(shape):
-            raise ModelLoadError(f"{where}: {name} and its scales are no MXFP4 blocks of 32 in bytes")
+            raise ModelLoadError(f"{where}: {name} and its scales are not MXFP4 blocks of 32 in bytes")
 
 
 def mxfp4_rows(blocks: Tensor, scales: Tensor, rows: slice) -> U8:

@@ -70,7 +70,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise ModelLoadError(f"{directory}: there are no .safetensors files{_way_out(directory)}")
     for path in files:
         if not path.exists():
-            raise ModelLoadError(f"{path}: missing, though {INDEX_FILE} names it; download the model again")
+            raise ModelLoadError(f"{path} is missing, although {INDEX_FILE} names it; download the model again")
     return files
 
 

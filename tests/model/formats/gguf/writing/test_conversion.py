@@ -292,7 +292,7 @@ def test_what_gguf_cannot_say_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_there_stays_unless_told(tmp_path: Path) -> None:
     given, out = make_tiny_gguf(tmp_path / "given"), tmp_path / "out.gguf"
     out.write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="is there already; --force"):
+    with pytest.raises(ConfigError, match="exists already; overwrite it with --force"):
         convert_model(given, out, "auto", name="tiny")
     assert out.read_bytes() == b"mine"
     convert_model(given, out, "auto", name="tiny", overwrite=True)

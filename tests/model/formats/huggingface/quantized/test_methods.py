@@ -138,7 +138,7 @@ def change_settings(path: Path, change: dict[str, Any]) -> None:
         ("awq", {"version": "gemv"}, "'gemv' of AWQ"),
         ("ct-int4-group", {"format": "nvfp4-pack-quantized"}, "'nvfp4-pack-quantized' of compressed-tensors"),
         ("ct-int4-group", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "'sparsity_config'"),
-        ("fp8-blocks", {"weight_block_size": [64, 64]}, "no scales of"),
+        ("fp8-blocks", {"weight_block_size": [64, 64]}, "not scales of"),
         ("nf4", {"quant_method": "hqq"}, "quantization 'hqq' is not supported; there are fp8"),
     ],
 )
@@ -151,7 +151,7 @@ def test_settings_that_are_not_supported_are_named(case: str, change: dict[str, 
 
 UP = "model.layers.0.mlp.up_proj"
 BROKEN: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], object], str]] = {
-    "no scales": ("fp8-blocks", lambda all: all.pop(f"{UP}.weight_scale_inv"), "no tensor .*weight_scale"),
+    "not scales": ("fp8-blocks", lambda all: all.pop(f"{UP}.weight_scale_inv"), "no tensor .*weight_scale"),
     "no zero points": ("awq", lambda all: all.pop(f"{UP}.qzeros"), "no tensor .*qzeros"),
     "few scales": (
         "gptq-4",

@@ -87,7 +87,7 @@ class GgufSettings:
         if tensor is None:
             return None
         if tensor.kind != Kind.F32 or len(tensor.shape) != 1 or tensor.shape[0] > MAX_EXTENT:
-            raise ModelLoadError(f"{self.header.path}: {name} is no list of fp32 numbers")
+            raise ModelLoadError(f"{self.header.path}: {name} is not a list of fp32 numbers")
         values = self.header.rows(name).reshape(-1).view("<f4").astype(np.float64).tolist()
         return [number(name, value) for value in values]
 

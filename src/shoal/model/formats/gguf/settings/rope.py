@@ -72,7 +72,9 @@ def _rope_scaling(settings: GgufSettings, *, has_divisors: bool) -> dict[str, An
     original = settings.positive("rope.scaling.original_context_length", max_context)
     short, long = settings.vector("rope_factors_short.weight"), settings.vector("rope_factors_long.weight")
     if (short is None) != (long is None):
-        raise ModelLoadError(f"{settings.header.path}: has rotary factors for short or for long contexts, not for both")
+        raise ModelLoadError(
+            f"{settings.header.path} has rotary factors only for short or only for long contexts, not for both"
+        )
     if short and long and not has_divisors:
         return {
             "rope_type": "longrope",

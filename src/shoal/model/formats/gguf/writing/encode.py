@@ -164,7 +164,7 @@ def _quantized(name: str, values_NK: F32, kind: Kind) -> U8:
             with np.errstate(over="ignore"):
                 halves = values_NK.astype("<f2")
             if not np.isfinite(halves).all():
-                raise ModelLoadError(f"{name} has a weight that fp16 cannot hold; take bf16 or fp32")
+                raise ModelLoadError(f"{name} has a weight that fp16 cannot hold; use bf16 or fp32")
             return np.ascontiguousarray(halves).view(np.uint8)
         case Kind.Q4_1:
             weight = quantize_rows(values_NK, 4)

@@ -81,7 +81,7 @@ def write_gguf_file(
         CapacityError: the disk has no room.
     """
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path} is there already; --force writes over it")
+        raise ConfigError(f"{path} exists already; overwrite it with --force")
     architecture = architecture_of(source.config)
     tensors = [*_rope_tensors(source), *out_tensors(source.config, architecture)]
     steps = 2 * len(tensors)
@@ -168,7 +168,7 @@ def _check_reads_alike(source: WeightSource, path: Path, placed: Sequence[_Place
         os.truncate(path, begun)
     meant = source.config
     if differing := differences(meant, written):
-        raise ModelLoadError(f"GGUF has no way to say what this model is: {described(differing, meant, written)}")
+        raise ModelLoadError(f"GGUF cannot describe this model: {described(differing, meant, written)}")
 
 
 def _data(source: WeightSource, one: _Placed) -> U8:
@@ -196,7 +196,9 @@ def _written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
         raise ConfigError(f"{folder} is not a folder")
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise CapacityError(f"{path} needs {num_bytes / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB free")
+        raise CapacityError(
+            f"{path} needs {num_bytes / 1000000000.0:.1f} GB, but the disk has {free / 1000000000.0:.1f} GB free"
+        )
     new = folder / f".{path.name}.{os.getpid()}.new"
     try:
         yield new

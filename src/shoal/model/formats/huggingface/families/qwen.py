@@ -107,7 +107,7 @@ def _sections(settings: Settings, num_frequencies: int, default: tuple[int, ...]
     if shares is None:
         return list(default) if sum(default) == num_frequencies else []
     if not isinstance(shares, list) or len(shares) != 3 or any(type(one) is not int or one < 0 for one in shares):
-        raise ModelLoadError(f"{settings.path}: 'mrope_section' is {shares!r:.200}, which are no counts")
+        raise ModelLoadError(f"{settings.path}: 'mrope_section' is {shares!r:.200}, which are not counts")
     if sum(shares) != num_frequencies:
         raise ModelLoadError(f"{settings.path}: 'mrope_section' has {sum(shares)} of {num_frequencies} frequencies")
     return shares

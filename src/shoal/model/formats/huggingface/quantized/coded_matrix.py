@@ -163,7 +163,7 @@ class CodedMatrix:
             raise ModelLoadError(f"{self.where}: {self.name} holds a weight that is not a number")
         scales_NP = self.read_scales(span)[order]
         if np.any(~(np.abs(scales_NP) < _SCALE_LIMIT)):
-            raise ModelLoadError(f"{self.where}: {self.name} has a scale that is not a number, or no weight's")
+            raise ModelLoadError(f"{self.where}: {self.name} has a scale that is not a number or belongs to no weight")
         zero_points_NP = self.read_zero_points(span)[order] if self.read_zero_points is not None else None
         if self.groups_K is not None:
             groups_K = np.ascontiguousarray(self.groups_K[columns[0] : columns[1]])

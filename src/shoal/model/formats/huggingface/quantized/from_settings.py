@@ -112,4 +112,4 @@ class QuantizedSettings:
         raise ModelLoadError(f"{self._where}: its quantization by {method} {what}; only the weights tell their size")
 
     def _refuse(self) -> NoReturn:
-        raise ModelLoadError(f"{self._where}: only the settings of a model are there, not its weights")
+        raise ModelLoadError(f"{self._where}: these are only the settings of a model, without its weights")

@@ -122,7 +122,9 @@ def scales_of(finder: TensorFinder, name: str, shape: tuple[int, int], *, block:
         )
     if block is None and len(tensor.shape) == 2 and tensor.shape[0] == num_rows and num_columns % tensor.shape[1] == 0:
         return Scales(part_inputs=num_columns // tensor.shape[1], numbers=kind, read=read_rows)
-    raise ModelLoadError(f"{finder.where}: {name} has the shape {list(tensor.shape)}, no scales of {list(shape)}")
+    raise ModelLoadError(
+        f"{finder.where}: {name} has the shape {list(tensor.shape)}, which are not scales of {list(shape)}"
+    )
 
 
 def _are_counts(block: Sequence[Any]) -> bool:

@@ -137,7 +137,7 @@ def _read_gemma3n(settings: Settings) -> DecoderConfig:
     own: dict[str, Any] = {}
     if isinstance(columns, list):
         if len(columns) != settings.num_layers or any(type(one) is not int or one <= 0 for one in columns):
-            raise ModelLoadError(f"{settings.path}: 'intermediate_size' is no list of a size for each layer")
+            raise ModelLoadError(f"{settings.path}: 'intermediate_size' is not a list with a size for each layer")
         settings = settings.with_values({"intermediate_size": max(columns)})
         own["layer_columns"] = tuple(columns) if len(set(columns)) > 1 else ()
     altup = AltUpConfig(
@@ -158,7 +158,7 @@ def _gate_cuts(settings: Settings) -> tuple[float | None, ...]:
         shares = [_SPARSITY] * num_sparse + [0.0] * (num_layers - num_sparse)
     shares = [number("'activation_sparsity_pattern'", share) for share in shares]
     if len(shares) != num_layers or not all(0 <= share < 1 for share in shares):
-        raise ModelLoadError(f"{settings.path}: 'activation_sparsity_pattern' is no share for each layer")
+        raise ModelLoadError(f"{settings.path}: 'activation_sparsity_pattern' does not have a share for each layer")
     return tuple(NormalDist().inv_cdf(share) if share > 0 else None for share in shares)
 
 

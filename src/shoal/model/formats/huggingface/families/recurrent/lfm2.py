@@ -104,7 +104,7 @@ def _decoder(settings: Settings, **changes: Any) -> DecoderConfig:
     num_taps = settings.positive("conv_L_cache")
     if num_taps not in TAPS:
         raise ModelLoadError(
-            f"{settings.path}: 'conv_L_cache' is {num_taps}; convolutions over 2 to 4 tokens are known"
+            f"{settings.path}: 'conv_L_cache' is {num_taps}; convolutions over 2 to 4 tokens are supported"
         )
     recurrence = ShortConvConfig(
         layers=_conv_layers(settings),

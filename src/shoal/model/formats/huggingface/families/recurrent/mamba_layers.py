@@ -55,7 +55,7 @@ def check_taps(settings: Settings, key: str) -> int:
     """Tokens that a convolution sees. Raises ModelLoadError where there are too many."""
     num_taps = settings.positive(key)
     if num_taps not in TAPS:
-        raise ModelLoadError(f"{settings.path}: {key!r} is {num_taps}; convolutions over 2 to 4 tokens are known")
+        raise ModelLoadError(f"{settings.path}: {key!r} is {num_taps}; convolutions over 2 to 4 tokens are supported")
     return num_taps
 
 
