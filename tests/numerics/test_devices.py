@@ -208,7 +208,7 @@ def test_a_device_that_is_lost_ends_its_worker(monkeypatch: pytest.MonkeyPatch) 
 def test_what_has_no_graph_is_refused(tiny_source: MakeSource) -> None:
     source = tiny_source("llama")
     part = ShardPart(kv_heads=(0, 1), columns=(0, 64), vocabulary=(0, 160))
-    with pytest.raises(ConfigError, match="takes whole stages: split with pp and dp"):
+    with pytest.raises(ConfigError, match="can only compute whole stages: split over devices with pp and dp"):
         Stage(source, replace(stage_config(source), part=part), form=ForcedForm(device=DEVICE))
     with pytest.raises(ConfigError, match="recurrent layers, without an ONNX form: leave --device out"):
         on_device(tiny_source("lfm2"))

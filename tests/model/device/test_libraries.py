@@ -30,7 +30,7 @@ def capi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_session_without_its_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime goes on with the processor alone where the list of providers allows it."""
     monkeypatch.setattr(runtime_sessions, "choose_device", lambda options, device: [])
-    with pytest.raises(ConfigError, match="openvino:0: ONNX Runtime left OpenVINOExecutionProvider out"):
+    with pytest.raises(ConfigError, match="openvino:0: ONNX Runtime skipped OpenVINOExecutionProvider"):
         start_session(gather_graph(2), session_options(1), OPENVINO)
 
 

@@ -105,7 +105,7 @@ def test_a_graph_that_a_folder_brings_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "deberta-v2"}, "export it"),
+        ({"model_type": "deberta-v2"}, "export the model"),
         ({"hidden_act": "mystery"}, "mystery"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers"),
         ({"num_attention_heads": 5}, "5 heads"),

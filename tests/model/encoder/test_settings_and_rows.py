@@ -94,7 +94,7 @@ def test_long_texts_are_refused_or_cut(tmp_path: Path) -> None:
     _tokenizer(pad_id=0).save(str(tmp_path / "tokenizer.json"))
     rows = TextRows(tmp_path / "tokenizer.json", max_tokens=20)
     assert len(rows.rows(["time " * 18])[0].ids) == 20
-    with pytest.raises(InvalidRequest, match="20 tokens at most, but a text has 21"):
+    with pytest.raises(InvalidRequest, match="at most 20 tokens, but a text has 21"):
         rows.rows(["time " * 19])
     (cut,) = rows.rows(["time " * 19], cuts=True)
     assert (len(cut.ids), cut.ids[-1]) == (20, 3)

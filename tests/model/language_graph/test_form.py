@@ -128,7 +128,7 @@ def test_two_graphs_in_the_place_of_one_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"max_position_embeddings": None}, "does not say max_position_embeddings"),
+        ({"max_position_embeddings": None}, "max_position_embeddings, the longest text"),
         ({"max_position_embeddings": "long"}, "'long', not a whole number"),
         ({"max_position_embeddings": -1}, "-1, not a whole number"),
     ],

@@ -54,7 +54,9 @@ def test_an_adapter_for_another_architecture(tmp_path: Path) -> None:
     model = make_tiny_model("qwen3", tmp_path / "model")
     adapter = tiny_adapter(model, tmp_path / "adapter")
     own = gguf_adapter(model, adapter, tmp_path / "lora.gguf", gguf.MODEL_ARCH.LLAMA)
-    with pytest.raises(ModelLoadError, match="is an adapter for a model of 'llama', and this is one of 'qwen3'"):
+    with pytest.raises(
+        ModelLoadError, match="it is an adapter for a model of 'llama', but this model is one of 'qwen3'"
+    ):
         adapted_engine(convert(model, tmp_path / "model.gguf"), [own])
 
 

@@ -169,7 +169,7 @@ def test_layers_stay_with_those_whose_keys_they_attend_over(source: WeightSource
         balance_layers(stage_costs(blocks), 4, last_cut=last_cut(blocks))
     with pytest.raises(ConfigError, match="cannot begin with layer 4"):
         check_first_layers(blocks, (4, 2))
-    with pytest.raises(ValueError, match="2 is the last that one can begin with"):
+    with pytest.raises(ValueError, match="the last layer that a stage can begin with is 2"):
         make_executor(source, cuts=(3,))
 
 
@@ -211,7 +211,7 @@ def test_the_text_part_of_a_multimodal_model(tmp_path: Path) -> None:
         ("gemma4_text", {"use_bidirectional_attention": "all"}, "'use_bidirectional_attention' is not supported"),
         ("gemma4_text", {"num_kv_shared_layers": 5}, "keys of a layer that is not there"),
         ("gemma4_text", {"attention_bias": True}, "'attention_bias' is True"),
-        ("gemma3n_text", {"activation_sparsity_pattern": [0.95]}, "no share for each layer"),
+        ("gemma3n_text", {"activation_sparsity_pattern": [0.95]}, "does not have a share for each layer"),
         ("gemma3n_text", {"altup_active_idx": 4}, "4 streams, of which 4 is active"),
     ],
 )

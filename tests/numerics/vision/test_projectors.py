@@ -53,7 +53,7 @@ def test_what_is_no_projector_is_refused(tmp_path: Path) -> None:
     directory = make_tiny_vision("qwen3_vl", tmp_path / "hf")
     model = convert_vision(directory, tmp_path)
     projector = tmp_path / "mmproj-tiny.gguf"
-    with pytest.raises(ModelLoadError, match="is no multimodal projector"):
+    with pytest.raises(ModelLoadError, match="is not a multimodal projector"):
         find_vision(model, model)
     with pytest.raises(ModelLoadError, match="give the model's own file"):
         open_weights(projector)

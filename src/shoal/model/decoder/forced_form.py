@@ -54,13 +54,13 @@ def _native(value: str) -> bool | None:
     if value not in ("", "0", "1"):
         raise ConfigError(f"{NATIVE}={value}: give 0 for the ONNX form of a decoder or 1 for the native one")
     if value == "1" and not native_available():
-        raise ConfigError(f"{NATIVE}=1: the native extension was not built here; unset it to do without")
+        raise ConfigError(f"{NATIVE}=1: the native extension was not built here; unset the variable to do without it")
     return None if value == "" else value == "1"
 
 
 def _check_isa(isa: str) -> None:
     if not native_available():
-        raise ConfigError(f"{ISA}={isa}: the native extension was not built here; unset it to do without")
+        raise ConfigError(f"{ISA}={isa}: the native extension was not built here; unset the variable to do without it")
     from shoal._native import supported_isas
 
     known = supported_isas()

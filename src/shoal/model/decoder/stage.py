@@ -95,7 +95,9 @@ class Stage:
 
             return NativeLayers(source, config, form, self.vocab_size, on_progress, kept, adapters=adapters)
         if adapters:
-            raise ConfigError("adapters are computed by the native extension alone; merge one with --merge-lora")
+            raise ConfigError(
+                "adapters are computed only by the native extension; merge one into the weights with --merge-lora"
+            )
         if form.device is not None:
             from shoal.model.decoder.device.device_layers import DeviceLayers  # with ONNX Runtime
 

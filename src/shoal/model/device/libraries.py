@@ -40,7 +40,7 @@ def left_out(device: DeviceConfig) -> ConfigError:
     name = PROVIDERS[device.provider].runtime_name
     why = _load_failure(device.provider)
     if why is None:
-        return ConfigError(f"{device.name}: ONNX Runtime left {name} out, and would compute on the processor")
+        return ConfigError(f"{device.name}: ONNX Runtime skipped {name} and would compute on the processor")
     way_out = unusable(why) or f"{PROVIDERS[device.provider].install}, with all that it needs"
     return ConfigError(f"{device.name}: {name} cannot be loaded ({why}): {way_out}")
 

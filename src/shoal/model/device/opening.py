@@ -62,7 +62,10 @@ def check_nodes(session: ort.InferenceSession, device: DeviceConfig) -> str | No
     nodes = _nodes_by_provider(session)
     others = Counter(kind for provider, kinds in nodes.items() if provider != runtime_name for kind in kinds)
     if others and not nodes.get(runtime_name) and _tells_all(ort.__version__):
-        raise ConfigError(f"{device.name}: {runtime_name} computes no node of this graph; the processor would")
+        raise ConfigError(
+            f"{device.name}: {runtime_name} cannot compute any node of this graph; the processor would compute "
+            "all of them"
+        )
     if not others:
         return None
     kinds = [kind for kind, _ in others.most_common()]

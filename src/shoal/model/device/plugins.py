@@ -87,8 +87,8 @@ def not_at_hand(provider: str) -> ConfigError:
     if any(one.startswith(f"{found.build} ") for one in clash):
         names = " ".join(one.split()[0] for one in clash)
         return ConfigError(
-            f"{found.runtime_name} is not at hand: {' and '.join(clash)} share the module name onnxruntime, and the "
-            f"one installed last is used; pip uninstall -y {names} && pip install {found.build}"
+            f"{found.runtime_name} is not available: {' and '.join(clash)} share the module name onnxruntime, "
+            f"and the one installed last is used; pip uninstall -y {names} && pip install {found.build}"
         )
     return ConfigError(
         f"ONNX Runtime {ort.__version__} here has no {found.runtime_name}; {found.install}, or name the Python of "

@@ -56,7 +56,9 @@ def bert_settings(path: Path, config: Mapping[str, Any]) -> BertSettings:
     """Check a config.json. Raises ModelLoadError for what is not supported."""
     kind = str(config.get("model_type"))
     if kind not in BERT_TYPES:
-        raise ModelLoadError(f"{path}: {kind[:100]!r} is none of {', '.join(BERT_TYPES)}: export it as onnx/model.onnx")
+        raise ModelLoadError(
+            f"{path}: {kind[:100]!r} is not one of {', '.join(BERT_TYPES)}: export the model as onnx/model.onnx"
+        )
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
     sizes = {name: config.get(name) for name in names}
     if wrong := [name for name, size in sizes.items() if type(size) is not int or not 0 < size < 1 << 20]:
@@ -71,7 +73,9 @@ def bert_settings(path: Path, config: Mapping[str, Any]) -> BertSettings:
     compares = "ForSequenceClassification" in architecture
     labels = config.get("id2label")
     if compares and len(labels if isinstance(labels, dict) else ()) != 1:
-        raise ModelLoadError(f"{path}: a model that compares texts has one label here, not {labels!r:.100}")
+        raise ModelLoadError(
+            f"{path}: models that compare texts are supported with one label, not with {labels!r:.100}"
+        )
     pad_id = config.get("pad_token_id")
     pad_id = pad_id if type(pad_id) is int and pad_id >= 0 else 0
     first = 0 if kind == "bert" else pad_id + 1
@@ -182,7 +186,7 @@ class _Bert:
                 low = graph.node("Add", [x_BSH, graph.scale(padding, float(_MASKED))])
                 pooled = graph.node("ReduceMax", [low, texts], keepdims=0)
             case "last":
-                raise ModelLoadError(f"{self._folder}: an encoder's text has no last token that knows all others")
+                raise ModelLoadError(f"{self._folder}: pooling by the last token is not supported for encoders")
         if not sentences.is_normalized:
             return pooled
         length = graph.node("ReduceL2", [pooled, texts], keepdims=1)

@@ -27,7 +27,7 @@ def read_decoder_settings(path: Path) -> SentenceSettings | YesNoSettings | None
     settings = (read_yes_no(path) or read_sentence_settings(path)) if path.is_dir() else _of_gguf(path)
     if isinstance(settings, SentenceSettings) and settings.pooling != "last":
         raise ModelLoadError(
-            f"{path}: a language model's vector of a text is that of its last token here, not by {settings.pooling}"
+            f"{path}: pooling by {settings.pooling} is not supported for language models, only by the last token"
         )
     return settings
 

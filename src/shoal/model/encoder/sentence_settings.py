@@ -64,8 +64,8 @@ def read_sentence_settings(folder: Path) -> SentenceSettings | None:
     for kind in kinds:
         if kind not in _KINDS:
             raise ModelLoadError(
-                f"{folder / _MODULES_FILE}: {kind[:100]!r} is not supported: models of a transformer, its pooling and "
-                "a scale are"
+                f"{folder / _MODULES_FILE}: {kind[:100]!r} is not supported: a model may consist of a "
+                "transformer, its pooling and a scale"
             )
     more = read_optional(folder / "config_sentence_transformers.json")
     prompts = {str(name): text for name, text in _object(more.get("prompts")).items() if isinstance(text, str) and text}
@@ -99,7 +99,7 @@ def module_folders(folder: Path) -> dict[str, str]:
         fields = _object(step)
         place = str(fields.get("path", ""))
         if ".." in Path(place).parts or Path(place).is_absolute():
-            raise ModelLoadError(f"{path}: {place[:100]!r} leads out of the model's folder")
+            raise ModelLoadError(f"{path}: {place[:100]!r} leads outside of the model's folder")
         kinds[str(fields.get("type", "")).rpartition(".")[2]] = place
     return kinds
 
@@ -128,7 +128,7 @@ def _pooling(path: Path) -> PoolingMode:
         modes = [_MODES.get(name, name) for name, value in fields.items() if "pooling_mode" in name and value is True]
     if len(modes) != 1 or modes[0] not in _NAMES.values():
         shown = ", ".join(map(str, modes))[:200] or "nothing"
-        raise ModelLoadError(f"{path}: pooling by {shown} is not supported: cls, mean, max and the last token are")
+        raise ModelLoadError(f"{path}: pooling by {shown} is not supported; use cls, mean, max or the last token")
     return cast(PoolingMode, modes[0])
 
 

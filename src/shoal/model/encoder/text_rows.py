@@ -78,7 +78,9 @@ class TextRows:
         try:
             encoded = backend.encode_batch(list(texts))
         except TypeError:
-            raise InvalidRequest("a text holds half of a surrogate pair, which is no character", "input") from None
+            raise InvalidRequest(
+                "a text contains half of a surrogate pair, which is not a character", "input"
+            ) from None
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -88,7 +90,9 @@ class TextRows:
     def row_of_ids(self, ids: Sequence[int], *, cuts: bool = False) -> TextRow:
         """A row of tokens that a client has made. Raises InvalidRequest where they are none, or too many."""
         if not ids or not 0 <= min(ids) <= max(ids) < self.vocab_size:
-            raise InvalidRequest(f"token ids must be between 0 and {self.vocab_size - 1}, one at least", "input")
+            raise InvalidRequest(
+                f"token ids must be between 0 and {self.vocab_size - 1}, and there must be at least one", "input"
+            )
         kept = list(ids[: self.max_tokens] if cuts else ids)
         return self._checked(TextRow(ids=kept, type_ids=[0] * len(kept)))
 
@@ -119,8 +123,8 @@ class TextRows:
             raise InvalidRequest("a text is empty: it has no tokens", "input")
         if len(row.ids) > self.max_tokens:
             raise InvalidRequest(
-                f"this model takes {self.max_tokens} tokens at most, but a text has {len(row.ids)}: shorten it, or "
-                "set `truncate_prompt_tokens` to -1",
+                f"this model accepts at most {self.max_tokens} tokens, but a text has {len(row.ids)}: shorten "
+                "it, or set `truncate_prompt_tokens` to -1",
                 "input",
             )
         return row

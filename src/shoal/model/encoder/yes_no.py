@@ -59,8 +59,8 @@ def gguf_yes_no(header: GgufHeader) -> YesNoSettings:
     labels = f"{header.metadata.get('general.architecture')}.classifier.output_labels"
     if not isinstance(form, str) or header.array_length(labels) != 2 or header.array(labels) != ["yes", "no"]:
         raise ModelLoadError(
-            f"{header.path}: ranks by a head of its own are not supported: models that answer `yes` or `no` to "
-            f"{_GGUF_TEMPLATE} are"
+            f"{header.path}: ranking with a separate head is not supported, only ranking by answering `yes` "
+            f"or `no` to {_GGUF_TEMPLATE}"
         )
     return YesNoSettings(prompt=FormPrompt(form), yes="yes", no="no")
 
@@ -69,13 +69,13 @@ def _of_modules(folder: Path, config_path: Path) -> YesNoSettings:
     fields = read_json(config_path)
     yes, no = (fields.get(f"{name}_token_id") for name in ("true", "false"))
     if type(yes) is not int or type(no) is not int or min(yes, no) < 0 or yes == no:
-        raise ModelLoadError(f"{config_path}: scores by one token are not supported: two tokens are")
+        raise ModelLoadError(f"{config_path}: scores by one token are not supported, only by two")
     settings, more = read_optional(folder / "sentence_bert_config.json"), _saved_prompts(folder)
     variables = dict(_object(_object(settings.get("processing_kwargs")).get("chat_template")))
     templates, special = read_templates(folder)
     name = variables.pop("chat_template", "default")
     if not isinstance(name, str) or name not in templates:
-        raise ModelLoadError(f"{folder}: has no chat template {str(name)[:100]!r}")
+        raise ModelLoadError(f"{folder}: there is no chat template {str(name)[:100]!r}")
     try:
         prompt = TemplatePrompt(ChatTemplate(templates[name], special), variables, more)
     except ModelLoadError as error:

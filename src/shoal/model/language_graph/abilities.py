@@ -50,10 +50,10 @@ def try_abilities(what: object, session: LanguageSession) -> Abilities:
         whole = trial.begin(_TOKENS[: _LONG + 1])
         stepped = trial.follow([first], [_TOKENS[_LONG]])
     except InvalidRequest as error:
-        raise ModelLoadError(f"{what}: does not compute a small text with its caches: {error}") from error
+        raise ModelLoadError(f"{what}: it cannot compute a small text with its caches: {error}") from error
     if not trial.agree(whole, stepped):
         raise ModelLoadError(
-            f"{what}: says something else with past keys and values than without; export it again with its cache"
+            f"{what}: its answers with past keys and values differ from those without; export it again with its cache"
         )
     batches = trial.works(lambda: trial.check_rows([_LONG, _LONG], None))
     sides: tuple[Side, ...] = ("left", "right") if batches else ()

@@ -57,8 +57,8 @@ def text_folder(graph: Path) -> Path:
         if (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file():
             return folder
     raise ModelLoadError(
-        f"{graph}: is a language model, but there is no tokenizer.json beside it; put its tokenizer there, or serve it "
-        "as plain tensors (--as graph)"
+        f"{graph}: it is a language model, but there is no tokenizer.json beside it; put its tokenizer there, "
+        "or serve it as plain tensors (--as graph)"
     )
 
 
@@ -78,7 +78,7 @@ def _graph_in(folder: Path) -> Path | None:
     found = next((place / name for place in places for name in _GRAPHS if (place / name).is_file()), None)
     if found is None and any((place / _PARTED).is_file() for place in places):
         raise ModelLoadError(
-            f"{folder}: has a graph for the prompt and another for what follows ({_PARTED}); export it as one graph "
-            "(decoder_model_merged.onnx, or model.onnx with past keys and values)"
+            f"{folder}: it has one graph for the prompt and another for what follows ({_PARTED}); export it "
+            "as one graph (decoder_model_merged.onnx, or model.onnx with past keys and values)"
         )
     return found

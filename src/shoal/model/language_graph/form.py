@@ -80,14 +80,14 @@ def read_form(
     plain = {spec.name: spec for spec in taken if spec.name not in pasts}
     if unknown := sorted(plain.keys() - {*_PLAIN}):
         raise ModelLoadError(
-            f"{what}: the input {unknown[0]!r} is none of a language model, whose are {', '.join(_PLAIN)} and "
-            "past_key_values.N.key and .value"
+            f"{what}: the input {unknown[0]!r} is not supported; a language model has {', '.join(_PLAIN)}, "
+            "past_key_values.N.key and past_key_values.N.value"
         )
     if IDS not in plain:
-        raise ModelLoadError(f"{what}: has no input {IDS!r}, which a language model needs")
+        raise ModelLoadError(f"{what}: there is no input {IDS!r}, which a language model needs")
     found = {spec.name: spec for spec in outputs}
     if LOGITS not in found:
-        raise ModelLoadError(f"{what}: has no output {LOGITS!r}, but {', '.join(found)[:200]}")
+        raise ModelLoadError(f"{what}: there is no output {LOGITS!r}, only {', '.join(found)[:200]}")
     names = _in_order(what, pasts)
     vocab = (found[LOGITS].shape or (None,))[-1]
     return LanguageGraphForm(
@@ -115,7 +115,7 @@ def _cache(
     presents = [_PRESENT.format(infix, *match.groups()) for infix in ("", "_key_values")]
     present = next((name for name in presents if name in outputs), None)
     if present is None:
-        raise ModelLoadError(f"{what}: has no output {presents[0]!r} for the input {spec.name!r}")
+        raise ModelLoadError(f"{what}: there is no output {presents[0]!r} for the input {spec.name!r}")
     shape = spec.shape or ()
     _, heads, tokens, width = shape if len(shape) == _CACHE_RANK else (0, 0, 0, 0)
     num_heads, dim = _fixed(heads) or said[0], _fixed(width) or said[1]

@@ -50,7 +50,9 @@ def read_language_settings(graph: Path) -> LanguageSettings:
     """What is said beside an ONNX file. Raises ModelLoadError where that is nothing, or makes no sense."""
     path = settings_file(graph)
     if path is None:
-        raise ModelLoadError(f"{graph}: has neither {GENAI_FILE} nor config.json beside it, which say its context")
+        raise ModelLoadError(
+            f"{graph}: there is neither {GENAI_FILE} nor config.json beside it, which would say how long its context is"
+        )
     whole = read_json(path)
     is_genai = path.name == GENAI_FILE
     found = _inside(whole, "model") if is_genai else whole | _inside(whole, "text_config")
@@ -61,7 +63,7 @@ def read_language_settings(graph: Path) -> LanguageSettings:
 
     max_context = number("context_length", *_CONTEXT_KEYS, where=found)
     if max_context is None:
-        raise ModelLoadError(f"{path}: does not say {_CONTEXT_KEYS[0]}, the longest text in tokens")
+        raise ModelLoadError(f"{path}: {_CONTEXT_KEYS[0]}, the longest text in tokens, is missing")
     num_heads, width = number("num_attention_heads", "n_head"), number("hidden_size", "n_embd")
     return LanguageSettings(
         family=str(found.get("model_type") or found.get("type") or "ONNX graph")[:64],

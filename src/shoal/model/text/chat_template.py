@@ -60,7 +60,7 @@ class ChatTemplate:
         try:
             self._run(_SAMPLE, None)
         except TemplateLimitExceeded as error:
-            raise ModelLoadError(f"the model's chat template does not end over one message: {error}") from error
+            raise ModelLoadError(f"the model's chat template does not finish for one message: {error}") from error
         except Exception:
             pass
 

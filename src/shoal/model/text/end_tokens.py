@@ -43,6 +43,7 @@ def _named(header: GgufHeader, num_tokens: int) -> list[int]:
     for key, value in values.items():
         if value is not None and (type(value) is not int or not 0 <= value < num_tokens):
             raise ModelLoadError(
-                f"{header.path}: tokenizer.ggml.{key}_token_id is {value!r}, none of its {num_tokens} tokens"
+                f"{header.path}: tokenizer.ggml.{key}_token_id is {value!r}, which is not one of its "
+                f"{num_tokens} tokens"
             )
     return [value for value in values.values() if value is not None]

@@ -114,14 +114,14 @@ class Tokenizer:
         try:
             ids = self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids
         except TypeError:  # a str, but none that can be UTF-8
-            raise InvalidRequest("the text holds half of a surrogate pair, which is no character") from None
+            raise InvalidRequest("the text contains half of a surrogate pair, which is not a character") from None
         except BaseException as error:
             if not is_failure(error):
                 raise
             raise InvalidRequest(f"the model's tokenizer cannot read this text: {error}") from error
         if self._num_rows is not None and ids and (largest := max(ids)) >= self._num_rows:
             token = self._backend.id_to_token(largest)
-            raise InvalidRequest(f"the text holds {token!r} (token {largest}), which the model's weights do not know")
+            raise InvalidRequest(f"the text contains {token!r} (token {largest}), for which the model has no weights")
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -245,9 +245,11 @@ def _check_fits(tokenizer: Tokenizer, backend: Backend, num_rows: int, *, are_co
     if largest >= num_rows:
         token = backend.id_to_token(largest)
         raise ModelLoadError(
-            f"the tokenizer has token {largest} ({token!r}), but the model's embedding only {num_rows} rows"
+            f"the tokenizer has token {largest} ({token!r}), but the model's embedding has only {num_rows} rows"
         )
     try:
         tokenizer.encode("")
     except InvalidRequest as error:
-        raise ModelLoadError(f"what the tokenizer puts round every text does not fit the model: {error}") from None
+        raise ModelLoadError(
+            f"the tokens that the tokenizer puts around every text do not fit the model: {error}"
+        ) from None

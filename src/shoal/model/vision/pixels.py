@@ -64,7 +64,9 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
             picture = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content.image
         if picture.width * picture.height > MAX_PIXELS:
             raise InvalidRequest(
-                f"{name}: a picture of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,}", name
+                f"{name}: the picture has {picture.width} x {picture.height} pixels, but at most "
+                f"{MAX_PIXELS:,} are allowed",
+                name,
             )
         if isinstance(content, bytes):
             ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing where nothing is turned
@@ -75,18 +77,18 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
-        raise InvalidRequest(f"{name}: not a picture of any format that is known here", name) from None
+        raise InvalidRequest(f"{name}: this is not a picture in any known format", name) from None
     except Image.DecompressionBombError:
-        raise InvalidRequest(f"{name}: a picture of more than {MAX_PIXELS:,} pixels", name) from None
+        raise InvalidRequest(f"{name}: the picture has more than {MAX_PIXELS:,} pixels", name) from None
     except Exception as error:  # Pillow's decoders raise what they like for broken files
-        raise InvalidRequest(f"{name}: not a picture that can be read: {error}", name) from error
+        raise InvalidRequest(f"{name}: the picture cannot be read: {error}", name) from error
 
 
 def _in_eight_bits(picture: Any) -> Any:
     """A picture of Pillow's whose gray values have 16 bits, with 8: Pillow's own conversion makes all white that is
     above 255. Raises InvalidRequest for values that have no white."""
     if picture.mode in ("I", "F"):
-        raise InvalidRequest("a picture of 32-bit values, of which none says what is white")
+        raise InvalidRequest("a picture of 32-bit values has no defined white")
     if not picture.mode.startswith("I;16"):
         return picture
     from PIL import Image

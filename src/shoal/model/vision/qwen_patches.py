@@ -127,5 +127,5 @@ def _pixels(preprocessor: VisionSettings, size: VisionSettings, old: str, new: s
     """Under either of the names that transformers has had."""
     value = preprocessor.number(old, default) if old in preprocessor else size.number(new, default)
     if value < 1 or value != int(value):
-        raise ModelLoadError(f"{preprocessor.path}: {new!r} is {value}, which is no number of pixels")
+        raise ModelLoadError(f"{preprocessor.path}: {new!r} is {value}, which is not a number of pixels")
     return int(value)

@@ -165,7 +165,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     path = save_external(tmp_path)
     (tmp_path / "weights.bin").unlink()
     os.mkfifo(tmp_path / "weights.bin")
-    with pytest.raises(ModelLoadError, match="no regular file"):
+    with pytest.raises(ModelLoadError, match="not a regular file"):
         open_graph(path)
 
 

@@ -248,7 +248,7 @@ def test_tokens_that_end_something(tmp_path: Path) -> None:
         ({"scores": [0.0] * 263}, "not one number for each of its 264 tokens"),
         ({"scores": [float("nan")] * 264}, "not a finite number"),
         ({"token_type": [1]}, "not one number"),
-        ({"bos_token_id": 264}, "bos_token_id is 264, none of its 264 tokens"),
+        ({"bos_token_id": 264}, "bos_token_id is 264, which is not one of its 264 tokens"),
         ({"bos_token_id": "x"}, "bos_token_id is 'x'"),
         ({"eos_token_id": 1 << 31}, "eos_token_id is 2147483648"),
         ({"eot_token_id": 2.5}, "eot_token_id is 2.5"),

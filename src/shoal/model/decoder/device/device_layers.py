@@ -67,7 +67,9 @@ class DeviceLayers:
             ModelLoadError: ONNX Runtime refuses a segment.
         """
         if config.part is not None:
-            raise ConfigError(f"{device.name} takes whole stages: split with pp and dp, not tp or ep, over devices")
+            raise ConfigError(
+                f"{device.name} can only compute whole stages: split over devices with pp and dp, not with tp or ep"
+            )
         check_onnx_form(source.config, "leave --device out")
         share_pool(config.threads)
         self._embedding: Embedding | None = None

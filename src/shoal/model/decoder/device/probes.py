@@ -30,7 +30,7 @@ def device_form(device: DeviceConfig) -> GraphForm:
     floats = device_floats(device)
     refused = {bits: _refusal(bits, floats, device) for bits in _BITS}
     if floats is np.float16 and refused[_ALWAYS] is not None:
-        raise ConfigError(f"{device.name} does not compute in fp16: {refused[_ALWAYS]}; leave --device-precision out")
+        raise ConfigError(f"{device.name} does not compute in fp16: {refused[_ALWAYS]}; leave out --device-precision")
     bits = tuple(bits for bits, why in refused.items() if why is None or bits == _ALWAYS)
     return GraphForm(exact_activations=True, floats=floats, narrow_bits=bits)
 

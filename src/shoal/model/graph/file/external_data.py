@@ -66,7 +66,7 @@ def _info(tensor: onnx.TensorProto) -> tuple[str, int, int]:
     except ValueError as error:
         raise ModelLoadError(f"weight {tensor.name!r}: {error}") from None
     if not info.location or "\0" in info.location:
-        raise ModelLoadError(f"weight {tensor.name!r} is said to lie in the file {info.location!r}, which is no name")
+        raise ModelLoadError(f"weight {tensor.name!r} refers to the file {info.location!r}, which is not a file name")
     return info.location, info.offset or 0, info.length or 0
 
 
@@ -86,7 +86,7 @@ def _place(location: str, path: Path, weight: str) -> Path:
     if not _is_in(place, (path.parent.resolve(), path.resolve().parent)):
         raise ModelLoadError(f"{outside} (it is a link to {str(place)!r})")
     if not is_regular:
-        raise ModelLoadError(f"the model keeps its weights in {location!r}, which is no regular file")
+        raise ModelLoadError(f"the model keeps its weights in {location!r}, which is not a regular file")
     return place
 
 
@@ -98,6 +98,6 @@ def _check_length(tensor: onnx.TensorProto, place: Path, end: int) -> None:
     size_bytes = place.stat().st_size
     if size_bytes < end:
         raise ModelLoadError(
-            f"{str(place)!r} has {size_bytes:,} bytes, but weight {tensor.name!r} ends at byte {end:,}; "
-            "the file is cut off: copy or export it again"
+            f"{str(place)!r} has {size_bytes:,} bytes, but weight {tensor.name!r} ends at byte {end:,}; the "
+            "file is truncated: copy or export it again"
         )

@@ -111,11 +111,11 @@ def open_graph(path: Path) -> GraphFile:
 def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
-            raise ModelLoadError(f"{str(path)!r} is no regular file; give the path of an ONNX file")
+            raise ModelLoadError(f"{str(path)!r} is not a regular file; give the path of an ONNX file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ModelLoadError(
-                f"{str(path)!r} is larger than the 2 GiB that an ONNX file can have: it is damaged, or no ONNX file; "
-                "large weights lie in files beside it"
+                f"{str(path)!r} is larger than the 2 GiB that an ONNX file can have: it is damaged, or not an "
+                "ONNX file; large weights belong in files beside it"
             )
         with path.open("rb") as file:
             state, content = state_of(file, path.name), file.read()

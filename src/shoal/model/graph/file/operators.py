@@ -29,7 +29,7 @@ def check_operators(model: onnx.ModelProto) -> None:
     """
     versions = {_domain(opset.domain): opset.version for opset in model.opset_import}
     if not versions:
-        raise ModelLoadError("the model declares no operator set: it is cut off or damaged; copy or export it again")
+        raise ModelLoadError("the model declares no operator set: it is truncated or damaged; copy or export it again")
     if versions.get(DEFAULT_DOMAIN, MIN_OPSET) < MIN_OPSET:
         raise ModelLoadError(
             f"the model uses ONNX operator set {versions[DEFAULT_DOMAIN]}; {MIN_OPSET} is the oldest that can run: "

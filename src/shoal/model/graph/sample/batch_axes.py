@@ -49,7 +49,7 @@ def guess_axes(
     for spec in outputs:
         if given.get(spec.name, 0) is None:
             raise ConfigError(
-                f"--batch-dim {spec.name}=none: an output of a batch has rows; give none alone for no batch"
+                f"--batch-dim {spec.name}=none: an output of a batch has rows; give none alone if there is no batch"
             )
     required = [spec for spec in inputs if not spec.is_optional]  # defaults are the same for all rows
     symbols = _batch_symbols(required)

@@ -70,7 +70,10 @@ def sample_inputs(
             reason = reason or str(error)
         else:
             return inputs
-    raise ConfigError(f"no made-up input runs ({reason}); give real ones, with --inputs where a command takes them")
+    raise ConfigError(
+        f"the model does not run with made-up inputs ({reason}); give real ones, with --inputs where a command "
+        "takes them"
+    )
 
 
 def _guesses(rows: int) -> Iterator[_Sizes]:

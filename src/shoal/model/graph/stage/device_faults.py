@@ -42,8 +42,9 @@ def avoid_faults(options: ort.SessionOptions, model: onnx.ModelProto, device: De
     for node in _wrong_convolutions(model.graph, {}):
         if not node.name:
             raise ConfigError(
-                f"{device.name} would compute a convolution of this graph wrongly (microsoft/onnxruntime#29651), which "
-                "has no name by which the processor could be given it; name its nodes, or use another device"
+                f"{device.name} would compute a convolution of this graph wrongly "
+                "(microsoft/onnxruntime#29651), and the node has no name by which to assign it to the "
+                "processor; name the graph's nodes, or use another device"
             )
         names.append(node.name)
     if names:

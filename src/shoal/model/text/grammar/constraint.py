@@ -42,7 +42,7 @@ class Constraint:
         try:
             num_bytes = len(self.text.encode())
         except UnicodeEncodeError:
-            raise InvalidRequest("it holds half of a surrogate pair, which is no character") from None
+            raise InvalidRequest("it contains half of a surrogate pair, which is not a character") from None
         if num_bytes > MAX_CONSTRAINT_BYTES:
             raise InvalidRequest(f"it has {num_bytes} bytes, and at most {MAX_CONSTRAINT_BYTES} can be used")
 

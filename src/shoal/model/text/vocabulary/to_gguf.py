@@ -91,7 +91,7 @@ def check_encodes_alike(meant: Tokenizer, build: Callable[[], Tokenizer]) -> Non
 
 
 def _refusal(what: str) -> ModelLoadError:
-    return ModelLoadError(f"GGUF has no way to say what this model's tokenizer is, {what}")
+    return ModelLoadError(f"GGUF cannot describe this model's tokenizer, {what}")
 
 
 def _tokens(backend: Tokenizer, said: Mapping[str, Any], num_rows: int) -> tuple[list[str], list[int]]:

@@ -50,7 +50,7 @@ def projector_vision(path: Path) -> VisionFiles:
     with while_reading(path):
         header = GgufHeader(path)
         if header.metadata.get("general.architecture") != ARCHITECTURE:
-            raise ModelLoadError(f"{path} is no multimodal projector: its architecture is not {ARCHITECTURE!r}")
+            raise ModelLoadError(f"{path} is not a multimodal projector: its architecture is not {ARCHITECTURE!r}")
         keys = ("clip.projector_type", "clip.vision.projector_type")
         name = next((header.metadata[key] for key in keys if key in header.metadata), None)
         family = _TYPES.get(str(name))
