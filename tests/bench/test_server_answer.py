@@ -12,12 +12,12 @@ from shoal.errors import ConfigError
 @pytest.mark.parametrize(
     ("status", "content", "said"),
     [
-        (200, b"<html>hello", "is no Shoal server"),
-        (200, b"[]", "is no Shoal server"),
-        (200, b'{"models": 5}', "is no Shoal server"),
-        (200, b"\xff", "is no Shoal server"),
-        (500, b'{"models": []}', "is no Shoal server"),
-        (400, b"nothing", "is no Shoal server"),
+        (200, b"<html>hello", "is not a Shoal server"),
+        (200, b"[]", "is not a Shoal server"),
+        (200, b'{"models": 5}', "is not a Shoal server"),
+        (200, b"\xff", "is not a Shoal server"),
+        (500, b'{"models": []}', "is not a Shoal server"),
+        (400, b"nothing", "is not a Shoal server"),
         (400, b'{"reason": "give ?of="}', "give ?of="),
         (401, b"", "--api-key"),
     ],

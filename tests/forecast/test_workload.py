@@ -61,7 +61,7 @@ def test_a_plan_is_for_the_requests_that_are_under_way(config: LaunchConfig) -> 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("closed:x", "closed:N takes"), ("poisson:-1", "poisson:RATE takes"), ("poisson:inf", "poisson:RATE takes")],
+    [("closed:x", "give closed:N"), ("poisson:-1", "give poisson:RATE"), ("poisson:inf", "give poisson:RATE")],
 )
 def test_traffic_that_makes_no_sense(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -155,7 +155,7 @@ class TestBrokenFiles:
         assert [failure.name for failure in job.failures] == ["item3.npy"]
 
     def test_nothing_to_do(self, job: Job) -> None:
-        with pytest.raises(ConfigError, match=r"holds no \.npy or \.npz file"):
+        with pytest.raises(ConfigError, match=r"contains no \.npy or \.npz file"):
             job.run(job.folder / "in")
 
 
@@ -187,7 +187,7 @@ class TestResuming:
     def test_without_the_flag(self, job: Job) -> None:
         folder = save(job, a=random(3))
         job.run(folder)
-        with pytest.raises(ConfigError, match="--resume goes on with it"):
+        with pytest.raises(ConfigError, match="continue it with --resume"):
             job.run(folder)
 
     def test_an_item_of_several_chunks_that_was_half_done(self, job: Job) -> None:

@@ -231,7 +231,7 @@ class TestResuming:
     def test_without_the_flag_the_earlier_output_is_kept(self, job: Job) -> None:
         inputs, expected = job.rows(10)
         job.run(inputs)
-        with pytest.raises(ConfigError, match="--resume goes on with it"):
+        with pytest.raises(ConfigError, match="continue it with --resume"):
             job.run(inputs)
         np.testing.assert_array_equal(job.result(), expected)
 
@@ -253,7 +253,7 @@ class TestResuming:
         inputs, _ = job.rows(60)
         self.stop_early(job, inputs)
         (job.out / "y.npy.part").unlink()
-        with pytest.raises(ConfigError, match=r"cannot go on: .*y\.npy\.part cannot be read"):
+        with pytest.raises(ConfigError, match=r"cannot continue: .*y\.npy\.part cannot be read"):
             job.run(inputs, resume=True)
 
     def test_nothing_to_go_on_with_is_a_start(self, job: Job) -> None:

@@ -30,7 +30,7 @@ def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:
         ConfigError: the server wants a key or refuses what was asked, or it is none of Shoal's.
     """
     if response.status_code == 401:
-        raise ConfigError(f"the server at {url} wants a key: --api-key, or SHOAL_API_KEY")
+        raise ConfigError(f"the server at {url} requires a key: give --api-key or set SHOAL_API_KEY")
     try:
         told: object = response.json()
     except ValueError:
@@ -39,5 +39,5 @@ def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:
     if response.status_code == 400 and isinstance(reason := fields.get("reason"), str):
         raise ConfigError(reason)
     if response.status_code != 200 or not isinstance(fields.get(part), list):
-        raise ConfigError(f"what answers at {url} is no Shoal server of this version (status {response.status_code})")
+        raise ConfigError(f"the server at {url} is not a Shoal server of this version (status {response.status_code})")
     return fields

@@ -40,7 +40,9 @@ class LocalLauncher:
     def start(self, place: Place) -> WorkerProcess:
         """See `WorkerLauncher.start`."""
         if place.machine is not None:
-            raise ConfigError(f"machine {place.machine} is not at hand; a plan that needs it cannot be run from here")
+            raise ConfigError(
+                f"machine {place.machine} is only described, so a plan that needs it cannot be run from here"
+            )
         worker = WorkerProcess(place.label, _modules(place.load), place.python)
         with ExitStack() as on_failure:
             on_failure.callback(worker.close, deadline_s=0.0)

@@ -149,7 +149,7 @@ def compare_offers(
             )
         )
     if before is None and all(offer.choice is None for offer in offers):
-        raise CapacityError("the model fits neither on the machines that there are nor with any of those offered")
+        raise CapacityError("the model fits neither on the existing machines nor with any of those on offer")
     found = OfferComparison(present=before, offers=tuple(offers))
 
     def worth(offer: MachineOffer) -> float:
@@ -196,9 +196,12 @@ def _check_offers(offered: ClusterFile, present: ClusterFile, file: str) -> None
     names = {machine.name for machine in present.machines}
     for machine in offered.machines:
         if machine.is_local:
-            raise ConfigError(f"{file}: machine {machine.name} is at hand; describe what is offered")
+            raise ConfigError(
+                f"{file}: machine {machine.name} is at hand; describe the machines on offer with cores, memory "
+                "and rates"
+            )
         if machine.name in names:
-            raise ConfigError(f"{file}: there is a machine {machine.name} already; give the offer another name")
+            raise ConfigError(f"{file}: there is already a machine named {machine.name}; give the offer another name")
 
 
 def _with_offer(present: ClusterFile, offered: ClusterFile, machine: DescribedMachine, file: str) -> ClusterFile:

@@ -122,7 +122,9 @@ def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lamb
     """
     name = config.planning.cluster
     if name == RAY:
-        raise ConfigError("a Ray cluster is there to be measured: describe its machines in a file (docs/planning.md)")
+        raise ConfigError(
+            "a Ray cluster cannot be simulated, only measured: describe its machines in a file (docs/planning.md)"
+        )
     cluster = None if name is None else read_cluster_file(name)
     if config.plan_file is None and config.split != AUTO and cluster is not None:
         model = find_model(config.model, sizes_suffice=not any(one.is_local for one in cluster.machines))

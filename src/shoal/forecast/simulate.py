@@ -58,7 +58,7 @@ class TrafficSpec:
 
     def __post_init__(self) -> None:
         if self.days is not None and not 0.0 < self.days < float("inf"):
-            raise ConfigError(f"--days is {self.days:g}, but must be more than 0")
+            raise ConfigError(f"--days is {self.days:g}, but it must be more than 0")
 
     @property
     def until_s(self) -> float:
@@ -72,7 +72,7 @@ class TrafficSpec:
         if not (colon and kind == "closed"):
             return None
         if not number.isdecimal() or not 1 <= int(number) <= 1_000_000:
-            raise ConfigError(f"--traffic {self.text}: closed:N takes a number of clients, such as closed:16")
+            raise ConfigError(f"--traffic {self.text}: give closed:N with a number of clients, such as closed:16")
         return int(number)
 
     @property
@@ -86,7 +86,9 @@ class TrafficSpec:
         except ValueError:
             rate = 0.0
         if not 0.0 < rate < 1e6:
-            raise ConfigError(f"--traffic {self.text}: poisson:RATE takes requests a second, such as poisson:2.5")
+            raise ConfigError(
+                f"--traffic {self.text}: give poisson:RATE with a number of requests a second, such as poisson:2.5"
+            )
         return rate
 
     def sampling(self, percent: float) -> SamplingConfig:
@@ -95,8 +97,8 @@ class TrafficSpec:
             raise ConfigError(f"--sample {percent:g}: give a percentage from 0.1 to 50")
         if (rate := self.rate_per_s) is None:
             raise ConfigError(
-                f"--sample: --traffic {self.text} changes with time or with the answers; only poisson:RATE has steady "
-                "states, of which a part stands for the rest"
+                f"--sample: --traffic {self.text} changes with time or with the answers; only poisson:RATE "
+                "has steady states in which a part can stand for the whole"
             )
         return SamplingConfig(rate_per_s=rate, until_s=self.until_s, precision=percent / 100.0)
 
@@ -119,7 +121,7 @@ class TrafficSpec:
             )
         path = Path(self.text).expanduser()
         if not path.is_file():
-            raise ConfigError(f"--traffic {self.text}: no such file; or give poisson:RATE or closed:N")
+            raise ConfigError(f"--traffic {self.text}: there is no such file; give a file, poisson:RATE or closed:N")
         visits = read_trace(path)
         return visits if self.days is None else takewhile(lambda visit: visit.at_s < self.until_s, visits)
 
@@ -177,7 +179,9 @@ def simulate(
     if sampling is None:
         outcome, log = ClusterSimulation(scenario, on_progress).run()
     elif not scenario.is_steady:
-        raise ConfigError("--sample: the cluster is this machine, which is simulated whole; give --cluster")
+        raise ConfigError(
+            "--sample: the cluster is this machine, which is simulated in full; describe machines with --cluster FILE"
+        )
     else:
         outcome, log, sample = SampledSimulation(scenario, sampling, on_progress).run_sampled()
     return Simulated(outcome=outcome, log=log, cost_per_million=_cost(cluster, outcome), sample=sample)

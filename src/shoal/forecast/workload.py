@@ -41,7 +41,7 @@ def expected_traffic(spec: TrafficSpec) -> ExpectedTraffic:
         )
     visits = list(islice(traffic, _LOOKED_AT))
     if not visits:
-        raise ConfigError(f"--traffic {spec.text}: no request comes within that time")
+        raise ConfigError(f"--traffic {spec.text}: no request arrives within that time")
     return ExpectedTraffic(
         prompt_tokens=ceil(sum(visit.prompt_tokens for visit in visits) / len(visits)),
         output_tokens=ceil(sum(visit.output_tokens for visit in visits) / len(visits)),

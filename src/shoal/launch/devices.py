@@ -29,7 +29,7 @@ def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
         ConfigError: `auto`, which goes with `--split auto`, or what makes no sense.
     """
     if [name.strip().lower() for name in config.names] == [AUTO]:
-        raise ConfigError("--device auto goes with --split auto; otherwise name the device of each worker")
+        raise ConfigError("--device auto needs --split auto; otherwise name the device of each worker")
     return chosen_devices(config, partial(_find_gpu, config))
 
 
@@ -86,7 +86,7 @@ def offer_for(config: DevicesConfig, *, is_elsewhere: bool) -> Offer:
         return offered_devices(config)
     if config != DevicesConfig():
         raise ConfigError(
-            "--device goes with --split auto on this machine alone; a cluster file says device: of its machines"
+            "with --split auto, --device is for this machine only; in a cluster file, give machines a device: key"
         )
     return Offer()
 

@@ -62,7 +62,7 @@ class LoadedModel(Loaded[Plan]):
     def strike(self, machine: str, strike: Strike) -> None:
         """See `Machines.strike`. Raises ConfigError: there is no machine but this one."""
         if self.machines is None:
-            raise ConfigError("this model runs on the server's own machine alone")
+            raise ConfigError("this model runs only on the server's own machine")
         self.machines.strike(machine, strike)
 
     def close(self) -> None:

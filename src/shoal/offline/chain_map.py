@@ -82,12 +82,12 @@ class ChainMap:
 
     def _files(self) -> list[Path]:
         if not self.inputs.is_dir():
-            raise ConfigError(f"{self.inputs} is no folder: a chain is mapped over the files of one")
+            raise ConfigError(f"{self.inputs} is not a folder: a chain is mapped over the files of a folder")
         if self.output.resolve() == self.inputs.resolve():
             raise ConfigError(f"-o {self.output} is the input folder; give another one")
         files = sorted(path for path in self.inputs.iterdir() if path.is_file() and not path.name.startswith("."))
         if not files:
-            raise ConfigError(f"{self.inputs} holds no files: there is nothing to do")
+            raise ConfigError(f"{self.inputs} contains no files, so there is nothing to do")
         return files
 
     def _header(self) -> dict[str, str]:

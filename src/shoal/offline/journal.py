@@ -83,7 +83,7 @@ def open_journal(path: Path, header: Mapping[str, str], *, resume: bool) -> Jour
         lines, good_bytes = _parse(file.read())
         if not resume and len(lines) > 1:
             raise ConfigError(
-                f"{path.parent} holds the output of an earlier run; --resume goes on with it, or give another -o"
+                f"{path.parent} contains the output of an earlier run; continue it with --resume, or give another -o"
             )
         if not resume:
             lines, good_bytes = [], 0
@@ -130,7 +130,7 @@ def _compare(path: Path, found: Record, header: Mapping[str, str]) -> None:
     for name, value in header.items():
         if found.get(name) != value:
             raise ConfigError(
-                f"{path.parent} was started with another {name}; --resume needs the same, or give another -o"
+                f"{path.parent} was started with another {name}; give the same one with --resume, or give another -o"
             )
 
 

@@ -223,7 +223,7 @@ def _item_work(
     options: MapOptions, plan: GraphPlan, header: dict[str, str], check: Check, files: ExitStack
 ) -> tuple[MapWork, Journal]:
     if options.output.suffix == ".parquet":
-        raise ConfigError(f"-o {options.output}: what comes from a folder goes into a folder")
+        raise ConfigError(f"-o {options.output}: results for a folder go into a folder")
     if options.output.resolve() == options.inputs.resolve():
         raise ConfigError(f"-o {options.output} is the input folder; give another one")
     items, broken = scan_folder(options.inputs, plan.inputs, plan.batch)

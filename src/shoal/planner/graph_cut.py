@@ -108,7 +108,7 @@ def choose_boundaries(
     """
     if num_stages - 1 > len(cuts):
         most = "it cannot be cut" if not cuts else f"it can be cut into at most {len(cuts) + 1} (pp={len(cuts) + 1})"
-        raise ConfigError(f"the graph does not make {num_stages} pipeline stages: {most}")
+        raise ConfigError(f"the graph cannot be cut into {num_stages} pipeline stages: {most}")
     places = np.array([0, *(cut.node for cut in cuts), len(node_s)])
     before_s = np.concatenate(([0.0], np.cumsum(np.asarray(node_s, np.float64))))[places]
     crossing = np.array([0.0, *(float(cut.num_bytes) for cut in cuts), 0.0])

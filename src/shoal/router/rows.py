@@ -125,8 +125,8 @@ class RowAssembler:
             whole = self._whole[name] if name in self._whole else np.empty(shape, part.dtype)
             if whole.shape != shape:
                 raise InvalidRequest(
-                    f"output {name!r} of shape {list(part.shape)} does not fit to other rows' {list(whole.shape)}; "
-                    "send one row at a time"
+                    f"output {name!r} of shape {list(part.shape)} does not fit that of other rows, "
+                    f"{list(whole.shape)}; send one row at a time"
                 )
             self._whole[name] = whole
             _slice(whole, axis, first * entries, (first + num_rows) * entries)[...] = part

@@ -43,7 +43,7 @@ def perplexity(
     """
     num_windows = min(len(token_ids) // window_tokens, max_windows or len(token_ids))
     if num_windows == 0:
-        raise InvalidRequest(f"the text has {len(token_ids)} tokens, less than one window of {window_tokens}")
+        raise InvalidRequest(f"the text has {len(token_ids)} tokens, fewer than one window of {window_tokens}")
     done = 0
 
     def count(_: FinishedRequest) -> None:

@@ -54,7 +54,7 @@ def test_the_servers_patience_counts_for_those_that_hang() -> None:
 
 
 def test_a_cable_that_is_back_too_soon_is_no_drill() -> None:
-    with pytest.raises(ConfigError, match="back before it is missed, at 7 s"):
+    with pytest.raises(ConfigError, match="back before the server notices, after 7 s"):
         drill_times(7.0, 6.0)
 
 

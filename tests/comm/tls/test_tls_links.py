@@ -392,7 +392,7 @@ def test_credentials_do_not_show_their_key_and_must_make_sense(authority: Cluste
         certificate_pem=credentials.certificate_pem,
         key_pem=authority.issue().key_pem,
     )
-    with pytest.raises(ConfigError, match="no credentials"):
+    with pytest.raises(ConfigError, match="not the credentials"):
         connecting_context(of_another)
 
 
@@ -413,7 +413,7 @@ def test_a_member_has_a_key_that_never_left_it(listener: TlsListener, authority:
 
 def test_a_membership_is_worth_nothing_without_its_key(authority: ClusterAuthority) -> None:
     membership = authority.admit(MachineKey().request())
-    with pytest.raises(ConfigError, match="no credentials"):
+    with pytest.raises(ConfigError, match="not the credentials"):
         connecting_context(MachineKey().credentials(membership))
 
 

@@ -40,7 +40,7 @@ def test_without_any_worker_everything_waits() -> None:
 def test_a_refusal_names_the_numbers() -> None:
     error = refusal(3, 12)
     assert error is not None
-    assert "4 requests wait already, and 3 more do not fit" in str(error)
+    assert "4 requests are already waiting, and 3 more do not fit" in str(error)
 
 
 def test_a_queue_of_nothing_is_refused() -> None:

@@ -80,7 +80,7 @@ def test_what_cannot_be_kept_is_told_to_the_sender(model: Path) -> None:
 def test_a_full_disk_is_told_before_anything_is_sent(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream(model, {"model.gguf": [0]})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2 * CHUNK_BYTES))
-    complaint = r"h1 could not keep the model: 3 MB of it are to be kept in .*models, where 2 MB are free: make room"
+    complaint = r"h1 could not keep the model: 3 MB of the model must be kept in .*models, but 2 MB are free: make room"
     authority, totals = tls.ClusterAuthority(), list[int]()
     receiver = receive_model("127.0.0.1", authority.issue(), identify(model), ALL)
     with pytest.raises(ModelLoadError, match=complaint):

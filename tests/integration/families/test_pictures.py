@@ -168,7 +168,10 @@ def test_a_gguf_file_and_the_projector_beside_it(tmp_path: Path) -> None:
     other = make_tiny_vision("qwen3_vl", tmp_path / "other-hf")
     (tmp_path / "other").mkdir()
     convert_vision(other, tmp_path / "other")
-    for wrong, message in ((tmp_path / "other" / "mmproj-tiny.gguf", "is of another model"), (model, "no multimodal")):
+    for wrong, message in (
+        (tmp_path / "other" / "mmproj-tiny.gguf", "is of another model"),
+        (model, "not a multimodal"),
+    ):
         command = [sys.executable, "-m", "shoal", "serve", str(model), "--split", "1", "--mmproj", str(wrong)]
         refused = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         assert refused.returncode != 0
@@ -196,7 +199,7 @@ def test_what_is_no_picture_is_refused(server: Served, models: dict[str, SeenPro
         "role": "user",
         "content": [*question()[0]["content"], {"type": "text", "text": models["gemma3"].vision.mark}],
     }
-    with pytest.raises(openai.BadRequestError, match="places for 3 pictures, and there are 2"):
+    with pytest.raises(openai.BadRequestError, match="places for 3 pictures, but there are 2"):
         ask(server, [message])
     with pytest.raises(openai.BadRequestError, match="at most 32"):
         ask(server, question(*[0] * 33))

@@ -116,11 +116,14 @@ def test_machines_of_a_file_have_devices(chain: Path, tmp_path: Path) -> None:
     ("machine", "complaint"),
     [
         ("{name: a, device: nope}", "machine a: device nope: there is no provider"),
-        ("{name: a, device: cuda, count: 2}", "at hand and measured, so it takes no count"),
-        ("{name: a, cpus: [0], provider_options: {k: v}}", "provider_options belongs to a device"),
-        ("{name: a, cpus: [0], python: /p}", "python belongs to a device of this machine"),
-        (f"{{name: a, device: cuda, python: /p, cores: 1, memory: 1G, {RATES}}}", "python belongs to a device of this"),
-        ("{name: a, device: cuda, cpu_quota: 0.5}", "cpu_quota belongs to cpus"),
+        ("{name: a, device: cuda, count: 2}", "a machine at hand is measured, so it takes no count"),
+        ("{name: a, cpus: [0], provider_options: {k: v}}", "provider_options can only be given with a device"),
+        ("{name: a, cpus: [0], python: /p}", "python can only be given for a device of this machine"),
+        (
+            f"{{name: a, device: cuda, python: /p, cores: 1, memory: 1G, {RATES}}}",
+            "python can only be given for a device of this",
+        ),
+        ("{name: a, device: cuda, cpu_quota: 0.5}", "cpu_quota can only be given with cpus"),
     ],
 )
 def test_what_contradicts_itself_in_a_file_is_refused(
@@ -139,7 +142,7 @@ def test_named_devices_go_with_this_machine_alone(chain: Path, tmp_path: Path) -
         planning=PlanningConfig(cluster=str(file)),
         devices=DevicesConfig(names=("cuda",)),
     )
-    with pytest.raises(ConfigError, match="a cluster file says device: of its machines"):
+    with pytest.raises(ConfigError, match="in a cluster file"):
         plan_graph(config, make_measurer=FakeMeasurer())
 
 

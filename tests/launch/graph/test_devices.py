@@ -167,7 +167,7 @@ def test_a_driver_without_the_needed_device_is_one_line(
 
 
 def test_auto_goes_with_auto(chain: Path) -> None:
-    with pytest.raises(ConfigError, match="--device auto goes with --split auto"):
+    with pytest.raises(ConfigError, match="--device auto needs --split auto"):
         launch(chain, "pp=2", "auto", pythons=())
 
 

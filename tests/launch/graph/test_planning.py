@@ -196,7 +196,7 @@ def test_plans_for_something_else(chain: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the plan is for .*deeper\.onnx .*, but .*chain\.onnx is another model"):
         plan_graph(GraphLaunchConfig(model=str(chain), plan_file=str(file)))
     file.write_text(write_plan(plan_graph(GraphLaunchConfig(model=str(chain), split="pp=2")).plan))
-    with pytest.raises(ConfigError, match="leave --threads and --batch-dim out"):
+    with pytest.raises(ConfigError, match="leave out --threads and --batch-dim"):
         plan_graph(GraphLaunchConfig(model=str(chain), plan_file=str(file), threads=1))
 
 

@@ -204,7 +204,7 @@ def test_named_devices_go_with_this_machine_alone(model: Path, tmp_path: Path) -
     config = LaunchConfig(
         model=str(model), split="auto", planning=planning, devices=DevicesConfig(names=("cpu", "cuda"))
     )
-    with pytest.raises(ConfigError, match="a cluster file says device: of its machines"):
+    with pytest.raises(ConfigError, match="in a cluster file"):
         plan_model(config)
 
 

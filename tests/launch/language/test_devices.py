@@ -75,7 +75,7 @@ def test_blocks_of_eight_bits_are_multiplied_as_they_are(precision: str, tmp_pat
 
 
 def test_a_gpu_in_software_has_no_half_floats_and_says_so(model: Path, webgpu_python: str) -> None:
-    with pytest.raises(ConfigError, match=r"webgpu:0 does not compute in fp16: .*leave --device-precision out"):
+    with pytest.raises(ConfigError, match=r"webgpu:0 does not compute in fp16: .*leave out --device-precision"):
         shoal.LLM(model, split="1", device="webgpu", worker_python=[webgpu_python], device_precision="fp16")
 
 
@@ -123,10 +123,10 @@ def test_too_little_memory_names_the_bytes_and_the_layers(model: Path, openvino_
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"split": "auto", "names": ("auto", "cuda")}, "--device auto stands alone"),
-        ({"split": "pp=2", "names": ("auto",)}, "--device auto goes with --split auto"),
+        ({"split": "auto", "names": ("auto", "cuda")}, "--device auto cannot be combined"),
+        ({"split": "pp=2", "names": ("auto",)}, "--device auto needs --split auto"),
         ({"split": "pp=2", "names": ("cuda", "cpu", "cpu")}, "names 3 devices for 2 workers"),
-        ({"split": "tp=2", "names": ("cuda",)}, "takes whole stages: split with pp and dp"),
+        ({"split": "tp=2", "names": ("cuda",)}, "can only compute whole stages: split over devices with pp and dp"),
         ({"split": "1", "names": ("cpu",), "precision": "fp16"}, "mean nothing for cpu"),
         ({"split": "1", "names": ("cuda",), "precision": "half"}, "--device-precision is 'half'"),
         ({"split": "1", "names": ("cuda",)}, "has no CUDAExecutionProvider"),

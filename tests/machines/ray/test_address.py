@@ -39,9 +39,9 @@ def test_what_is_meant(text: str | None, address: Address | None) -> None:
         ("h0:", "RAY_ADDRESS=h0:: give HOST:PORT, such as h0:6379"),
         ("h0:port", "RAY_ADDRESS=h0:port: give HOST:PORT, such as h0:6379"),
         ("h0:٣", "RAY_ADDRESS=h0:٣: give HOST:PORT, such as h0:6379"),
-        ("h0:99999", "RAY_ADDRESS=h0:99999: there are no ports but 1 to 65535"),
-        ("h0:" + "9" * 5000, f"RAY_ADDRESS=h0:{'9' * 5000}: there are no ports but 1 to 65535"),
-        ("h0:0", "RAY_ADDRESS=h0:0: there are no ports but 1 to 65535"),
+        ("h0:99999", "RAY_ADDRESS=h0:99999: a port is a number from 1 to 65535"),
+        ("h0:" + "9" * 5000, f"RAY_ADDRESS=h0:{'9' * 5000}: a port is a number from 1 to 65535"),
+        ("h0:0", "RAY_ADDRESS=h0:0: a port is a number from 1 to 65535"),
         (
             "ray://h0:10001",
             "RAY_ADDRESS=ray://h0:10001: give HOST:PORT of Ray's head, not ray:// (such as h0:6379)",
@@ -58,7 +58,7 @@ def test_what_makes_no_sense_is_said_in_one_line(text: str, complaint: str) -> N
 
 
 def test_a_name_that_nobody_knows() -> None:
-    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS=nosuchhost\.invalid:6379: name not known$"):
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS=nosuchhost\.invalid:6379: the name is not known$"):
         check_that_a_head_listens(("nosuchhost.invalid", 6379), is_tls=False)
 
 
@@ -90,7 +90,7 @@ def test_what_listens_but_is_no_grpc_server_is_not_waited_for(
         server = threading.Thread(target=answer)
         server.start()
         try:
-            with pytest.raises(ConfigError, match=r"what listens there is no Ray head$"):
+            with pytest.raises(ConfigError, match=r"the program that listens there is not a Ray head$"):
                 check_that_a_head_listens(listening.getsockname(), is_tls=False)
         finally:
             server.join(30.0)

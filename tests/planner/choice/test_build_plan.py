@@ -107,5 +107,7 @@ def test_kv_memory_that_was_asked_for_is_kept_to():
 def test_no_room_for_a_block_is_an_error():
     fleet = make_fleet(make_class("w"))
     limits = Limits(block_size=16, max_context=128, max_step_tokens=512, max_seqs=4, kv_memory_bytes=1)
-    with pytest.raises(CapacityError, match="hold no block of 16 tokens; give at least 131072 with --kv-memory"):
+    with pytest.raises(
+        CapacityError, match="are too few for a block of 16 tokens; give at least 131072 with --kv-memory"
+    ):
         spell(fleet, "throughput", streams=1, limits=limits)

@@ -55,7 +55,7 @@ def test_each_direction_may_have_an_entry_of_its_own():
         ("machines: [{name: a, cpus: [0]}, {name: a, cpus: [1]}]", "two machines are named 'a'"),
         ("machines: [{name: a, cpus: []}]", "machine a: cpus: needs different CPU ids"),
         ("machines: [{name: a, cpus: [0], cpu_quota: 1.5}]", "cpu_quota is 1.5, but it is a share"),
-        ("machines: [{name: a, cpus: [0], count: 2}]", "machine a: it is at hand and measured"),
+        ("machines: [{name: a, cpus: [0], count: 2}]", "machine a: a machine at hand is measured"),
         ("machines: [{name: a, cores: 2}]", "machine a: give memory, rates, or cpus"),
         (CLUSTER.replace("1.5e12", "-1"), "machine server: fp32_flops_per_s is -1, but it must be more than 0"),
         (CLUSTER.replace("1.5e12", ".nan"), "machine server: fp32_flops_per_s is nan"),

@@ -86,7 +86,7 @@ def test_what_is_written_is_read(plan: Plan | GraphPlan):
         ("shoal_plan: 2", "shoal_plan: 99", "plan.yaml was written by another version of Shoal"),
         ("kind: language model", "kind: poem", "plan.yaml: kind must be one of language model, graph"),
         ("model: tiny.gguf\n", "", "missing required"),
-        ("shoal_plan: 2", "plan: 1", "plan.yaml is no plan; make one with"),
+        ("shoal_plan: 2", "plan: 1", "plan.yaml is not a plan; make one with"),
         ("model: tiny.gguf", "model: [", "plan.yaml is not YAML"),
     ],
 )
@@ -110,10 +110,10 @@ def test_a_whole_plan_passes_the_check():
     ("old", "new", "says"),
     [
         ("last_layer: 6", "last_layer: 5", "replica 0: layers end at 5, but the model has 6"),
-        ("first_layer: 4", "first_layer: 3", "replica 0: layers 3 to 6 do not follow on 4"),
-        ("columns: [64, 96]", "columns: [65, 96]", "stage 0: MLP columns 65 to 96 do not follow on 64"),
+        ("first_layer: 4", "first_layer: 3", "replica 0: layers 3 to 6 do not follow 4"),
+        ("columns: [64, 96]", "columns: [65, 96]", "stage 0: MLP columns 65 to 96 do not follow 64"),
         ("vocabulary: [50, 100]", "vocabulary: [50, 90]", "vocabulary rows end at 90, but the model has 100"),
-        ("kv_heads: [2, 3]", "kv_heads: [1, 3]", "stage 0: KV heads 1 to 3 do not follow on 2"),
+        ("kv_heads: [2, 3]", "kv_heads: [1, 3]", "stage 0: KV heads 1 to 3 do not follow 2"),
         ("threads: 1", "threads: 0", "stage 0 shard 0: a worker needs at least 1 thread"),
         ("num_blocks: 7", "num_blocks: 0", "replica 0: it needs at least one KV block"),
         ("cpu_quota: 0.5", "cpu_quota: 2.0", "cpu_quota is a share"),
@@ -162,11 +162,17 @@ def test_whole_experts_are_written_and_checked():
 @pytest.mark.parametrize(
     ("plan", "says"),
     [
-        (expert_plan((ExpertSpan(0, 6),), (ExpertSpan(7, 8),)), "the rows of expert 6 are not computed by one shard"),
-        (expert_plan((ExpertSpan(0, 7),), (ExpertSpan(6, 8),)), "the rows of expert 6 are not computed by one shard"),
-        (expert_plan((ExpertSpan(0, 6),), (ExpertSpan(6, 9),)), "experts [6, 9, 1, 1] cannot be; the model has 8"),
-        (expert_plan((ExpertSpan(0, 8, 2, 1),), (ExpertSpan(0, 8, 3, 6),)), "the rows of expert 0 are not"),
-        (expert_plan((ExpertSpan(0, 8, 0, 1),), ()), "cannot be"),
+        (
+            expert_plan((ExpertSpan(0, 6),), (ExpertSpan(7, 8),)),
+            "each row of expert 6 must be computed by exactly one shard",
+        ),
+        (
+            expert_plan((ExpertSpan(0, 7),), (ExpertSpan(6, 8),)),
+            "each row of expert 6 must be computed by exactly one shard",
+        ),
+        (expert_plan((ExpertSpan(0, 6),), (ExpertSpan(6, 9),)), "there are no experts [6, 9, 1, 1]; the model has 8"),
+        (expert_plan((ExpertSpan(0, 8, 2, 1),), (ExpertSpan(0, 8, 3, 6),)), "each row of expert 0 must be"),
+        (expert_plan((ExpertSpan(0, 8, 0, 1),), ()), "there are no experts"),
     ],
 )
 def test_experts_whose_rows_nobody_or_several_compute_are_refused(plan: Plan, says: str):
@@ -179,5 +185,5 @@ def test_the_shards_of_a_stage_agree_on_experts():
     first, last = COPIED.replicas[0].stages
     shards = (first.shards[0], replace(first.shards[1], part=replace(first.shards[1].part, experts=())))
     plan = replace(COPIED, replicas=(replace(COPIED.replicas[0], stages=(replace(first, shards=shards), last)),))
-    with pytest.raises(ConfigError, match="all shards say their experts"):
+    with pytest.raises(ConfigError, match="either all shards list their experts"):
         check_plan(plan, num_layers=6, atoms=replace(ATOMS, num_experts=8))

@@ -105,7 +105,7 @@ def test_a_graph_that_does_not_fit_once() -> None:
 def test_what_cannot_be_cut_or_split_says_why() -> None:
     speeds = make_speeds(*TWO_CORES, node_s=(1.0,), shards={2: "nothing of this graph can be split over shards"})
     said = reasons(choose_graph(speeds, THROUGHPUT))
-    assert said["pipeline"] == "the graph does not make 2 pipeline stages: it cannot be cut"
+    assert said["pipeline"] == "the graph cannot be cut into 2 pipeline stages: it cannot be cut"
     assert said["tensor"] == "nothing of this graph can be split over shards"
     assert said["mixed"].startswith("takes 4 workers; the 2 cores make 2")
 

@@ -136,7 +136,7 @@ def test_every_expert_is_dealt_once(num_experts, shares):
 
 
 def test_experts_that_cannot_be_dealt_out():
-    with pytest.raises(ConfigError, match="this model has no experts to deal out with ep; give tp"):
+    with pytest.raises(ConfigError, match="this model has no experts to deal out with ep; use tp"):
         shard_parts(SMOLLM2, (1, 1), expert_shares=(1, 1))
     with pytest.raises(ConfigError, match=r"9 shards are more .* 8 experts, .* give at most ep=8"):
         shard_parts(MIXTRAL, (1,) * 9, expert_shares=(1,) * 9)

@@ -46,7 +46,7 @@ class InferenceQuestions:
         """
         rows = {len(array) if array.ndim else 0 for array in inputs.values()}
         if len(rows) != 1 or not min(rows):
-            raise ConfigError("the inputs must have the same number of rows along their first axes, one at least")
+            raise ConfigError("the inputs must have the same number of rows along their first axes, and at least one")
         (num_rows,) = rows
         rng = random.Random(f"{config.seed}/rows")
         self._spans: list[tuple[int, int]] = []

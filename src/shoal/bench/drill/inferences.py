@@ -84,7 +84,9 @@ def made_up_inputs(metadata: Mapping[str, Any]) -> dict[str, Array]:
     for one in metadata["inputs"]:
         dtype = DTYPES.get(one["datatype"])
         if dtype is None:
-            raise ConfigError(f"input {one['name']!r} is of type {one['datatype']}: give rows with --inputs")
+            raise ConfigError(
+                f"no row can be made up for input {one['name']!r} of type {one['datatype']}: give rows with --inputs"
+            )
         shape = [size if size > 0 else 1 for size in one["shape"]]
         inputs[one["name"]] = rng.random(shape).astype(dtype)
     return inputs

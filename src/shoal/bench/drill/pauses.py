@@ -34,7 +34,10 @@ def drill_times(worker_timeout_s: float | None, cable_s: float | None) -> DrillT
     patience_s = RecoveryConfig().worker_timeout_s if worker_timeout_s is None else worker_timeout_s
     cable_s = 2.0 * patience_s + 1.0 if cable_s is None else cable_s
     if cable_s <= patience_s:
-        raise ConfigError(f"a cable that is pulled for {cable_s:g} s is back before it is missed, at {patience_s:g} s")
+        raise ConfigError(
+            f"a cable that is pulled for {cable_s:g} s is back before the server notices, after {patience_s:g} s: "
+            "give a longer --cable"
+        )
     return DrillTimes(patience_s=patience_s, cable_s=cable_s)
 
 

@@ -204,7 +204,7 @@ class _Drill:
             await asyncio.sleep(_LOOK_S)
             if await self._is_whole(target, losses) and self._have_gone_on(time.perf_counter() - 2 * _LOOK_S):
                 return seen_pause(self._clients.arrivals(), struck_s)
-        raise WorkerLost(f"{target.name} was taken away and is not back after {_RECOVERED_WITHIN_S:.0f} s")
+        raise WorkerLost(f"{target.name} was taken away and has not come back after {_RECOVERED_WITHIN_S:.0f} s")
 
     async def _num_losses(self, target: DrillTarget) -> int:
         """How often replicas have lost workers."""

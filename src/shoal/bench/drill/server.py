@@ -39,7 +39,7 @@ class DrilledServer:
         """The first model that is loaded. Raises ConfigError: there is none; WorkerLost."""
         found = next((one for one in await self.models() if one.get("replicas")), None)
         if found is None:
-            raise ConfigError(f"the server at {self.url} serves no model that is loaded")
+            raise ConfigError(f"the server at {self.url} has no loaded model")
         return found
 
     async def metadata(self, model: str) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class DrilledServer:
             path, fields = "/status/kill", {"replica": target.replicas[0], "worker": target.worker}
         response = await self._ask("POST", path, {"model": target.model, "how": how, **fields})
         if response.status_code == 404:
-            raise ConfigError(f"the server at {self.url} lets nobody take workers away: start it with --allow-drill")
+            raise ConfigError(f"the server at {self.url} does not allow drills: start it with --allow-drill")
         if response.status_code != 200:
             raise ConfigError(f"{target.name}: {_reason(response)}")
 
@@ -66,7 +66,7 @@ class DrilledServer:
         try:
             return await self.http.request(method, f"{self.url}{path}", json=body)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise ConfigError(f"{self.url} is no address of a server: {error}") from error
+            raise ConfigError(f"{self.url} is not the address of a server: {error}") from error
         except httpx.HTTPError as error:
             raise WorkerLost(f"no server answers at {self.url}: {error}") from error
 

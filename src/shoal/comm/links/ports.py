@@ -45,7 +45,7 @@ def listen_on_any(ports: range, listen: Callable[[int], MadeT]) -> MadeT:
         except OSError as error:
             if error.errno != EADDRINUSE:
                 raise
-    raise ConfigError(f"no port of {VARIABLE}={format_ports(ports)} is free: give more of them, three for each worker")
+    raise ConfigError(f"no port of {VARIABLE}={format_ports(ports)} is free: give more ports, three for each worker")
 
 
 def _shuffled(ports: range) -> Iterator[int]:

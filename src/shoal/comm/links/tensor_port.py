@@ -133,8 +133,8 @@ class FramePort:
         num_bytes = sum(data.size for data in flat.values())
         if num_bytes > MAX_FRAME_BYTES - _MAX_ENVELOPE_BYTES:
             raise CapacityError(
-                f"{num_bytes / 1e6:.0f} MB of tensors are to go to another machine at once, where "
-                f"{(MAX_FRAME_BYTES - _MAX_ENVELOPE_BYTES) / 1e6:.0f} MB can: use smaller batches"
+                f"{num_bytes / 1000000.0:.0f} MB of tensors would go to another machine at once, but at most "
+                f"{(MAX_FRAME_BYTES - _MAX_ENVELOPE_BYTES) / 1000000.0:.0f} MB can: use smaller batches"
             )
         refs = tuple(
             TensorRef(

@@ -121,7 +121,7 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
         context.load_verify_locations(cadata=credentials.authority_pem.decode())
         _load_key(context, credentials)
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"these are no credentials of a cluster: {error}") from error
+        raise ConfigError(f"these are not the credentials of a cluster: {error}") from error
     return context
 
 
@@ -156,7 +156,7 @@ def _requested_key(request_pem: bytes) -> EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(request_pem)
         public_key, is_own = request.public_key(), request.is_signature_valid
     except ValueError as error:
-        raise ConfigError(f"this is no signing request: {error}") from error
+        raise ConfigError(f"this is not a signing request: {error}") from error
     if not is_own or not isinstance(public_key, EllipticCurvePublicKey):
         raise ConfigError("this signing request was not made with the key that it names")
     return public_key

@@ -40,12 +40,14 @@ def reason_to_refuse(
     if all(replica.life.is_given_up for replica in replicas):
         return WorkerLost("no replica of the model is left")
     if event.num_rows > (most := _MAX_QUEUES * config.max_queue_rows):
-        return InvalidRequest(f"the request has {event.num_rows} rows: at most {most}; send them in several requests")
+        return InvalidRequest(
+            f"the request has {event.num_rows} rows, but at most {most} are allowed; send them in several requests"
+        )
     living = [replica for replica in replicas if not replica.is_lost]
     if queue and queue.num_rows + event.num_rows > config.max_queue_rows:
         excess = min(queue.num_rows + event.num_rows - config.max_queue_rows, queue.num_rows)
         retry_s = retry_after_s(replicas, queue, max_rows=max_rows, now_s=now_s, rows=excess)
-        return QueueFull(f"{queue.num_rows} rows wait already and {event.num_rows} more do not fit", retry_s)
+        return QueueFull(f"{queue.num_rows} rows are already waiting, and {event.num_rows} more do not fit", retry_s)
     if event.deadline_s is None:
         return None
     if not queue and not all(replica.in_flight for replica in living) and now_s < event.deadline_s:
@@ -56,7 +58,7 @@ def reason_to_refuse(
     if done_s < event.deadline_s:
         return None
     late_s = done_s - event.deadline_s
-    return DeadlineExceeded("the request cannot be done in the time it was given", max(late_s, _MIN_RETRY_S))
+    return DeadlineExceeded("the request cannot be finished in the time it was given", max(late_s, _MIN_RETRY_S))
 
 
 def retry_after_s(

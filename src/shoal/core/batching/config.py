@@ -24,6 +24,6 @@ class BatchingConfig:
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_queue_rows", "min_cut_rows"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1")
         if not self.batch_delay_s >= 0:
-            raise ConfigError(f"batch_delay_s is {self.batch_delay_s}, but must be at least 0")
+            raise ConfigError(f"batch_delay_s is {self.batch_delay_s}, but it must be at least 0")

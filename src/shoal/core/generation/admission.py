@@ -21,7 +21,7 @@ class AdmissionConfig:
 
     def __post_init__(self) -> None:
         if self.max_queue < 1:
-            raise ConfigError(f"max_queue is {self.max_queue}, but must be at least 1")
+            raise ConfigError(f"max_queue is {self.max_queue}, but it must be at least 1")
 
 
 class EndRate:
@@ -70,5 +70,5 @@ def reason_to_refuse(
     if not num_waiting or num_excess <= 0:
         return None
     return QueueFull(
-        f"{num_waiting} requests wait already, and {num_new} more do not fit", rate.expected_s(num_excess, now_s)
+        f"{num_waiting} requests are already waiting, and {num_new} more do not fit", rate.expected_s(num_excess, now_s)
     )

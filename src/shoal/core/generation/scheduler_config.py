@@ -56,7 +56,7 @@ class SchedulerConfig:
         }
         for name, minimum in at_least.items():
             if getattr(self, name) < minimum:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {minimum}")
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least {minimum}")
         if self.num_states and self.num_states < self.max_seqs:
             raise ConfigError(f"num_states is {self.num_states}, but {self.max_seqs} sequences need a state each")
         if self.prefill_chunk_tokens > self.max_step_tokens:
@@ -95,7 +95,7 @@ def check_request(config: SchedulerConfig, request: Request) -> None:
     if num_prompt == 0:
         raise InvalidRequest("the prompt is empty; give at least one token", param="prompt")
     if request.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens is {request.max_tokens}, but must be at least 1", param="max_tokens")
+        raise InvalidRequest(f"max_tokens is {request.max_tokens}, but it must be at least 1", param="max_tokens")
     if len(request.targets) > request.max_tokens:
         raise InvalidRequest(
             f"{len(request.targets)} targets are more than max_tokens ({request.max_tokens})", param="targets"
@@ -103,14 +103,14 @@ def check_request(config: SchedulerConfig, request: Request) -> None:
     needed = num_prompt + max(1, len(request.targets))
     if needed > config.max_context:
         raise InvalidRequest(
-            f"the prompt has {num_prompt} tokens and at least {needed - num_prompt} output tokens are wanted, "
-            f"but the context holds {config.max_context}; shorten the prompt",
+            f"the prompt has {num_prompt} tokens and at least {needed - num_prompt} output tokens are "
+            f"requested, but the context holds {config.max_context}; shorten the prompt",
             param="prompt",
         )
     if request.beams is not None:
         _check_beams(config, request)
     if request.attention is not None and (request.clip is None or not request.targets):
-        raise InvalidRequest("attention is told over a clip, of outputs that are given", param="targets")
+        raise InvalidRequest("attention can only be reported over a clip, for outputs that are given", param="targets")
     room = config.max_sequence_tokens(request.num_places)
     if needed > room:
         raise CapacityError(
@@ -127,7 +127,9 @@ def _check_beams(config: SchedulerConfig, request: Request) -> None:
             param="beam_size",
         )
     if config.num_states or request.targets:
-        raise InvalidRequest("there are no beams over recurrent layers, or of outputs that are given", "beam_size")
+        raise InvalidRequest(
+            "beam search is not supported over recurrent layers, or for outputs that are given", "beam_size"
+        )
 
 
 def _check_pictures(config: SchedulerConfig, request: Request) -> None:
@@ -135,6 +137,6 @@ def _check_pictures(config: SchedulerConfig, request: Request) -> None:
     room, pictures = config.max_step_tokens - config.max_seqs + 1, request.pictures
     if pictures is not None and pictures.sees_whole and pictures.most_rows > room:
         raise CapacityError(
-            f"a picture has {pictures.most_rows} rows, which must go into one step, and there is room for {room}: give "
-            "a lower --max-seqs"
+            f"a picture has {pictures.most_rows} rows, which must go into one step, but there is room for "
+            f"only {room}: give a lower --max-seqs"
         )

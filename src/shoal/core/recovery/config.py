@@ -50,10 +50,10 @@ class RecoveryConfig:
     def __post_init__(self) -> None:
         for name in ("worker_timeout_s", "load_timeout_s", "backoff_s", "settled_s"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be above 0")
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be above 0")
         if self.runaway_s is not None and self.runaway_s <= 0:
-            raise ConfigError(f"runaway_s is {self.runaway_s}, but must be above 0")
+            raise ConfigError(f"runaway_s is {self.runaway_s}, but it must be above 0")
         minima = {"max_failures": 1, "crash_loop_s": 0.0, "replan_after": 1, "max_backoff_s": self.backoff_s}
         for name, minimum in minima.items():
             if getattr(self, name) < minimum:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least {minimum}")
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least {minimum}")

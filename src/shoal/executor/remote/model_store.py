@@ -45,8 +45,8 @@ class ModelStore:
         needed_bytes = CHUNK_BYTES * sum(map(len, missing.values()))
         if missing and needed_bytes > (free_bytes := shutil.disk_usage(self.folder).free):
             raise CapacityError(
-                f"{needed_bytes / 1e6:.0f} MB of it are to be kept in {self.folder.parent}, where "
-                f"{free_bytes / 1e6:.0f} MB are free: make room, or set XDG_CACHE_HOME"
+                f"{needed_bytes / 1000000.0:.0f} MB of the model must be kept in {self.folder.parent}, but "
+                f"{free_bytes / 1000000.0:.0f} MB are free: make room, or set XDG_CACHE_HOME"
             )
         return missing
 

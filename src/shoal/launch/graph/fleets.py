@@ -46,7 +46,7 @@ def find_graph_fleet(
         ModelLoadError, WorkerLost: measuring failed.
     """
     if measuring.threads is not None:
-        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
+        raise ConfigError("--threads is for this machine only; on other machines a worker uses all cores")
     if machines is not None:
         return machines.measure_graph(setting, measuring)
     assert cluster is not None
@@ -111,7 +111,7 @@ def _measured(
     if missing := set(machine.cpus) - os.sched_getaffinity(0):
         raise ConfigError(f"machine {machine.name}: there is no CPU {min(missing)} to use here")
     if machine.cpu_quota is not None:
-        raise ConfigError(f"machine {machine.name}: cpu_quota goes with language models; leave it out for a graph")
+        raise ConfigError(f"machine {machine.name}: cpu_quota is for language models only; leave it out for a graph")
     own = GraphSetting(
         graph=setting.graph,
         model=setting.model,

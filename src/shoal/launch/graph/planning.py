@@ -179,9 +179,11 @@ class _Planning:
         """The plan in a file."""
         config, graph = self._config, self._graph
         if config.devices != DevicesConfig():
-            raise ConfigError(f"{name} says the devices; leave --device and what goes with it out")
+            raise ConfigError(f"{name} already names the devices; leave out --device and the options that belong to it")
         if config.threads is not None or config.batch_dims or not config.is_batched:
-            raise ConfigError(f"{name} says the threads and the batch axes; leave --threads and --batch-dim out")
+            raise ConfigError(
+                f"{name} already contains the threads and the batch axes; leave out --threads and --batch-dim"
+            )
         plan = read_graph_plan(name, model=config.model, graph=graph, cores=self._cores)
         whole = self._open_whole(plan.shards[0].threads, len(plan.replicas), f"--plan {name}")
         return self._planned(plan, open_sample(config, graph, whole, self._given, plan.batch), whole)

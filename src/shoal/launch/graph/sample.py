@@ -91,8 +91,8 @@ def _limited(whole: GraphStage, graph: GraphFile) -> Run:
             return whole.run({**graph.defaults, **inputs}, _RUN_LIMIT_S)
         except DeadlineExceeded as error:
             raise ConfigError(
-                f"{graph.path}: a run on a small sample was tried, but {error}: it loops without end, or needs other "
-                "inputs; give real ones, with --inputs where a command takes them"
+                f"{graph.path}: a run on a small sample was tried, but {error}: the model loops without end, "
+                "or needs other inputs; give real ones, with --inputs where a command takes them"
             ) from error
 
     return run

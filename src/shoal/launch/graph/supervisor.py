@@ -124,7 +124,7 @@ class GraphSupervisor:
     def strike(self, machine: str, strike: Strike) -> None:
         """See `Machines.strike`. Thread-safe. Raises ConfigError: there is no machine but this one."""
         if self._machines is None:
-            raise ConfigError("this graph runs on the server's own machine alone")
+            raise ConfigError("this graph runs only on the server's own machine")
         self._machines.strike(machine, strike)
 
     def on_headless(self, leave: Callable[[str], None]) -> None:

@@ -116,8 +116,8 @@ def check_choosable(config: LaunchConfig) -> None:
     """Raises ConfigError where one device is named, so that `auto` has nothing to choose."""
     if not chooses_devices(config) and config.devices.names not in ((), (CPU,)):
         raise ConfigError(
-            f"--device {config.devices.names[0]} leaves nothing to choose; name the processor as well, such as "
-            f"cpu,{config.devices.names[0]}, or auto for all that there is"
+            f"--device {config.devices.names[0]} leaves nothing to choose; name the processor as well, such "
+            f"as cpu,{config.devices.names[0]}, or auto for everything"
         )
 
 
@@ -137,7 +137,9 @@ def spec_for_devices(
     if spec is not None or not devices:
         return spec
     if config.plan_file is not None:
-        raise ConfigError(f"{config.plan_file} says the devices; leave --device and what goes with it out")
+        raise ConfigError(
+            f"{config.plan_file} already names the devices; leave out --device and the options that belong to it"
+        )
     return SplitSpec() if devices[0] is not None else None
 
 

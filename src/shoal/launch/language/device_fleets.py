@@ -63,7 +63,7 @@ def measure_devices(
     try:
         check_onnx_form(model.config, "processors compute it")
         if model.total_adapter_bytes:
-            raise ConfigError("adapters are computed on processors alone; merge one with --merge-lora")
+            raise ConfigError("adapters are computed only on processors; merge one into the weights with --merge-lora")
     except ConfigError as error:
         return DeviceFleets(placed=(), left_out=tuple(cannot_be_used(one.device, error) for one in offered))
     measures = _Measures(model, precisions, measuring, start)

@@ -55,7 +55,7 @@ def find_fleets(
         WorkerLost: a measuring process died or did not answer.
     """
     if measuring.threads is not None and (machines is not None or cluster is not None):
-        raise ConfigError("--threads goes with this machine alone; of others a worker takes all cores")
+        raise ConfigError("--threads is for this machine only; on other machines a worker uses all cores")
     if machines is not None:
         return [machines.measure(model, precisions, measuring)]
     if cluster is None:

@@ -25,7 +25,7 @@ def graph_spec(config: LaunchConfig, spec: SplitSpec | None, precision: Precisio
     if precision != "auto" or config.planning.precision_floor is not None:
         raise ConfigError("--precision: a language model as an ONNX graph keeps the precision of its file")
     if config.exact_activations:
-        raise ConfigError("--activations: a language model as an ONNX graph computes as its file says")
+        raise ConfigError("--activations: a language model as an ONNX graph always computes as its file says")
     if config.adapters or config.merged_adapter is not None:
         raise ConfigError("--lora: a language model as an ONNX graph has no adapters")
     if config.planning.cluster is not None:
@@ -36,4 +36,6 @@ def graph_spec(config: LaunchConfig, spec: SplitSpec | None, precision: Precisio
 def check_plannable(model: ModelOnDisk) -> None:
     """Raises ConfigError where there is nothing to measure and to choose from."""
     if model.is_graph:
-        raise ConfigError(f"{model.name}: a language model as an ONNX graph is not planned; say --split dp=N yourself")
+        raise ConfigError(
+            f"{model.name}: a language model as an ONNX graph cannot be planned; give --split dp=N yourself"
+        )

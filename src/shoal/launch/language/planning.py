@@ -164,7 +164,7 @@ def find_adapters(config: LaunchConfig) -> tuple[AdapterFile, ...]:
         ModelLoadError: one is not there.
     """
     if len(config.adapters) > MAX_ADAPTERS:
-        raise ConfigError(f"there are {len(config.adapters)} adapters; a model may have {MAX_ADAPTERS}")
+        raise ConfigError(f"there are {len(config.adapters)} adapters; a model may have at most {MAX_ADAPTERS}")
     found = [find_adapter(name, Path(path)) for name, path in config.adapters.items()]
     if config.merged_adapter is not None:
         found.append(find_adapter("merged", Path(config.merged_adapter), is_merged=True))

@@ -43,7 +43,7 @@ def read_ray_address(environ: Mapping[str, str]) -> Address | None:
     if not host.strip("[]") or not (port.isascii() and port.isdigit()):
         raise ConfigError(f"{VARIABLE}={text}: give HOST:PORT, such as {_host_of(text)}:6379")
     if len(port) > _MAX_PORT_DIGITS or not 1 <= int(port) <= _LAST_PORT:
-        raise ConfigError(f"{VARIABLE}={text}: there are no ports but 1 to {_LAST_PORT}")
+        raise ConfigError(f"{VARIABLE}={text}: a port is a number from 1 to {_LAST_PORT}")
     return (host[1:-1] if is_bracketed else host, int(port))
 
 
@@ -58,12 +58,12 @@ def check_that_a_head_listens(address: Address, *, is_tls: bool) -> None:
     try:
         with socket.create_connection(address, timeout=_TIMEOUT_S) as sock:
             if not is_tls and not _speaks_http2(sock):
-                raise ConfigError(f"{where}: what listens there is no Ray head")
+                raise ConfigError(f"{where}: the program that listens there is not a Ray head")
     except (socket.gaierror, UnicodeError):
-        raise ConfigError(f"{where}: name not known") from None
+        raise ConfigError(f"{where}: the name is not known") from None
     except TimeoutError:
         raise ConfigError(
-            f"{where} does not answer: is it Ray's head, and does a firewall let its port through?"
+            f"{where} does not answer: check that it is Ray's head and that no firewall blocks its port"
         ) from None
     except OSError as error:
         reason = "nobody listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or str(error)

@@ -78,8 +78,8 @@ def _measure_link(one: RayMachine, other: RayMachine, authority: ClusterAuthorit
         return get(pings, one.name, _LINK_TIMEOUT_S)
     except WorkerLost as error:
         raise ConfigError(
-            f"no link from {one.name} to {other.name} ({error}): is there a firewall? {VARIABLE}=20000-20100 keeps to "
-            "ports that it lets through"
+            f"no link from {one.name} to {other.name} ({error}): if there is a firewall, set "
+            f"{VARIABLE}=20000-20100 to ports that it lets through"
         ) from error
 
 

@@ -218,7 +218,9 @@ def _name_of(node: Any, nodes: Sequence[Any]) -> str:
 def _check_version(machine: RayMachine, name: str) -> None:
     own, theirs = version(DISTRIBUTION), machine.facts.version
     if theirs != own:
-        raise ConfigError(f"machine {name} has Shoal {theirs}, this one {own}; install the same everywhere")
+        raise ConfigError(
+            f"machine {name} has Shoal {theirs}, but this one has {own}; install the same version everywhere"
+        )
 
 
 def _trouble(error: ShoalError) -> str:

@@ -126,7 +126,7 @@ def open_npy(path: Path) -> tuple[NpyHeader, FileBytes]:
     """Read the header of a .npy file. Raises InvalidRequest."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
-            raise InvalidRequest(f"{path} is no regular file")
+            raise InvalidRequest(f"{path} is not a regular file")
         file = path.open("rb", buffering=0)
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None

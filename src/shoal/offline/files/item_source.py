@@ -52,7 +52,7 @@ def scan_folder(folder: Path, inputs: Sequence[TensorSpec], batch: BatchAxes) ->
     except OSError as error:
         raise ConfigError(f"{folder} cannot be read: {error.strerror}") from None
     if not paths:
-        raise ConfigError(f"{folder} holds no .npy or .npz file: there is nothing to do")
+        raise ConfigError(f"{folder} contains no .npy or .npz file, so there is nothing to do")
     _refuse_equal_stems(paths)
     items: list[Item] = []
     failures: list[Failure] = []

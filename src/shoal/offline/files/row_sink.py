@@ -56,7 +56,7 @@ class NpyWriter:
         try:
             header, data = open_npy(path)
         except InvalidRequest as error:
-            raise ConfigError(f"cannot go on: {error}; give another -o") from None
+            raise ConfigError(f"cannot continue: {error}; give another -o") from None
         data.close()
         return cls(path, header, axis)
 
@@ -159,7 +159,8 @@ class RowSink:
             each, rest = divmod(rows.shape[axis], max(1, num_rows)) if axis < rows.ndim else (0, 1)
             if rest:
                 raise ConfigError(
-                    f"output {name} has shape {rows.shape} for {num_rows} rows, so axis {axis} is not theirs"
+                    f"output {name} has shape {rows.shape} for {num_rows} rows, so axis {axis} is not the "
+                    "axis of its rows"
                 )
             if name not in self._writers:
                 shape = (*rows.shape[:axis], each * self._num_rows, *rows.shape[axis + 1 :])

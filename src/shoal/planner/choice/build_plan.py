@@ -217,8 +217,8 @@ class _PlanBuilder:
                 raise CapacityError("the weights leave no room for a single KV block; use a smaller --precision")
             needed = sum(per_token for _, per_token in workers) * limits.block_size / share
             raise CapacityError(
-                f"{limits.kv_memory_bytes} bytes of KV memory hold no block of {limits.block_size} tokens; "
-                f"give at least {round(needed)} with --kv-memory"
+                f"{limits.kv_memory_bytes} bytes of KV memory are too few for a block of {limits.block_size} "
+                f"tokens; give at least {round(needed)} with --kv-memory"
             )
         return min(enough, affordable)
 

@@ -180,7 +180,7 @@ def _hint(message: str) -> str:
 
 def _check_machines(machines: tuple[DescribedMachine, ...]) -> None:
     if not machines:
-        raise ConfigError("no machines; give at least one entry under machines:")
+        raise ConfigError("there are no machines; give at least one entry under machines:")
     names: set[str] = set()
     cpus: dict[int, str] = {}
     for machine in machines:
@@ -193,7 +193,7 @@ def _check_machines(machines: tuple[DescribedMachine, ...]) -> None:
                 raise ConfigError(f"machines {cpus[cpu]} and {machine.name} both take CPU {cpu}")
             cpus[cpu] = machine.name
     if sum(machine.count for machine in machines) > _MAX_MACHINES:
-        raise ConfigError(f"more than {_MAX_MACHINES} machines")
+        raise ConfigError(f"there are more than {_MAX_MACHINES} machines")
 
 
 def _check_machine(machine: DescribedMachine) -> None:
@@ -205,14 +205,14 @@ def _check_machine(machine: DescribedMachine) -> None:
     device = machine.device_config
     if device is None and (machine.provider_options is not None or machine.device_precision != "fp32"):
         name = "device_precision" if machine.provider_options is None else "provider_options"
-        raise ConfigError(f"{what}: {name} belongs to a device")
+        raise ConfigError(f"{what}: {name} can only be given with a device")
     if machine.python is not None and (device is None or not machine.is_local):
-        raise ConfigError(f"{what}: python belongs to a device of this machine")
+        raise ConfigError(f"{what}: python can only be given for a device of this machine")
     if machine.is_local:
         if machine.count != 1 or machine.cores is not None or machine.rates is not None:
-            raise ConfigError(f"{what}: it is at hand and measured, so it takes no count, cores or rates")
+            raise ConfigError(f"{what}: a machine at hand is measured, so it takes no count, cores or rates")
         if machine.cpus is None and machine.cpu_quota is not None:
-            raise ConfigError(f"{what}: cpu_quota belongs to cpus:")
+            raise ConfigError(f"{what}: cpu_quota can only be given with cpus:")
         if machine.cpus is None:
             return
         if not machine.cpus or len(set(machine.cpus)) < len(machine.cpus) or min(machine.cpus) < 0:
@@ -224,7 +224,7 @@ def _check_machine(machine: DescribedMachine) -> None:
     if missing:
         raise ConfigError(f"{what}: give {', '.join(missing)}, or cpus: [...] to measure cores of this machine")
     if machine.cpu_quota is not None:
-        raise ConfigError(f"{what}: cpu_quota belongs to cpus:; describe the machine with what it can do")
+        raise ConfigError(f"{what}: cpu_quota can only be given with cpus:; describe the machine by what it can do")
     rates = {} if machine.rates is None else msgspec.structs.asdict(machine.rates)
     _check_positive({f"{what}: cores": machine.cores, **{f"{what}: {name}": rate for name, rate in rates.items()}})
 
@@ -249,7 +249,7 @@ def check_links(cluster: ClusterFile) -> None:
     for one, other in product(names, names):
         if (one != other or one in several) and (one, other) not in linked:
             raise ConfigError(
-                f"nothing says how {one} reaches {other}: add it to links:, or link: for all that are not"
+                f"nothing says how {one} reaches {other}: add the pair to links:, or give link: for all other pairs"
             )
 
 

@@ -63,17 +63,17 @@ def _check_experts(parts: Sequence[ShardPart], num_experts: int, where: str) -> 
     if not any(part.experts for part in parts):
         return
     if len({len(part.experts) for part in parts}) > 1:
-        raise ConfigError(f"{where}: all shards say their experts, once or for every layer, or none does")
+        raise ConfigError(f"{where}: either all shards list their experts (once, or for every layer) or none does")
     for layer in range(len(parts[0].experts)):
         turns: dict[int, list[tuple[int, int]]] = {}
         for span in (span for part in parts for span in part.experts[layer]):
             if not 0 <= span.first < span.last <= num_experts or not 1 <= span.num_turns <= MAX_TURNS:
-                raise ConfigError(f"{where}: experts {list(span)} cannot be; the model has {num_experts}")
+                raise ConfigError(f"{where}: there are no experts {list(span)}; the model has {num_experts}")
             for expert in range(span.first, span.last):
                 turns.setdefault(expert, []).append((span.num_turns, span.turns))
         for expert in range(num_experts):
             if not _is_whole(turns.get(expert, [])):
-                raise ConfigError(f"{where}: the rows of expert {expert} are not computed by one shard each")
+                raise ConfigError(f"{where}: each row of expert {expert} must be computed by exactly one shard")
 
 
 def _is_whole(turns: Sequence[tuple[int, int]]) -> bool:
@@ -93,7 +93,7 @@ def _check_covered(spans: Sequence[Span], total: int, what: str) -> None:
     reached = 0
     for first, last in spans:
         if first != reached or last < first:
-            raise ConfigError(f"{what} {first} to {last} do not follow on {reached}")
+            raise ConfigError(f"{what} {first} to {last} do not follow {reached}")
         reached = last
     if reached != total:
         raise ConfigError(f"{what} end at {reached}, but the model has {total}")

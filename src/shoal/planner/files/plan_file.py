@@ -37,10 +37,10 @@ def read_plan(text: str, name: str) -> Plan | GraphPlan:
     """
     content: Any = parse_yaml(text, name)
     if not isinstance(content, dict) or _VERSION_KEY not in content:
-        raise ConfigError(f"{name} is no plan; make one with: shoal plan MODEL -o {name}")
+        raise ConfigError(f"{name} is not a plan; make one with: shoal plan MODEL -o {name}")
     values = cast(dict[str, Any], content)
     if values.pop(_VERSION_KEY) != FILE_VERSION:
-        raise ConfigError(f"{name} was written by another version of Shoal; make it anew with shoal plan")
+        raise ConfigError(f"{name} was written by another version of Shoal; make it again with shoal plan")
     kind = values.pop("kind", None)
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(f"{name}: kind must be one of {', '.join(_KINDS)}")

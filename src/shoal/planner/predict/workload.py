@@ -21,7 +21,7 @@ class Workload:
     def __post_init__(self) -> None:
         for name in ("streams", "prompt_tokens", "output_tokens"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
+                raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1")
 
     @property
     def mean_decode_context(self) -> float:

@@ -41,8 +41,8 @@ def check_first_layers(blocks: Sequence[Block], layers: Sequence[int]) -> None:
     last = last_cut(blocks)
     if wrong := [first for first in accumulate(layers[:-1]) if first > last]:
         raise ConfigError(
-            f"a stage cannot begin with layer {wrong[0]}, which attends over keys of layers before; {last} is the last "
-            "that one can begin with"
+            f"a stage cannot begin with layer {wrong[0]}, which attends over keys of earlier layers; the last "
+            f"layer that a stage can begin with is {last}"
         )
 
 

@@ -127,8 +127,8 @@ def _count_kv_blocks(
     affordable = kv_memory_bytes // spec.num_replicas // block_bytes
     if affordable < 1:
         raise CapacityError(
-            f"{kv_memory_bytes} bytes of KV memory hold no block of {block_size} tokens in each of {spec.num_replicas} "
-            f"replicas; give at least {block_bytes * spec.num_replicas} with --kv-memory"
+            f"{kv_memory_bytes} bytes of KV memory are too few for a block of {block_size} tokens in each of "
+            f"{spec.num_replicas} replicas; give at least {block_bytes * spec.num_replicas} with --kv-memory"
         )
     return min(enough, affordable)
 

@@ -68,7 +68,7 @@ def deal_experts(atoms: ShardAtoms, shares: Sequence[float]) -> tuple[LayerExper
         ConfigError: a model without experts, or with fewer than shards.
     """
     if atoms.num_experts == 0:
-        raise ConfigError("this model has no experts to deal out with ep; give tp, which cuts every layer")
+        raise ConfigError("this model has no experts to deal out with ep; use tp, which cuts every layer")
     if len(shares) > atoms.max_expert_shards:
         raise ConfigError(
             f"{len(shares)} shards are more than this model can be dealt out to: {atoms.num_experts} experts, "

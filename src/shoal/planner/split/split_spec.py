@@ -94,7 +94,7 @@ def parse_split(text: str) -> SplitSpec:
 
 def _check_axis(axis: str, part: str, text: str) -> None:
     if axis == AUTO:
-        raise ConfigError(f"--split {text}: auto plans the whole split, alone; give auto, or {FORMS}")
+        raise ConfigError(f"--split {text}: auto plans the whole split and must stand alone; give auto, or {FORMS}")
     if axis not in AXES:
         close = get_close_matches(axis, AXES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -67,7 +67,7 @@ def faults_of(described: Sequence[DescribedFault], machines: Sequence[Sequence[s
     for number, (fault, own) in enumerate(zip(described, seats, strict=True), 1):
         if fault.kind == "return":
             if not gone.issuperset(own):
-                raise ConfigError(f"fault {number}: what returns there was not gone")
+                raise ConfigError(f"fault {number}: the machine that returns was not gone")
             gone.difference_update(own)
             continue
         gone.update(own if fault.kind == "cable" else ())

@@ -92,8 +92,8 @@ def _visits(file: TextIO, path: Path) -> Iterator[tuple[int, Visit]]:
     if layout is None:
         known = "; ".join(f"{one.at}, {one.prompt}, {one.output}" for one in _LAYOUTS)
         raise ConfigError(
-            f"{path}: unknown columns {', '.join(columns)[:200] or '(none)'}; known are {known}; or a JSON object a "
-            "line with timestamp, input_length, output_length"
+            f"{path}: unknown columns {', '.join(columns)[:200] or '(none)'}; give {known}, or one JSON "
+            "object per line with timestamp, input_length, output_length"
         )
     rows = csv.DictReader(lines, columns)
     try:
@@ -110,7 +110,7 @@ def _bounded(file: TextIO, path: Path) -> Iterator[str]:
     try:
         while line := file.readline(_LONGEST_LINE):
             if len(line) == _LONGEST_LINE:
-                raise ConfigError(f"{path}: a line has more than {_LONGEST_LINE} characters; this is no trace")
+                raise ConfigError(f"{path}: a line has more than {_LONGEST_LINE} characters, so this is not a trace")
             yield line
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from error
@@ -160,8 +160,8 @@ def _from_zero(visits: Iterator[tuple[int, Visit]], path: Path) -> Iterator[Visi
         if start_s is None or latest_s is None:
             start_s = latest_s = visit.at_s
         if visit.at_s < latest_s:
-            raise ConfigError(f"{path}: line {number}: earlier than the line before; sort the trace by time")
+            raise ConfigError(f"{path}: line {number} is earlier than the line before; sort the trace by time")
         latest_s = visit.at_s
         yield replace(visit, at_s=visit.at_s - start_s)
     if start_s is None:
-        raise ConfigError(f"{path}: there is no request in it")
+        raise ConfigError(f"{path}: the trace contains no request")

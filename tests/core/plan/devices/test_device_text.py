@@ -63,7 +63,7 @@ def test_none_and_auto_name_no_device() -> None:
 @pytest.mark.parametrize(
     ("names", "more", "complaint"),
     [
-        (("auto", "cpu"), {}, "stands alone"),
+        (("auto", "cpu"), {}, "cannot be combined"),
         (("cpu",), {"options": ("a=1",)}, "mean nothing for cpu"),
         ((), {"memory_bytes": 1}, "go with devices"),
     ],

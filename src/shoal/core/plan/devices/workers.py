@@ -28,7 +28,7 @@ def chosen_devices(config: DevicesConfig, find_gpu: FindGpu) -> tuple[DeviceConf
     named_pythons(config)
     names = [name.strip().lower() for name in config.names]
     if AUTO in names and len(names) > 1:
-        raise ConfigError("--device auto stands alone: it chooses for all workers")
+        raise ConfigError("--device auto cannot be combined with other names, because it chooses for all workers")
     if names in ([], [AUTO]):
         if says_more:
             raise ConfigError(f"{_MORE} go with devices: name them with --device")
