@@ -49,7 +49,7 @@ def test_each_direction_may_have_an_entry_of_its_own():
     [
         ("", "c.yaml: Expected `object`, got `null`"),
         ("a: [", "c.yaml is not YAML"),
-        ("machines: []", "c.yaml: no machines"),
+        ("machines: []", "c.yaml: there are no machines"),
         ("machines: [{name: a, cpu: [0]}]", "unknown field `cpu` - at `$.machines[0]` (did you mean cpus?)"),
         ("machines: [{name: a, cpus: [0]}, {name: b, cpus: [1, 0]}]", "machines a and b both take CPU 0"),
         ("machines: [{name: a, cpus: [0]}, {name: a, cpus: [1]}]", "two machines are named 'a'"),

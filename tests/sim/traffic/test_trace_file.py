@@ -57,11 +57,11 @@ def test_published_layouts_are_read(tmp_path: Path, text: str, expected: list[tu
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("when,how\n1,2\n", "unknown columns when, how; known are at_s, prompt_tokens, output_tokens; TIMESTAMP"),
+        ("when,how\n1,2\n", "unknown columns when, how; give at_s, prompt_tokens, output_tokens; TIMESTAMP"),
         ("", "unknown columns (none)"),
         ("at_s,prompt_tokens,output_tokens\n", "contains no request"),
         ("at_s,prompt_tokens,output_tokens\n1,x,2\n", "line 2: could not convert"),
-        ("at_s,prompt_tokens,output_tokens\n1,5,2\n0,5,2\n", "line 3: earlier than the line before"),
+        ("at_s,prompt_tokens,output_tokens\n1,5,2\n0,5,2\n", "line 3 is earlier than the line before"),
         ("at_s,prompt_tokens,output_tokens\n1,-5,2\n", "line 2: -5 prompt tokens"),
         ("at_s,prompt_tokens,output_tokens\nnan,5,2\n", "line 2: 5 prompt tokens at nan"),
         ("at_s,prompt_tokens,output_tokens\n\n\n1,x,2\n", "line 4: could not convert"),

@@ -182,7 +182,7 @@ def test_fused_tensor_with_rows_left(tmp_path: Path) -> None:
 )
 def test_a_tensor_that_nothing_reads(tmp_path: Path, name: str) -> None:
     path = write_gguf(tmp_path / "m.gguf", "llama", {**tiny_llama_tensors(), name: np.ones(64, np.float32)})
-    with pytest.raises(ModelLoadError, match=f"holds {name}, which a llama model with these settings does not use"):
+    with pytest.raises(ModelLoadError, match=f"contains {name}, which a llama model with these settings does not use"):
         open_weights(path)
 
 

@@ -43,7 +43,7 @@ def test_a_part_that_is_not_the_first(parts: list[Path]) -> None:
 
 def test_a_part_that_is_missing(parts: list[Path]) -> None:
     parts[2].unlink()
-    with pytest.raises(ModelLoadError, match=r"m-00003-of-00003\.gguf: missing"):
+    with pytest.raises(ModelLoadError, match=r"m-00003-of-00003\.gguf is missing"):
         open_weights(parts[0])
 
 

@@ -137,7 +137,7 @@ def test_eos_of_generation_config_counts_too(tmp_path: Path) -> None:
         ({"max_position_embeddings": 512.5}, "'max_position_embeddings' is 512.5"),
         ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
         ({"head_dim": 15}, "15 rotary dimensions of 15"),
-        ({"head_dim": 2**20}, "at most 8192"),
+        ({"head_dim": 2**20}, "no more than 8192"),
         ({"hidden_size": 2}, "'head_dim' is 0"),
         ({"rms_norm_eps": "small"}, "'rms_norm_eps' is 'small'"),
         ({"rms_norm_eps": -1.0}, "norm_epsilon is -1.0"),

@@ -128,7 +128,7 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
     if model.ir_version and (model.graph.node or model.graph.output):
         return model, state
     if content.startswith(ONNX_FIRST_BYTE):
-        reason = f"is cut off or damaged ({len(content):,} bytes); copy or export it again"
+        reason = f"is truncated or damaged ({len(content):,} bytes); copy or export it again"
     else:
         reason = "is not an ONNX file; export the model to ONNX first"
     raise ModelLoadError(f"{str(path)!r} {reason}")

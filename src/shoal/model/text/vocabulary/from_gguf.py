@@ -166,7 +166,9 @@ class _TokenizerMetadata:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < num_tokens:
             return value
         if is_needed:
-            raise ValueError(f"tokenizer.ggml.{name}_token_id is {value!r}, none of its {num_tokens} tokens")
+            raise ValueError(
+                f"tokenizer.ggml.{name}_token_id is {value!r}, which is not one of its {num_tokens} tokens"
+            )
         return None
 
     def _strips_right(self) -> bool:
