@@ -112,7 +112,7 @@ def test_what_a_chain_consists_of(folder: Path) -> None:
         ({**VECTORS, "encoder": "pairs"}, "needs a `query`"),
         ({**VECTORS, "prompt": "x"}, "no key 'prompt'"),
         ({**RANKED, "top_n": 0}, "from 1 to 4096"),
-        ({**VECTORS, "model": "a.onnx"}, "one of them"),
+        ({**VECTORS, "model": "a.onnx"}, "exactly one of"),
         ({**ANSWER, "llm": "none.gguf"}, "there is no file or folder"),
         ({**ANSWER, "prompt": "{question.x}"}, "is not the name of a value"),
         ({**ANSWER, "prompt": "{question!r}"}, "is not the name of a value"),

@@ -44,7 +44,9 @@ def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) 
         raise FunctionFailed(f"{type(error).__name__}: {error}", is_input=False) from None
     outputs = result if isinstance(result, tuple) and num_outputs > 1 else (result,)
     if len(outputs) != num_outputs:
-        raise FunctionFailed(f"it returned {len(outputs)} values, but has {num_outputs} outputs", is_input=False)
+        raise FunctionFailed(
+            f"it returned {len(outputs)} values, but the step has {num_outputs} outputs", is_input=False
+        )
     try:
         return pickle.dumps(outputs, pickle.HIGHEST_PROTOCOL)
     except Exception as error:

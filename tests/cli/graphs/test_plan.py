@@ -97,9 +97,9 @@ def test_a_map_with_a_row_that_cannot_be_computed_is_planned_all_the_same(shoal:
 
 def test_what_means_nothing_is_refused(shoal: Shoal, chain: Path, rows: Path, tmp_path: Path) -> None:
     for option in (("--streams", 4), ("--precision", "int8"), ("--link-precision", "fp16")):
-        assert f"{option[0]} means nothing for an ONNX graph" in shoal("plan", chain, *option).complaint
+        assert f"{option[0]} cannot be used with an ONNX graph" in shoal("plan", chain, *option).complaint
     for option in (("--idle-unload", 5), ("--max-loaded", 1)):
-        assert f"{option[0]} means nothing for ONNX graphs" in shoal("serve", chain, "--port", 0, *option).complaint
+        assert f"{option[0]} cannot be used with ONNX graphs" in shoal("serve", chain, "--port", 0, *option).complaint
     model = make_tiny_gguf(tmp_path, quant="Q4_1")
     assert "--micro-batch cannot be used with a language model" in shoal("plan", model, "--micro-batch", 2).complaint
     file = tmp_path / "plan.yaml"

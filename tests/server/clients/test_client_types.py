@@ -52,7 +52,7 @@ CALLS: dict[str, tuple[type[BaseModel], str, dict[str, Any]]] = {
     "ollama embeddings": (OldEmbedBody, f"{_OLLAMA}:EmbeddingsRequest", {"model": "m", "prompt": "x"}),
 }
 """Our schema of a body, the client's type of it by name, since importing takes seconds, and the smallest body."""
-UNKNOWN = "is no field"
+UNKNOWN = "is not a field"
 FORMS = {
     False: f"{_OPENAI}.audio.transcription_create_params:TranscriptionCreateParamsStreaming",
     True: f"{_OPENAI}.audio:TranslationCreateParams",

@@ -82,7 +82,7 @@ def serve_by_kind(context: typer.Context, models: list[str], server: ServerOptio
     elif len(models) > 1:
         if not is_language and any(is_graph(model) or is_chain(model) for model in models):
             raise ConfigError(
-                "one server serves language models, or ONNX graphs and chains of them: start one for each"
+                "a server serves either language models or ONNX graphs and chains: start one server for each kind"
             )
         _serve_several(context, models, server)
     else:
@@ -95,7 +95,7 @@ def _serve_several(context: typer.Context, models: list[str], server: ServerOpti
     from shoal.model.formats.speech_files import is_speech_model
 
     if heard := next((model for model in models if is_speech_model(model)), None):
-        raise ConfigError(f"{heard} is a model of speech, which has a server of its own: start one for it")
+        raise ConfigError(f"{heard} is a model of speech and needs a server of its own: start one for it")
     from shoal.cli.language import serve_several
 
     serve_several.load_and_serve(context, models, server)

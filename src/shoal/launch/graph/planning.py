@@ -93,7 +93,9 @@ def plan_graph(
             on_failure.callback(machines.close)
         spec = None if config.plan_file is not None or config.split == AUTO else parse_split(config.split)
         if spec is not None and spec.expert_shares is not None:
-            raise ConfigError(f"--split {config.split}: ep deals out the experts of language models; a graph takes tp")
+            raise ConfigError(
+                f"--split {config.split}: ep deals out the experts of language models; use tp for a graph"
+            )
         graph = graph or open_graph(Path(config.model))
         machines = machines or open_machines(config.planning.cluster)
         if machines is not None:

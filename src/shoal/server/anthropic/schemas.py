@@ -117,7 +117,7 @@ class CountBody(ApiSchema):
     def chat_fields(self) -> dict[str, Any]:
         """The same request as the fields of a chat completion. Raises InvalidRequest."""
         if self.messages[-1].role == "assistant":
-            raise InvalidRequest("the last message is the assistant's: answers cannot be prefilled here", "messages")
+            raise InvalidRequest("the last message is the assistant's, but answers cannot be prefilled", "messages")
         system = [{"role": "system", "content": joined_text(self.system)}] if self.system else []
         fields: dict[str, Any] = {
             "messages": [*system, *(turn for message in self.messages for turn in chat_turns(message))],

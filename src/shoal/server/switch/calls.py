@@ -115,7 +115,7 @@ class SwitchCalls:
         """The model of a name as a client wrote it. Raises ApiError: there is none."""
         if name is None:
             served = ", ".join(self._switchboard.names)
-            raise ApiError(400, f"say in `model` which of {served} you want", param="model", code="model_missing")
+            raise ApiError(400, f"name one of {served} in `model`", param="model", code="model_missing")
         if isinstance(name, str) and name not in self._switchboard.names:
             name = name.removesuffix(":latest")  # Ollama's clients add it
         if name not in self._switchboard.names:
