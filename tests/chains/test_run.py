@@ -126,5 +126,5 @@ def test_values_that_do_not_fit(folder: Path, steps: list[dict[str, Any]], given
 def test_lists_of_different_lengths(folder: Path) -> None:
     step = call("half", ["x", "y"], ["z"], each=["x", "y"])
     data = {"inputs": {"x": "tensor", "y": "tensor"}, "steps": [step], "outputs": ["z"]}
-    with pytest.raises(RequestError, match=r"have \[1, 2\] items"):
+    with pytest.raises(RequestError, match=r"differ in length: \[1, 2\] items"):
         outputs_of(parse_chain(data, folder / "chain.yaml"), {"x": ["a", "b"], "y": ["c"]})

@@ -23,7 +23,7 @@ def test_hostile_template(name: str) -> None:
 
 
 def test_endless_template_refuses_the_model() -> None:
-    with pytest.raises(ModelLoadError, match="does not end over one message: it takes too many steps"):
+    with pytest.raises(ModelLoadError, match="does not finish for one message: it takes too many steps"):
         ChatTemplate(ENDLESS["two loops"], {})
 
 
