@@ -78,10 +78,10 @@ def simulate(
         ),
     ] = None,
     prompt_tokens: Annotated[
-        int, typer.Option(min=1, max=_MOST_TOKENS, help="Of each made-up request.", metavar="N")
+        int, typer.Option(min=1, max=_MOST_TOKENS, help="Prompt tokens of each made-up request.", metavar="N")
     ] = 128,
     output_tokens: Annotated[
-        int, typer.Option(min=1, max=_MOST_TOKENS, help="Of each made-up request.", metavar="N")
+        int, typer.Option(min=1, max=_MOST_TOKENS, help="Output tokens of each made-up request.", metavar="N")
     ] = 64,
     precision: options.Precision = "auto",
     link_precision: options.LinkPrecision = "auto",
