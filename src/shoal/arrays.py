@@ -16,3 +16,4 @@ I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 U8 = npt.NDArray[np.uint8]
 """Small whole numbers, or bytes."""
+U16 = npt.NDArray[np.uint16]

@@ -20,8 +20,8 @@ def test_reach_is_the_longest_stage_within_the_limit() -> None:
             [[max([a, *(b for b in places if times[a, b] <= limit)]) for a in places] for times in work_s]
             for limit in limits
         ]
-        assert reach(work_s, limits).tolist() == expected
-        assert reach_grid(work_s, limits).tolist() == expected
+        assert np.moveaxis(reach(work_s, limits), 2, 0).tolist() == expected
+        assert np.moveaxis(reach_grid(work_s, limits), 2, 0).tolist() == expected
 
 
 def test_reach_back_is_the_longest_stage_that_ends_there() -> None:

@@ -51,7 +51,7 @@ def _bound_s(problem: ReplicaProblem, num_stages: int, num_streams: int) -> floa
     if not len(finite):
         return np.inf
     limits: F64 = np.geomspace(float(finite.min()), float(finite.max()), 256)
-    farthest = reach(stage_s[np.newaxis], limits)[:, 0]
+    farthest = reach(stage_s[np.newaxis], limits)[0].T
     covered = np.zeros(len(limits), np.int64)
     for _ in range(num_stages):
         covered = farthest[np.arange(len(limits)), covered]
@@ -90,7 +90,7 @@ def _stages_within(
     problem: ReplicaProblem, times: StageTimes, num_stages: int, limit: float
 ) -> tuple[PlacedStage, ...] | None:
     """Stages and hops of at most `limit` seconds that cover all blocks. Shapes: W ways, G groups, C classes."""
-    farthest = reach(times.work_s, np.array([limit]))[0]
+    farthest = reach(times.work_s, np.array([limit]))[:, :, 0]
     longest_stage = _longest(farthest)
     linked = times.hop_s <= limit
     uses = np.array(problem.groups)

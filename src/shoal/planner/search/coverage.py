@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shoal.arrays import F64, I64, Bools
+from shoal.arrays import F64, I64, U16, Bools
 from shoal.planner.search.fleet_states import FleetStates
 from shoal.planner.search.pipeline import PlacedStage
 
@@ -26,9 +26,9 @@ _MOST_RANKED = 1024
 
 
 def reach(work_s: F64, limits: F64) -> I64:
-    """[limit, group, first]: the farthest last such that first:last takes at most the limit; first where none does."""
+    """[group, first, limit]: the farthest last such that first:last takes at most the limit; first where none does."""
     places: I64 = np.arange(int(work_s.shape[1]))
-    return np.stack([places + (work_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits])
+    return np.stack([places + (work_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits], axis=2)
 
 
 def _reach_between(work_s: F64, limits: F64, least: I64, most: I64) -> I64:
@@ -38,18 +38,19 @@ def _reach_between(work_s: F64, limits: F64, least: I64, most: I64) -> I64:
     beyond = lasts > most[:, :, np.newaxis]
     near_s = np.take_along_axis(work_s, np.where(beyond, 0, lasts), axis=2)
     near_s[beyond] = np.inf
-    return np.stack([least + (near_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits])
+    return np.stack([least + (near_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits], axis=2)
 
 
-def reach_grid(work_s: F64, limits: F64) -> I64:
-    """As `reach`, for many ascending limits: count the times that come within each, then add the counts up."""
+def reach_grid(work_s: F64, limits: F64) -> U16:
+    """As `reach`, for many ascending limits: each last is reached from the first limit within which it comes up to the
+    one within which the next one does."""
     num_groups, num_places, _ = work_s.shape
-    group, first, last = np.nonzero(work_s <= limits[-1])
-    within = np.searchsorted(limits, work_s[group, first, last])
-    num_rows = num_groups * num_places
-    counts = np.bincount(within * num_rows + group * num_places + first, minlength=len(limits) * num_rows)
-    small = counts.reshape(len(limits), num_groups, num_places).astype(_COUNT)
-    return np.cumsum(small, axis=0, dtype=_COUNT) + np.arange(int(num_places), dtype=np.int64)
+    is_later = ~np.tri(num_places, dtype=np.bool_)
+    within: I64 = np.zeros(work_s.shape, np.int64)
+    within[:, is_later] = np.searchsorted(limits, work_s[:, is_later])
+    num_limits_more = np.diff(within, axis=2, append=len(limits))
+    lasts: U16 = np.broadcast_to(np.arange(int(num_places), dtype=_COUNT), within.shape)
+    return np.repeat(lasts.reshape(-1), num_limits_more.reshape(-1)).reshape(num_groups, num_places, len(limits))
 
 
 def reach_back(work_s: F64, limit: float) -> I64:
@@ -57,23 +58,23 @@ def reach_back(work_s: F64, limit: float) -> I64:
     return np.arange(int(work_s.shape[1]), dtype=np.int64) - (work_s <= limit).sum(axis=1, dtype=_COUNT)
 
 
-def covered(states: FleetStates, farthest: I64, num_stages: int) -> list[I64]:
+def covered(states: FleetStates, farthest: I64 | U16, num_stages: int) -> list[I64]:
     """Blocks covered with 0, 1, ... num_stages stages: for each, [state, limit]; -1 where a state needs other numbers.
 
     Args:
         states: of the fleet.
-        farthest: [limit, group, first] from `reach`.
+        farthest: [group, first, limit] from `reach`.
         num_stages: whose layers exist.
     """
-    num_limits, num_groups, num_places = farthest.shape
+    _, num_places, num_limits = farthest.shape
     flat = farthest.reshape(-1)
-    offsets: I64 = np.arange(int(num_limits), dtype=np.int64) * (num_groups * num_places)
+    offsets: I64 = np.arange(int(num_limits), dtype=np.int64)
     current = np.full((states.num_states, num_limits), -1)
     current[0] = 0
     all_covered = [current]
     for stage in range(num_stages):
         layer = states.layer(stage)
-        at = current[layer.before] + (layer.group * num_places)[:, np.newaxis] + offsets
+        at = (current[layer.before] + (layer.group * num_places)[:, np.newaxis]) * num_limits + offsets
         current = np.full((states.num_states, num_limits), -1)
         if len(layer.starts):
             current[layer.targets] = np.maximum.reduceat(flat[at], layer.starts, axis=0)
@@ -102,6 +103,12 @@ def needed(states: FleetStates, least: I64, num_stages: int) -> list[I64]:
     return all_needed[::-1]
 
 
+def least_floor(work_s: F64) -> float:
+    """Seconds that the slowest stage of any pipeline takes at least: those of the block that takes longest where it is
+    quickest. Infinite where some block fits nowhere."""
+    return float(work_s.diagonal(1, axis1=1, axis2=2).min(axis=0, initial=np.inf).max())
+
+
 def least_limit(states: FleetStates, work_s: F64, num_stages: int, ceiling: float, floor: float) -> float | None:
     """The smallest time of a stage up to `ceiling` with which num_stages stages can cover all blocks, or None.
 
@@ -116,28 +123,27 @@ def least_limit(states: FleetStates, work_s: F64, num_stages: int, ceiling: floa
     if not len(values):
         return None
     high = float(values.max())
-    most = reach(work_s, np.array([high]))[0]
-    if not _covers(states, most[np.newaxis], num_stages)[0]:
+    most = reach(work_s, np.array([high]))[:, :, 0]
+    if not _covers(states, most[:, :, np.newaxis], num_stages)[0]:
         return None
-    places: I64 = np.arange(int(most.shape[1]))
-    least = most * 0 + places
+    least = reach(work_s, np.array([floor]))[:, :, 0]
     values = values[values < high]
     while len(values):
         probes = _quantiles(values)
         farthest = _reach_between(work_s, probes, least, most)
         index = int(np.searchsorted(_covers(states, farthest, num_stages), True))
         if index < len(probes):
-            high, most = float(probes[index]), farthest[index]
+            high, most = float(probes[index]), farthest[:, :, index]
             values = values[values < high]
         if index > 0:
-            least = farthest[index - 1]
+            least = farthest[:, :, index - 1]
             values = values[values > probes[index - 1]]
     return high
 
 
 def _covers(states: FleetStates, farthest: I64, num_stages: int) -> Bools:
     """[limit]: whether some workers can cover all blocks."""
-    return covered(states, farthest, num_stages)[-1].max(axis=0) == farthest.shape[2] - 1
+    return covered(states, farthest, num_stages)[-1].max(axis=0) == farthest.shape[1] - 1
 
 
 def _quantiles(values: F64) -> F64:
@@ -195,6 +201,6 @@ def covering(states: FleetStates, work_s: F64, num_stages: int, limit: float) ->
         states=states,
         complete=complete[np.argsort(states.num_workers[complete], kind="stable")].astype(np.int64),
         num_covered=num_covered,
-        farthest=farthest[0],
+        farthest=farthest[:, :, 0],
         least=reach_back(work_s, limit),
     )

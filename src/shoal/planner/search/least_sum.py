@@ -87,13 +87,20 @@ class LeastSums:
 
 def least_sum_bound(times: StageTimes, num_stages: int, limit: float = np.inf) -> float:
     """No pipeline of so many stages is quicker: the shortest path over the blocks, were there groups without end."""
+    return least_sum_bounds(times, num_stages, limit)[-1]
+
+
+def least_sum_bounds(times: StageTimes, most_stages: int, limit: float = np.inf) -> list[float]:
+    """`least_sum_bound` of 1, 2, ... stages."""
     stage_s = times.work_s.min(axis=0, initial=np.inf)
     stage_s = np.where(stage_s <= limit, stage_s, np.inf)
     hop_s = float(times.hop_s.min(initial=np.inf))
     so_far_s = stage_s[0]
-    for _ in range(num_stages - 1):
+    bounds = [float(so_far_s[-1])]
+    for _ in range(most_stages - 1):
         so_far_s = (so_far_s[:, np.newaxis] + stage_s).min(axis=0) + hop_s
-    return float(so_far_s[-1])
+        bounds.append(float(so_far_s[-1]))
+    return bounds
 
 
 def least_sums(states: FleetStates, times: StageTimes, num_stages: int, limit: float) -> LeastSums:
@@ -101,19 +108,20 @@ def least_sums(states: FleetStates, times: StageTimes, num_stages: int, limit: f
     limit = min(limit, sys.float_info.max)  # an infinite time is within no limit
     work_s = np.where(times.work_s <= limit, times.work_s, np.inf)
     hop_s = np.where(times.hop_s <= limit, times.hop_s, np.inf)
-    farthest = reach(work_s, np.array([limit]))
-    can_be = [blocks[:, 0] for blocks in covered(states, farthest, num_stages)]
+    reached = reach(work_s, np.array([limit]))
+    can_be = [blocks[:, 0] for blocks in covered(states, reached, num_stages)]
+    farthest = reached[:, :, 0]
     must_be = needed(states, reach_back(work_s, limit), num_stages)
     rows: list[_Row] = []
     for stage in range(num_stages):
         low, high = must_be[stage + 1], can_be[stage]
-        layer = _alive(states.layer(stage), farthest[0], low=low, high=high)
+        layer = _alive(states.layer(stage), farthest, low=low, high=high)
         ends = (layer.before, layer.group, layer.after)
         if stage == 0:
             sum_s = work_s[layer.group, 0]
         else:
             ends, so_far_s = _join(rows[-1], layer, hop_s)
-            highest = farthest[0][ends[1], high[ends[0]]]
+            highest = farthest[ends[1], high[ends[0]]]
             sum_s = _add_stage(so_far_s, ends[1], work_s, low=low[ends[2]], high=highest)
         if not len(ends[0]):
             return LeastSums(states=states, work_s=work_s, hop_s=hop_s, rows=[])

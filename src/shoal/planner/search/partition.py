@@ -9,18 +9,20 @@ in the place of the queue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from shoal.arrays import F64, I64
-from shoal.planner.search.coverage import covered, reach_grid
-from shoal.planner.search.fleet_states import fleet_states
+from shoal.planner.search.coverage import covered, least_floor, reach_grid
+from shoal.planner.search.fleet_states import FleetStates, fleet_states
+from shoal.planner.search.least_sum import least_sum_bounds
 from shoal.planner.search.pipeline import Pipeline, micro_batches
 from shoal.planner.search.problem import ReplicaProblem
-from shoal.planner.search.replica import best_replica, least_sum_bound
+from shoal.planner.search.replica import best_replica
 
 _NUM_LIMITS = 320
 """Limits of a stage on which first guesses are based, each as many times the one before. Source:
@@ -43,7 +45,8 @@ def best_partition(
         The replicas, and streams per second that no others exceed: what they advance, unless the searches were too few.
     """
     compact, group_ids = problem.compact()
-    rates = _upper_rates(compact, stream_counts)
+    bounds = _Bounds.of(compact, stream_counts)
+    rates = bounds.rates.copy()
     known = np.zeros_like(rates)
     shares = _Shares.of(compact.counts, num_streams, stream_counts)
     exact: dict[tuple[int, int], Pipeline | None] = {}
@@ -53,8 +56,8 @@ def best_partition(
         if not unknown or len(exact) >= max_searches:
             break
         for state, index in unknown:
-            workers = tuple(int(count) for count in shares.used[state])
-            found = best_replica(replace(compact, counts=workers), stream_counts[index])
+            smaller = replace(compact, counts=tuple(shares.used[state].tolist()))
+            found = best_replica(smaller, stream_counts[index], at_least_s=bounds.at_least_s(state, index))
             exact[state, index] = found
             rates[state, index] = known[state, index] = 0.0 if found is None else found.streams_per_s
     if unknown:
@@ -68,34 +71,66 @@ def _told(pipeline: Pipeline, group_ids: I64) -> Pipeline:
     return replace(pipeline, stages=tuple(stages))
 
 
-def _upper_rates(problem: ReplicaProblem, stream_counts: Sequence[int]) -> F64:
-    """[state, index of stream_counts]: streams per second that no replica of just these workers exceeds."""
-    states = fleet_states(problem)
-    rates = np.zeros((states.num_states, len(stream_counts)))
-    by_rows: dict[int, list[F64]] = {}
-    for index, num_streams in enumerate(stream_counts):
-        for num_stages in range(1, problem.stage_limit + 1):
-            num_micro_batches, rows = micro_batches(num_stages, num_streams)
-            if rows not in by_rows:
-                by_rows[rows] = _lower_limits(problem, rows)
-            longest_s, sum_s = by_rows[rows][num_stages - 1], least_sum_bound(problem.times(rows), num_stages)
-            period_s = np.maximum(longest_s * num_micro_batches, sum_s)
-            rates[:, index] = np.maximum(rates[:, index], num_streams / period_s)
-    return rates
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Bounds:
+    """What no replica is better than. Shapes: U states, N stream counts."""
+
+    most_stages: int
+    stream_counts: Sequence[int]
+    rates: F64
+    """[U, N]: streams per second that no replica of just these workers exceeds"""
+    limits: Mapping[int, Sequence[F64]]
+    """by rows of a micro-batch, for 1, 2, ... stages as far as needed, [U]: seconds that the slowest stage takes
+    at least, of these workers or of some of them"""
+
+    @staticmethod
+    def of(problem: ReplicaProblem, stream_counts: Sequence[int]) -> _Bounds:
+        states = fleet_states(problem)
+        rates = np.zeros((states.num_states, len(stream_counts)))
+        uses: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for index, num_streams in enumerate(stream_counts):
+            for num_stages in range(1, problem.stage_limit + 1):
+                _, rows = micro_batches(num_stages, num_streams)
+                uses[rows].append((index, num_stages))
+        limits: dict[int, list[F64]] = {}
+        for rows, pairs in uses.items():
+            times, most_stages = problem.times(rows), max(num_stages for _, num_stages in pairs)
+            longest_s = _lower_limits(states, times.work_s, most_stages)
+            limits[rows] = [_of_fewer(one_s, problem.counts) for one_s in longest_s]
+            sums_s = least_sum_bounds(times, most_stages)
+            for index, num_stages in pairs:
+                num_micro_batches, _ = micro_batches(num_stages, stream_counts[index])
+                period_s = np.maximum(longest_s[num_stages - 1] * num_micro_batches, sums_s[num_stages - 1])
+                rates[:, index] = np.maximum(rates[:, index], stream_counts[index] / period_s)
+        return _Bounds(most_stages=problem.stage_limit, stream_counts=stream_counts, rates=rates, limits=limits)
+
+    def at_least_s(self, state: int, index: int) -> list[float]:
+        """For 1, 2, ... stages: see `best_replica`. Some of them may be more than there are workers."""
+        shapes = [
+            (num_stages, micro_batches(num_stages, self.stream_counts[index])[1])
+            for num_stages in range(1, self.most_stages + 1)
+        ]
+        return [float(self.limits[rows][num_stages - 1][state]) for num_stages, rows in shapes]
 
 
-def _lower_limits(problem: ReplicaProblem, rows: int) -> list[F64]:
+def _lower_limits(states: FleetStates, work_s: F64, most_stages: int) -> list[F64]:
     """For 1, 2, ... stages, [state]: seconds that the slowest stage of just these workers takes at least."""
-    work_s = problem.times(rows).work_s
-    finite = work_s[np.isfinite(work_s)]
-    states = fleet_states(problem)
-    floor = float(work_s.min(axis=0).diagonal(1).max())
-    if not len(finite) or floor == np.inf:
-        return [np.full(states.num_states, np.inf)] * problem.stage_limit
-    limits = np.geomspace(max(floor, float(finite.max()) * 1e-6), float(finite.max()) * (1 + 1e-9), _NUM_LIMITS)
+    floor, num_blocks = least_floor(work_s), work_s.shape[1] - 1
+    if floor == np.inf:
+        return [np.full(states.num_states, np.inf)] * most_stages
+    most = float(work_s.max(where=np.isfinite(work_s), initial=0.0))
+    limits = np.geomspace(max(floor, most * 1e-6), most * (1 + 1e-9), _NUM_LIMITS)
     at_least = np.concatenate([[floor], limits[:-1], [np.inf]])
-    by_stages = covered(states, reach_grid(work_s, limits), problem.stage_limit)[1:]
-    return [at_least[np.count_nonzero(blocks < problem.num_blocks, axis=1)] for blocks in by_stages]
+    by_stages = covered(states, reach_grid(work_s, limits), most_stages)[1:]
+    return [at_least[np.count_nonzero(blocks < num_blocks, axis=1)] for blocks in by_stages]
+
+
+def _of_fewer(values: F64, counts: Sequence[int]) -> F64:
+    """[state]: the least value of all states that use no more workers of any class."""
+    least = values.reshape([count + 1 for count in counts])
+    for axis in range(len(counts)):
+        least = np.minimum.accumulate(least, axis=axis)
+    return least.reshape(-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

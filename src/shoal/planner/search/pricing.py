@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shoal.arrays import F64, I64
-from shoal.planner.search.coverage import reach_grid
+from shoal.planner.search.coverage import least_floor, reach_grid
 from shoal.planner.search.pipeline import PlacedStage
 from shoal.planner.search.problem import ReplicaProblem
 
@@ -187,11 +187,10 @@ def price_table(problem: ReplicaProblem, rows: int) -> PriceTable | None:
         rows: of a micro-batch.
     """
     times = problem.times(rows)
-    finite = times.work_s[np.isfinite(times.work_s)]
-    floor = float(times.work_s.min(axis=0, initial=np.inf).diagonal(1).max())
-    if not len(finite) or floor == np.inf:
+    floor = least_floor(times.work_s)
+    if floor == np.inf:
         return None
-    most = float(finite.max())
+    most = float(times.work_s.max(where=np.isfinite(times.work_s), initial=0.0))
     num_limits = int(np.log(most / floor) / np.log(LIMIT_RATIO)) + 2 if most > floor else 1
     limits: F64 = floor * np.power(LIMIT_RATIO, np.arange(num_limits, dtype=np.float64))
     limits[-1] = max(limits[-1], most)
@@ -201,7 +200,7 @@ def price_table(problem: ReplicaProblem, rows: int) -> PriceTable | None:
         rows=np.full(num_limits, rows),
         limits=limits,
         lowest=np.concatenate([[floor], limits[:-1]]),
-        farthest=np.ascontiguousarray(np.moveaxis(reach_grid(times.work_s, limits), 2, 0)),
+        farthest=np.ascontiguousarray(reach_grid(times.work_s, limits).transpose(1, 2, 0), np.int64),
         kinds=kinds.reshape(-1).astype(np.int64),
         hop_s=kinds_s,
         work_s=times.work_s,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 
@@ -84,8 +84,9 @@ class StageCosts:
         return self._times(rows)
 
     def _make_times(self, rows: int) -> StageTimes:
-        edges = self.model.edges
-        work_s = np.stack([self._group_times(group, rows)[np.ix_(edges, edges)] for group in self.groups])
+        work_s = np.stack([self._group_times(group, rows) for group in self.groups])
+        if len(edges := self.model.edges) < work_s.shape[1]:
+            work_s = work_s[:, edges[:, np.newaxis], edges]
 
         def exact_s(index: int, first: int, last: int) -> float:
             group = self.groups[index]
@@ -96,7 +97,7 @@ class StageCosts:
             if shares is None:
                 return np.inf
             ends = (first == 0, last == self.model.num_layers)
-            return self._shared_s(group, share_fractions(shares), last - first, ends, rows)
+            return self._shared_seconds(group, {ends: shares}, rows)(last - first, ends)
 
         return StageTimes(work_s=work_s, hop_s=self._hops(rows), exact_s=exact_s)
 
@@ -128,7 +129,7 @@ class StageCosts:
         shares = [one for one in usual if one is not None]
         if len(shares) < len(usual):
             return np.full_like(table.mlp, np.inf)
-        times_K = _linear(kinds, self._shared_seconds(group, shares, rows))
+        times_K = _linear(kinds, self._shared_seconds(group, dict(zip(_ALL_ENDS, shares, strict=True)), rows))
         fits_K, may_fit_K = self._fitting(group, table, kinds, shares)
         times_K[~may_fit_K] = np.inf
         bounded = np.flatnonzero(may_fit_K & ~fits_K)
@@ -153,25 +154,26 @@ class StageCosts:
         fits_K = (own <= memory_bytes).all(axis=1) | (kinds.num_layers <= 0)
         return fits_K, fits_K | (table.total[places] <= sum(memory_bytes))
 
-    def _shared_seconds(self, group: Group, shares: Sequence[GroupShares], rows: int) -> Callable[[int, Ends], float]:
+    def _shared_seconds(
+        self, group: Group, shares: Mapping[Ends, GroupShares], rows: int
+    ) -> Callable[[int, Ends], float]:
         """Seconds of a stage of so many layers with the shares that its ends have."""
-        parts = {ends: share_fractions(one) for ends, one in zip(_ALL_ENDS, shares, strict=True)}
-        return lambda num_layers, ends: self._shared_s(group, parts[ends], num_layers, ends, rows)
-
-    def _shared_s(
-        self, group: Group, parts: Sequence[tuple[float, float, float]], num_layers: int, ends: Ends, rows: int
-    ) -> float:
+        parts = {ends: share_fractions(one) for ends, one in shares.items()}
         works = self._works(group, rows)
         sum_s = self._sum_s(group, works)
-        seconds = group_seconds(
-            works,
-            parts,
-            num_layers=num_layers,
-            has_head=ends[1],
-            sum_s=sum_s,
-            deals_experts=group.deals_experts,
-        )
-        return seconds + (sum_s if ends[0] else 0.0)
+
+        def seconds(num_layers: int, ends: Ends) -> float:
+            layers_s = group_seconds(
+                works,
+                parts[ends],
+                num_layers=num_layers,
+                has_head=ends[1],
+                sum_s=sum_s,
+                deals_experts=group.deals_experts,
+            )
+            return layers_s + (sum_s if ends[0] else 0.0)
+
+        return seconds
 
     def _least_shared_s(
         self, group: Group, usual: Sequence[GroupShares], sizes: tuple[I64, I64], table: StageBytesTable, rows: int

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapify, heappop, heapreplace
 
+_LITTLE = 1e-9
+"""Part of a time by which a sum of doubles may be wrong, and much more."""
+
 
 def deal(
     num_atoms: int, costs: tuple[tuple[float, float], ...], *, at_least: int, caps: tuple[int, ...] | None = None
@@ -40,6 +43,13 @@ def deal(
     return tuple(counts)
 
 
+def _level_s(num_atoms: int, costs: Sequence[tuple[float, float]]) -> float:
+    """When everybody is done if pieces can be divided at will and nobody is kept from them; 0: nothing says it."""
+    rate = sum(1 / each for each, _ in costs if each)
+    begun = sum(fixed / each for each, fixed in costs if each)
+    return (num_atoms + begun) / rate if rate else 0.0
+
+
 def _first_dealt(
     num_atoms: int, costs: Sequence[tuple[float, float]], *, at_least: int, most: Sequence[int]
 ) -> list[int]:
@@ -54,6 +64,9 @@ def _first_dealt(
 
     low_s, high_s = 0.0, max(fixed + each * num_atoms for each, fixed in costs)
     counts = [at_least] * len(costs)
+    guess_s = _level_s(num_atoms, costs) * (1 - _LITTLE)
+    if 0.0 < guess_s < high_s and sum(done := done_by(guess_s)) <= num_atoms:
+        low_s, counts = guess_s, done
     while num_atoms - sum(counts) > len(costs) and low_s < (middle_s := (low_s + high_s) / 2) < high_s:
         done = done_by(middle_s)
         if sum(done) > num_atoms:
