@@ -19,7 +19,8 @@ from tests.speech.sounds import sound_file, tone
 SOUNDS = [sound_file(tone(seconds)) for seconds in (0.3, 0.6, 0.9)]
 WINDOW_S = 0.96
 """of the model, which is random: its times lie anywhere within one that begins before the sound ends"""
-NUM_REQUESTS = 6
+NUM_REQUESTS = 3
+"""At once, before a worker dies and again after it: one of each sound."""
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
@@ -140,7 +141,7 @@ def test_texts_stay_the_same_when_workers_die(folder: Path, split: str) -> None:
     with (
         served(folder, "--split", split) as server,
         client_of(server) as client,
-        ThreadPoolExecutor(6) as threads,
+        ThreadPoolExecutor(2 * NUM_REQUESTS) as threads,
     ):
 
         def ask(place: int) -> str:
