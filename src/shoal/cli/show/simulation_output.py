@@ -17,8 +17,9 @@ from shoal.planner.files.plan_data import plan_dict
 from shoal.planner.speeds.drift import Drift
 from shoal.planner.speeds.unevenness import Unevenness
 from shoal.sim.cluster.outcome import LatencyPercentiles
-from shoal.sim.sampling.estimates import LatencyIntervals, Sample
+from shoal.sim.sampling.estimates import Sample
 from shoal.sim.sampling.intervals import Interval
+from shoal.sim.sampling.sampled_column import LatencyIntervals
 
 _NUMBERED = re.compile(r"(.+)-\d+")
 

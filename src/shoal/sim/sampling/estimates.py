@@ -7,22 +7,11 @@ from dataclasses import dataclass, replace
 from math import hypot, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shoal.sim.cluster.outcome import PERCENTILES, AnsweredRequests, LatencyPercentiles, SimulationOutcome
+from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome
 from shoal.sim.sampling.intervals import NORMAL_QUANTILE, BatchSums, Interval, margin
+from shoal.sim.sampling.sampled_column import LatencyIntervals, SampledColumn
 from shoal.sim.sampling.sampler import SteadyStretch
-
-_Seconds = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyIntervals:
-    """Where the percentiles of a `LatencyPercentiles` lie; seconds."""
-
-    p50_s: Interval
-    p95_s: Interval
-    p99_s: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,56 +27,6 @@ class Sample:
     ttft: LatencyIntervals
     tpot: LatencyIntervals
     e2e: LatencyIntervals
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """One latency of all simulated requests, in the order in which they were answered."""
-
-    values: _Seconds
-    bounds: Sequence[Sequence[int]]
-    """of each stretch's batches"""
-    stretches: Sequence[SteadyStretch]
-
-    def estimate(self) -> tuple[LatencyPercentiles, LatencyIntervals]:
-        """Of all requests, also those that were skipped, interpolated as `percentiles` does where none was."""
-        if not len(self.values):
-            nothing = Interval(0.0, 0.0)
-            return LatencyPercentiles(p50_s=0.0, p95_s=0.0, p99_s=0.0), LatencyIntervals(
-                p50_s=nothing, p95_s=nothing, p99_s=nothing
-            )
-        weights = np.ones(len(self.values))
-        for bounds, stretch in zip(self.bounds, self.stretches, strict=True):
-            weights[bounds[0] : bounds[-1]] = stretch.weight
-        order = np.argsort(self.values, kind="stable")
-        ascending, weights = self.values[order], weights[order]
-        before = np.cumsum(weights) - weights
-        total = float(before[-1])
-        points, intervals = list[float](), list[Interval]()
-        for percentile in PERCENTILES:
-            share = percentile / 100
-            point = float(np.interp(share * total, before, ascending))
-            missed = self._margin(point, share)
-            low, high = np.interp([share * total - missed, share * total + missed], before, ascending)
-            points.append(point)
-            intervals.append(Interval(float(low), float(high)))
-        return (
-            LatencyPercentiles(p50_s=points[0], p95_s=points[1], p99_s=points[2]),
-            LatencyIntervals(p50_s=intervals[0], p95_s=intervals[1], p99_s=intervals[2]),
-        )
-
-    def _margin(self, value: float, share: float) -> float:
-        """Requests by which the number below a value may differ from a share of all.
-
-        Source: R. S. Woodruff, Confidence intervals for medians and other position measures (1952).
-        """
-        above = np.concatenate(((0.0,), np.cumsum((self.values <= value) - share)))
-        return margin(
-            [
-                BatchSums(sums=np.diff(above[list(bounds)]).tolist(), skipped=stretch.skipped_batches)
-                for bounds, stretch in zip(self.bounds, self.stretches, strict=True)
-            ]
-        )
 
 
 def estimate_all(
@@ -111,7 +50,7 @@ def estimate_all(
     paced = [[mark.num_paced for mark in one.marks] for one in stretches]
     columns = [(log.ttft_s, answered), (log.tpot_s, paced), (log.e2e_s, answered)]
     (ttft, ttft_within), (tpot, tpot_within), (e2e, e2e_within) = (
-        _Column(np.asarray(values, np.float64), bounds, stretches).estimate() for values, bounds in columns
+        SampledColumn(np.asarray(values, np.float64), bounds, stretches).estimate() for values, bounds in columns
     )
     skipped_s = sum(one.skipped_s for one in stretches)
     num_requests = _num_requests(outcome.num_requests, stretches, rate_per_s * skipped_s)
