@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from shoal.bench.server_answer import key_header, told_by
+from shoal.bench.server_answer import check_address, key_header, told_by
 from shoal.errors import ConfigError
 
 
@@ -37,6 +37,13 @@ def test_keys_that_no_header_carries(key: str) -> None:
 def test_keys() -> None:
     assert key_header("k 1") == {"authorization": "Bearer k 1"}
     assert key_header(None) == key_header("") == {}
+
+
+def test_addresses_that_cannot_be() -> None:
+    check_address("http://[::1]:8000")
+    for url in ("http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://127.0.0.1:port", "http://[::1"):
+        with pytest.raises(ConfigError, match="is no address of a server"):
+            check_address(url)
 
 
 def test_an_answer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -16,6 +17,14 @@ def key_header(api_key: str | None) -> dict[str, str]:
     if not (api_key.isascii() and api_key.isprintable()):
         raise ConfigError("--api-key: a key is visible ASCII characters, as headers carry them")
     return {"authorization": f"Bearer {api_key}"}
+
+
+def check_address(url: str) -> None:
+    """Raises ConfigError where it names a port that cannot be, of which httpx says nothing before it connects."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ConfigError(f"{url} is no address of a server: {error}") from None
 
 
 def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:

@@ -85,9 +85,10 @@ def _ask(
     """Raises WorkerLost, ConfigError."""
     import httpx
 
-    from shoal.bench.server_answer import key_header, told_by
+    from shoal.bench.server_answer import check_address, key_header, told_by
     from shoal.errors import ConfigError, WorkerLost
 
+    check_address(url)
     headers = key_header(api_key)
     try:
         response = httpx.get(f"{url.rstrip('/')}{path}", params=query, headers=headers, timeout=_TIMEOUT_S)

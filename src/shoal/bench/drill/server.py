@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from shoal.bench.drill.targets import DrillTarget
-from shoal.bench.server_answer import key_header, told_by
+from shoal.bench.server_answer import check_address, key_header, told_by
 from shoal.errors import ConfigError, WorkerLost
 from shoal.executor.remote.strikes import StrikeKind
 
@@ -20,7 +20,8 @@ class DrilledServer:
     """A server at some address that may be drilled."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        """Raises ConfigError: no header could carry the key."""
+        """Raises ConfigError: it is no address, or no header could carry the key."""
+        check_address(url)
         self.url = url.rstrip("/")
         self.http = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=key_header(api_key))
 
