@@ -1,6 +1,7 @@
 // Both products of attention over codes, blocked as those of tiles.h. Integer sums are exact in any order, and each
 // becomes a float once: of a score, and of what a chunk adds to a column. A score has at most 8192 products of 255 and
-// 127, a column kChunkKeys of 32767 and 127: both fit 32 bits.
+// 127, a column kChunkKeys of 32767 and 127: both fit 32 bits. Loops over a group's keys and over sixteen dimensions are
+// unrolled: sums that go round a loop are written to memory in each turn by GCC 12.
 
 // The queries of a tile.
 struct CodedQueries {
@@ -20,24 +21,26 @@ void score_coded_tile(const CodedQueries& queries, int row, int dim, const Coded
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g) sums[m][g] = all_ints(queries.starts[row + m]);
-  for (int d = 0; d < dim; d += 4) {
-    if (is_first_touch) {
+  for (int first_dim = 0; first_dim < dim; first_dim += kLanes)
+#pragma GCC unroll 4
+    for (int d = first_dim; d < first_dim + kLanes; d += 4) {
+      if (is_first_touch) {
 #pragma GCC unroll 8
-      for (int g = 0; g < G; ++g) {
-        __builtin_prefetch(keys[g + G] + d * kGroupKeys);
-        __builtin_prefetch(chunk.values[first + g] + d * kGroupKeys);
+        for (int g = 0; g < G; ++g) {
+          __builtin_prefetch(keys[g + G] + d * kGroupKeys);
+          __builtin_prefetch(chunk.values[first + g] + d * kGroupKeys);
+        }
+      }
+      KeyCodes k[G];
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) k[g] = load_keys(keys[g] + d * kGroupKeys);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const int32_t four = word_at(codes + m * dim + d);
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) sums[m][g] = add_keys(sums[m][g], k[g], four);
       }
     }
-    KeyCodes k[G];
-#pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) k[g] = load_keys(keys[g] + d * kGroupKeys);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const int32_t four = word_at(codes + m * dim + d);
-#pragma GCC unroll 8
-      for (int g = 0; g < G; ++g) sums[m][g] = add_keys(sums[m][g], k[g], four);
-    }
-  }
 #pragma GCC unroll 8
   for (int g = 0; g < G; ++g) {
     const Lanes scale = load(chunk.key_scales[first + g]);
@@ -58,6 +61,7 @@ void value_coded_tile(const int16_t* weights, const CodedChunk& chunk, int dim, 
     for (int n = 0; n < N; ++n) sums[m][n] = all_ints(0);
   for (int g = 0; g < chunk.num_groups; ++g) {
     const int8_t* values = chunk.values[g] + 2 * column;
+#pragma GCC unroll 8
     for (int j = 0; j < kGroupKeys; j += 2) {
       ValueCodes v[N];
 #pragma GCC unroll 8
