@@ -84,6 +84,7 @@ def test_the_environment_goes_before_the_file_and_the_command_line_before_both(
         ("config: other.yaml\n", "config is not an option"),
         ("port: 1\nport-: 2\n", "port- is not an option"),
         ("max-queue: 1\nmax_queue: 2\n", "sets max-queue twice"),
+        ("port: 1\nport: 2\n", "port stands there twice"),
         ("- port\n", "contains no options"),
         ("", "contains no options"),
         ("port: {a: 1}\n", "port takes one value"),

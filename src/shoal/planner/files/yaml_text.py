@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from shoal.errors import ConfigError, while_reading
 
@@ -21,6 +22,15 @@ class _Loader(yaml.SafeLoader):
             event = loader.peek_event()
             raise ComposerError(None, None, f"*{event.anchor} is an alias: write it out", event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that stands in a mapping twice, of which the latter would go first without a word."""
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), "a key")
+            raise ConstructorError(None, None, f"{twice} stands there twice", node.start_mark)
+        return mapping
 
 
 def parse_yaml(text: str, name: str) -> Any:
