@@ -42,7 +42,7 @@ def test_keys() -> None:
 def test_addresses_that_cannot_be() -> None:
     check_address("http://[::1]:8000")
     for url in ("http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://127.0.0.1:port", "http://[::1"):
-        with pytest.raises(ConfigError, match="is no address of a server"):
+        with pytest.raises(ConfigError, match="is not the address of a server"):
             check_address(url)
 
 

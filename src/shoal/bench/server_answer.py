@@ -24,7 +24,7 @@ def check_address(url: str) -> None:
     try:
         _ = urlsplit(url).port
     except ValueError as error:
-        raise ConfigError(f"{url} is no address of a server: {error}") from None
+        raise ConfigError(f"{url} is not the address of a server: {error}") from None
 
 
 def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:
