@@ -47,7 +47,7 @@ struct Panel {
   float scale;         // kAddScaled only
 };
 
-constexpr int kPanelRows = 64;     // rows of one call at most: their sums stay in the nearest cache
+constexpr int kPanelRows = 128;    // rows of one call at most: their sums stay in the nearest cache
 constexpr int kChunkBlocks = 18;   // unpacked at once at most: 18 KiB for two tiles, in the nearest cache
 constexpr int kChunkInputs = 256;  // of dense matrices
 constexpr int kPanelOutputs = 2 * kTileOutputs;

@@ -10,6 +10,8 @@ namespace shoal {
 namespace {
 
 constexpr double kItemWeights = 1 << 18;  // multiplied by one item at least: some microseconds
+constexpr int kItemsPerThread = 8;        // the last one then delays a product by a sixteenth at most
+constexpr int kLeastRows = 32;            // of an item that is one of several for the same panel
 
 PanelScratch& thread_scratch() {
   thread_local const Buffer<PanelScratch> scratch = allocate<PanelScratch>(1);
@@ -20,6 +22,8 @@ int panels_of(const Product& product) {
   const int tiles = num_tiles(*product.matrix);
   return product.finish == Finish::kGate ? tiles : (tiles + 1) / 2;
 }
+
+int cuts_of(const Product& product, int max_rows) { return (product.rows.count + max_rows - 1) / max_rows; }
 
 // `ahead`: how many panels farther the thread is likely to go on.
 Panel panel_of(const Product& product, int index, int ahead) {
@@ -47,18 +51,31 @@ Panel panel_of(const Product& product, int index, int ahead) {
           product.scale};
 }
 
-// One product's share of the items: its panels, some neighbors at a time, for some of its rows.
+// One product's share of the items: its panels, some neighbors at a time, for some of its rows, cut evenly.
 struct Cut {
   int row_cuts;
   int panels_per_item;
   int first_item;  // of all products'
 };
 
-Cut cut_of(const Product& product, int first_item) {
-  const double panel_weights =
-      double(kPanelOutputs) * product.matrix->num_inputs * std::clamp(product.rows.count, 1, kPanelRows);
-  return {(product.rows.count + kPanelRows - 1) / kPanelRows, std::max(1, int(kItemWeights / panel_weights)),
-          first_item};
+// Rows that an item has at most. A panel is unpacked anew for each item: as many rows as a call takes, and fewer where
+// threads would lack items.
+int rows_per_item(const Product* products, int count, int num_threads) {
+  const auto num_items = [&](int rows) {
+    int64_t items = 0;
+    for (int i = 0; i < count; ++i) items += int64_t(panels_of(products[i])) * cuts_of(products[i], rows);
+    return items;
+  };
+  int rows = kPanelRows;
+  while (rows > kLeastRows && num_items(rows) < kItemsPerThread * num_threads) rows /= 2;
+  return rows;
+}
+
+Cut cut_of(const Product& product, int max_rows, int first_item) {
+  const int row_cuts = cuts_of(product, max_rows);
+  const double rows = double(product.rows.count) / std::max(1, row_cuts);
+  const double panel_weights = double(kPanelOutputs) * product.matrix->num_inputs * std::max(1.0, rows);
+  return {row_cuts, std::max(1, int(kItemWeights / panel_weights)), first_item};
 }
 
 int items_of(const Product& product, const Cut& cut) {
@@ -67,8 +84,8 @@ int items_of(const Product& product, const Cut& cut) {
 
 void run_item(const GemmKernel& kernel, const ActivationRows& rows, const Product& product, const Cut& cut, int item,
               int num_threads) {
-  const int past_rows = item % cut.row_cuts * kPanelRows;
-  const int num_rows = std::min(kPanelRows, product.rows.count - past_rows);
+  const int64_t num_rows = product.rows.count, part = item % cut.row_cuts;
+  const int past_rows = int(num_rows * part / cut.row_cuts), end_row = int(num_rows * (part + 1) / cut.row_cuts);
   const int first = item / cut.row_cuts * cut.panels_per_item;
   const int end = std::min(first + cut.panels_per_item, panels_of(product));
   const int next_first = (item + num_threads) / cut.row_cuts * cut.panels_per_item;  // threads take turns, more or less
@@ -76,7 +93,7 @@ void run_item(const GemmKernel& kernel, const ActivationRows& rows, const Produc
   for (int panel = first; panel < end; ++panel) {
     const int next = panel + 1 < end ? panel + 1 : next_first;
     kernel.multiply(panel_of(product, panel, next - panel), product.from == nullptr ? rows : *product.from,
-                    product.rows.first + past_rows, num_rows, scratch);
+                    product.rows.first + past_rows, end_row - past_rows, scratch);
   }
 }
 
@@ -86,9 +103,10 @@ void run_products(ThreadPool& pool, const GemmKernel& kernel, const ActivationRo
                   int count) {
   thread_local std::vector<Cut> cuts;  // of the caller; kept, so that a step allocates nothing
   cuts.clear();
+  const int max_rows = rows_per_item(products, count, pool.num_threads());
   int num_items = 0;
   for (int i = 0; i < count; ++i) {
-    cuts.push_back(cut_of(products[i], num_items));
+    cuts.push_back(cut_of(products[i], max_rows, num_items));
     num_items += items_of(products[i], cuts[i]);
   }
   const Cut* first = cuts.data();

@@ -8,17 +8,26 @@ inline void quantize_blocks(const float* values, int count, int8_t* codes, int8_
                             int32_t* half_sums) {
   const float steps = low_codes == nullptr ? 127.0f : 127.0f * 128.0f;
   float largest[kBlocksTogether], inverses[kBlocksTogether];
-  for (int b = 0; b < count; ++b) {
+  const auto largest_of = [values](int b) {
     const float* from = values + b * kBlockInputs;
-    largest[b] = largest_lane(larger(magnitude(load(from)), magnitude(load(from + kLanes))));
+    return larger(magnitude(load(from)), magnitude(load(from + kLanes)));
+  };
+  if (count == kLanes) {
+    store(largest, largest_lanes(largest_of));
+  } else {
+    for (int b = 0; b < count; ++b) largest[b] = largest_lane(largest_of(b));
   }
   for (int b = 0; b < count; ++b) {
     const bool is_zero = !(largest[b] > 1e-30f);  // below, the inverse of the scale could be infinite
     scales[b] = is_zero ? 0.0f : largest[b] / steps;
     inverses[b] = is_zero ? 0.0f : steps / largest[b];
   }
-  for (int i = 0; i < 2 * count; ++i) {
-    const Lanes scaled = mul(load(values + i * kLanes), broadcast(inverses[i / 2]));
+  const auto scaled_at = [&](int i) { return mul(load(values + i * kLanes), broadcast(inverses[i / 2])); };
+  int i = 0;
+  for (; low_codes == nullptr && i + kLanes <= 2 * count; i += kLanes)
+    store_rounded(codes + i * kLanes, [&](int k) { return scaled_at(i + k); }, half_sums + i);
+  for (; i < 2 * count; ++i) {
+    const Lanes scaled = scaled_at(i);
     if (low_codes == nullptr) {
       half_sums[i] = store_rounded(codes + i * kLanes, scaled);
       continue;

@@ -16,6 +16,24 @@ constexpr int kLanes = 16;
 #include "lanes_portable.h"
 #endif
 
+#if !defined(__AVX512F__)
+
+// The largest lanes of sixteen, side by side; x(i) gives the i-th, without a sign.
+template <typename Each>
+inline Lanes largest_lanes(const Each& x) {
+  float most[kLanes];
+  for (int i = 0; i < kLanes; ++i) most[i] = largest_lane(x(i));
+  return load(most);
+}
+
+// store_rounded for sixteen times sixteen values, of which x(i) gives the i-th; sums[16].
+template <typename Each>
+inline void store_rounded(int8_t* to, const Each& x, int32_t* sums) {
+  for (int i = 0; i < kLanes; ++i) sums[i] = store_rounded(to + i * kLanes, x(i));
+}
+
+#endif
+
 // The sum of all lanes: lane i and i + 8, then + 4, + 2, + 1.
 inline float sum_lanes(Lanes x) {
   float v[kLanes];

@@ -143,6 +143,16 @@ void integers() {
     hash.add(from_bytes(bytes));
     hash.add(from_unsigned_bytes(reinterpret_cast<const uint8_t*>(bytes)));
   });
+  hash("sixteen at a time", 2000, [](LaneHash& hash, Random& random) {
+    float x[kLanes][kLanes];
+    int8_t bytes[kLanes * kLanes];
+    int32_t sums[kLanes];
+    for (float& each : *reinterpret_cast<float(*)[kLanes * kLanes]>(x)) each = random.within(127.0f);
+    hash.add(largest_lanes([&](int i) { return magnitude(load(x[i])); }));
+    store_rounded(bytes, [&](int i) { return load(x[i]); }, sums);
+    for (const int8_t byte : bytes) hash.add(int32_t(byte));
+    for (const int32_t sum : sums) hash.add(sum);
+  });
 }
 
 struct Shape {

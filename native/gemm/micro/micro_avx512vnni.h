@@ -11,6 +11,27 @@ struct FewRows : RowLoop {
   static int code_bias(const Matrix& m) { return has_signed_codes(m) ? 128 : m.zero_point; }
   static uint8_t code_shift(const Matrix& m) { return has_signed_codes(m) ? 128 : 0; }
 
+  // What rows have at one place, rows `stride` apart. Every third row has an address, from which instructions reach the
+  // two behind it by multiples of the stride: addresses of all rows would not fit the registers.
+  template <typename T>
+  class RowValues {
+   public:
+    RowValues(const T* first, int64_t stride) : every_third_{first, first + 3 * stride}, stride_(stride) {}
+
+    const T* at(int m) const { return every_third_[m / 3] + m % 3 * stride_; }
+    // To a place so much farther.
+    void advance(int places) {
+      for (const T*& at : every_third_) {
+        at += places;
+        __asm__("" : "+r"(at));  // no address is made of another
+      }
+    }
+
+   private:
+    const T* every_third_[2];
+    int64_t stride_;
+  };
+
   static __m512i four_codes(const int8_t* from) {
     int32_t word;
     __builtin_memcpy(&word, from, sizeof(word));
@@ -18,17 +39,17 @@ struct FewRows : RowLoop {
   }
 
   // sums[M, T] += weights of `groups` groups times the codes of M rows.
-  template <int M, int T>
-  static void dot_groups(const uint8_t* const* weights, const int8_t* codes, int64_t stride, int groups,
-                         __m512i (&sums)[M][T]) {
+  template <int M, int T, int groups>
+  static void dot_groups(const uint8_t* weights, const RowValues<int8_t>& codes, __m512i (&sums)[M][T]) {
 #pragma GCC unroll 8
     for (int g = 0; g < groups; ++g) {
       __m512i w[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) w[t] = _mm512_load_si512(weights[t] + g * kVectorBytes);
+      for (int t = 0; t < T; ++t)
+        w[t] = _mm512_load_si512(weights + t * sizeof(PanelScratch::codes[0]) + g * kVectorBytes);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        const __m512i x = four_codes(codes + m * stride + g * 4);
+        const __m512i x = four_codes(codes.at(m) + g * 4);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) sums[m][t] = _mm512_dpbusd_epi32(sums[m][t], w[t], x);
       }
@@ -43,46 +64,59 @@ struct FewRows : RowLoop {
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) out[m][t] = load(u.out + m * kPanelOutputs + t * kTileOutputs);
-    for (int p = 0; p < u.num_parts; ++p) {
+    const uint8_t* weights = u.codes[0];  // what is unpacked of the second tile lies where a scratch has it
+    const float *scales = u.scales[0], *offsets = u.offsets[0];
+    RowValues<int8_t> codes(u.row_codes, u.code_stride);
+    RowValues<int8_t> low_codes(kIsExact ? u.row_low_codes : u.row_codes, u.code_stride);
+    RowValues<int32_t> first_starts(u.starts[0], u.num_parts), second_starts(u.starts[1], u.num_parts);
+    RowValues<float> row_scales(u.row_scales, u.scale_stride), row_sums(u.row_sums, u.sum_stride);
+    const int num_parts = u.num_parts;
+    for (int p = 0; p < num_parts; ++p) {
       fetch_ahead(u, p);
       __m512i sums[M][T];
-      const uint8_t* weights[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) weights[t] = u.codes[t] + p * groups * kVectorBytes;
       if constexpr (kIsExact) {
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
           for (int t = 0; t < T; ++t) sums[m][t] = _mm512_setzero_si512();
-        dot_groups<M, T>(weights, u.row_codes + p * groups * 4, u.code_stride, groups, sums);
+        dot_groups<M, T, groups>(weights, codes, sums);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
           for (int t = 0; t < T; ++t)
             sums[m][t] = _mm512_add_epi32(_mm512_slli_epi32(sums[m][t], 7),
-                                          _mm512_set1_epi32(u.starts[t][m * u.num_parts + p]));
-        dot_groups<M, T>(weights, u.row_low_codes + p * groups * 4, u.code_stride, groups, sums);
+                                          _mm512_set1_epi32(*(t == 0 ? first_starts : second_starts).at(m)));
+        dot_groups<M, T, groups>(weights, low_codes, sums);
       } else {
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) sums[m][t] = _mm512_set1_epi32(u.starts[t][m * u.num_parts + p]);
-        dot_groups<M, T>(weights, u.row_codes + p * groups * 4, u.code_stride, groups, sums);
+          for (int t = 0; t < T; ++t) sums[m][t] = _mm512_set1_epi32(*(t == 0 ? first_starts : second_starts).at(m));
+        dot_groups<M, T, groups>(weights, codes, sums);
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        const Lanes scale = load(u.scales[t] + p * kTileOutputs);
+        const Lanes scale = load(scales + t * (sizeof(PanelScratch::scales[0]) / sizeof(float)));
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
-          const Lanes both = mul(scale, broadcast(u.row_scales[m * u.scale_stride + p / kParts]));
+          const Lanes both = mul(scale, broadcast(*row_scales.at(m)));
           out[m][t] = fma(_mm512_cvtepi32_ps(sums[m][t]), both, out[m][t]);
         }
         if constexpr (kHasOffsets) {
-          const Lanes offset = load(u.offsets[t] + p * kTileOutputs);
+          const Lanes offset = load(offsets + t * (sizeof(PanelScratch::offsets[0]) / sizeof(float)));
 #pragma GCC unroll 8
-          for (int m = 0; m < M; ++m) out[m][t] = fma(offset, broadcast(u.row_sums[m * u.sum_stride + p]), out[m][t]);
+          for (int m = 0; m < M; ++m) out[m][t] = fma(offset, broadcast(*row_sums.at(m)), out[m][t]);
         }
       }
+      weights += groups * kVectorBytes;
+      scales += kTileOutputs;
+      offsets += kTileOutputs;
+      codes.advance(groups * 4);
+      if (kIsExact) low_codes.advance(groups * 4);
+      first_starts.advance(1);
+      second_starts.advance(1);
+      if (kParts == 1 || p % 2 == 1) row_scales.advance(1);
+      if (kHasOffsets) row_sums.advance(1);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
