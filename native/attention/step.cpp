@@ -40,6 +40,19 @@ void StepMetadata::check_sequence(int sequence) const {
     throw std::invalid_argument(who + "its block table is too short or names a block that is not there");
 }
 
+StepMetadata StepMetadata::tails(const std::vector<int32_t>& counts) const {
+  if (int(counts.size()) != num_sequences()) throw std::invalid_argument("every sequence must say how many rows are read");
+  StepArrays own{{}, {0}, arrays_.context_lens, arrays_.block_tables, arrays_.table_width};
+  for (int b = 0; b < num_sequences(); ++b) {
+    if (counts[b] < 0 || counts[b] > end_row(b) - first_row(b))
+      throw std::invalid_argument("sequence " + std::to_string(b) + " has other rows than are read of it");
+    const auto end = arrays_.positions.begin() + end_row(b);
+    own.positions.insert(own.positions.end(), end - counts[b], end);
+    own.query_starts.push_back(int32_t(own.positions.size()));
+  }
+  return StepMetadata(std::move(own), limits_);
+}
+
 StepView StepMetadata::view() const {
   return {arrays_.positions.data(),
           arrays_.block_tables.data(),

@@ -41,9 +41,16 @@ class StepMetadata {
   // Throws std::invalid_argument for anything that would touch memory outside a sequence's own blocks.
   StepMetadata(StepArrays arrays, CacheLimits limits);
 
+  // The last rows of each sequence, of which there are so many [B], as a step of their own, which turn by their positions
+  // and see what is before them. Throws std::invalid_argument where a sequence has fewer.
+  StepMetadata tails(const std::vector<int32_t>& counts) const;
+
   int num_tokens() const { return int(arrays_.positions.size()); }
   int num_sequences() const { return int(arrays_.context_lens.size()); }
   const CacheLimits& limits() const { return limits_; }
+  // The rows that come before those of a sequence, and with them its own.
+  int first_row(int sequence) const { return arrays_.query_starts[sequence]; }
+  int end_row(int sequence) const { return arrays_.query_starts[sequence + 1]; }
   StepView view() const;
   // Of recurrent layers. Throws std::invalid_argument for slots that cannot be.
   void set_states(const StateArrays& states) { states_.emplace(states, arrays_.query_starts, arrays_.positions); }

@@ -117,7 +117,7 @@ void finish_stage(BoundStage& self, const BoundStageLayer& ends, const Floats& x
 }
 
 void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::object& sum_over_shards,
-               const nb::object& memories, const std::optional<Floats>& queries) {
+               const nb::object& memories, const std::optional<Floats>& queries, const std::optional<Rows>& tails) {
   require(int64_t(x.shape(0)) == step.num_tokens() && int64_t(x.shape(1)) == self.stage.shape().carried_width(),
           "x must be [rows of the step, carried width]");
   SumOverShards sum;
@@ -134,8 +134,10 @@ void run_stage(BoundStage& self, const Floats& x, StepMetadata& step, const nb::
   if (queries)
     require(int64_t(queries->size()) == self.stage.query_width() * step.num_tokens(),
             "queries must be [layers x rows of the step, q width]");
+  std::vector<int32_t> counts;
+  if (tails) counts.assign(tails->data(), tails->data() + tails->size());
   nb::gil_scoped_release released;
-  self.stage.run(x.data(), step, over_memories, sum, queries ? queries->data() : nullptr);
+  self.stage.run(x.data(), step, over_memories, sum, queries ? queries->data() : nullptr, tails ? &counts : nullptr);
 }
 
 void remember(BoundStage& self, const Floats& memory, StepMetadata& step) {
@@ -221,7 +223,8 @@ void bind_stage(nb::module_& module) {
       .def("finish", &finish_stage, "ends"_a, "x"_a.noconvert())
       .def("expert_rows", [](const BoundStage& self, int layer) { return self.stage.expert_rows(layer); }, "layer"_a)
       .def("run", &run_stage, "x"_a.noconvert(), "step"_a, "sum_over_shards"_a.none(),
-           "memories"_a.none() = nb::none(), "queries"_a.noconvert().none() = nb::none())
+           "memories"_a.none() = nb::none(), "queries"_a.noconvert().none() = nb::none(),
+           "tails"_a.noconvert().none() = nb::none())
       .def("remember", &remember, "memory"_a.noconvert(), "step"_a)
       .def("hidden", &compute_hidden, "x"_a.noconvert(), "rows"_a.noconvert(), "norm"_a.noconvert(),
            "norm_bias"_a.noconvert().none(), "out"_a.noconvert())

@@ -123,17 +123,21 @@ void Stage::norm(const float* x, const float* weight, const float* bias, int wid
   isa_.layers->norm(x, weight, shape_.norm_epsilon, width, to);
 }
 
-void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum, float* queries) {
+void Stage::run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum, float* queries,
+                const std::vector<int32_t>* tails) {
   const int num_rows = step.num_tokens(), width = shape_.hidden_size;
   require(num_rows <= shape_.max_rows, "the step has more rows than the stage was made for");
+  require(tails == nullptr || has_plain_end(), "all rows of the last layer are read");
   require(memories == nullptr || memories->num_tokens() == num_rows, "memories must have the step's rows");
   if (!hidden_) {
-    for (size_t i = 0; i < layers_.size(); ++i) {
+    const size_t num_whole = layers_.size() - (tails == nullptr ? 0 : 1);
+    for (size_t i = 0; i < num_whole; ++i) {
       run_layer(i, x, step, memories, sum, queries);
       if (queries != nullptr && layers_[i].cross != nullptr)
         queries += int64_t(num_rows) * layers_[i].cross->attention->out_width();
       add_to_rows(i, step, x);
     }
+    if (tails != nullptr) run_tails(x, step, *tails, sum);
     return;
   }
   require(step.added() == nullptr, "nothing can be added to rows that carry more than a hidden state");

@@ -143,7 +143,10 @@ class Stage {
   // over what encoders gave, where layers have a cross half; else it is nullptr.
   // `queries`: takes what each cross half asks of an encoder's output, [layers, T, q width], before it is scaled; nullptr:
   // nothing.
-  void run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum, float* queries = nullptr);
+  // `tails`: of each sequence, how many of its last rows are read afterwards [B]: the last layer then gives nothing but
+  // keys and values of the others. Its rows must turn by their positions. nullptr: all are read.
+  void run(float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum, float* queries = nullptr,
+           const std::vector<int32_t>* tails = nullptr);
   // Keeps the keys and values of what an encoder gave, `memory` [rows of the step, D], for the cross half of each layer.
   void remember(const float* memory, StepMetadata& step);
   // Of the model's first stage: what is carried [T, W], of the embedding [T, D] and what the table of layers' inputs has of
@@ -167,6 +170,11 @@ class Stage {
   // A layer, on rows [T, D].
   void run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* memories, const SumOverShards& sum,
                  float* queries = nullptr);
+  // Whether all that other rows need of the last layer's are its keys and values.
+  bool has_plain_end() const;
+  // The last layer for the last rows of sequences, and keys and values of all.
+  void run_tails(float* x, StepMetadata& step, const std::vector<int32_t>& counts, const SumOverShards& sum);
+  void keep_keys(const StageLayer& layer, const float* x, StepMetadata& step);
   // What the step has for its rows behind a layer.
   void add_to_rows(size_t index, const StepMetadata& step, float* x);
   // A layer with what rows carry: `hidden` [T, D] are those that it computes.
@@ -196,7 +204,7 @@ class Stage {
   // Of every row the sum of what `term` makes of its gates, over all shards.
   template <typename Term>
   void sum_gates(const float* gates, int num_rows, int num_columns, const SumOverShards& sum, const Term& term);
-  void norm_heads(const StageLayer& layer, int num_rows);
+  void norm_heads(const StageLayer& layer, int num_rows, bool has_queries = true);
   StepAdapters adapters_of(const StageLayer& layer, const StepMetadata& step);
   // The norm of rows of x (of those named, or the first ones), with its codes if some product takes them. Without a
   // weight there is no norm.

@@ -1,6 +1,7 @@
 // The first half of a layer: attention, or a recurrence in its place, and attention over an encoder's output.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "../require.h"
 #include "../threads/each_rows.h"
@@ -8,6 +9,14 @@
 #include "stage.h"
 
 namespace shoal {
+
+namespace {
+
+bool needs_norm(const StageLayer& layer) {
+  return layer.q_norm != nullptr || layer.v_norm != nullptr || layer.v == nullptr;
+}
+
+}  // namespace
 
 void Stage::attend(const StageLayer& layer, float* x, StepMetadata& step, const SumOverShards& sum) {
   const int num_rows = step.num_tokens();
@@ -44,7 +53,7 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
   const AdapterOutput outputs[] = {
       {qkv, width}, {qkv + q_width, width}, {qkv + q_width + layer.kv_width(), width}, {gates_.get(), q_width}};
   adapters.add(AdapterPlace::kAttentionIn, outputs);
-  if (layer.q_norm != nullptr || layer.v_norm != nullptr || layer.v == nullptr) norm_heads(layer, num_rows);
+  if (needs_norm(layer)) norm_heads(layer, num_rows);
   layer.attention->run(layer.attention->prepare(step), {qkv, attention_.get(), width, q_width});
   if (layer.q_gate == nullptr) return;
   each_rows(*pool_, num_rows, q_width, [&](int row) {
@@ -55,24 +64,62 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
 }
 
 // Values that are keys are taken from them before these have their norm.
-void Stage::norm_heads(const StageLayer& layer, int num_rows) {
+void Stage::norm_heads(const StageLayer& layer, int num_rows, bool has_queries) {
   const int dim = layer.attention->view().head_dim, q_width = layer.q_width(), kv_width = layer.kv_width();
   each_rows(*pool_, num_rows, layer.qkv_width(), [&](int row) {
     float *q = qkv_.get() + int64_t(row) * layer.qkv_width(), *k = q + q_width, *v = k + kv_width;
     if (layer.v == nullptr) std::copy_n(k, kv_width, v);
     if (shape_.joins_qk_norm) {
-      norm(q, layer.q_norm, nullptr, q_width, q);
+      if (has_queries) norm(q, layer.q_norm, nullptr, q_width, q);
       norm(k, layer.k_norm, nullptr, kv_width, k);
       return;
     }
     const int step = shape_.parts_qk_norm ? 1 : 0;
-    for (int at = 0; at < q_width && layer.q_norm != nullptr; at += dim)
+    for (int at = 0; at < q_width && layer.q_norm != nullptr && has_queries; at += dim)
       norm(q + at, layer.q_norm + at * step, nullptr, dim, q + at);
     for (int at = 0; at < kv_width && layer.k_norm != nullptr; at += dim)
       norm(k + at, layer.k_norm + at * step, nullptr, dim, k + at);
     for (int at = 0; at < kv_width && layer.v_norm != nullptr; at += dim)
       norm(v + at, layer.v_norm, nullptr, dim, v + at);
   });
+}
+
+bool Stage::has_plain_end() const {
+  if (layers_.empty() || hidden_) return false;
+  const StageLayer& last = layers_.back();
+  const bool only_reads = last.attention != nullptr && last.attention->view().only_reads;
+  return last.has_mixer && last.recurrent == nullptr && last.latent == nullptr && last.cross == nullptr && !only_reads;
+}
+
+// Rows that are read move to the front, and back to their places.
+void Stage::run_tails(float* x, StepMetadata& step, const std::vector<int32_t>& counts, const SumOverShards& sum) {
+  StepMetadata tails = step.tails(counts);
+  const int width = shape_.hidden_size;
+  if (layers_.back().attention != nullptr) keep_keys(layers_.back(), x, step);
+  if (tails.num_tokens() == 0) return;
+  const auto move = [&](int sequence, bool is_back) {
+    const int rows = counts[sequence];
+    float *place = x + int64_t(step.end_row(sequence) - rows) * width, *front = x + int64_t(tails.first_row(sequence)) * width;
+    std::memmove(is_back ? place : front, is_back ? front : place, sizeof(float) * size_t(rows) * width);
+  };
+  for (int b = 0; b < step.num_sequences(); ++b) move(b, false);
+  run_layer(layers_.size() - 1, x, tails, nullptr, sum);
+  for (int b = step.num_sequences() - 1; b >= 0; --b) move(b, true);
+}
+
+void Stage::keep_keys(const StageLayer& layer, const float* x, StepMetadata& step) {
+  const int num_rows = step.num_tokens(), width = layer.qkv_width(), q_width = layer.q_width();
+  const bool has_codes = !is_dense(*layer.k) || (layer.v != nullptr && !is_dense(*layer.v));
+  const ActivationRows rows = norm_rows(x, nullptr, num_rows, layer.attn_norm, layer.attn_norm_bias, has_codes);
+  const auto product = [&](const Matrix* matrix, const float* bias, int column) {
+    return Product{matrix,       nullptr,           bias,         nullptr, Finish::kStore,
+                   shape_.activation, qkv_.get() + column, width, {0, num_rows}};
+  };
+  products_.assign({product(layer.k, layer.k_bias, q_width)});
+  if (layer.v != nullptr) products_.push_back(product(layer.v, layer.v_bias, q_width + layer.kv_width()));
+  run_products(*pool_, *isa_.gemm, rows, products_.data(), int(products_.size()));
+  if (needs_norm(layer)) norm_heads(layer, num_rows, false);
+  layer.attention->append(layer.attention->prepare(step), {qkv_.get(), nullptr, width, 0});
 }
 
 // The product of what attention has left with `o`, added to the residual stream.

@@ -421,9 +421,11 @@ class Stage:
         sum_over_shards: Callable[[npt.NDArray[np.float32]], None] | None,
         memories: StepMetadata | None = None,
         queries: npt.NDArray[np.float32] | None = None,
+        tails: npt.NDArray[np.int32] | None = None,
     ) -> None:
         """A `GroupSum` is run without a call of Python. `memories`: the same rows over what an encoder gave. `queries`:
-        takes what each layer asks of that, before it is scaled, [layers * T, q width]."""
+        takes what each layer asks of that, before it is scaled, [layers * T, q width]. `tails`: how many of each
+        sequence's last rows, [B], are wanted of the last layer, which then leaves the others undefined; None: all."""
 
     def remember(self, memory: npt.NDArray[np.float32], step: StepMetadata) -> None:
         """Keep the keys and values of what an encoder gave."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.native.programs import TARGETS, run_program
 
 HERE = Path(__file__).parent
-NUM_HASHES = {"lanes_bits": 19, "product_bits": 38}
+NUM_HASHES = {"lanes_bits": 20, "product_bits": 38}
 NUM_FORMS, NUM_DENSE_FORMS = 18, 3
 """of matrices in random_matrix.h, the dense ones first"""
 

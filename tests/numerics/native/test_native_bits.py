@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.bench.generation import generate
+from shoal.core.sequences.request import Request, RequestId
 from shoal.model.attention.paged_attention import native_available
 from shoal.model.formats.open_weights import open_weights
 from shoal.model.weights import Precision, WeightSource
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
-from tests.numerics.engines import F32, make_engine, make_executor, prompt_logits, random_tokens, text_logits
+from tests.numerics.engines import F32, GREEDY, make_engine, make_executor, prompt_logits, random_tokens, text_logits
 from tests.numerics.native.native_models import NAMES, write_native_model
 from tests.sampling import in_turn
 
@@ -88,6 +90,26 @@ def test_company_chunks_threads_and_stages(name: str, precision: Precision, mode
             assert_same_bits(whole(source, precision, cuts=cuts, threads=2), want, cuts)
 
 
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        *(
+            (name, (1,))
+            for name in ("llama", "qwen3", "gemma3", "olmo2", "exaone4", "cohere", "gguf", "lfm2", "mixtral")
+        ),
+        *((name, (2, 1, 1)) for name in ("llama-odd", "qwen3", "gemma3", "gguf")),
+    ],
+)
+def test_rows_that_nobody_reads(name: str, shares: tuple[int, ...], model: MakeModel) -> None:
+    """The last layer computes only those rows of a prompt that are sampled: the rest of the text has the same logits as
+    after a prompt of which all are."""
+    executor = make_executor(model(name), precision="auto", native=True, shares=shares)
+    prompt, rest = PROMPTS[-1], random_tokens(12, seed=9)
+    (whole_text,) = text_logits(make_engine(executor), [[*prompt, *rest]])
+    got = forced_logits(make_engine(executor), [prompt, PROMPTS[3]], [rest, rest])
+    assert_same_bits([got], [whole_text[len(prompt) - 1 : -1]])
+
+
 @pytest.mark.parametrize("name", ["llama-odd", "gemma3", "gguf", "lfm2", "qwen3.5", "nemotron-h"])
 def test_shards_on_every_instruction_set(name: str, model: MakeModel) -> None:
     """Three shards of two or four KV heads: with two, one shard has no attention."""
@@ -132,6 +154,23 @@ def test_a_cached_prefix(name: str, precision: Precision, model: MakeModel) -> N
     got = greedy_logits(engine, [prompts[1]])
     assert engine.stats().prefix_hit_tokens - hits == 64
     assert_same_bits(got, greedy_logits(make_engine(executor), [prompts[1]]))
+
+
+def forced_logits(engine: Engine, prompts: list[list[int]], outputs: list[list[int]]) -> F32:
+    """Of the first prompt, which is computed with the others: before each of the outputs that it is given."""
+    requests = [
+        Request(
+            request_id=RequestId(str(index)),
+            prompt_ids=tuple(prompt),
+            targets=tuple(output),
+            max_tokens=len(output),
+            sampling=GREEDY,
+            want_logits=True,
+        )
+        for index, (prompt, output) in enumerate(zip(prompts, outputs, strict=True))
+    ]
+    first = generate(engine, requests, concurrency=len(requests))[0]
+    return np.stack([np.frombuffer(row, "<f4") for row in first.logits])
 
 
 def greedy_logits(engine: Engine, prompts: list[list[int]]) -> list[F32]:

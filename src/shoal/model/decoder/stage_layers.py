@@ -15,15 +15,36 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shoal.arrays import F32
+from shoal.arrays import F32, I32
 from shoal.model.decoder.sampling.look_over import LookOver
 from shoal.protocol.language_messages import Step
 
 HEAD_ROWS = 64
 """Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
 
+_WORTH_LEAVING = 8
+"""rows that nobody reads: so many pay for a product of keys and values alone"""
+
 SumOverShards = Callable[[F32], None]
 """adds up [T, D] over the shards of a stage, in place"""
+
+
+def rows_read(step: Step) -> I32 | None:
+    """How many of each sequence's last rows, [B], hold all that are sampled; None where that is nearly all of them, or
+    where rows are more than tokens at their positions."""
+    if step.num_tokens - len(step.samples) < _WORTH_LEAVING or has_more_than_tokens(step):
+        return None
+    starts = np.frombuffer(step.query_starts, "<i4")
+    rows = np.array([sample.row for sample in step.samples], np.int32)
+    firsts_B = starts[1:].copy()
+    np.minimum.at(firsts_B, np.searchsorted(starts, rows, side="right") - 1, rows)
+    counts_B = starts[1:] - firsts_B
+    return counts_B if step.num_tokens - int(counts_B.sum()) >= _WORTH_LEAVING else None
+
+
+def has_more_than_tokens(step: Step) -> bool:
+    """Whether some of its rows have an adapter, belong to a picture, turn otherwise, or see other rows."""
+    return bool(step.adapters or step.pictures or step.turns or step.ends_seen)
 
 
 class StageLayers(Protocol):

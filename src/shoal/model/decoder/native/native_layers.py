@@ -21,6 +21,7 @@ from shoal.model.decoder.native.carried_rows import CarriedRows
 from shoal.model.decoder.native.native_shapes import (
     experts_shape,
     gate_cut,
+    has_plain_end,
     latent_shape,
     layer_vectors,
     most_columns,
@@ -32,7 +33,7 @@ from shoal.model.decoder.native.stage_memories import StageMemories
 from shoal.model.decoder.native.stage_recurrence import StageRecurrence
 from shoal.model.decoder.sampling.look_over import NativeLookOver
 from shoal.model.decoder.stage_attention import StageAttention
-from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards
+from shoal.model.decoder.stage_layers import HEAD_ROWS, SumOverShards, rows_read
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.packed.loader import PackedWeights
 from shoal.model.recurrence.mamba import MambaConfig
@@ -86,6 +87,7 @@ class NativeLayers:
         self._carried = CarriedRows(source, config, weights)
         self._embedding = weights.embedding() if is_first and vocab_size else None
         self._head = weights.head() if is_last and vocab_size else None
+        self._leaves_rows = is_last and vocab_size > 0 and has_plain_end(decoder)
         self._final_norm = source.vector("final_norm") if is_last else np.empty(0, np.float32)
         self._norm_bias = source.vector("final_norm_bias") if is_last and decoder.norm_bias else None
         self._head_bias = source.vector("head_bias") if is_last and decoder.head_bias else None
@@ -163,7 +165,8 @@ class NativeLayers:
         queries = None
         if step.alignment is not None and self._memories is not None:
             queries = self._memories.empty_queries(step.num_tokens)
-        self._stage.run(x_TD, metadata, sum_over_shards, memories, queries)
+        tails = rows_read(step) if self._leaves_rows else None
+        self._stage.run(x_TD, metadata, sum_over_shards, memories, queries, tails)
         if queries is not None and step.alignment is not None and self._memories is not None:
             self.alignment = self._memories.align(queries, step.alignment)
         if self._head is not None and self._decoder.altup is not None:

@@ -12,6 +12,16 @@ from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
 
 
+def has_plain_end(decoder: DecoderConfig) -> bool:
+    """Whether all that rows need of each other's last layer are keys and values. The same on every shard; a layer that
+    counts who chooses its experts needs all rows."""
+    last = decoder.num_layers - 1
+    is_causal = decoder.latent is None and decoder.encoder is None and not decoder.sees_all
+    has_keys = decoder.has_attention(last) and decoder.kv_source(last) == last
+    has_one_state = decoder.carried_width == decoder.hidden_size
+    return is_causal and has_keys and has_one_state and decoder.layer_experts(last) is None
+
+
 def unit_vectors(decoder: DecoderConfig, layer: int) -> dict[str, F32]:
     """Weights of norms that have none."""
     has_keys = decoder.layer_recurrence(layer) is None and decoder.kv_source(layer) == layer
