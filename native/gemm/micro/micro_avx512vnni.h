@@ -115,7 +115,7 @@ struct FewRows : RowLoop {
       if (kIsExact) low_codes.advance(groups * 4);
       first_starts.advance(1);
       second_starts.advance(1);
-      if (kParts == 1 || p % 2 == 1) row_scales.advance(1);
+      row_scales.advance(kParts == 1 ? 1 : p % 2);
       if (kHasOffsets) row_sums.advance(1);
     }
 #pragma GCC unroll 8

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from shoal.model.decoder.stage_layers import rows_read
-from shoal.protocol.messages import Generation, SampleRow, Sampling, Step, StepId
+from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
+from shoal.protocol.worker_messages import Generation
 
 
 def step_of(lengths: list[int], sampled: list[int], **changes: Any) -> Step:
