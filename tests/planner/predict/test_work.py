@@ -1,5 +1,7 @@
 """Work of steps and waves, against sums made by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from shoal.core.generation.scheduler_config import prefill_chunk
@@ -14,7 +16,7 @@ from shoal.planner.predict.work import (
     wave_work,
 )
 from shoal.planner.predict.workload import Workload
-from shoal.planner.speeds.speeds import BlockSpeed, LinkSpeed, WorkerSpeed
+from shoal.planner.speeds.speeds import BlockSpeed, ClipSpeed, LinkSpeed, WorkerSpeed
 from tests.planner.example_speeds import MS, example_worker, line
 
 
@@ -50,8 +52,18 @@ def test_a_decode_step_adds_up():
     assert (work.head_fixed_s, work.head_s) == pytest.approx((4 * MS, 8 * MS))
     assert (work.stage_s, work.num_steps, work.num_rows) == pytest.approx((3 * MS, 1, 4))
     # 3 + 2 layers x (4 + 8 + 1 + 4) + 4 + 8
-    assert work.whole_s(2, has_head=True) == pytest.approx(49 * MS)
-    assert work.whole_s(2, has_head=False) == pytest.approx(37 * MS)
+    assert work.whole_s(2, has_embedding=True, has_head=True) == pytest.approx(49 * MS)
+    assert work.whole_s(2, has_embedding=False, has_head=False) == pytest.approx(37 * MS)
+
+
+def test_clips_come_with_the_prompts_and_their_encoder_is_where_the_embedding_is():
+    plain = fixed_worker()
+    speed = replace(plain, clip=ClipSpeed(encoder_s=50 * MS, layer_s=5 * MS, num_rows=1500))
+    with_clips, without = (prompts_work(one, requests=3, prompt_tokens=4, chunk_tokens=512) for one in (speed, plain))
+    for has_embedding, seconds in ((True, 3 * (50 + 2 * 5) * MS), (False, 3 * 2 * 5 * MS)):
+        ends = {"has_embedding": has_embedding, "has_head": True}
+        assert with_clips.whole_s(2, **ends) - without.whole_s(2, **ends) == pytest.approx(seconds)
+    assert with_clips.num_rows - without.num_rows == 4500, "they go from stage to stage"
 
 
 def test_prompt_rows_are_priced_apart_and_only_their_ends_are_sampled():

@@ -10,8 +10,8 @@ _FEWEST_SNAPSHOTS = 4
 """A conversation alone has its prompt's end, that of the answer, and a beginning that others share."""
 _FEWEST_CLIPS = 4
 """Clips that are computed side by side, even where sequences are few: of short texts several end while one goes on."""
-_SEQUENCES_OF_CLIP = 5
-"""As many as the beams of a search, by default (speech/options.py)."""
+HYPOTHESES = 5
+"""Sequences of a clip: as many as the beams of a search, by default (speech/options.py)."""
 
 
 def num_state_slots(blocks: Iterable[Block], max_seqs: int) -> int:
@@ -22,7 +22,7 @@ def num_state_slots(blocks: Iterable[Block], max_seqs: int) -> int:
     """
     blocks = list(blocks)
     if any(block.keeps_clips for block in blocks):
-        return 2 * max(_FEWEST_CLIPS, max_seqs // _SEQUENCES_OF_CLIP)
+        return 2 * max(_FEWEST_CLIPS, max_seqs // HYPOTHESES)
     return max_seqs + max(_FEWEST_SNAPSHOTS, max_seqs) if any(block.state_bytes for block in blocks) else 0
 
 

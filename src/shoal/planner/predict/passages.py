@@ -81,7 +81,7 @@ class StagePath:
         stage = self._stages[index]
         has_head = index == len(self._stages) - 1
         if not stage.is_group:
-            return works[0].whole_s(stage.num_layers, has_head=has_head)
+            return works[0].whole_s(stage.num_layers, has_embedding=index == 0, has_head=has_head)
         sum_s, exchange_s = self._sums(stage, works[0])
         seconds = group_seconds(
             works,

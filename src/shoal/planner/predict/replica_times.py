@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shoal.core.generation.scheduler_config import prefill_chunk
 from shoal.planner.predict.passages import Passage, StagePath, WorkOf
 from shoal.planner.predict.placement import PlacedReplica
-from shoal.planner.predict.work import Work, decode_work, prefill_work, prompts_work
+from shoal.planner.predict.work import Work, clips_work, outputs_work, prefill_work, prompts_work
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet, WorkerSpeed
 
@@ -89,9 +89,7 @@ class _Replica:
             )
         )
         decode = self._through(
-            lambda speed: (
-                decode_work(speed, rows=requests, context=workload.mean_decode_context) * (workload.output_tokens - 1)
-            )
+            lambda speed: outputs_work(speed, workload, requests=requests) * (workload.output_tokens - 1)
         )
         is_lone = self._num_streams == 1
         ttft_s = self._lone_prompt_s() if is_lone else self._prompt_among_others_s()
@@ -111,7 +109,7 @@ class _Replica:
         num_pieces = num_rows / piece
         context = (num_rows + 1) / 2
         passage = self._through(lambda speed: prefill_work(speed, rows=piece, context=context, samples=1 / num_pieces))
-        return passage.chain_s + (num_pieces - 1) * passage.slowest_s
+        return self._clips_s(1.0) + passage.chain_s + (num_pieces - 1) * passage.slowest_s
 
     def _prompt_among_others_s(self) -> float:
         """Prompts that fit into one step come together, as the requests before them ended together; the micro-batch's
@@ -126,10 +124,13 @@ class _Replica:
             prompt = prefill_work(
                 speed, rows=rows / num_steps, context=(prompt_tokens + 1) / 2, samples=together / num_steps
             )
-            context = self._setting.workload.mean_decode_context
-            return prompt + decode_work(speed, rows=others, context=context) if others else prompt
+            return prompt + outputs_work(speed, self._setting.workload, requests=others) if others else prompt
 
-        return num_steps * self._through(step).chain_s
+        return self._clips_s(together) + num_steps * self._through(step).chain_s
+
+    def _clips_s(self, count: float) -> float:
+        """What the clips of so many requests add to the steps of their prompts."""
+        return self._through(lambda speed: clips_work(speed, count)).chain_s
 
     def _through(self, work_of: WorkOf) -> Passage:
         """Seconds of some work, the same rows in every stage.

@@ -39,6 +39,8 @@ class Work:
     """what a stage with the head and whole layers leaves out: its last MLP for rows that are not sampled"""
     stage_s: float = 0.0
     """of every stage, however many layers it has"""
+    first_s: float = 0.0
+    """of the stage with the embedding, beside its layers: of the encoder"""
     num_steps: float = 0.0
     num_rows: float = 0.0
     """of hidden states that leave the stage, over all steps"""
@@ -65,10 +67,11 @@ class Work:
         """The head in a shard with a share of the vocabulary."""
         return self.head_fixed_s + share * self.head_s
 
-    def whole_s(self, num_layers: int, *, has_head: bool) -> float:
+    def whole_s(self, num_layers: int, *, has_embedding: bool, has_head: bool) -> float:
         """Seconds of a stage that is not cut into shards."""
         layers_s = num_layers * (self.attention_part(1.0) + self.mlp_part(1.0))
-        return self.stage_s + layers_s + (self.head_part(1.0) - self.saved_s if has_head else 0.0)
+        ends_s = self.first_s * has_embedding + (self.head_part(1.0) - self.saved_s) * has_head
+        return self.stage_s + layers_s + ends_s
 
 
 def decode_work(speed: WorkerSpeed, *, rows: float, context: float) -> Work:
@@ -150,22 +153,34 @@ def step_work(
 
 
 def prompts_work(speed: WorkerSpeed, *, requests: float, prompt_tokens: int, chunk_tokens: int) -> Work:
-    """The prompts of some requests, one after the other in as few steps as there can be."""
+    """The prompts of some requests, one after the other in as few steps as there can be, and their clips."""
     rows = requests * prompt_tokens
     whole_chunks, rest = divmod(rows, chunk_tokens)
     context = (prompt_tokens + 1) / 2
-    total = Work()
+    total = clips_work(speed, requests)
     for count, size in ((whole_chunks, float(chunk_tokens)), (1.0, rest)):
         if size and count:
             total += prefill_work(speed, rows=size, context=context, samples=size / prompt_tokens) * count
     return total
 
 
+def clips_work(speed: WorkerSpeed, count: float) -> Work:
+    """Encoding so many clips, within the steps of their prompts; nothing where the model has no encoder."""
+    clip = speed.clip
+    if clip is None:
+        return Work()
+    return Work(attention_fixed_s=count * clip.layer_s, first_s=count * clip.encoder_s, num_rows=count * clip.num_rows)
+
+
+def outputs_work(speed: WorkerSpeed, workload: Workload, *, requests: float) -> Work:
+    """A step of the output rows of so many requests."""
+    return decode_work(speed, rows=requests * workload.hypotheses, context=workload.mean_decode_context)
+
+
 def wave_work(speed: WorkerSpeed, workload: Workload, *, requests: float, chunk_tokens: int) -> Work:
     """The wave of a micro-batch of so many requests, from their prompts to their last tokens."""
     prompts = prompts_work(speed, requests=requests, prompt_tokens=workload.prompt_tokens, chunk_tokens=chunk_tokens)
-    decode = decode_work(speed, rows=requests, context=workload.mean_decode_context)
-    return prompts + decode * (workload.output_tokens - 1)
+    return prompts + outputs_work(speed, workload, requests=requests) * (workload.output_tokens - 1)
 
 
 def group_seconds(

@@ -17,9 +17,11 @@ class Workload:
     """of each request, >= 1"""
     output_tokens: int = 64
     """of each request, >= 1. Source of both: the benchmarks' workload"""
+    hypotheses: int = 1
+    """rows of each request in a step of outputs: those of a search, >= 1"""
 
     def __post_init__(self) -> None:
-        for name in ("streams", "prompt_tokens", "output_tokens"):
+        for name in ("streams", "prompt_tokens", "output_tokens", "hypotheses"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but it must be at least 1")
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from shoal.planner.speeds.clips import ClipWork
 from shoal.planner.speeds.lines import StraightLine, fit_line, slope
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 from shoal.planner.speeds.step_points import LayerWeights, ModelPoints, PartPoints, StepKind
@@ -43,8 +44,14 @@ class _Contexts:
         return kind.context * (self.decode.at(kind.output_rows) + kind.prompt_rows * self.prefill_s)
 
 
-def fit_worker(points: ModelPoints, weights: LayerWeights) -> WorkerSpeed:
-    """A worker's speed from steps that were timed on it. `weights`: of a layer of the model."""
+def fit_worker(points: ModelPoints, weights: LayerWeights, clip: ClipWork | None = None) -> WorkerSpeed:
+    """A worker's speed from steps that were timed on it.
+
+    Args:
+        points: the steps.
+        weights: of a layer of the model.
+        clip: of its encoder; None: there is none.
+    """
     contexts = _fit_contexts(points)
     step_s = _common_s(points, contexts, weights) if points.step_s is None else points.step_s
     decode = _layers_s(points.long, step_s, contexts, weights, prompt=False)
@@ -68,6 +75,7 @@ def fit_worker(points: ModelPoints, weights: LayerWeights) -> WorkerSpeed:
         decode_context=contexts.decode,
         prefill_context_s=contexts.prefill_s,
         step_s=step_s,
+        clip=None if clip is None or points.clip_s is None else clip.speed(points.clip_s, num_layers=1),
     )
 
 
@@ -95,6 +103,7 @@ def scale_worker(busy: WorkerSpeed, busy_points: ModelPoints, alone_points: Mode
         decode_context=busy.decode_context.times(decode),
         prefill_context_s=busy.prefill_context_s * prefill.at(prefill.rows[0]),
         step_s=busy.step_s * decode.at(1),
+        clip=busy.clip and busy.clip.scaled(prefill.at(prefill.rows[-1])),
     )
 
 

@@ -7,9 +7,11 @@ takes, which no description tells; START_S stands for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shoal.core.plan.language import Block
+from shoal.core.plan.state_room import HYPOTHESES
+from shoal.planner.speeds.clips import ClipWork
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 from shoal.planner.speeds.step_points import LayerWeights
 
@@ -30,7 +32,12 @@ class RooflineRates:
 
 
 def roofline_worker(
-    blocks: Sequence[Block], weights: LayerWeights, rates: RooflineRates, *, query_width: int
+    blocks: Sequence[Block],
+    weights: LayerWeights,
+    rates: RooflineRates,
+    *,
+    query_width: int,
+    clip: ClipWork | None = None,
 ) -> WorkerSpeed:
     """A worker's speed from its machine's rates.
 
@@ -39,6 +46,7 @@ def roofline_worker(
         weights: of a layer.
         rates: of the worker.
         query_width: query heads times head_dim: columns that attention computes for every token of context.
+        clip: of the encoder, over whose rows every layer has attention as well; None: there is none.
     """
     layers = blocks[1:-1]
     active_bytes = sum(layer.read_bytes(1) for layer in layers) / len(layers)
@@ -46,6 +54,10 @@ def roofline_worker(
     kv_bytes = max(layer.kv_bytes_per_token for layer in layers)
     context_s = max(kv_bytes / rates.memory_bytes_per_s, 4.0 * query_width / rates.flops_per_s)
     head = blocks[-1]
+    attention = _block(lambda _: active_bytes * (1 - weights.mlp), layer_flops * (1 - weights.mlp), rates)
+    if clip is not None:  # the hypotheses of a clip read its keys and values together
+        read_s, compute_s = kv_bytes / HYPOTHESES / rates.memory_bytes_per_s, 4.0 * query_width / rates.flops_per_s
+        attention = replace(attention, fixed_row_s=clip.num_rows * max(read_s, compute_s))
 
     def mlp_bytes(num_rows: int) -> float:
         """More rows go through more experts."""
@@ -53,12 +65,13 @@ def roofline_worker(
         return read - active_bytes * (1 - weights.mlp)
 
     return WorkerSpeed(
-        attention=_block(lambda _: active_bytes * (1 - weights.mlp), layer_flops * (1 - weights.mlp), rates),
+        attention=attention,
         mlp=_block(mlp_bytes, layer_flops * weights.mlp, rates),
         head=_block(lambda _: head.weight_bytes, head.flops_per_token, rates),
         decode_context=Curve(rows=(1, 2), seconds=(context_s, 2 * context_s)),
         prefill_context_s=4.0 * query_width / rates.flops_per_s,
         step_s=START_S,
+        clip=clip and clip.speed((clip.encoder_flops + clip.layer_flops) / rates.flops_per_s, num_layers=1),
     )
 
 

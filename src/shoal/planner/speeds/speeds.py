@@ -79,6 +79,22 @@ class ExpertRouting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpeed:
+    """One worker with one clip of sound, of a model with an encoder."""
+
+    encoder_s: float
+    """of the first stage"""
+    layer_s: float
+    """of every layer, for keys and values of what the encoder gave"""
+    num_rows: int
+    """that the encoder gives, which go from stage to stage"""
+
+    def scaled(self, factor: float) -> ClipSpeed:
+        """Of a worker that takes so many times as long."""
+        return replace(self, encoder_s=factor * self.encoder_s, layer_s=factor * self.layer_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpeed:
     """One model at one precision on one worker."""
 
@@ -97,6 +113,8 @@ class WorkerSpeed:
     """of every step: taking it in, looking tokens up"""
     experts: ExpertRouting | None = None
     """of the model's layers; None: they have none"""
+    clip: ClipSpeed | None = None
+    """of the clip that comes with every request; None: the model has no encoder"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

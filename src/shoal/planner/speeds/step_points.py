@@ -15,6 +15,8 @@ class StepKind(NamedTuple):
     """tokens that each row looks back on, itself included, on average"""
     is_sampled: bool = False
     """whether the logits of its rows are computed"""
+    num_clips: int = 0
+    """that are encoded"""
 
     @property
     def rows(self) -> int:
@@ -71,5 +73,7 @@ class ModelPoints:
     """some of the steps of `long`"""
     columns: PartPoints | None = None
     """the same"""
+    clip_s: float | None = None
+    """what a clip adds to a step through the model's first layer; None: there is no encoder"""
     step_s: float | None = 0.0
     """of a step without any layers; None: what the long and the short part have in common tells"""

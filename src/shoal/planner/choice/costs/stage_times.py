@@ -119,7 +119,9 @@ class StageCosts:
             return self._tensor_times(group, table, kinds, rows)
         one = self.fleet.classes[group.members[0]]
         work = self.sharing.work(group.members[0], group.precision, rows)
-        times_K = _linear(kinds, lambda num_layers, ends: work.whole_s(num_layers, has_head=ends[1]))
+        times_K = _linear(
+            kinds, lambda num_layers, ends: work.whole_s(num_layers, has_embedding=ends[0], has_head=ends[1])
+        )
         times_K[table.total[kinds.first, kinds.last] > one.memory_bytes] = np.inf
         return times_K[kinds.kind_of]
 
