@@ -13,7 +13,7 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.stage_config import Precision, StageConfig
 from shoal.protocol.worker_messages import Shutdown, StageFailed
 
-PROFILE_PROTOCOL_VERSION = 4
+PROFILE_PROTOCOL_VERSION = 5
 PAIR = 2
 """Processes whose links are measured, those of rank 0 and 1."""
 
@@ -68,6 +68,8 @@ class TimeStep(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
     """that each sequence has in the KV cache"""
     is_sampled: bool
     limits: TimeLimits
+    clips: int = 0
+    """that the part's encoder takes in"""
 
 
 class TimeProduct(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=44):

@@ -19,7 +19,6 @@ from shoal.measure.slots import Slot, kinds_of
 from shoal.planner.speeds.figures import others_share
 from shoal.planner.speeds.fit import fit_worker, scale_worker
 from shoal.planner.speeds.speeds import Curve, WorkerSpeed
-from shoal.planner.speeds.step_points import LayerWeights
 
 Progress = Callable[[str], None]
 
@@ -110,7 +109,7 @@ class TeamMeasurer:
         before = processor_use(cores, team.pids)
         timed = time_model(team, model, ranks, on_progress, effort=effort)
         share = others_share(before, processor_use(cores, team.pids), len(cores))
-        return ModelSpeeds(classes=tuple(_fit(one, model.weights) for one in timed), others_share=share)
+        return ModelSpeeds(classes=tuple(_fit(one, model) for one in timed), others_share=share)
 
     def _team(self) -> ProfileTeam:
         if self._started is None:
@@ -118,7 +117,7 @@ class TeamMeasurer:
         return self._started
 
 
-def _fit(timed: TimedModel, weights: LayerWeights) -> ClassSpeed:
-    busy = fit_worker(timed.busy, weights)
+def _fit(timed: TimedModel, model: ModelToTime) -> ClassSpeed:
+    busy = fit_worker(timed.busy, model.weights, model.clip)
     alone = busy if timed.alone is None else scale_worker(busy, timed.busy, timed.alone)
     return ClassSpeed(alone=alone, busy=busy)

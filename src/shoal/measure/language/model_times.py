@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from shoal.core.generation.scheduler_config import MAX_STEP_TOKENS
 from shoal.measure.language.parts import (
+    CLIP,
     COLUMNS,
     FULL,
     HALF,
@@ -26,7 +28,7 @@ from shoal.measure.slots import Slot
 from shoal.planner.speeds.step_points import ModelPoints, PartPoints, StepKind
 from shoal.protocol.profile_messages import DropPart, LoadPart, TimeLimits, TimeStep
 from shoal.protocol.stage_config import BLOCK_SIZE, StageConfig
-from shoal.worker.measuring.profile_steps import blocks_needed, states_needed
+from shoal.worker.measuring.profile_steps import blocks_needed, memories_needed, states_needed
 
 LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
 QUICK_LIMITS = TimeLimits(min_runs=2, max_runs=5, enough_s=0.03)
@@ -39,6 +41,7 @@ WORDS = {
     NOTHING: "what a step costs by itself",
     HALF: "half of every layer, as two workers share it",
     COLUMNS: "half of every layer without its attention",
+    CLIP: "the encoder",
 }
 """What the parts are timed for, for a person."""
 
@@ -79,7 +82,13 @@ def time_model(
     busy: dict[str, list[PartPoints]] = {}
     alone: dict[str, list[PartPoints]] = {}
     parts = plan_parts(
-        model.blocks, model.atoms, limits, with_shards=with_others, effort=effort, whole_layers=has_devices
+        model.blocks,
+        model.atoms,
+        limits,
+        with_shards=with_others,
+        effort=effort,
+        whole_layers=has_devices,
+        has_clips=model.clip is not None,
     )
     for part in parts:
         on_progress(f"{_workers(team)}: {WORDS[part.name]}")
@@ -110,7 +119,7 @@ def _workers(team: ProfileTeam) -> str:
 
 def timed_layers(model: ModelToTime) -> set[tuple[int, int]]:
     """[first, last) of all parts of a model that are timed on one worker, and on workers that share layers."""
-    parts = plan_parts(model.blocks, model.atoms, LIMITS, with_shards=True)
+    parts = plan_parts(model.blocks, model.atoms, LIMITS, with_shards=True, has_clips=model.clip is not None)
     return {(part.first_layer, part.last_layer) for part in parts}
 
 
@@ -148,6 +157,8 @@ def _keep_going(step: TimeStep) -> TimeStep:
 
 def _load_message(model: ModelToTime, part: TimedPart, slot: Slot) -> LoadPart:
     steps = (*part.steps, *part.alone_steps)
+    rows = max(step.output_rows + step.prompt_rows for step in steps)
+    num_memories = max(map(memories_needed, steps)) if model.clip is not None else 0
     return LoadPart(
         name=part.name,
         model_path=str(model.path),
@@ -159,7 +170,8 @@ def _load_message(model: ModelToTime, part: TimedPart, slot: Slot) -> LoadPart:
             num_blocks=max(blocks_needed(step, BLOCK_SIZE) for step in steps),
             block_size=BLOCK_SIZE,
             num_states=max(map(states_needed, steps)),
-            max_step_tokens=max(step.output_rows + step.prompt_rows for step in steps),
+            num_memories=num_memories,
+            max_step_tokens=MAX_STEP_TOKENS if part.name == CLIP else rows,
             max_context=max(step.past_tokens + max(1, step.prompt_rows) for step in steps) + 1,
             part=part.shard,
         ),
@@ -187,9 +199,22 @@ def _timed_model(busy: dict[str, list[PartPoints]], alone: dict[str, list[PartPo
 
     (step_s,) = busy[NOTHING][index].seconds.values() if NOTHING in busy else (None,)
     points = ModelPoints(
-        long=busy[LONG][index], short=busy[SHORT][index], half=part(HALF), columns=part(COLUMNS), step_s=step_s
+        long=busy[LONG][index],
+        short=busy[SHORT][index],
+        half=part(HALF),
+        columns=part(COLUMNS),
+        clip_s=_clip_s(part(CLIP)),
+        step_s=step_s,
     )
     again = None
     if alone:
         again = ModelPoints(long=alone[LONG][index], short=alone[SHORT][index])
     return TimedModel(busy=points, alone=again)
+
+
+def _clip_s(part: PartPoints | None) -> float | None:
+    """What a clip adds to a step."""
+    if part is None:
+        return None
+    seconds = {kind.num_clips: one for kind, one in part.seconds.items()}
+    return max(0.0, seconds[1] - seconds[0])

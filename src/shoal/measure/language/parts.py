@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from msgspec import structs
+
 from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.planner.speeds.step_points import StepKind
@@ -15,13 +17,15 @@ from shoal.protocol.stage_config import ShardPart
 
 _SHORT_BYTES = 8 << 20
 """Weights of the short part: multiplying them by many rows takes much longer than reading them from anywhere."""
-_PROMPT_TOKENS = 128
-"""rows of one sequence among prompt rows"""
-_NEAR_TOKENS, _FAR_TOKENS = 32, 480
-"""Contexts. Far: keys and values of many sequences then come from memory, as they do while a model decodes."""
+_PROMPT_TOKENS, _PROMPT_OF_CLIP = 128, 32
+"""rows of one sequence among prompt rows; before the text of a clip there are few"""
+_NEAR_TOKENS, _FAR_TOKENS, _FAR_OF_CLIP = 32, 480, 256
+"""Contexts. Far: keys and values of many sequences then come from memory, as they do while a model decodes. Texts of a
+clip are shorter: Whisper's have 448 tokens at most."""
 
-LONG, SHORT, HALF, COLUMNS, NOTHING = "long", "short", "half", "columns", "nothing"
-"""Names of parts: see planner.step_points. NOTHING is the smallest shard there is, for what a step costs by itself."""
+LONG, SHORT, HALF, COLUMNS, NOTHING, CLIP = "long", "short", "half", "columns", "nothing", "clip"
+"""Names of parts: see planner.step_points. NOTHING is the smallest shard there is, for what a step costs by itself;
+CLIP the encoder with one layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ def plan_parts(
     with_shards: bool,
     effort: Effort = FULL,
     whole_layers: bool = False,
+    has_clips: bool = False,
 ) -> tuple[TimedPart, ...]:
     """The parts to time, in order.
 
@@ -116,9 +121,10 @@ def plan_parts(
         with_shards: whether there is anybody to share a layer with.
         effort: FULL, QUICK or AGAIN.
         whole_layers: whether somebody takes no shards at all, not even the smallest.
+        has_clips: whether the model has an encoder; then it is not cut into shards.
     """
     num_layers = len(blocks) - 2
-    steps = _Steps(limits)
+    steps = _Steps(limits, _PROMPT_OF_CLIP if has_clips else _PROMPT_TOKENS)
     long = TimedPart(
         name=LONG,
         first_layer=num_layers - _layers_of(blocks, effort.long_bytes),
@@ -137,9 +143,14 @@ def plan_parts(
         first_layer=first_short,
         last_layer=last_short,
         has_head=last_short == num_layers,
-        steps=(*steps.prefill(SHORT, effort.many_prefill), *steps.contexts(SHORT, effort.far_decode)),
+        steps=(
+            *steps.prefill(SHORT, effort.many_prefill),
+            *steps.contexts(SHORT, effort.far_decode, _FAR_OF_CLIP if has_clips else _FAR_TOKENS),
+        ),
         alone_steps=steps.prefill(SHORT, _ALONE_PREFILL_ROWS),
     )
+    if has_clips:
+        return long, short, _clip_part(steps, num_layers)
     if whole_layers:
         return long, short
     nothing = TimedPart(
@@ -163,14 +174,15 @@ def kind_of(step: TimeStep) -> StepKind:
         prompt_rows=step.prompt_rows,
         context=step.past_tokens + (own + 1) / 2,
         is_sampled=step.is_sampled,
+        num_clips=step.clips,
     )
 
 
 class _Steps:
     """Requests to time steps, always with the same limits."""
 
-    def __init__(self, limits: TimeLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: TimeLimits, prompt_tokens: int) -> None:
+        self._limits, self._prompt_tokens = limits, prompt_tokens
 
     def decode(
         self, part: str, rows: Iterable[int], sampled: Iterable[bool], past_tokens: int = _NEAR_TOKENS
@@ -185,14 +197,14 @@ class _Steps:
         """Prompt rows, never sampled."""
         return tuple(self._step(part, prompt_rows=count, past_tokens=past_tokens) for count in rows)
 
-    def contexts(self, part: str, decode_rows: Iterable[int]) -> tuple[TimeStep, ...]:
+    def contexts(self, part: str, decode_rows: Iterable[int], far_tokens: int) -> tuple[TimeStep, ...]:
         """The same rows, near and far."""
         rows = tuple(decode_rows)
         return (
             *self.decode(part, rows, (False,), _NEAR_TOKENS),
-            *self.decode(part, rows, (False,), _FAR_TOKENS),
+            *self.decode(part, rows, (False,), far_tokens),
             *self.prefill(part, _FAR_PREFILL_ROWS),
-            *self.prefill(part, _FAR_PREFILL_ROWS, _FAR_TOKENS),
+            *self.prefill(part, _FAR_PREFILL_ROWS, far_tokens),
         )
 
     def _step(
@@ -208,11 +220,23 @@ class _Steps:
             part=part,
             output_rows=output_rows,
             prompt_rows=prompt_rows,
-            prompt_tokens=_PROMPT_TOKENS,
+            prompt_tokens=self._prompt_tokens,
             past_tokens=past_tokens,
             is_sampled=is_sampled,
             limits=self._limits,
         )
+
+
+def _clip_part(steps: _Steps, num_layers: int) -> TimedPart:
+    """A step with a clip, and the same without one."""
+    (plain,) = steps.decode(CLIP, (1,), (False,))
+    return TimedPart(
+        name=CLIP,
+        first_layer=0,
+        last_layer=1,
+        has_head=num_layers == 1,
+        steps=(plain, structs.replace(plain, clips=1)),
+    )
 
 
 def _shards_of(

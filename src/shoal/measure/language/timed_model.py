@@ -11,9 +11,11 @@ import msgspec
 
 from shoal.core.plan.language import Block
 from shoal.core.plan.shard_atoms import ShardAtoms
+from shoal.model.decoder.blocks import encoder_flops, memory_flops
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
+from shoal.planner.speeds.clips import ClipWork
 from shoal.planner.speeds.step_points import LayerWeights
 
 
@@ -27,6 +29,8 @@ class ModelToTime:
     """embedding, layers, head"""
     atoms: ShardAtoms
     weights: LayerWeights
+    clip: ClipWork | None = None
+    """of its encoder; None: it has none"""
     shape: str
     """digest of all that its speed depends on"""
 
@@ -38,14 +42,27 @@ class ModelToTime:
 def model_to_time(model: ModelOnDisk, precision: Precision) -> ModelToTime:
     """What is timed of a model. Raises ModelLoadError."""
     blocks, config = model.blocks(precision), model.config
-    figures = (asdict(config), [block.weight_bytes for block in blocks], precision)
+    clip = clip_work(config)
+    figures = (asdict(config), [block.weight_bytes for block in blocks], precision, *([clip] if clip else []))
     return ModelToTime(
         path=model.path,
         precision=precision,
         blocks=blocks,
         atoms=model.atoms,
         weights=layer_weights(config),
+        clip=clip,
         shape=hashlib.sha256(msgspec.json.encode(figures, order="deterministic")).hexdigest()[:32],
+    )
+
+
+def clip_work(config: DecoderConfig) -> ClipWork | None:
+    """What a clip takes of a model with an encoder."""
+    if config.encoder is None:
+        return None
+    return ClipWork(
+        encoder_flops=encoder_flops(config),
+        layer_flops=memory_flops(config),
+        num_rows=config.encoder.num_positions,
     )
 
 

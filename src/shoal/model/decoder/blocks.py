@@ -147,7 +147,7 @@ def _blocks(
     embedding = Block(
         name="embedding",
         weight_bytes=ends[0],
-        flops_per_token=_encoder_flops(config) / _ROWS_OF_CLIP,
+        flops_per_token=encoder_flops(config) / _ROWS_OF_CLIP,
         kv_bytes_per_token=0,
         output_bytes_per_token=hidden_bytes,
     )
@@ -180,7 +180,14 @@ def _blocks(
     ]
 
 
-def _encoder_flops(config: DecoderConfig) -> float:
+def memory_flops(config: DecoderConfig) -> float:
+    """Of one layer's keys and values over what an encoder gave for a clip; 0 where there is none."""
+    if config.encoder is None:
+        return 0.0
+    return 4.0 * config.encoder.num_positions * config.hidden_size * config.num_kv_heads * config.head_dim
+
+
+def encoder_flops(config: DecoderConfig) -> float:
     """Of one clip; 0 where there is no encoder."""
     encoder = config.encoder
     if encoder is None:

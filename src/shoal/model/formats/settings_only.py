@@ -22,6 +22,9 @@ from shoal.model.weights import KeptRows, Packing, Precision, Range, Weight, res
 KINDS_BY_SETTING = {"float32": Kind.F32, "float16": Kind.F16, "bfloat16": Kind.BF16}
 
 
+_ENCODER = "encoder."
+
+
 class SettingsOnly:
     """Implements `WeightSource` by the shapes that a config.json asks for; its matrices have sizes and no values.
 
@@ -104,8 +107,11 @@ class SettingsOnly:
         config = self._config
         if is_end:
             return config.vocab_size, config.hidden_size
-        _, layer, leaf = name.split(".", 2)
-        shape = self._layer_shapes(int(layer))[leaf]
+        _, layer, leaf = name.removeprefix(_ENCODER).split(".", 2)
+        if name.startswith(_ENCODER) and config.encoder is not None:
+            shape = layer_shapes(config.encoder.layers, int(layer))[leaf]
+        else:
+            shape = self._layer_shapes(int(layer))[leaf]
         return shape[0], prod(shape[1:])
 
     def _layer_shapes(self, layer: int) -> dict[str, Shape]:

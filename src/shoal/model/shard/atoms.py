@@ -15,12 +15,13 @@ VOCAB_ATOM = 32
 
 
 def shard_atoms(config: DecoderConfig) -> ShardAtoms:
-    """The smallest pieces that a shard of a model can have, however its weights are quantized."""
+    """The smallest pieces that a shard of a model can have, however its weights are quantized. A model with an encoder
+    has one piece of columns."""
     return ShardAtoms(
         num_kv_heads=config.num_head_groups,
         kv_heads_per_atom=_heads_together(config),
         intermediate_size=config.share_columns,
-        column_atom=BLOCK,
+        column_atom=BLOCK if config.encoder is None else config.share_columns,
         vocab_size=config.vocab_size,
         vocab_atom=VOCAB_ATOM,
         num_experts=config.experts.num_experts if config.experts is not None else 0,

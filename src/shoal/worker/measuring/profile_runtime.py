@@ -131,10 +131,13 @@ class ProfileRuntime:
 
     def _step(self, asked: TimeStep) -> Callable[[], object]:
         load, stage = self._stages[asked.part]
-        step = make_step(asked, block_size=load.stage.block_size, vocab_size=stage.decoder.vocab_size)
+        decoder = stage.decoder
+        step = make_step(
+            asked, block_size=load.stage.block_size, vocab_size=decoder.vocab_size, encoder=decoder.encoder
+        )
         if stage.is_first:
             return lambda: stage.process(step)
-        shape = (step.num_tokens, stage.decoder.carried_width)
+        shape = (step.num_tokens, decoder.carried_width)
         x_TD = np.random.default_rng(0).standard_normal(shape, np.float32)
         return lambda: stage.process(step, x_TD)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal.arrays import I32
-from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
+from shoal.core.plan.state_room import HYPOTHESES
+from shoal.model.decoder_config import EncoderConfig
+from shoal.protocol.language_messages import Encoding, SampleRow, Sampling, Step, StepId
 from shoal.protocol.profile_messages import TimeStep
 from shoal.protocol.worker_messages import Generation
 
@@ -37,9 +40,22 @@ def states_needed(asked: TimeStep) -> int:
     return len(_sequences(asked))
 
 
-def make_step(asked: TimeStep, *, block_size: int, vocab_size: int) -> Step:
-    """The step that is asked for; every sequence has blocks of its own, as many rows as can be look tokens up."""
+def memories_needed(asked: TimeStep) -> int:
+    """Slots for what an encoder gave: one for each clip, which some sequences have in common."""
+    return max(asked.clips, -(-len(_sequences(asked)) // HYPOTHESES))
+
+
+def make_step(asked: TimeStep, *, block_size: int, vocab_size: int, encoder: EncoderConfig | None = None) -> Step:
+    """The step that is asked for; every sequence has blocks of its own, as many rows as can be look tokens up.
+
+    Args:
+        asked: what it is to be like.
+        block_size: tokens in a KV block.
+        vocab_size: of the model.
+        encoder: of the model; None: it has none.
+    """
     sequences = _sequences(asked)
+    clips = {} if encoder is None else _clips(asked.clips, len(sequences), encoder)
     num_rows = [one.num_rows for one in sequences]
     positions = np.concatenate([np.arange(one.past_tokens, one.end) for one in sequences])
     token_ids = np.arange(len(positions)) * 97 % vocab_size
@@ -57,7 +73,15 @@ def make_step(asked: TimeStep, *, block_size: int, vocab_size: int) -> Step:
         block_tables=_pack(_block_tables(sequences, block_size)),
         samples=samples,
         state_slots=_pack(np.array([(slot if one.past_tokens else -1, slot) for slot, one in enumerate(sequences)])),
+        **clips,
     )
+
+
+def _clips(count: int, num_sequences: int, encoder: EncoderConfig) -> dict[str, Any]:
+    """The step's clips to encode, and the slot of each sequence."""
+    features = np.random.default_rng(0).standard_normal((encoder.num_frames, encoder.num_mels), np.float32).tobytes()
+    encodings = [Encoding(slot=slot, num_rows=encoder.num_positions, features=features) for slot in range(count)]
+    return {"memory_slots": _pack(np.arange(num_sequences) // HYPOTHESES), "encodings": tuple(encodings)}
 
 
 def _sequences(asked: TimeStep) -> list[_Sequence]:
