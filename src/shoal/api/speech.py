@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import numpy as np
 from typing_extensions import TypedDict, Unpack
@@ -36,9 +36,10 @@ __all__ = ["SpeechSegment", "Thresholds", "Transcriber", "Transcript"]
 
 Sound = str | Path | bytes | F32
 """An audio file, its bytes, or samples at 16 kHz between -1 and 1."""
-MAX_SEQS = 24
-"""The default number of sequences of a replica that run at once: four searches of five beams, and requests that detect
-languages."""
+SPEECH_DEFAULTS = LaunchOptions(max_seqs=24, prompt_tokens=4, output_tokens=100)
+"""The defaults of a model of speech. Sequences of a replica that run at once: four searches of five beams, and requests
+that detect languages. Tokens to plan for: those that begin a text, and those of 30 s of speech. A judgment: clips
+differ."""
 _MAX_AUDIO_S = 24 * 3600.0
 """The longest sound: its samples are 5.5 GB."""
 
@@ -111,7 +112,8 @@ class Transcriber:
         return one
 
     def _load(self, model: str | Path, options: LaunchOptions, machines: Machines | None) -> None:
-        config = launch_config(speech_model(str(model)), LaunchOptions(**{"max_seqs": MAX_SEQS, **options}))
+        given = cast(LaunchOptions, {**SPEECH_DEFAULTS, **options})
+        config = launch_config(speech_model(str(model)), given)
         self._own(launch(plan_model(config, machines=machines), recovery=recovery_of(options)))
 
     def _own(self, loaded: LoadedModel) -> None:

@@ -90,12 +90,15 @@ def plan(
         report_choice(planned, GRAPH_VIEW, output=output, explain=explain, as_json=json)
         return
     option_values.refuse(context, _GRAPH_ONLY, "a language model")
-    from shoal.cli.language.launch_config import language_config
+    from shoal.api.options import LaunchOptions
+    from shoal.cli.language.launch_config import language_config, speech_options
     from shoal.cli.language.loading import LANGUAGE_VIEW, plan_for
     from shoal.launch.language.by_hand import check_choosable
     from shoal.launch.language.graph_spec import check_plannable
+    from shoal.model.formats.speech_files import is_speech_model
 
-    config = language_config(context, model, settings_suffice=True)
+    own = speech_options(context) if is_speech_model(model) else LaunchOptions()
+    config = language_config(context, model, settings_suffice=True, **own)
     check_choosable(config)
     if add is not None:
         option_values.refuse(context, options.DEVICE_OPTIONS, "machines on offer")

@@ -13,6 +13,14 @@ from shoal.cli.shared.adapters import parse_adapters
 from shoal.config import LaunchConfig
 
 
+def speech_options(context: typer.Context) -> LaunchOptions:
+    """What a model of speech is loaded and planned for, as far as the command line does not say it."""
+    from shoal.api.speech import SPEECH_DEFAULTS  # with all that decodes sound
+
+    given = {name: value for name, value in SPEECH_DEFAULTS.items() if not option_values.is_given(context, name)}
+    return cast(LaunchOptions, given)
+
+
 def language_config(
     context: typer.Context,
     model: str,

@@ -10,13 +10,13 @@ import typer
 from starlette.applications import Starlette
 
 from shoal.api.options import LaunchOptions
-from shoal.api.speech import MAX_SEQS, window_transcriber
+from shoal.api.speech import window_transcriber
 from shoal.api.work.vision_tower import VisionOptions, attach_vision, vision_options
-from shoal.cli.language.launch_config import language_config
+from shoal.cli.language.launch_config import language_config, speech_options
 from shoal.cli.language.loading import load_planned, plan_for
 from shoal.cli.language.plan_book import LanguagePlanBook
 from shoal.cli.shared.log import announce
-from shoal.cli.shared.option_values import check_beams, is_given, parse_bytes
+from shoal.cli.shared.option_values import check_beams, parse_bytes
 from shoal.cli.shared.server_options import ServerOptions
 from shoal.cli.show.output import describe_drain
 from shoal.core.generation.admission import AdmissionConfig
@@ -80,7 +80,7 @@ def load_and_serve(context: typer.Context, model: str, server: ServerOptions, *,
     """
     said = context.params
     check_parsers(said["tool_parser"], said["reasoning_parser"])
-    own = LaunchOptions(max_seqs=MAX_SEQS) if is_speech and not is_given(context, "max_seqs") else LaunchOptions()
+    own = speech_options(context) if is_speech else LaunchOptions()
     config = language_config(context, model, in_process=False, **own)
     if is_speech:
         check_beams(said["beam_size"], config.max_seqs)

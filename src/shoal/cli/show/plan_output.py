@@ -29,8 +29,10 @@ def print_choice(auto: AutoPlan) -> None:
     """What was chosen, what is expected of it, and how much better anything could be."""
     best, workload, choice = auto.choice.best, auto.workload, auto.choice
     predicted = best.prediction
+    clips_per_s = predicted.output_tokens_per_s / workload.output_tokens
+    clips = f"{clips_per_s:.2f} clips/s, " if workload.hypotheses > 1 else ""
     note(
-        f"{best.kind}: {predicted.output_tokens_per_s:.1f} tokens/s with {workload.streams} streams of "
+        f"{best.kind}: {clips}{predicted.output_tokens_per_s:.1f} tokens/s with {workload.streams} streams of "
         f"{workload.prompt_tokens} + {workload.output_tokens} tokens, first token after {predicted.ttft_s:.3f} s, then "
         f"one every {predicted.tpot_s * 1e3:.1f} ms (predicted); it waits for {predicted.bottleneck}"
     )

@@ -116,12 +116,12 @@ def transcribe(
         _check_names(sounds)
     option_values.check_beams(beam_size, max_seqs)
     from shoal.api.speech import Transcriber
-    from shoal.cli.language.launch_config import language_config
+    from shoal.cli.language.launch_config import language_config, speech_options
     from shoal.cli.language.loading import load_planned, plan_for
     from shoal.model.formats.speech_files import speech_model
     from shoal.speech.transcript import TEXT_FORMS, as_verbose
 
-    config = language_config(context, speech_model(model), max_seqs=max_seqs)
+    config = language_config(context, speech_model(model), is_rough=True, **speech_options(context))
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     with Transcriber.over(load_planned(plan_for(config, quiet=True), quiet=True)) as transcriber:

@@ -9,6 +9,7 @@ from functools import partial
 
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
+from shoal.core.plan.state_room import HYPOTHESES
 from shoal.errors import ConfigError
 from shoal.launch.devices import Offer
 from shoal.launch.language.device_fleets import DeviceFleets, measure_devices
@@ -105,7 +106,9 @@ class AutoPlanner:
         self._precision: Precision = precision
         self._limits, self._measuring, self._machines, self._offer = limits, measuring, machines, offer
         self._shares_weights = shares_weights and machines is None and planning.cluster is None
-        self._workload, self._goal = _workload(planning), make_goal(planning.objective, planning.latency_slo_s)
+        hypotheses = HYPOTHESES if model.config.encoder is not None else 1
+        self._workload = _workload(planning, hypotheses)
+        self._goal = make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
         self._precisions = _precisions(precision, planning.precision_floor)
         self._sizes = model_sizes(model, self._precisions, max_seqs=limits.max_seqs)
@@ -279,9 +282,12 @@ def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
     )
 
 
-def _workload(planning: PlanningConfig) -> Workload:
+def _workload(planning: PlanningConfig, hypotheses: int) -> Workload:
     return Workload(
-        streams=planning.streams, prompt_tokens=planning.prompt_tokens, output_tokens=planning.output_tokens
+        streams=planning.streams,
+        prompt_tokens=planning.prompt_tokens,
+        output_tokens=planning.output_tokens,
+        hypotheses=hypotheses,
     )
 
 

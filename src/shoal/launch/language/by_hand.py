@@ -112,6 +112,12 @@ def chooses_devices(config: LaunchConfig) -> bool:
     return config.plan_file is None and config.split == AUTO and (names in ([], [AUTO_DEVICE]) or len(names) > 1)
 
 
+def check_processors(config: LaunchConfig) -> None:
+    """Raises ConfigError where a device is named for a model that only processors compute."""
+    if config.devices.names not in ((), (CPU,)):
+        raise ConfigError("a model with an encoder is computed on processors: leave --device out")
+
+
 def check_choosable(config: LaunchConfig) -> None:
     """Raises ConfigError where one device is named, so that `auto` has nothing to choose."""
     if not chooses_devices(config) and config.devices.names not in ((), (CPU,)):

@@ -15,7 +15,7 @@ from shoal.machines.opening import RAY
 from shoal.machines.placed_fleet import PlacedFleet, Places
 from shoal.measure.language.fleet import class_of_each, is_measured, measure_fleet
 from shoal.measure.language.model_times import num_parts
-from shoal.measure.language.timed_model import layer_weights
+from shoal.measure.language.timed_model import clip_work, layer_weights
 from shoal.measure.measuring import Measuring
 from shoal.measure.slots import Slot, even_layout, local_layouts
 from shoal.measure.steps_told import StepsTold
@@ -204,6 +204,7 @@ def _described(machine: DescribedMachine, model: ModelOnDisk, precisions: Sequen
             layer_weights(config),
             RooflineRates(memory_bytes_per_s=rates.memory_bytes_per_s, flops_per_s=_flops_per_s(blocks, rates)),
             query_width=config.num_heads * config.head_dim,
+            clip=clip_work(config),
         )
         for precision in precisions
     }

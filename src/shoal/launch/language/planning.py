@@ -15,8 +15,14 @@ from shoal.core.plan.rebuilding import with_placements
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
 from shoal.executor.process.fork_server import will_be_forked
-from shoal.launch.devices import devices_by_hand, offer_for
-from shoal.launch.language.by_hand import chooses_devices, plan_by_hand, spec_for_devices, spec_that_fits
+from shoal.launch.devices import Offer, devices_by_hand, offer_for
+from shoal.launch.language.by_hand import (
+    check_processors,
+    chooses_devices,
+    plan_by_hand,
+    spec_for_devices,
+    spec_that_fits,
+)
 from shoal.launch.language.graph_spec import check_plannable, graph_spec
 from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
@@ -39,8 +45,6 @@ if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan
     from shoal.planner.speeds.speeds import Fleet
 
-_UNMEASURED = "1"
-"""The split that `auto` takes for a model with an encoder, of which it measures nothing: one worker."""
 _FORKS = Forks(includes=will_be_forked, python_bytes=PROCESS_BYTES, own_bytes=FORK_BYTES)
 
 
@@ -108,7 +112,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     if model.is_graph:
         spec = graph_spec(config, spec, precision)
     elif spec is None and model.config.encoder is not None and not config.plan_file:
-        spec = parse_split(_UNMEASURED)
+        check_processors(config)
     if spec is not None and chooses_devices(config):
         devices = devices_by_hand(config.devices)  # of these models there is nothing to choose
     if machines is not None:
@@ -249,6 +253,6 @@ def _auto_plan(
         measuring=_measuring(config, on_progress),
         machines=machines,
         shares_weights=config.keep_weights,
-        offer=offer_for(config.devices, is_elsewhere=is_elsewhere),
+        offer=Offer() if model.config.encoder else offer_for(config.devices, is_elsewhere=is_elsewhere),
     )
     return planner.plan()

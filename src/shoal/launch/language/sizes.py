@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from shoal.core.plan.state_room import num_state_slots
 from shoal.model.attention.kv_storage import kv_dtype
-from shoal.model.decoder.blocks import LayerBytes, end_bytes, layer_bytes, layer_kv_bytes, layer_state_bytes
+from shoal.model.decoder.blocks import (
+    LayerBytes,
+    end_bytes,
+    layer_bytes,
+    layer_kv_bytes,
+    layer_memory_bytes,
+    layer_state_bytes,
+)
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision
 from shoal.planner.choice.costs.model_sizes import ModelSizes, PrecisionSizes
@@ -21,6 +28,7 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
     num_states = num_state_slots(model.blocks(precisions[0]), max_seqs)
 
     def sizes(precision: Precision) -> PrecisionSizes:
+        clip_bytes = layer_memory_bytes(config, kv_dtype(precision, exact_activations=False))
         layers = [
             _with_adapters(model, layer, layer_bytes(source, precision, layer)) for layer in range(config.num_layers)
         ]
@@ -28,7 +36,8 @@ def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs
         return PrecisionSizes(
             attention_bytes=tuple(layer.attention for layer in layers),
             mlp_bytes=tuple(
-                layer.mlp + num_states * layer_state_bytes(config, index) for index, layer in enumerate(layers)
+                layer.mlp + num_states * (layer_state_bytes(config, index) + clip_bytes)
+                for index, layer in enumerate(layers)
             ),
             embedding_bytes=embedding_bytes,
             head_bytes=head_bytes,

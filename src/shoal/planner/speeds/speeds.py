@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Seconds as a function of rows: linear between measured points, and on along the last two."""
+    """Seconds as a function of rows: linear between measured points, and on along the last two, but never down."""
 
     rows: tuple[int, ...]
     """ascending, at least one"""
@@ -34,6 +34,8 @@ class Curve:
         right = min(bisect_left(self.rows, rows), len(self.rows) - 1)
         left = right - 1
         slope = (self.seconds[right] - self.seconds[left]) / (self.rows[right] - self.rows[left])
+        if rows > self.rows[right]:
+            return self.seconds[right] + max(0.0, slope) * (rows - self.rows[right])
         return self.seconds[left] + slope * (rows - self.rows[left])
 
     def times(self, ratios: Curve) -> Curve:
