@@ -19,3 +19,8 @@ def test_a_curve_of_one_point_is_flat():
 
 def test_a_link_takes_its_latency_and_its_bytes():
     assert LinkSpeed(latency_s=1.0, bytes_per_s=10.0).seconds(20) == pytest.approx(3.0)
+
+
+def test_beyond_the_measured_rows_noise_makes_nothing_faster():
+    """Few rows that were disturbed would else make many take less than no time."""
+    assert Curve(rows=(1, 4), seconds=(2.0, 1.0)).at(40) == 1.0
