@@ -90,7 +90,7 @@ def test_how_texts_are_looked_for(model: shoal.Transcriber) -> None:
 def test_a_search_needs_room(folder: Path) -> None:
     result = CliRunner().invoke(app, ["transcribe", str(folder), __file__, "--max-seqs", "4"])
     assert isinstance(result.exception, ConfigError)
-    assert "--beam-size 5 needs --max-seqs 5" in str(result.exception)
+    assert "--beam-size 5 needs --max-seqs of at least 5, not 4" in str(result.exception)
 
 
 def test_models_of_other_kinds(folder: Path, tmp_path: Path) -> None:

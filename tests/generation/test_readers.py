@@ -11,10 +11,11 @@ from shoal.errors import InvalidRequest, QueueFull
 from shoal.generation.readers import MAX_WAITING, Readers
 
 
-def test_one_more_than_may_wait_is_refused() -> None:
+@pytest.mark.parametrize("most", [3, MAX_WAITING, 1024])
+def test_one_more_than_may_wait_is_refused(most: int) -> None:
     async def fill() -> list[object]:
-        readers, gate = Readers(), threading.Event()
-        waiting = [asyncio.ensure_future(readers.run(gate.wait)) for _ in range(MAX_WAITING)]
+        readers, gate = Readers(most), threading.Event()
+        waiting = [asyncio.ensure_future(readers.run(gate.wait)) for _ in range(most)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
             await readers.run(gate.wait)
@@ -24,7 +25,7 @@ def test_one_more_than_may_wait_is_refused() -> None:
         readers.close()
         return results
 
-    assert asyncio.run(fill()) == [True] * (MAX_WAITING + 1)
+    assert asyncio.run(fill()) == [True] * (most + 1)
 
 
 def test_work_of_a_client_that_left_still_counts() -> None:

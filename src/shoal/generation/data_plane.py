@@ -18,7 +18,7 @@ from shoal.generation.engine_thread import EngineThread
 from shoal.generation.generation import Generation, GenerationSpec
 from shoal.generation.output.output_stream import OutputStream
 from shoal.generation.prompt_reader import PromptReader
-from shoal.generation.readers import Readers
+from shoal.generation.readers import MAX_WAITING, Readers
 from shoal.generation.seams import (
     GenerationEngine,
     GenerationStats,
@@ -65,14 +65,15 @@ class DataPlane:
         """names, by their numbers"""
         self.on_death: Callable[[str], None] | None = None
         """called once, in the event loop, with the reason for which the engine can do no more work"""
-        self._engine = EngineThread(engine, admission or AdmissionConfig(), clock)
+        admission = admission or AdmissionConfig()
+        self._engine = EngineThread(engine, admission, clock)
         self._request_timeout_s = request_timeout_s
         self._requests = CallRequests(tokenizer, self._engine.max_context, draw_seed)
         self._clock = clock
         self._observer = observer
         self.pictures: PicturePrompts[Any] | None = None
         """of a model that sees; None: it takes texts alone. It starts and ends with the data plane"""
-        self.readers = Readers()
+        self.readers = Readers(max(MAX_WAITING, admission.max_queue))
         """threads for what a call's own size makes long"""
         self.prompts = PromptReader(tokenizer, self._engine.max_context, self.readers)
         """makes tokens of what calls say"""
