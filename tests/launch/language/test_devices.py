@@ -148,7 +148,7 @@ def test_one_device_without_a_split_has_the_whole_model() -> None:
     assert spec_for_devices(config, None, (None,)) is None
     assert spec_for_devices(config, None, ()) is None
     stored = LaunchConfig(model="m", plan_file="plan.yaml", devices=DevicesConfig(names=("cuda",)))
-    with pytest.raises(ConfigError, match=r"plan\.yaml says the devices"):
+    with pytest.raises(ConfigError, match=r"plan\.yaml already names the devices"):
         spec_for_devices(stored, None, (GPU,))
 
 

@@ -93,7 +93,7 @@ def test_a_machine_without_shoal_is_an_error_at_the_start_and_a_trouble_later(cl
 
 def test_another_version_is_refused_by_name(cluster: FakeCluster) -> None:
     cluster.answers["node-1"] = facts("h1", "0.0.1")
-    with pytest.raises(ConfigError, match=r"machine h1 has Shoal 0\.0\.1, this one "):
+    with pytest.raises(ConfigError, match=r"machine h1 has Shoal 0\.0\.1, but this one has "):
         cluster.roster()
 
 

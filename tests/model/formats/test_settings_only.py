@@ -97,7 +97,7 @@ def test_a_published_model_has_its_published_size(tmp_path: Path) -> None:
 def test_values_cannot_be_read(tmp_path: Path) -> None:
     source = SettingsOnly(write_settings(tmp_path / "config.json"))
     for read in (lambda: source.matrix("head", "auto"), lambda: source.vector("final_norm")):
-        with pytest.raises(ModelLoadError, match=r"config\.json: only the settings"):
+        with pytest.raises(ModelLoadError, match=r"config\.json: these are only the settings"):
             read()
 
 

@@ -169,7 +169,7 @@ def test_layers_stay_with_those_whose_keys_they_attend_over(source: WeightSource
         balance_layers(stage_costs(blocks), 4, last_cut=last_cut(blocks))
     with pytest.raises(ConfigError, match="cannot begin with layer 4"):
         check_first_layers(blocks, (4, 2))
-    with pytest.raises(ValueError, match="the last layer that a stage can begin with is 2"):
+    with pytest.raises(ValueError, match="2 is the last that one can begin with"):
         make_executor(source, cuts=(3,))
 
 

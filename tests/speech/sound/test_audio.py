@@ -56,7 +56,7 @@ def test_a_picture_has_no_sound() -> None:
     image = pytest.importorskip("PIL.Image")
     file = BytesIO()
     image.new("RGB", (8, 8)).save(file, "PNG")
-    with pytest.raises(InvalidRequest, match="no sound"):
+    with pytest.raises(InvalidRequest, match="not a sound file"):
         decode_audio(file.getvalue(), max_s=1.0)
 
 
