@@ -12,10 +12,8 @@ import pytest
 from shoal.bench.load_generator import RequestOutcome
 from shoal.forecast.planned_cluster import InService, PlannedCluster
 from shoal.forecast.service_check import LoadSeen, StepsForetold, check_in_service, compare, moments_of
-from shoal.launch.language.planning import plan_model
-from tests.integration.running import tiny_config
+from tests.forecast.tiny_cluster import tiny_cluster
 from tests.model.tiny_models import make_tiny_gguf
-from tests.planner.example_speeds import example_fleet
 
 _STEPS = StepsForetold(prompt_s=0.05, prompt_busy_s=0.05, token_s=0.004)
 _LONE = LoadSeen(first_s=0.052, token_s=0.0045, busy_s=1.0)
@@ -61,17 +59,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def cluster(model: str) -> Iterator[PlannedCluster]:
-    planned = plan_model(tiny_config(Path(model), split="pp=2"))
-    yield PlannedCluster(
-        model=planned.model,
-        plan=planned.plan,
-        fleet=example_fleet(),
-        worker_classes=(0, 0),
-        machines=("a", "b"),
-        prices_per_hour={},
-        num_cores=2,
-    )
-    planned.close()
+    with tiny_cluster(Path(model)) as planned:
+        yield planned
 
 
 def test_a_real_server_is_looked_at_and_leaves_nothing(cluster: PlannedCluster, model: str) -> None:

@@ -12,14 +12,13 @@ import pytest
 
 from shoal.forecast.planned_cluster import PlannedCluster
 from shoal.forecast.speed_check import check_speeds
-from shoal.launch.language.planning import plan_model
 from shoal.measure.language.measurer import ClassSpeed, ModelSpeeds
 from shoal.measure.language.timed_model import ModelToTime
 from shoal.measure.slots import Slot
+from tests.forecast.tiny_cluster import tiny_cluster
 from tests.integration.leaks import no_leaks
-from tests.integration.running import tiny_config
 from tests.model.tiny_models import make_tiny_gguf
-from tests.planner.example_speeds import example_fleet, example_worker
+from tests.planner.example_speeds import example_worker
 
 
 class FakeMeasurer:
@@ -43,17 +42,8 @@ class FakeMeasurer:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlannedCluster]:
-    planned = plan_model(tiny_config(make_tiny_gguf(tmp_path_factory.mktemp("tiny")), split="pp=2"))
-    yield PlannedCluster(
-        model=planned.model,
-        plan=planned.plan,
-        fleet=example_fleet(),
-        worker_classes=(0, 0),
-        machines=("a", "b"),
-        prices_per_hour={},
-        num_cores=2,
-    )
-    planned.close()
+    with tiny_cluster(make_tiny_gguf(tmp_path_factory.mktemp("tiny"))) as planned:
+        yield planned
 
 
 def test_slower_workers_are_simulated_slower(cluster: PlannedCluster) -> None:

@@ -24,7 +24,7 @@ from shoal.forecast.serving_times import MEASURED_NAME, plain_ids, send, serving
 from shoal.forecast.simulate import simulate
 from shoal.planner.files.plan_file import write_plan
 from shoal.planner.speeds.drift import times_as_long
-from shoal.planner.speeds.speeds import Curve, WorkerClass, WorkerSpeed
+from shoal.planner.speeds.speeds import Curve
 from shoal.planner.speeds.unevenness import TimedMoment, unevenness_of
 from shoal.sim.cluster.outcome import SimulationOutcome
 from shoal.sim.traffic.visit import Clients
@@ -102,10 +102,9 @@ def check_in_service(
     rows = max(2, _MANY // len(cluster.plan.replicas))
     decode = Curve(rows=(1, rows), seconds=(found.one_row, found.many_rows))
     prefill = Curve(rows=(1,), seconds=(found.prefill,))
-    classes = tuple(_slower(one, decode, prefill) for one in cluster.fleet.classes)
     return replace(
         cluster,
-        fleet=replace(cluster.fleet, classes=classes),
+        fleet=cluster.fleet.changed(lambda speed: times_as_long(speed, decode, prefill, decode)),
         in_service=found,
         unevenness=unevenness_of(moments_of(outcomes)),
     )
@@ -249,14 +248,6 @@ def _steps(cluster: PlannedCluster, load: _PlannedLoad) -> StepsForetold:
         prompt_busy_s=sum(seconds * size for seconds, size in zip(prompt.stage_s, sizes, strict=True)),
         token_s=sum(token.stage_s),
     )
-
-
-def _slower(one: WorkerClass, decode: Curve, prefill: Curve) -> WorkerClass:
-    def slower(speed: WorkerSpeed) -> WorkerSpeed:
-        return times_as_long(speed, decode, prefill, decode)
-
-    alone, busy = ({key: slower(speed) for key, speed in speeds.items()} for speeds in (one.alone, one.busy))
-    return replace(one, alone=alone, busy=busy)
 
 
 def _bounded(ratio: float) -> float:

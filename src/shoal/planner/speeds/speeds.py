@@ -9,7 +9,7 @@ and rows of one sequence read their context together.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
@@ -151,6 +151,11 @@ class WorkerClass:
     takes_shards: bool = True
     """whether it can hold a shard of a stage; devices take whole stages"""
 
+    def changed(self, change: Callable[[WorkerSpeed], WorkerSpeed]) -> WorkerClass:
+        """The same with other speeds, alone and busy, at each precision."""
+        alone, busy = ({key: change(speed) for key, speed in speeds.items()} for speeds in (self.alone, self.busy))
+        return replace(self, alone=alone, busy=busy)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
@@ -181,9 +186,8 @@ class Fleet:
 
     def routed(self, experts: ExpertRouting | None) -> Fleet:
         """The same for a model with such experts: speeds were measured or estimated without knowing them."""
+        return self.changed(lambda speed: replace(speed, experts=experts))
 
-        def speeds(given: Mapping[str, WorkerSpeed]) -> dict[str, WorkerSpeed]:
-            return {precision: replace(speed, experts=experts) for precision, speed in given.items()}
-
-        classes = (replace(one, alone=speeds(one.alone), busy=speeds(one.busy)) for one in self.classes)
-        return replace(self, classes=tuple(classes))
+    def changed(self, change: Callable[[WorkerSpeed], WorkerSpeed]) -> Fleet:
+        """The same with other speeds of each class, alone and busy, at each precision."""
+        return replace(self, classes=tuple(one.changed(change) for one in self.classes))
