@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -29,7 +28,7 @@ from shoal.launch.launch import LoadedModel
 from shoal.protocol.language_messages import Sampling
 from shoal.router.batch_engine import BatchEngine, InferenceRequest, InferenceResult
 from tests.executor.graphs import skip_chain
-from tests.integration.leaks import open_descriptors
+from tests.integration.leaks import kinds_of_descriptors
 from tests.integration.running import (
     PATIENT,
     QUICK,
@@ -303,7 +302,7 @@ KINDS: tuple[tuple[str, OpenRun, str], ...] = (
 )
 def test_requests_go_on(number: signal.Signals, kind: OpenRun, split: str, request: pytest.FixtureRequest) -> None:
     with kind(split, QUICK if number == signal.SIGSTOP else PATIENT, request) as run:
-        num_fds = len([*open_descriptors()])
+        descriptors = kinds_of_descriptors()
         for point in POINTS[number]:
             if point is during_prefill and not isinstance(run, LanguageRun):
                 continue
@@ -316,8 +315,7 @@ def test_requests_go_on(number: signal.Signals, kind: OpenRun, split: str, reque
             assert stats.num_replays >= NUM_REQUESTS
             assert stats.replayed_tokens > 0
             assert len(stats.recoveries_s) == stats.num_recoveries > 0
-        gc.collect()  # memory of tensors that were under way stays for as long as anything refers to them
-        assert len([*open_descriptors()]) == num_fds
+        assert kinds_of_descriptors() == descriptors
 
 
 @pytest.mark.sample(every=2)
