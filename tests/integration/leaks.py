@@ -22,7 +22,8 @@ class _Held:
 
     descriptors: frozenset[tuple[int, str]]
     children: frozenset[int]
-    threads: frozenset[int | None]
+    threads: frozenset[tuple[int | None, str]]
+    """with their names, but for the one of tqdm's that looks after bars: the first bar of a process starts it"""
     shared_memory: frozenset[str]
 
     @classmethod
@@ -31,7 +32,11 @@ class _Held:
             descriptors=frozenset(open_descriptors()),
             children=frozenset(child.pid for child in psutil.Process().children(recursive=True))
             - _fork_servers().keys(),
-            threads=frozenset(thread.ident for thread in threading.enumerate()),
+            threads=frozenset(
+                (thread.ident, thread.name)
+                for thread in threading.enumerate()
+                if type(thread).__module__ != "tqdm._monitor"
+            ),
             shared_memory=frozenset(os.listdir("/dev/shm")),
         )
 
