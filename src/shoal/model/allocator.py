@@ -1,7 +1,7 @@
-"""The C library's allocator while weights are loaded. With another one than glibc nothing here does anything.
+"""Settings of the C library's allocator while weights are loaded. They have an effect with glibc only.
 
-Loading a stage frees several times as much as it keeps. Freed pieces of the heap that lie between kept ones are lost to
-the system: 10 % of a stage's memory, and more with small layers.
+Loading a stage frees several times as much memory as it keeps. Freed pieces of the heap that lie between kept ones do
+not go back to the system: 10 % of a stage's memory, and more with small layers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Source: malloc.h of glibc."""
 _LOADING_BYTES = 1 << 20
 _RUNNING_BYTES = 32 << 20
-"""From which size on an allocation is a mapping of its own, which goes back to the system when it is freed: what glibc
-begins with, and what it comes to by itself once large ones have been freed, so that a step's buffers stay in the heap.
-Source: mallopt(3)."""
+"""Size from which glibc gives an allocation a mapping of its own, which goes back to the system when it is freed. 32
+MB is the most that glibc's own adaptive threshold reaches, so that a step's buffers stay in the heap. Source:
+mallopt(3)."""
 
 
 @contextmanager
 def compact_loading() -> Iterator[None]:
-    """What is allocated in the block and freed later goes back to the system."""
+    """In the block, every larger allocation has a mapping of its own, which goes back to the system when it is
+    freed."""
     _set_threshold(_LOADING_BYTES)
     try:
         yield
@@ -31,7 +32,7 @@ def compact_loading() -> Iterator[None]:
 
 
 def give_memory_back() -> None:
-    """Hand what is free to the system."""
+    """Return free memory of the heap to the system."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

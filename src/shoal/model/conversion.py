@@ -1,4 +1,4 @@
-"""A model as a GGUF file: its weights, what it is, its tokenizer and its chat templates."""
+"""Conversion of a model to a GGUF file: its weights, settings, tokenizer and chat templates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def convert_model(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Counter[Kind]:
-    """Writes the model at a path from `resolve_model` as GGUF, with `adapters` merged into its weights.
+    """Write the model at a path from `resolve_model` as GGUF, with `adapters` merged into its weights.
 
-    Returns how many tensors are of each kind.
+    Returns the number of tensors of each kind.
 
     Raises:
-        ModelLoadError: it cannot be read; its family or a setting is none that GGUF files have; GGUF has no such
+        ModelLoadError: the model cannot be read, or GGUF has no form for its family, one of its settings or its
             tokenizer.
         ConfigError, CapacityError: see `write_gguf_file`.
     """
@@ -47,7 +47,8 @@ def convert_model(
 
 
 def _tokenizer(directory: Path, num_rows: int) -> Mapping[str, Any]:
-    """Its keys, of which a tokenizer is built once to see whether it is the same."""
+    """The tokenizer's metadata keys. A tokenizer is built from them once, to check that it encodes as the original
+    does."""
     backend, settings = from_hf_directory(directory)
     keys = tokenizer_metadata(
         backend,

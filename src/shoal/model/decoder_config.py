@@ -1,4 +1,5 @@
-"""A decoder-only language model as data: one builder serves every family, the family is only this."""
+"""The settings of a decoder-only language model as data. One builder serves all families: a family is nothing but these
+values."""
 
 from __future__ import annotations
 
@@ -11,147 +12,149 @@ from shoal.model.layer_config.variants import AltUpConfig, HeadShape, LayerInput
 from shoal.model.recurrence.kinds import RecurrenceConfig
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu"]
-"""Of the MLP's gate. `gelu_tanh` is the approximation by a hyperbolic tangent, `relu2` is ReLU squared, and
-`clamped_swiglu` is how gpt-oss joins gate and up: native/layers/functions.h."""
+"""Activation function of the MLP's gate. `gelu_tanh` is the approximation by a hyperbolic tangent, `relu2` is ReLU
+squared, and `clamped_swiglu` is how gpt-oss joins gate and up: see native/layers/functions.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
-    """An encoder of audio: two convolutions over a log-mel spectrogram, of which the second halves the frames, learned
-    or sinusoidal positions that the file has, and layers. Source: Whisper, arXiv 2212.04356, section 2.2.
-    """
+    """An audio encoder: two convolutions over a log-mel spectrogram, of which the second halves the number of frames,
+    then positions (learned or sinusoidal, read from the file) and layers. Source: Whisper, arXiv 2212.04356, section
+    2.2."""
 
     num_mels: int
-    """of a frame"""
+    """Mel bands of a frame."""
     layers: DecoderConfig
-    """its layers as those of a decoder without a vocabulary, whose context is all positions of a clip"""
+    """The layers, described as those of a decoder without a vocabulary, whose context is all positions of a clip."""
 
     @property
     def num_positions(self) -> int:
-        """Rows of its output; every clip has all of them."""
+        """Rows of the encoder's output, the same for every clip."""
         return self.layers.max_context
 
     @property
     def num_frames(self) -> int:
-        """Of a clip."""
+        """Frames of the spectrogram of a clip."""
         return 2 * self.num_positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """Everything the graph builder, the KV storage and the planner need to know about a model."""
+    """What the graph builder, the KV storage and the planner need to know about a model."""
 
     family: str
-    """as error messages name it"""
+    """Name of the family in error messages."""
     num_layers: int
     hidden_size: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     full_heads: HeadShape | None = None
-    """key heads of layers without a window where they differ (Gemma 4)"""
+    """Key heads of layers without a window, where they differ from the others (Gemma 4)."""
     latent: LatentConfig | None = None
-    """of every layer; None: heads have keys and values of their own"""
+    """Latent attention of all layers; None: heads have keys and values of their own."""
     intermediate_size: int
-    """columns of the MLP of layers without experts"""
+    """Columns of the MLP of layers without experts."""
     layer_columns: tuple[int, ...] = ()
-    """the same per layer where they differ (Gemma 3n and 4)"""
+    """MLP columns of each layer, where layers differ (Gemma 3n and 4)."""
     experts: ExpertsConfig | None = None
     vocab_size: int
     max_context: int
-    """longest sequence in tokens that the model was made for"""
+    """Longest sequence in tokens that the model was trained for."""
     norm_epsilon: float
     rope: RopeConfig
     local_rope: RopeConfig | None = None
-    """of sliding-window layers where it differs (Gemma 3)"""
+    """Rotary embedding of sliding-window layers, where it differs (Gemma 3)."""
     tied_embeddings: bool = False
-    """the head is the embedding matrix"""
+    """Whether the head is the embedding matrix."""
     qkv_bias: bool = False
     keys_biased: bool = True
-    """whether keys have a bias where queries and values have one (not in Whisper)"""
+    """Whether keys have a bias where queries and values have one (not in Whisper)."""
     o_bias: bool = False
-    """after attention's output projection"""
+    """Whether attention's output projection has a bias."""
     mlp_bias: bool = False
-    """of gate, up and down"""
+    """Whether gate, up and down have biases."""
     qk_norm: bool = False
-    """RMS norm of every query and key head before the rotary embedding (Qwen3, Gemma 3)"""
+    """Whether each query and key head has an RMS norm before the rotary embedding (Qwen3, Gemma 3)."""
     joins_qk_norm: bool = False
-    """whether these norms are over all query heads, and all key heads, at once (OLMo)"""
+    """Whether these norms are over all query heads, and over all key heads, at once (OLMo)."""
     parts_qk_norm: bool = False
-    """whether these norms have weights of their own for every head (Command R+, StableLM 2)"""
+    """Whether these norms have weights of their own for every head (Command R+, StableLM 2)."""
     norms_rotated: bool = False
-    """whether these norms come behind the rotary embedding (Hunyuan)"""
+    """Whether these norms come after the rotary embedding (Hunyuan)."""
     unit_qk_norm: bool = False
-    """RMS norms without weights behind the rotary embedding, in layers that have one (Llama 4)"""
+    """Whether layers with a rotary embedding have RMS norms without weights after it (Llama 4)."""
     centers_norms: bool = False
-    """whether all norms are LayerNorms, which subtract the mean, in the place of RMS norms"""
+    """Whether all norms are LayerNorms, which subtract the mean, instead of RMS norms."""
     norm_bias: bool = False
-    """of the norms before attention, the MLP and the head"""
+    """Whether the norms before attention, the MLP and the head have biases."""
     pre_norms: bool = True
-    """norms before attention and before the MLP"""
+    """Whether there are norms before attention and before the MLP."""
     post_norms: bool = False
-    """norms after attention and after the MLP, before each residual sum (Gemma 3)"""
+    """Whether there are norms after attention and after the MLP, before each residual sum (Gemma 3)."""
     is_parallel: bool = False
-    """whether attention and MLP read the same residual stream, to which both are added at once (GPT-NeoX)"""
+    """Whether attention and MLP read the same residual stream, to which both results are added at once (GPT-NeoX)."""
     shares_norm: bool = False
-    """of a parallel layer: whether its MLP reads attention's norm and has none of its own (Command R, Phi)"""
+    """Whether the MLP of a parallel layer reads attention's norm and has none of its own (Command R, Phi)."""
     gated_mlp: bool = True
-    """whether an MLP is down(activation(gate) * up); else down(activation(up))"""
+    """Whether an MLP is down(activation(gate) * up) rather than down(activation(up))."""
     activation: Activation = "silu"
     embedding_scale: float = 1.0
     attention_scale: float
-    """factor on q.k, usually head_dim ** -0.5"""
+    """Factor on q.k, usually head_dim ** -0.5."""
     attention_softcap: float = 0.0
-    """cap * tanh(score / cap); 0 for none"""
+    """Scores become cap * tanh(score / cap); 0: they stay."""
     attention_sinks: bool = False
-    """Whether every query head has a score that takes part in the softmax and has no value. Source: gpt-oss model card,
-    arXiv 2508.10925, section 2"""
+    """Whether every query head has a learned score that takes part in the softmax but has no value. Source: gpt-oss
+    model card, arXiv 2508.10925, section 2."""
     final_softcap: float = 0.0
-    """the same on the logits"""
+    """The same cap for logits."""
     residual_scale: float = 1.0
-    """factor on what attention and MLP add to the residual stream (Granite)"""
+    """Factor on what attention and MLP add to the residual stream (Granite)."""
     head_bias: bool = False
-    """on the logits (Phi)"""
+    """Whether logits have a bias (Phi)."""
     learned_positions: bool = False
-    """whether a vector of each position, of which there are `max_context`, is added to the embedding (GPT-2)"""
+    """Whether a learned vector for each of the `max_context` positions is added to the embedding (GPT-2)."""
     logits_scale: float = 1.0
-    """factor on the logits, before their soft cap (Granite)"""
+    """Factor on the logits before their soft cap (Granite)."""
     no_rope_layers: tuple[int, ...] = ()
-    """layers whose queries and keys do not rotate (SmolLM3)"""
+    """Layers whose queries and keys are not rotated (SmolLM3)."""
     query_scaling: QueryScaling | None = None
     sees_all: bool = False
-    """whether a token sees those behind it: of an encoder's layers"""
+    """Whether tokens also see later tokens, as in an encoder's layers."""
     encoder: EncoderConfig | None = None
-    """of audio, over whose output every layer has attention of its own, between attention and MLP (Whisper)"""
+    """Audio encoder over whose output every layer has cross-attention, between attention and MLP (Whisper)."""
     in_chunks: bool = False
-    """whether a window begins at its last multiple in the place of moving on with the token (Llama 4)"""
+    """Whether windows are fixed chunks: a token sees back to the last multiple of the window (Llama 4)."""
     gates_attention: bool = False
-    """whether attention's result is multiplied by a sigmoid of the hidden state (Qwen3-Next)"""
+    """Whether attention's result is multiplied by a sigmoid of the hidden state (Qwen3-Next)."""
     recurrence: RecurrenceConfig | None = None
-    """of layers that have no attention; None: all have"""
+    """The recurrence of layers without attention; None: all layers have attention."""
     no_mixer_layers: tuple[int, ...] = ()
-    """layers that have an MLP or experts alone, and neither attention nor recurrence (Nemotron-H)"""
+    """Layers that have an MLP or experts, but neither attention nor a recurrence (Nemotron-H)."""
     no_mlp_layers: tuple[int, ...] = ()
-    """layers that have attention or recurrence alone"""
+    """Layers that have attention or a recurrence, but no MLP."""
     kv_sources: tuple[int, ...] = ()
-    """The layer whose keys and values a layer attends over: itself or an earlier one; empty: all have their own."""
+    """For each layer, the layer whose keys and values it attends over: itself or an earlier one; empty: all have their
+    own."""
     keys_as_values: bool = False
-    """whether layers without a window take as values what becomes their keys (Gemma 4)"""
+    """Whether layers without a window use the output of their key matrix as values, too (Gemma 4)."""
     unit_v_norm: bool = False
-    """RMS norms without weights of value heads (Gemma 3n and 4)"""
+    """Whether value heads have RMS norms without weights (Gemma 3n and 4)."""
     layer_scales: bool = False
-    """whether a layer's output has a factor (Gemma 4)"""
+    """Whether a layer's output is multiplied by a factor (Gemma 4)."""
     layer_inputs: LayerInputs | None = None
     altup: AltUpConfig | None = None
     gate_cuts: tuple[float | None, ...] = ()
-    """Per layer: gates of its MLP are what lies above their mean by so many standard deviations, else 0 (Gemma 3n)."""
+    """For each layer, how many standard deviations above their mean the gates of its MLP are cut: what exceeds that
+    stays, the rest becomes 0; None: no cut (Gemma 3n)."""
     layer_windows: tuple[int, ...] = ()
-    """sliding window in tokens per layer, 0 for full attention; empty means full everywhere"""
+    """Sliding window of each layer in tokens, 0 for full attention; empty: all layers have full attention."""
     eos_token_ids: tuple[int, ...] = ()
 
     @property
     def query_columns(self) -> int:
-        """Outputs of the matrix of queries."""
+        """Output columns of the query matrix."""
         return self.num_heads * (self.head_dim if self.latent is None else self.latent.query_dim)
 
     @property
@@ -161,31 +164,32 @@ class DecoderConfig:
 
     @property
     def num_head_groups(self) -> int:
-        """Groups of query heads that a shard has whole: those that read one KV head, or in latent attention, whose rows
-        every shard keeps, each by itself."""
+        """Groups of query heads that are never divided between shards: heads that read the same KV head. In latent
+        attention every shard keeps the latent rows, so each head is a group."""
         return self.num_kv_heads if self.latent is None else self.num_heads
 
     @property
     def carried_width(self) -> int:
-        """Values of a row that go from stage to stage: the residual streams, and the inputs of all layers."""
+        """Values of a row that one stage passes to the next: the residual streams, and the extra inputs of all
+        layers."""
         streams = 1 if self.altup is None else self.altup.num_streams
         inputs = 0 if self.layer_inputs is None else self.num_layers * self.layer_inputs.width
         return streams * self.hidden_size + inputs
 
     @property
     def last_cut(self) -> int:
-        """The last layer that a stage may begin with: layers stay with those whose keys they attend over."""
+        """The last layer that a stage may begin with: layers stay together with those whose keys they attend over."""
         shared = [source for layer, source in enumerate(self.kv_sources) if source != layer]
         return min(shared, default=self.num_layers - 1)
 
     def layer_heads(self, layer: int) -> HeadShape:
-        """Key heads of a layer."""
+        """Number and size of a layer's key heads."""
         if self.full_heads is not None and not self.window(layer):
             return self.full_heads
         return HeadShape(num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
 
     def columns(self, layer: int) -> int:
-        """Of a layer's plain MLP."""
+        """Columns of a layer's plain MLP."""
         return self.layer_columns[layer] if self.layer_columns else self.intermediate_size
 
     def kv_source(self, layer: int) -> int:
@@ -193,11 +197,11 @@ class DecoderConfig:
         return self.kv_sources[layer] if self.kv_sources else layer
 
     def has_values(self, layer: int) -> bool:
-        """Whether a layer makes values by a matrix of their own."""
+        """Whether a layer has a value matrix of its own."""
         return self.kv_source(layer) == layer and not (self.keys_as_values and not self.window(layer))
 
     def gate_cut(self, layer: int) -> float | None:
-        """Standard deviations above the mean of a layer's gates below which they are 0; None: they stay."""
+        """See `gate_cuts`; None: the gates of this layer are not cut."""
         return self.gate_cuts[layer] if self.gate_cuts else None
 
     def window(self, layer: int) -> int:
@@ -205,18 +209,18 @@ class DecoderConfig:
         return self.layer_windows[layer] if self.layer_windows else 0
 
     def has_unit_norm(self, layer: int) -> bool:
-        """Whether the rotated queries and keys of a layer have norms without weights."""
+        """Whether a layer's rotated queries and keys are normed without weights."""
         return self.unit_qk_norm and layer not in self.no_rope_layers
 
     def layer_query_scaling(self, layer: int) -> QueryScaling | None:
-        """How the queries of a layer grow with their position."""
+        """How a layer's queries grow with their position; None: they do not."""
         scaling = self.query_scaling
         if scaling is None or (scaling.only_unrotated and layer not in self.no_rope_layers):
             return None
         return scaling
 
     def layer_recurrence(self, layer: int) -> RecurrenceConfig | None:
-        """What a layer has in the place of attention; None where it has attention."""
+        """The recurrence that a layer has instead of attention; None: it has none."""
         return self.recurrence if self.recurrence is not None and layer in self.recurrence.layers else None
 
     def has_attention(self, layer: int) -> bool:
@@ -228,13 +232,13 @@ class DecoderConfig:
         return layer not in self.no_mlp_layers
 
     def layer_experts(self, layer: int) -> ExpertsConfig | None:
-        """The experts of a layer; None where it has a plain MLP."""
+        """The experts of a layer; None: it has a plain MLP or none."""
         if self.experts is None or layer in self.experts.dense_layers or not self.has_mlp(layer):
             return None
         return self.experts
 
     def active_columns(self, layer: int) -> float:
-        """MLP columns of a layer that a token goes through."""
+        """MLP columns of a layer that a token passes through."""
         experts = self.layer_experts(layer)
         if experts is not None:
             return experts.active_columns(layer)
@@ -242,8 +246,8 @@ class DecoderConfig:
 
     @property
     def share_columns(self) -> int:
-        """Columns by which shards' parts of MLPs are counted: of experts where there are some, for they are most of the
-        model. Other MLPs are cut at the same shares."""
+        """Columns in which shards' parts of MLPs are counted. Where there are experts these are an expert's, as experts
+        are most of the model; other MLPs are then cut in the same proportions."""
         return self.experts.columns if self.experts is not None else self.intermediate_size
 
     def layer_rope(self, layer: int) -> RopeConfig:

@@ -1,4 +1,4 @@
-"""An encoder's weights out of those of the whole model, as if it were a model by itself."""
+"""The weights of a model's encoder, presented as those of a model of its own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from shoal.model.weights import KeptRows, Packing, Precision, Range, Weight, Wei
 
 
 class EncoderSource:
-    """Names of the source without `encoder.` before them. Implements `WeightSource`."""
+    """Drops the prefix `encoder.` of the names of a whole model's weights. Implements `WeightSource`."""
 
     def __init__(self, source: WeightSource, encoder: EncoderConfig) -> None:
-        """`source`: of the whole model, whose encoder is this."""
+        """`source`: the weights of the whole model, to which `encoder` belongs."""
         self._source, self._config = source, encoder.layers
 
     @property

@@ -1,7 +1,8 @@
-"""Whether a model's files are still those that were opened first.
+"""Whether a model's files are still the ones that were opened first.
 
-A worker that is started later reads the files anew. If they have been replaced or written to meanwhile, as an update in
-place does, it would hold other weights than the workers beside it, and nobody would notice: the shapes are the same.
+A worker that is started later reads the files again. If they have been replaced or overwritten meanwhile, as by an
+update in place, it would have other weights than the workers beside it, and nobody would notice, since the shapes are
+the same.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from shoal.protocol.worker_messages import FileState
 
 CHANGED = "the model's file has changed since the server started; start it again"
 _HEADER_BYTES = 1 << 16
-"""Bytes at the beginning that are compared. Source: a judgment; GGUF, safetensors and ONNX begin with their header."""
+"""Bytes at the beginning of a file that are compared. Source: a judgment; GGUF, safetensors and ONNX begin with their
+header."""
 _FOLDER_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "model.bin")
 _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
-"""A split GGUF file. Source: llama.cpp, gguf-split, `LLAMA_SPLIT_NAME`."""
+"""The name of a part of a split GGUF file. Source: llama.cpp, gguf-split, `LLAMA_SPLIT_NAME`."""
 
 
 def model_files(path: Path) -> list[Path]:
-    """The files that a language model is read from: a GGUF file or its parts, an ONNX graph and its weights beside it
-    (`model.onnx_data`), or a folder's weights and what says how to read them."""
+    """The files that a language model is read from: a GGUF file or its parts, an ONNX graph and the weights beside it
+    (`model.onnx_data`), or a folder's weights and its config.json and index."""
     if path.suffix == ".onnx":
         return sorted(one for one in path.parent.glob(f"{glob.escape(path.name)}*") if one.is_file())
     if path.is_dir():
@@ -41,25 +43,25 @@ def model_files(path: Path) -> list[Path]:
 
 
 def model_states(path: Path) -> tuple[FileState, ...]:
-    """The states of `model_files`. Raises ModelLoadError where one cannot be read."""
+    """The states of `model_files`. Raises ModelLoadError if one cannot be read."""
     return file_states(path if path.is_dir() else path.parent, (one.name for one in model_files(path)))
 
 
 def states_again(path: Path, states: Sequence[FileState]) -> tuple[FileState, ...]:
-    """The states as they are now of a model's files. Of an ONNX graph those that it was read from: the names of its
-    weights' files are in it. Raises ModelLoadError where one cannot be read."""
+    """The present states of a model's files. For an ONNX graph these are the files in `states`, because only the graph
+    itself names its weights' files. Raises ModelLoadError if one cannot be read."""
     if path.suffix == ".onnx":
         return file_states(path.parent, (one.name for one in states))
     return model_states(path)
 
 
 def file_states(folder: Path, names: Iterable[str]) -> tuple[FileState, ...]:
-    """The states of some files of a folder, by name. Raises ModelLoadError where one cannot be read."""
+    """The states of some files of a folder, given by name. Raises ModelLoadError if one cannot be read."""
     return tuple(_state(folder / name, name) for name in sorted(set(names)))
 
 
 def state_of(file: BinaryIO, name: str) -> FileState:
-    """The state of a file that is open, whatever its name leads to a moment later. Raises OSError."""
+    """The state of an open file, which stays right if its name soon leads to another file. Raises OSError."""
     status = os.fstat(file.fileno())
     digest = hashlib.sha256(os.pread(file.fileno(), _HEADER_BYTES, 0)).hexdigest()
     return FileState(
@@ -69,15 +71,15 @@ def state_of(file: BinaryIO, name: str) -> FileState:
 
 @contextmanager
 def unchanged(states: Sequence[FileState], look: Callable[[], tuple[FileState, ...]]) -> Iterator[None]:
-    """Files that are read in the block are what they were, when it begins and when it ends.
+    """Check before and after the block that the files read in it have not changed since the model was opened first.
 
     Args:
-        states: as they were when the model was opened first; none: they are not looked at.
-        look: takes the states as they are.
+        states: the files' states when the model was opened first; empty: no check.
+        look: returns their present states.
 
     Raises:
-        ModelChanged: they are others, or became others while they were read.
-        ModelLoadError: they cannot be read.
+        ModelChanged: the files have changed, before the block or during it.
+        ModelLoadError: a file cannot be read.
     """
     if states:
         _check(states, look())

@@ -1,4 +1,4 @@
-"""From what the user calls a language model to its files, opened, whichever form they have."""
+"""Opens the files of the language model that a user names, whatever their format."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shoal.protocol.language_messages import AdapterFile
 
 
 def find_model(name: str, *, sizes_suffice: bool = False, adapters: Sequence[AdapterFile] = ()) -> ModelOnDisk:
-    """The model that a user means.
+    """Open the model that a user names.
 
     Args:
-        name: a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, or a folder that holds
-            one, hf:org/name or pkg:NAME.
-        sizes_suffice: whether a model's settings are enough, because its weights will never be read.
-        adapters: see `ModelOnDisk`; a graph has none.
+        name: a .gguf file, a Hugging Face directory, an ONNX graph with past keys and values, a folder that holds one,
+            hf:org/name or pkg:NAME.
+        sizes_suffice: whether the model's settings are enough, because its weights will never be read.
+        adapters: see `ModelOnDisk`; a graph takes none.
 
     Raises:
         ModelLoadError: there is no such model, or its files are broken or of an unknown kind.

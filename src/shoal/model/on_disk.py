@@ -1,4 +1,4 @@
-"""A language model's files, opened in one place, its sizes read once."""
+"""A language model's files: opened in one place, their sizes read once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from shoal.protocol.stage_config import ShardPart
 
 
 class ModelOnDisk:
-    """A model's path, its opened files, and what its blocks weigh at each precision.
+    """A model's path, its opened files, and the bytes of its blocks at each precision.
 
-    Only headers are read. After `close` the files are opened again when somebody asks for what is in them.
+    Only headers are read. After `close`, the files are opened again when they are next needed.
     """
 
     is_graph = False
-    """Whether it is an ONNX graph, which is computed whole as its file has it."""
+    """Whether the model is an ONNX graph, which is computed whole and as the file has it."""
     adapters: tuple[AdapterFile, ...] = ()
-    """Those that requests may ask for, and those that are merged into the weights."""
+    """Adapters that requests may ask for, and those that are merged into the weights."""
 
     def __init__(
         self,
@@ -45,19 +45,19 @@ class ModelOnDisk:
 
         Args:
             path: from `resolve_model`.
-            name: as the user named it; None: the path.
+            name: the name that the user gave; None: the path.
             open_source: reads the headers.
-            adapters: that requests may ask for, or that are merged into the weights.
+            adapters: LoRA adapters that requests may ask for or that are merged into the weights.
 
         Raises:
             ModelLoadError: a file is missing, broken or of an unknown kind, or an adapter belongs to another model.
         """
         self.path = path
         self.text_path = path
-        """Where its tokenizer lies."""
+        """Path of the tokenizer's files."""
         self.name = str(path) if name is None else name
         self.files = model_states(path)
-        """The files' states as they were when the model was opened first."""
+        """The files' states when the model was opened first."""
         self.adapters = tuple(adapters)
         self._open = open_source
         self._opened: tuple[WeightSource, WeightSource, list[Adapter]] | None = self._open_all()
@@ -65,7 +65,7 @@ class ModelOnDisk:
 
     @property
     def source(self) -> WeightSource:
-        """The opened weights, with what is merged into them."""
+        """The opened weights, with merged adapters."""
         return self._all[1]
 
     @property
@@ -75,11 +75,12 @@ class ModelOnDisk:
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
-        """Of those that requests may ask for, by their numbers."""
+        """Names of the adapters that requests may ask for, in the order of their numbers."""
         return tuple(one.name for one in self.adapters if not one.is_merged)
 
     def adapter_bytes(self, layer: int, part: ShardPart | None = None) -> tuple[int, int]:
-        """What adapters take beside a layer's attention and beside its MLP. `part`: of a shard; None: all."""
+        """Bytes of adapters beside a layer's attention and beside its MLP. `part`: the shard's part; None: the whole
+        layer."""
         file_source, _, adapters = self._all
         own = file_source if part is None or part == self.whole else ShardSource(file_source, part)
         held = [adapter.layer_bytes(own, layer) for adapter in adapters]
@@ -87,7 +88,7 @@ class ModelOnDisk:
 
     @property
     def total_adapter_bytes(self) -> int:
-        """What adapters take beside the whole model."""
+        """Bytes of adapters beside the whole model."""
         return sum(sum(self.adapter_bytes(layer)) for layer in range(self.config.num_layers)) if self.adapters else 0
 
     @property
@@ -112,12 +113,12 @@ class ModelOnDisk:
 
     @property
     def whole(self) -> ShardPart:
-        """The part that is everything."""
+        """The part that is the whole model."""
         return whole_part(self.config)
 
     @property
     def shape(self) -> str:
-        """What the model looks like, in one line: for a person, and to tell whether a stored plan belongs to it."""
+        """The model's shape in one line: for people, and to tell whether a stored plan belongs to the model."""
         config = self.config
         return (
             f"{config.family}, {config.num_layers} layers of {config.hidden_size}, {config.num_heads} heads in "
@@ -125,17 +126,18 @@ class ModelOnDisk:
         )
 
     def longest_context(self, asked: int | None) -> int:
-        """Tokens of the longest sequence: what the user asked for, as far as the model goes; None: all of that."""
+        """Longest sequence in tokens: what the user asked for, but at most the model's context, which is also the
+        default."""
         return min(asked or self.config.max_context, self.config.max_context)
 
     def blocks(
         self, precision: Precision, part: ShardPart | None = None, *, exact_activations: bool = False
     ) -> tuple[Block, ...]:
-        """Embedding, layers and head, as a worker holds them. Computed once for each set of arguments.
+        """The embedding, the layers and the head as a worker holds them. Computed once for each set of arguments.
 
         Args:
             precision: of the matrices.
-            part: of every matrix that the worker holds; None: all of it.
+            part: the worker's part of every matrix; None: all of it.
             exact_activations: see `StageConfig`.
         """
         part = part or self.whole
@@ -149,7 +151,7 @@ class ModelOnDisk:
         return self._blocks[key]
 
     def process_bytes(self, *, max_step_tokens: int) -> int:
-        """What a worker's process takes beside weights and KV, for steps of so many rows at most."""
+        """Bytes of a worker's process beside weights and KV cache, for steps of at most `max_step_tokens` rows."""
         ranks = max((adapter.max_ranks for adapter in self._all[2]), default=0)
         return process_bytes(self.config, max_step_tokens=max_step_tokens, adapter_ranks=ranks)
 
@@ -159,5 +161,5 @@ class ModelOnDisk:
         return sum(self.adapter_bytes(int(number), part)) if is_layer and self.adapters else 0
 
     def close(self) -> None:
-        """Let go of the files. Idempotent."""
+        """Close the files. Idempotent."""
         self._opened = None

@@ -1,4 +1,4 @@
-"""A stage of a language model from its files, whichever form they have."""
+"""Opens a stage of a language model from its files, whatever their format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from shoal.protocol.step_masks import Masks
 
 
 class LanguageStage(Protocol):
-    """What a worker asks of a stage: see `model.decoder.stage.Stage`."""
+    """What a worker needs of a stage: see `model.decoder.stage.Stage`."""
 
     vocab_size: int
     decoder: DecoderConfig
 
     @property
     def note(self) -> str | None:
-        """What a user should know of how it is computed; None: nothing."""
+        """What a user should know about how the stage is computed; None: nothing."""
         ...
 
     @property
@@ -36,12 +36,12 @@ class LanguageStage(Protocol):
 
     @property
     def alignment(self) -> bytes:
-        """Of the latest step, see `StepResult.alignment`: of the heads of this stage."""
+        """Attention weights of this stage's alignment heads in the latest step: see `StepResult.alignment`."""
         ...
 
     @property
     def is_first(self) -> bool:
-        """Whether it takes tokens, and not hidden states."""
+        """Whether the stage takes tokens rather than hidden states."""
         ...
 
     def process(
@@ -51,7 +51,7 @@ class LanguageStage(Protocol):
         ...
 
     def expert_rows(self) -> list[list[int]]:
-        """Rows that chose each expert."""
+        """For each layer, how many rows have chosen each expert so far."""
         ...
 
 
@@ -66,14 +66,14 @@ def open_stage(
     form: ForcedForm | None = None,
     adapters: Sequence[AdapterFile] = (),
 ) -> LanguageStage:
-    """Load it.
+    """Load a stage.
 
     Args:
-        path: of the model's files: an ONNX graph, a GGUF file, or a folder.
-        config: what to hold.
+        path: of the model's files: an ONNX graph, a GGUF file or a folder.
+        config: what the stage holds.
         on_progress: called with (done, total) pieces of weights.
-        source: of the weights, where they are open already.
-        group, kept, form, adapters: see `model.decoder.stage.Stage`; of a graph only the form's device counts.
+        source: the weights, if they are already open.
+        group, kept, form, adapters: see `model.decoder.stage.Stage`; a graph uses only the device of `form`.
 
     Raises:
         ModelLoadError: a weight is missing, broken or of an unknown kind.

@@ -1,10 +1,10 @@
 """ONNX Runtime sessions and their threads.
 
-A session has a thread pool of its own, or all sessions of a process share one. ONNX Runtime knows both, but not side by
-side: once a process shares a pool, every later session must use it.
+A session has a thread pool of its own, or all sessions of a process share one. ONNX Runtime has no mixture: once a
+process shares a pool, every later session must use it.
 
-Sessions that share a pool, which run one after the other, share the memory of their steps as well. With an arena each,
-every one of them keeps what its largest step took: 780 MB for SmolLM2 after a prompt of 512 tokens, instead of 52.
+Sessions that share a pool run one after the other, so they share the memory of their steps as well. With an arena each,
+every session would keep the memory of its largest step: 780 MB for SmolLM2 after a prompt of 512 tokens, instead of 52.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from shoal.model.device.opening import choose_device
 from shoal.protocol.device_config import DeviceConfig
 
 _FATAL_ONLY = 4
-"""Log severity: what a user must know comes as an error, not as a line on stderr."""
+"""Log severity. What users must know is raised as an error, not printed to stderr."""
 
 _EXTEND_AS_REQUESTED = 1
-"""Arena strategy; the default one doubles. Source: `OrtArenaCfg` in ONNX Runtime's C API."""
+"""Arena strategy: grow by what is requested, while the default doubles. Source: `OrtArenaCfg` in ONNX Runtime's C
+API."""
 
 _NO_FALLBACK = "session.disable_cpu_ep_fallback"
-"""Session option after which a node that the device does not compute is an error. Source: ONNX Runtime,
+"""Session option that makes a node which the device does not compute an error. Source: ONNX Runtime,
 onnxruntime_session_options_config_keys.h."""
 
 _shared_pool_threads: int | None = None
-"""ONNX Runtime's global pool is one a process and is made once: this mirrors its state, it does not add any."""
+"""Size of ONNX Runtime's global pool, which is created once for each process: a mirror of its state."""
 
 
 def share_pool(threads: int) -> None:
-    """Size the process's shared pool; the calling thread counts.
+    """Set the size of the process's shared pool, the calling thread included.
 
     Raises:
-        ConfigError: it has another size, or this release of ONNX Runtime (before 1.24) has none.
+        ConfigError: the pool already has another size, or this release of ONNX Runtime (before 1.24) has none.
     """
     global _shared_pool_threads
     if not hasattr(ort, "set_global_thread_pool_sizes"):
@@ -54,7 +55,8 @@ def share_pool(threads: int) -> None:
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Options of a session with `threads` of its own; None, or in a process that shares a pool: with that one."""
+    """Options of a session with `threads` of its own; with the shared pool if `threads` is None or the process has
+    one."""
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if threads is None or _shared_pool_threads is not None:
@@ -74,16 +76,16 @@ def start_session(
     *,
     needs_device: bool = False,
 ) -> ort.InferenceSession:
-    """A session on the processor or on a device. Raises what ONNX Runtime raises, and prints nothing.
+    """Start a session on the processor or on a device. Passes on ONNX Runtime's exceptions, and prints nothing.
 
     Args:
-        model: a file, or what is in it.
+        model: a file or its content.
         options: of the session.
-        device: to compute on; None: the processor.
-        needs_device: whether every node must be computed by the device: what is not is an error then.
+        device: where to compute; None: on the processor.
+        needs_device: whether a node that the device cannot compute is an error.
 
     Raises:
-        ConfigError: the device's provider is not installed here, cannot be loaded, or has no such device.
+        ConfigError: the device's provider is not installed, cannot be loaded, or has no such device.
     """
     if device is not None:
         bring_libraries(device.provider)
@@ -96,5 +98,5 @@ def start_session(
     if device is not None and PROVIDERS[device.provider].runtime_name not in session.get_providers():
         raise left_out(device)
     if isinstance(model, bytes):
-        session._model_bytes = None  # kept for a change of providers, which is a second copy of all weights
+        session._model_bytes = None  # kept for a change of providers, as a second copy of all weights
     return session

@@ -1,1 +1,1 @@
-"""Weights in the native kernels' layout: packed from the model's file, kept on disk, mapped by all workers."""
+"""Weights in the native kernels' layout: packed from the model's file, kept on disk, and mapped by all workers."""

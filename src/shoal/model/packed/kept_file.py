@@ -1,11 +1,11 @@
-"""One file of packed weights: a header that says exactly what it must hold, the weights, a checksum.
+"""A file of packed weights: a header that states exactly what the file must hold, the weights, a checksum.
 
     magic, version, bytes of the description, bytes of the file | description, JSON | zeros up to a page
     weights, as they lie in memory
     checksum of all bytes before it
 
-Whoever reads a file knows its header to the byte, from the model's own file: nothing that a damaged file says is ever
-believed.
+A reader computes the header that it expects from the model's own file, and compares all of its bytes. So nothing that a
+damaged file says is ever used.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from shoal._native import ThreadPool
 
 VERSION = 1
-"""of this format and of the layout of packed matrices: to be raised when either changes"""
+"""Version of this format and of the layout of packed matrices. Raise it when either changes."""
 _MAGIC = b"SHOALPKW"
 _HEAD = struct.Struct("<8sIIQ")
 _CHECKSUM = struct.Struct("<Q")
 _PAGE_BYTES = 4096
-"""Weights begin at a multiple of it. Source: the smallest page of the processors that there are."""
+"""Weights begin at a multiple of this. Source: the smallest page size of existing processors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptFormat:
-    """What a file holds: its header and the bytes of its weights."""
+    """Content of a file: its header and the number of bytes of its weights."""
 
     header: bytes
     weight_bytes: int
@@ -48,7 +48,8 @@ class KeptFormat:
 
 
 def kept_format(arrangement: Arrangement, about: Mapping[str, Any]) -> KeptFormat:
-    """The format of a file with these matrices. `about`: whatever else must be as it was, to be written as JSON."""
+    """The format of a file with these matrices. `about`: what else must be the same for the file to be used; written as
+    JSON."""
     matrices = [[placed.name, placed.form, placed.start_bytes] for placed in arrangement.matrices]
     description = json.dumps({**about, "matrices": matrices}).encode()
     header_bytes = -(-(_HEAD.size + len(description)) // _PAGE_BYTES) * _PAGE_BYTES
@@ -58,9 +59,9 @@ def kept_format(arrangement: Arrangement, about: Mapping[str, Any]) -> KeptForma
 
 
 def read_kept(path: Path, kept: KeptFormat, pool: ThreadPool) -> U8 | None:
-    """The weights of a file, mapped; None where it is not there, or not what was written.
+    """The weights of a file, mapped; None if there is no such file, or it does not have this format or checksum.
 
-    Mutates: the file's time of change, which says when it was used last.
+    Mutates: the file's modification time, which says when it was last used.
     """
     try:
         with _opened(path, os.O_RDONLY) as fd:
@@ -76,13 +77,13 @@ def read_kept(path: Path, kept: KeptFormat, pool: ThreadPool) -> U8 | None:
 
 
 def write_kept(path: Path, kept: KeptFormat, weights: U8, pool: ThreadPool) -> U8:
-    """Writes a file and returns its weights, mapped. Another process sees all of it or nothing.
+    """Write a file and return its weights, mapped. Other processes see the whole file or none.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: the file cannot be written; nothing is left of it.
     """
     new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)  # of a process that was killed
+    new.unlink(missing_ok=True)  # left by a process that was killed
     try:
         with _opened(new, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
             _write_all(fd, memoryview(kept.header))
@@ -117,7 +118,7 @@ def _written_checksum(memory: U8) -> int:
 def _touch(path: Path) -> None:
     try:
         os.utime(path)
-    except OSError:  # a folder that is only read
+    except OSError:  # the folder is read-only
         return
 
 

@@ -1,6 +1,7 @@
-"""Packed weights that are kept under the user's cache: packed once, mapped by every worker and at every later start.
+"""Packed weights in the user's cache: packed once, then mapped by every worker and at every later start.
 
-Keeping is an optimization. Whatever goes wrong with it (no home, a full disk, a damaged file) costs time, no request.
+The cache is an optimization. If anything goes wrong with it (no home, a full disk, a damaged file), starting takes
+longer, but no request fails.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeptWeights:
-    """The kept files of one model at one precision. One that cannot be written is the last that is tried."""
+    """The kept files of one model at one precision. After a failure to write one, no more are written."""
 
     def __init__(
         self,
@@ -66,18 +67,18 @@ class KeptWeights:
 
     @property
     def folder(self) -> Path:
-        """The model's own: weights of other files, of another precision or format lie elsewhere."""
+        """Folder of this model's files. Other model files, precisions and formats have other folders."""
         return self._root / self._model
 
     def weights(self, unit: str, arrangement: Arrangement, pack: Callable[[U8], None], pool: ThreadPool) -> U8:
-        """The weights of some matrices: of the kept file, or packed now and then kept where that is possible.
+        """Weights of some matrices: mapped from the kept file, or packed now and then kept if possible.
 
-        Of several processes that ask at once, one packs and the others wait for it.
+        If several processes ask at once, one packs and the others wait for it.
 
         Args:
-            unit: names the matrices and the part of them, among those of the model; a file name without a suffix.
+            unit: names these matrices and their part within the model; a file name without a suffix.
             arrangement: where they lie.
-            pack: writes them into memory of that size.
+            pack: writes them into memory of this size.
             pool: computes the checksum.
         """
         if arrangement.num_bytes == 0:
@@ -106,7 +107,8 @@ class KeptWeights:
 
     @contextmanager
     def _alone(self, path: Path) -> Iterator[bool]:
-        """Whether this process alone may write the file. Waits for others, unless nothing can be written."""
+        """Yields whether this process alone may write the file. Waits for other processes, unless nothing can be
+        written."""
         lock = None
         try:
             lock = _take_lock(path.with_suffix(".lock")) if self._writes else None
@@ -130,7 +132,7 @@ class KeptWeights:
 
 
 def kept_for(load: LoadStage) -> KeptWeights | None:
-    """Where a worker that is told to load this keeps the model's weights, under the user's cache; None: nowhere.
+    """The cache for the weights of the stage that a worker loads; None: it keeps none.
 
     Raises:
         ModelLoadError: the model's files cannot be read.
@@ -142,7 +144,7 @@ def kept_for(load: LoadStage) -> KeptWeights | None:
 
 
 def _take_lock(path: Path) -> int:
-    """A descriptor that holds the lock until it is closed, or its process ends."""
+    """A descriptor that holds the lock until it is closed or its process ends."""
     import fcntl
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""A worker's packed weights, unit by unit: a layer, the embedding, the head.
+"""A worker's packed weights, loaded in units: a layer, the embedding, the head.
 
-What is in memory at once are the packed weights and, while they are made, one unit more.
+Memory holds the packed weights and, while they are packed, at most one more unit.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 _DIGITS = 16
-"""Of the hash of a list: two lists of experts of one layer, or of matrices, are told apart."""
+"""Digits of a list's hash in a unit's name, which tell apart lists of experts of a layer, or of matrices."""
 
 
 class PackedWeights:
     """The matrices of a model, or of a shard of it, in the native kernels' layout.
 
-    Matrices without weights, of a shard that has no heads or columns, are missing.
+    Matrices without weights are missing: those of a shard without heads or columns.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PackedWeights:
         self._part = source.part if isinstance(source, ShardSource) else whole_part(source.config)
         self._vocabulary: dict[str, Matrix] = {}
         self.num_bytes = 0
-        """of all matrices so far"""
+        """Bytes of all matrices loaded so far."""
 
     def layer(self, layer: int) -> Mapping[str, Matrix]:
         """The matrices of a layer by their names without `layers.i.`: q k v o gate up down and others.
@@ -70,8 +70,8 @@ class PackedWeights:
         return {name.removeprefix(f"layers.{layer}."): matrix for name, matrix in matrices.items()}
 
     def _experts_name(self, layer: int) -> str:
-        """Tells apart shards that hold different experts whole; empty where there are none of these. Which of their
-        rows they compute makes no other weights."""
+        """Part of a unit's name for the whole experts that a shard holds; empty if it holds none. Which of their rows
+        the shard computes does not matter for weights."""
         experts = self._source.config.layer_experts(layer)
         if experts is None or not self._part.experts:
             return ""
@@ -82,15 +82,15 @@ class PackedWeights:
         return f".experts-{sha256(repr(numbers).encode()).hexdigest()[:_DIGITS]}"
 
     def embedding(self) -> Matrix:
-        """The embedding's rows. Raises as `layer` does."""
+        """The matrix of the embedding. Raises as `layer` does."""
         return self._of_vocabulary("embedding")
 
     def head(self) -> Matrix:
-        """The head's rows: where it is tied, the same matrix as the embedding. Raises as `layer` does."""
+        """The matrix of the head; if it is tied, the same as the embedding. Raises as `layer` does."""
         return self._of_vocabulary("embedding" if self._source.config.tied_embeddings else "head")
 
     def beside(self, names: Sequence[str]) -> Mapping[str, Matrix]:
-        """Matrices that are neither a layer's nor the embedding or the head. Raises as `layer` does."""
+        """Other matrices than those of layers, embedding and head. Raises as `layer` does."""
         first, last = self._part.vocabulary
         digest = sha256(repr(list(names)).encode()).hexdigest()[:_DIGITS]
         return self._load(f"beside-{digest}.rows-{first}-{last}", names)

@@ -1,6 +1,6 @@
-"""Memory for packed weights: of the process alone, or the pages of a file that all processes share.
+"""Memory for packed weights: private to the process, or the pages of a file that all processes share.
 
-Both begin at a page, so at a multiple of 64 bytes.
+Both begin at a page, hence at a multiple of 64 bytes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from shoal.arrays import U8
 
 
 def own_memory(num_bytes: int) -> U8:
-    """Zeros that are taken as they are written, and given back when the last array over them is gone.
+    """Zeroed memory, whose pages are allocated as they are written, and freed with the last array over them.
 
-    In large pages where the computer has them: a first write to every 4 KiB takes longer than packing does.
+    It uses large pages if possible: a first write to every 4 KiB takes longer than packing does.
     """
     if num_bytes == 0:
         return np.zeros(0, np.uint8)
@@ -25,16 +25,16 @@ def own_memory(num_bytes: int) -> U8:
         return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)
     memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
+        with suppress(OSError):  # a kernel without large pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
 
 
 def file_memory(fd: int, num_bytes: int) -> U8:
-    """A whole file of so many bytes, read-only: one copy in the computer's memory, however many map it. The descriptor
-    may be closed afterwards.
+    """A whole file of this many bytes, mapped read-only: one copy in memory for all processes that map it. The
+    descriptor may be closed afterwards.
 
-    Raises OSError, or ValueError where the file is shorter.
+    Raises OSError, or ValueError if the file is shorter.
     """
     if os.fstat(fd).st_size < num_bytes:
         raise ValueError("the file is shorter than what is to be mapped")

@@ -1,4 +1,4 @@
-"""Some matrices of a model, packed into one piece of memory: where each lies is known from the file's header.
+"""Packs some matrices of a model into one piece of memory, in which their places follow from the file's header.
 
 Shapes: N outputs, K inputs.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TILE_OUTPUTS = 16
 """Source: native/gemm/matrix.h, kTileOutputs"""
 _WEIGHTS_AT_ONCE = 1 << 22
-"""that are widened: 16 MB of fp32, far below a percent of any model for which it matters"""
+"""Weights that are widened at once: 16 MB of fp32, far below a percent of any model for which it matters."""
 SCALES: Mapping[NumberKind | Literal["zero_points"] | None, int] = {
     None: 0,
     "half": 1,
@@ -45,12 +45,12 @@ SCALES: Mapping[NumberKind | Literal["zero_points"] | None, int] = {
 """Source: enum Scales in native/gemm/matrix.h"""
 FLOAT_CODES: Mapping[CodeKind, int] = {"e4m3": 11, "nf4": 12}
 GROUPED_CODES: Mapping[CodeKind, int] = {"int4": 13, "int8": 14}
-"""Source: enum Codes, the same"""
+"""Source: enum Codes in native/gemm/matrix.h"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """One matrix of a piece of memory."""
+    """Place of one matrix in a piece of memory."""
 
     name: str
     form: PackedForm
@@ -60,14 +60,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
-    """Where matrices lie in a piece of memory, one after the other; each begins at a multiple of 64 bytes."""
+    """Places of matrices in a piece of memory, one after the other; each begins at a multiple of 64 bytes."""
 
     matrices: tuple[Placed, ...]
     num_bytes: int
 
 
 def packed_form(packing: Packing) -> PackedForm:
-    """The layout of a matrix that is held so. Raises ValueError for a matrix without inputs."""
+    """The layout of a matrix that is held as `packing` says. Raises ValueError for a matrix without inputs."""
     from shoal._native import blocks_form, coded_form, gguf_form
 
     num_outputs, num_inputs = packing.shape
@@ -83,7 +83,7 @@ def packed_form(packing: Packing) -> PackedForm:
 
 
 def packed_bytes(source: WeightSource, name: str, precision: Precision) -> int:
-    """What a matrix takes in memory when it is packed, from the file's header alone; 0 where it has no weights."""
+    """Bytes of a packed matrix, from the file's header alone; 0 if it has no weights."""
     from shoal._native import layout_bytes
 
     packing = source.packing(name, precision)
@@ -91,7 +91,7 @@ def packed_bytes(source: WeightSource, name: str, precision: Precision) -> int:
 
 
 def arrange(source: WeightSource, names: Sequence[str], precision: Precision) -> Arrangement:
-    """Where these matrices lie when they are packed together. Those without weights, of a shard that has no heads, are
+    """Places of these matrices when they are packed together. Matrices without weights, of a shard without heads, are
     left out."""
     from shoal._native import layout_bytes
 
@@ -107,7 +107,7 @@ def arrange(source: WeightSource, names: Sequence[str], precision: Precision) ->
 
 
 def pack(source: WeightSource, arrangement: Arrangement, precision: Precision, pool: ThreadPool, memory: U8) -> None:
-    """Packs the matrices into memory that begins at a multiple of 64 bytes, then lets go of the file's pages.
+    """Pack the matrices into memory that begins at a multiple of 64 bytes, then release the file's pages.
 
     Raises:
         ModelLoadError: the file cannot be read.
@@ -128,15 +128,15 @@ def pack(source: WeightSource, arrangement: Arrangement, precision: Precision, p
 
 
 def matrices_in(arrangement: Arrangement, memory: U8) -> Mapping[str, Matrix]:
-    """The matrices of packed memory, which live as long as the memory does and keep it alive."""
+    """The matrices in packed memory. They are views that keep the memory alive."""
     from shoal._native import Matrix
 
     return {placed.name: Matrix(placed.form, _part(memory, placed)) for placed in arrangement.matrices}
 
 
 def weight_form(weight: Weight) -> PackedForm:
-    """The layout of a weight that came from no file: scales and offsets in half precision where all of them are such
-    numbers."""
+    """The layout of a weight that does not come from a file: scales and offsets are held in half precision if that is
+    exact."""
     if isinstance(weight, DenseWeight):
         return packed_form(Packing(kind=Kind.F32, shape=weight.shape))
     from shoal._native import blocks_form
@@ -149,7 +149,8 @@ def weight_form(weight: Weight) -> PackedForm:
 
 
 def _pack_quantized(source: WeightSource, placed: Placed, precision: Precision, pool: ThreadPool, out: U8) -> None:
-    """Rows are widened before they are quantized: some of them at a time, whose pages go before the next ones come."""
+    """Pack a matrix that must be widened and quantized again. Some rows are processed at a time, and their pages of the
+    file are released before the next ones are read."""
     packing = source.packing(placed.name, precision)
     num_outputs, num_inputs = packing.shape
     step = num_outputs
@@ -162,9 +163,10 @@ def _pack_quantized(source: WeightSource, placed: Placed, precision: Precision, 
 
 
 def pack_weight(weight: Weight, form: PackedForm, pool: ThreadPool, out: U8, *, first_output: int = 0) -> None:
-    """Packs a weight into memory of its `weight_form`, or of what its source says it is held as.
+    """Pack a weight into memory of its `weight_form`, or of the form in which its source says it is held.
 
-    `first_output`: of quantized blocks, where the weight is some rows of the matrix, a multiple of TILE_OUTPUTS.
+    `first_output`: if the weight is some rows of quantized blocks, the number of the first one, a multiple of
+    TILE_OUTPUTS.
     """
     from shoal._native import pack_blocks, pack_gguf
 

@@ -1,4 +1,5 @@
-"""Room for kept weights: they take a share of what is free, and those that were used longest ago give way."""
+"""Makes room for kept weights: they may take a share of the free space, and the least recently used ones are
+removed."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHARE_OF_FREE = 0.5
-"""Part of the disk's free space, what is kept counted as free, that all kept weights may take. Source: a judgment:
-a model's packed weights are as large as its file, and whoever had room for one has room for the other."""
+"""Fraction of the disk's free space, counting what is kept as free, that all kept weights may take. Source: a judgment:
+a model's packed weights are as large as its file, so whoever had room for one has room for the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +22,18 @@ class _File:
 
 
 def make_room(root: Path, num_bytes: int, *, keep: Path, max_bytes: int | None = None) -> bool:
-    """Removes kept files until another one fits. Returns whether it does; if it cannot, nothing is removed.
+    """Remove kept files until another one fits. Returns whether it does; if it cannot, nothing is removed.
 
-    A file that is removed while workers have it mapped stays theirs, and takes its room until they end.
+    Workers that have a removed file mapped keep it, and it takes its space until they end.
 
     Args:
         root: the folder that has a folder for every model.
         num_bytes: of the file that is to be written.
-        keep: the folder of its model, from which nothing is removed: the model's other layers are wanted next.
-        max_bytes: that all files may take; None: SHARE_OF_FREE.
+        keep: the folder of its model, from which nothing is removed, since the model's other layers are needed next.
+        max_bytes: limit for all files; None: SHARE_OF_FREE of the free space.
 
     Raises:
-        OSError: the disk cannot be asked.
+        OSError: the file system does not answer.
     """
     files = sorted(_files(root), key=lambda file: file.used_ns)
     held = sum(file.num_bytes for file in files)
@@ -59,8 +60,8 @@ def _files(root: Path) -> Iterator[_File]:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, its lock, and its folder when it was the last. Two processes that no longer see the same lock
-    make the same file twice, no worse."""
+    """Remove a file, its lock, and its folder if that is then empty. If two processes hold different locks because of
+    this, both write the same file, which does no harm."""
     for one in (path, path.with_suffix(".lock")):
         try:
             one.unlink(missing_ok=True)
@@ -68,5 +69,5 @@ def _remove(path: Path) -> None:
             return
     try:
         os.rmdir(path.parent)
-    except OSError:  # others are in it
+    except OSError:  # the folder is not empty
         return

@@ -1,4 +1,4 @@
-"""The pieces into which a model can be cut, and the part that is all of them."""
+"""The smallest pieces into which a model can be cut, and the part that is the whole model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shoal.model.weights import BLOCK
 from shoal.protocol.stage_config import ShardPart
 
 VOCAB_ATOM = 32
-"""Vocabulary rows in a piece: a whole number of vector registers of logits on every processor (16 fp32 in AVX-512)."""
+"""Vocabulary rows in a piece: a whole number of vector registers of logits on all processors (16 fp32 in AVX-512)."""
 
 
 def shard_atoms(config: DecoderConfig) -> ShardAtoms:
-    """The smallest pieces that a shard of a model can have, however its weights are quantized. A model with an encoder
-    has one piece of columns."""
+    """The smallest pieces that a shard of a model can have, whatever its quantization. The columns of a model with an
+    encoder are one piece."""
     return ShardAtoms(
         num_kv_heads=config.num_head_groups,
         kv_heads_per_atom=_heads_together(config),
@@ -29,9 +29,8 @@ def shard_atoms(config: DecoderConfig) -> ShardAtoms:
 
 
 def _heads_together(config: DecoderConfig) -> int:
-    """Groups of heads that must stay on one shard: all, where queries and keys have norms over all of them. Where some
-    layers have fewer KV heads, those with as many as one of these.
-    """
+    """Number of head groups that must stay on one shard: all, if queries and keys have norms over all heads. If some
+    layers have fewer KV heads, as many as make up a whole one of those."""
     if config.joins_qk_norm:
         return config.num_kv_heads
     together = _heads_of_whole_blocks(config.result_columns, config.num_head_groups)
@@ -43,14 +42,14 @@ def _heads_together(config: DecoderConfig) -> int:
 
 
 def _heads_of_whole_blocks(result_columns: int, num_groups: int) -> int:
-    """Groups of heads whose columns of `o` are whole quantization blocks."""
+    """Number of head groups whose columns of `o` are whole quantization blocks."""
     if result_columns % BLOCK:
         return 1  # `o` is dense at any precision
     return BLOCK // gcd(BLOCK, result_columns // num_groups)
 
 
 def whole_part(config: DecoderConfig) -> ShardPart:
-    """Everything: the part of the only shard of a stage."""
+    """The whole model: the part of the only shard of a stage."""
     return ShardPart(
         kv_heads=(0, config.num_head_groups), columns=(0, config.share_columns), vocabulary=(0, config.vocab_size)
     )

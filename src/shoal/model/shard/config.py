@@ -1,4 +1,4 @@
-"""A shard's model as if it were a smaller one."""
+"""The settings of a shard, as those of a smaller model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shoal.protocol.stage_config import MAX_TURNS, ShardPart
 
 
 def shard_config(config: DecoderConfig, part: ShardPart) -> DecoderConfig:
-    """The settings of a model that is one shard of another: its own numbers of heads, columns and vocabulary rows.
+    """The settings of one shard of a model, as a model with its own numbers of heads, columns and vocabulary rows.
 
     Raises:
         ValueError: the model has no such part.

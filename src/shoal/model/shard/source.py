@@ -1,9 +1,9 @@
 """One shard's part of a model's weights, as if it were a smaller model.
 
-Attention is cut by KV heads with the query heads that read them, or latent attention by query heads, each shard with
-all latent rows; the MLP by columns (or whole experts are dealt out),
-embedding and head by vocabulary rows: matrices into which the hidden state goes by rows, matrices out of which it comes
-by columns. Each shard's `o` and `down` products are then partial sums of the whole ones.
+Attention is cut by KV heads with the query heads that read them (latent attention by query heads, where each shard has
+all latent rows); the MLP by columns, unless whole experts are distributed; embedding and head by vocabulary rows. So
+matrices that read the hidden state are cut by rows, and those that add to it by columns, and each shard's `o` and
+`down` products are partial sums.
 Source: Megatron-LM, arXiv 1909.08053, section 3.
 """
 
@@ -32,12 +32,12 @@ class ShardSource:
 
     @property
     def config(self) -> DecoderConfig:
-        """The shard's own: its numbers of heads, columns and vocabulary rows. Heads may be none."""
+        """The shard's own settings: its numbers of heads, columns and vocabulary rows. It may have no heads."""
         return self._config
 
     @property
     def whole_config(self) -> DecoderConfig:
-        """That of the model which this is a part of."""
+        """The settings of the whole model."""
         return self._source.config
 
     @property
@@ -47,14 +47,15 @@ class ShardSource:
     def matrix(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Weight:
-        """The shard's part of a matrix, or of that the rows and columns counted within the part. See `WeightSource`."""
+        """The shard's part of a matrix, or the rows and columns of it that are given by their numbers within the part.
+        See `WeightSource`."""
         own_rows, own_columns = self._own_range(name, rows, columns)
         return self._source.matrix(self._own_name(name), precision, rows=own_rows, columns=own_columns)
 
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
-        """What `matrix(...).num_bytes` would be, from the header alone."""
+        """The value that `matrix(...).num_bytes` would have, from the header alone."""
         own_rows, own_columns = self._own_range(name, rows, columns)
         return self._source.matrix_bytes(self._own_name(name), precision, rows=own_rows, columns=own_columns)
 
@@ -79,8 +80,8 @@ class ShardSource:
     def vector(self, name: str, *, span: Range | None = None) -> F32:
         """The shard's items of a bias, or a whole norm. See `WeightSource`.
 
-        The bias of an expert's `down` belongs to a sum over shards once: where experts are cut by columns, the shard
-        with the first columns has it, the others have zeros.
+        The bias of an expert's `down` must be added once in a sum over shards. If experts are cut by columns, the shard
+        with the first columns has it, and the others have zeros.
         """
         values = self._source.vector(name, span=within(self._rows(name.removesuffix("_bias")), span))
         is_cut = ".experts." in name and not self._part.experts
@@ -88,14 +89,14 @@ class ShardSource:
         return np.zeros_like(values) if is_another_s else values
 
     def ranges_of(self, name: str) -> tuple[Range | None, Range | None]:
-        """The part's rows and columns in a whole matrix; None: all."""
+        """The part's rows and columns in the whole matrix; None: all."""
         return self._rows(name), self._columns(name)
 
     def _own_range(self, name: str, rows: Range | None, columns: Range | None) -> tuple[Range | None, Range | None]:
         return within(self._rows(name), rows), within(self._columns(name), columns)
 
     def _own_name(self, name: str) -> str:
-        """That of the whole: matrices of single heads are counted from the shard's first one."""
+        """The name in the whole model: matrices of single heads are numbered from the shard's first one."""
         before, heads, rest = name.rpartition(".heads.")
         if not heads:
             return name
@@ -145,7 +146,7 @@ class ShardSource:
                 return None
 
     def _query_columns(self, name: str, *, results: bool = False) -> Range:
-        """The part's columns of the queries, or of the results, of the layer that a matrix belongs to."""
+        """The part's columns of the queries or of the results, in the layer that a matrix belongs to."""
         whole, heads = self._source.config, self._source.config.layer_heads(_layer_of(name))
         if heads == whole.full_heads:
             own = _heads_of_layer(self._part, whole, name)
@@ -159,7 +160,7 @@ class ShardSource:
         return times(_heads_of_layer(self._part, self._source.config, name), heads.head_dim)
 
     def _mlp_columns(self, name: str) -> Range | None:
-        """The part's columns of the MLP that a matrix belongs to; None: all, of an expert that is held whole."""
+        """The part's columns of the MLP that a matrix belongs to; None: all columns of an expert that is held whole."""
         config = self._source.config
         experts = config.experts
         if ".experts." in name:
@@ -170,7 +171,7 @@ class ShardSource:
 
     @property
     def _num_groups(self) -> int:
-        """Of query heads that stay together, of the whole."""
+        """Number of groups of query heads in the whole model that are never divided."""
         return self._source.config.num_head_groups
 
 
@@ -180,6 +181,6 @@ def _layer_of(name: str) -> int:
 
 
 def _heads_of_layer(part: ShardPart, whole: DecoderConfig, name: str) -> Range:
-    """The part's key heads of the layer that a matrix belongs to."""
+    """The part's KV heads in the layer that a matrix belongs to."""
     count = whole.layer_heads(_layer_of(name)).num_kv_heads
     return at_share(part.kv_heads, whole.num_kv_heads, count)
