@@ -1,6 +1,6 @@
-"""Whether the settings of a model make sense, whatever format they were read from.
+"""Plausibility checks of a model's settings, whatever format they were read from.
 
-Shapes are not bounded here: they must be those of the file's tensors, which `tensor_check` sees to.
+Shapes are not bounded here: `tensor_check` compares them with the file's tensors.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from shoal.model.layer_config.experts import ExpertsConfig
 MAX_POSITION = 2**31 - 1
 """Positions are 32-bit numbers in steps and in the attention kernel."""
 MAX_LAYERS = 4096
-"""The deepest published decoder has 126 layers; a list of one item a layer is made before any tensor is looked for."""
+"""The deepest published decoder has 126 layers. The bound keeps lists with an item for each layer small, since they are
+made before any tensor is looked up."""
 MAX_EXPERTS, MAX_CHOSEN = 4096, 64
-"""Experts of a layer, and those that a token goes through: native/stage/runners/router.h"""
+"""Bounds of a layer's experts and of those that a token goes to. Source: native/stage/runners/router.h"""
 MAX_EXTENT = 8192
-"""Query heads, and dimensions of a head: the attention kernel's bound, see native/attention/layer.cpp"""
+"""Bound of query heads and of the dimensions of a head. Source: the attention kernel, native/attention/layer.cpp"""
 
 
 def check_config(where: Path, config: DecoderConfig) -> None:
-    """Raises ModelLoadError where the numbers cannot be those of a decoder, each by itself or together."""
+    """Raises ModelLoadError if a setting, or a combination of them, is impossible in a decoder."""
     try:
         _check_counts(config)
         _check_numbers(config)
@@ -43,7 +44,7 @@ def check_config(where: Path, config: DecoderConfig) -> None:
 
 
 def integer(what: str, value: Any) -> int:
-    """A whole number out of a file. Raises ValueError for anything else, such as a boolean or a fraction."""
+    """A whole number from a file. Raises ValueError for anything else, such as a boolean or a fraction."""
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not int:
@@ -52,14 +53,14 @@ def integer(what: str, value: Any) -> int:
 
 
 def number(what: str, value: Any) -> float:
-    """A finite number out of a file. Raises ValueError for anything else, such as text, infinity or NaN."""
+    """A finite number from a file. Raises ValueError for anything else, such as text, infinity or NaN."""
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{what} is {value!r}, not a number")
     return float(value)
 
 
 def layer_count(what: str, value: Any) -> int:
-    """A number of layers. Raises ValueError where it is not positive or absurd."""
+    """A number of layers. Raises ValueError if it is not positive, or is implausibly large."""
     count = integer(what, value)
     _require(0 < count <= MAX_LAYERS, f"{what} is {count}; between 1 and {MAX_LAYERS} layers are possible")
     return count
@@ -87,7 +88,7 @@ def _check_counts(config: DecoderConfig) -> None:
 
 
 def _check_variants(config: DecoderConfig) -> None:
-    """What layers have beside attention and an MLP."""
+    """Check the parts of layers that are neither attention nor an MLP."""
     if config.full_heads is not None:
         own, dim = config.full_heads.num_kv_heads, config.full_heads.head_dim
         _require(

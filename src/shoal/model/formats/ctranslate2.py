@@ -1,6 +1,6 @@
-"""Whisper in CTranslate2's own form, which faster-whisper's users have: a folder with `model.bin` and `config.json`.
+"""Whisper models in CTranslate2's format, which faster-whisper uses: a folder with `model.bin` and `config.json`.
 
-The settings of the model are not in the folder's config.json; they are the shapes of its tensors.
+The folder's config.json does not have the model's settings; they follow from the shapes of its tensors.
 Source: CTranslate2 4, python/ctranslate2/specs/model_spec.py, `_serialize`: binary version 6.
 """
 
@@ -25,13 +25,13 @@ from shoal.model.formats.speech_files import CTRANSLATE2_FILE
 _VERSION = 6
 _SPEC = "WhisperSpec"
 _DTYPES = ("F32", "I8", "I16", "I32", "F16", "BF16")
-"""by the number that the file has for them; source: include/ctranslate2/types.h, DataType"""
+"""Types by their number in the file. Source: include/ctranslate2/types.h, DataType"""
 _MAX_TENSORS = 1 << 16
 _MAX_RANK = 8
 
 
 def open_ctranslate2(directory: Path) -> SafetensorsDir:
-    """The weights of a folder, as those of a Hugging Face directory are opened.
+    """Open the weights of a folder in the same way as those of a Hugging Face directory.
 
     Raises:
         ModelLoadError: the file is broken, of another version, of another model than Whisper, or quantized.
@@ -58,7 +58,7 @@ _NEEDLESS = ("alignment_heads", "alignment_layer")
 
 
 def _settings(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """In the words of a Hugging Face config.json."""
+    """The settings with the keys of a Hugging Face config.json."""
     try:
         vocab_size, d_model = tensors["decoder.embeddings.weight"].shape
         return {
@@ -92,12 +92,12 @@ class _Reader:
         self._place = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every variable by its name, with dots for slashes and `layers.3` for `layer_3`."""
+        """All variables by name, with dots for slashes and `layers.3` for `layer_3`."""
         if (version := self._number("<I")) != _VERSION:
             raise ModelLoadError(f"{self._path} has binary version {version}, not {_VERSION}: convert it again")
         if (spec := self._text()) != _SPEC:
             raise ModelLoadError(f"{self._path} is a {spec[:80]!r} of CTranslate2; only {_SPEC} can be read")
-        self._number("<I")  # the revision of the specification
+        self._number("<I")  # the revision of the specification, which is not used
         count = self._number("<I")
         if count > _MAX_TENSORS:
             raise ModelLoadError(f"{self._path}: damaged: {count} tensors")
@@ -118,7 +118,7 @@ class _Reader:
         return name, Tensor(data=self._data, dtype=dtype, shape=shape, start_bytes=start, stop_bytes=self._place)
 
     def _text(self) -> str:
-        """With a zero byte behind it, which counts."""
+        """A string. Its length in the file includes a zero byte at its end."""
         length = self._number("<H")
         data = self._data[self._place : self._place + length]
         self._place += length

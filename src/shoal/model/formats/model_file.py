@@ -1,7 +1,7 @@
-"""The files of a model, opened so that nothing but a regular file is ever read or waited for.
+"""Opens a model's files. Only regular files are ever read.
 
-A folder that was downloaded may hold a named pipe, which would be waited for without end, or a device. Links are
-followed: the cache of the Hugging Face hub consists of them.
+A downloaded folder may hold a device, or a named pipe, on which a read would wait forever. Links are followed: the
+cache of the Hugging Face hub consists of them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from typing import IO, Any
 from shoal.errors import ModelLoadError
 
 MAX_JSON_BYTES = 256 << 20
-"""The largest published tokenizer.json has 33 MB, the largest index 12 MB; parsing takes about ten times the size."""
+"""The largest published tokenizer.json has 33 MB, the largest index 12 MB; parsing takes about ten times the size in
+memory."""
 GENAI_FILE = "genai_config.json"
 """The settings that onnxruntime-genai's model builder writes beside an ONNX graph. Source: onnxruntime-genai, docs."""
 WITHOUT_WEIGHTS = (
     "measuring and running need the weights; without them, only `shoal plan MODEL --cluster FILE` works, where FILE "
     "describes all machines"
 )
-"""The end of an error."""
+"""End of error messages about models without weights."""
 _READ_SUFFIXES = {".json", ".jinja", ".model", ".safetensors", ".gguf"}
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """A whole file, mapped and not read. Raises ModelLoadError where it is missing, empty or no regular file."""
+    """Map a whole file without reading it. Raises ModelLoadError if it is missing, empty or not a regular file."""
     with _open(path) as file:
         try:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -39,7 +40,8 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def release_pages(data: mmap.mmap) -> None:
-    """Takes a mapped file's pages out of the process's memory; the computer may keep them and reads them again."""
+    """Release the memory of a mapped file's pages. The system may cache them, and reads them again when they are
+    used."""
     if hasattr(mmap, "MADV_DONTNEED"):
         data.madvise(mmap.MADV_DONTNEED)
 
@@ -66,10 +68,10 @@ def parse_json(what: object, data: bytes) -> dict[str, Any]:
 
 
 def check_inside(name: object, named_by: Path) -> str:
-    """The name of a file that lies in the same folder as the file that names it.
+    """The name of a file that must lie in the same folder as the file that names it.
 
     Raises:
-        ModelLoadError: the name is no string, or leads elsewhere.
+        ModelLoadError: the name is not a string, or leads out of the folder.
     """
     if not isinstance(name, str):
         raise ModelLoadError(f"{named_by} names a file by {name!r:.200}, which is not a string")
@@ -79,7 +81,7 @@ def check_inside(name: object, named_by: Path) -> str:
 
 
 def check_regular(paths: Iterable[Path]) -> None:
-    """Raises ModelLoadError where one that is there, and that a loader would read, is no regular file."""
+    """Raises ModelLoadError if a file that exists, and that a loader would read, is not a regular file."""
     for path in paths:
         if path.suffix in _READ_SUFFIXES and path.exists() and not path.is_file():
             raise ModelLoadError(f"{path} is not a regular file")
@@ -87,7 +89,8 @@ def check_regular(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """Raises ModelLoadError. Without O_NONBLOCK, opening a pipe that nobody writes to never returns."""
+    """Open a regular file. Raises ModelLoadError. Without O_NONBLOCK, opening a pipe that nobody writes to never
+    returns."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:

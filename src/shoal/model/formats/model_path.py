@@ -1,4 +1,4 @@
-"""From what the user calls a model to the file or directory that holds it."""
+"""Resolves what a user calls a model to the file or directory that holds it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_regular
 
 FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
 NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
-"""of a Hugging Face repository; the same weights often lie beside them in other formats"""
+"""The files of a Hugging Face repository to download; the same weights often lie beside them in other formats."""
 
 
 def resolve_model(model: str) -> Path:
-    """A .gguf file or a directory with config.json; downloads `hf:` models that are not in the local cache.
+    """Resolve a name to a .gguf file or a directory with config.json. Downloads `hf:` models that are not in the local
+    cache.
 
     Raises:
-        ConfigError: the name cannot mean a model.
-        ModelLoadError: it can, but the model is not there, or is of another kind.
+        ConfigError: the name cannot be that of a model.
+        ModelLoadError: the model is not there, or of another kind.
     """
     kind, colon, name = model.partition(":")
     if colon and kind == "pkg":
@@ -30,7 +31,7 @@ def resolve_model(model: str) -> Path:
 
 
 def resolve_settings(model: str) -> Path:
-    """The same where a model's settings are enough: also a config.json by itself, whatever its name, and of
+    """As `resolve_model`, but a model's settings are enough: a config.json of any name by itself is accepted, and of
     `hf:org/name` only that file is downloaded. Raises as `resolve_model`."""
     kind, colon, name = model.partition(":")
     if colon and kind == "hf" and name.count("/") == 1:
@@ -40,7 +41,7 @@ def resolve_settings(model: str) -> Path:
 
 
 def is_settings_file(path: Path) -> bool:
-    """Whether it holds the settings of a model and nothing else."""
+    """Whether the file holds the settings of a model and nothing else."""
     return path.suffix == ".json" and path.is_file()
 
 
@@ -75,7 +76,7 @@ def _checked(path: Path, model: str) -> Path:
 
 
 def package_file(name: str) -> Path:
-    """A file that an installed Python package brings, by `PACKAGE/PATH/IN/IT`. Raises ConfigError, ModelLoadError."""
+    """A file of an installed Python package, named `PACKAGE/PATH/IN/IT`. Raises ConfigError, ModelLoadError."""
     package, _, inner = name.partition("/")
     found = [path for root in _package_roots(package) if (path := root / inner).is_file()]
     if not found:

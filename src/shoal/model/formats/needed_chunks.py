@@ -1,4 +1,4 @@
-"""Which parts of a model's files some of its layers need, by what the files' headers say."""
+"""The parts of a model's files that some of its layers need, from the headers of the files."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.formats.huggingface.tensor_files import read_header
 
 CHUNK_BYTES = 1 << 20
-"""In which files are cut, counted from their beginning."""
+"""Size of the chunks into which files are cut, counted from their beginning."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:blk|layers)\.(\d+)\.")
 _ENCODER = re.compile(r"(?:^|\.)encoder\.")
-"""It is where the embedding is, whole."""
+"""An audio encoder is held whole by the stage that has the embedding."""
 _EMBEDDINGS = ("token_embd.weight", "embed_tokens.weight")
 _HEADS = ("output.weight", "lm_head.weight")
 
 Span = tuple[int, int]
-"""[first, last) byte"""
+"""Bytes [first, last)"""
 
 
 def needed_chunks(path: Path, first_layer: int, last_layer: int, num_layers: int) -> dict[str, list[int]]:
-    """For each file of a model, relative to its folder, the chunks that hold more than tensors of other layers.
+    """For each file of a model, the chunks that some layers need: all but those with nothing but tensors of other
+    layers.
 
     Args:
         path: a GGUF file or a Hugging Face directory.
-        first_layer: that is held; 0 has the embedding.
-        last_layer: exclusive; `num_layers` has the head.
+        first_layer: first layer that is held; with layer 0 goes the embedding.
+        last_layer: exclusive; with `num_layers` goes the head.
         num_layers: of the model.
+
+    Returns:
+        Numbers of chunks, by the file's name in the model's folder.
 
     Raises:
         ModelLoadError: a header is broken.
@@ -59,7 +63,7 @@ def needed_chunks(path: Path, first_layer: int, last_layer: int, num_layers: int
 
 
 def _tensor_spans(file: Path) -> dict[str, Span]:
-    """Where a file's tensors lie; none in a file of another kind."""
+    """The bytes of each of a file's tensors; empty for a file of another kind."""
     if file.suffix == ".gguf":
         return {name: (one.start_bytes, one.stop_bytes) for name, one in GgufHeader(file).tensors.items()}
     if file.suffix == ".safetensors":
@@ -68,7 +72,7 @@ def _tensor_spans(file: Path) -> dict[str, Span]:
 
 
 def _chunks_outside(num_bytes: int, unwanted: Iterable[Span]) -> Iterator[int]:
-    """Chunks with a byte in none of the spans."""
+    """Chunks that have a byte outside all spans."""
     joined: list[list[int]] = []
     for start, stop in sorted(unwanted):
         if joined and start <= joined[-1][1]:

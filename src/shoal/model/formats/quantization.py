@@ -1,4 +1,4 @@
-"""Block quantization: fp32 rows to blocks of BLOCK weights with one scale (and offset), and back.
+"""Block quantization of fp32 rows to blocks of BLOCK weights with one scale (and offset), and back.
 
 Shapes: N rows, K columns, G = K / BLOCK blocks a row, B bytes a block.
 """
@@ -13,18 +13,18 @@ from shoal.arrays import F32, U8
 from shoal.model.weights import BLOCK, BlockWeight, DenseWeight, Weight
 
 RANGE_FACTORS = (1.0, 0.92)
-"""Shares of a block's full range tried as the first 4-bit grid: giving up the extremes makes the other steps finer.
-Source: tests/model/formats/test_quantization.py compares the error with the plain full-range grid."""
+"""Fractions of a block's full range that the first 4-bit grid covers: clipping the extremes makes the other steps
+finer. Source: tests/model/formats/test_quantization.py compares the error with the plain full-range grid."""
 REFINEMENTS = 2
-"""Rounds of rounding and fitting for each of them."""
+"""Rounds of rounding and fitting for each of these grids."""
 CHUNK_WEIGHTS = 1 << 18
-"""Weights quantized at once, so that the temporaries (a few times 1 MB) stay in the processor's cache."""
+"""Weights that are quantized at once, so that the temporaries (a few times 1 MB) stay in the processor's cache."""
 
 
 def quantize_rows(values_NK: F32, bits: Literal[4, 8]) -> Weight:
-    """Blocks of fp32 rows; a DenseWeight where K is no multiple of BLOCK.
+    """Quantize fp32 rows; the result is a DenseWeight if K is not a multiple of BLOCK.
 
-    8 bits are symmetric (scale = largest magnitude / 127); 4 bits get a scale and an offset fitted by least squares.
+    8 bits are symmetric (scale = largest magnitude / 127); 4 bits have a scale and an offset fitted by least squares.
     """
     num_rows, num_columns = values_NK.shape
     if num_columns % BLOCK:
@@ -57,7 +57,7 @@ def widen(weight: BlockWeight) -> BlockWeight:
 
 
 def pack_nibbles(q: U8) -> U8:
-    """Numbers 0..15 along the last axis, two to a byte: even positions in the low nibble."""
+    """Pack numbers 0..15 along the last axis, two to a byte: even positions in the low nibble."""
     return q[..., 0::2] | (q[..., 1::2] << np.uint8(4))
 
 
@@ -94,7 +94,8 @@ def _quantize_4bit(values_NK: F32) -> tuple[U8, F32, F32]:
 
 
 def _refine(blocks_NGB: F32, scales_NG: F32, minima_NG: F32) -> tuple[F32, F32, F32, F32]:
-    """Round to a grid and fit the grid to the roundings, REFINEMENTS times; see `_fit` for the last item."""
+    """Round to a grid and fit the grid to the rounded codes, REFINEMENTS times; see `_fit` for the last item of the
+    result."""
     q_NGB = blocks_NGB
     gain_NG = scales_NG
     for _ in range(REFINEMENTS):

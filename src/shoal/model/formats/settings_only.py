@@ -1,4 +1,4 @@
-"""A model of which only the settings are there: enough to plan for described machines, not to measure or run."""
+"""A model of which only the settings exist: enough to plan for described machines, but not to measure or run."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _ENCODER = "encoder."
 
 
 class SettingsOnly:
-    """Implements `WeightSource` by the shapes that a config.json asks for; its matrices have sizes and no values.
+    """Implements `WeightSource` with the shapes that follow from a config.json: matrices have sizes but no values.
 
-    The sizes are those of a Hugging Face directory with these settings, whose files hold floats or are quantized.
+    The sizes are those of a Hugging Face directory with these settings, in floats or quantized.
 
     Raises:
         ModelLoadError: the architecture or a setting is not supported, or the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        """`path`: of the config.json, whatever its name, or of the directory that holds it."""
+        """`path`: of the config.json, whatever its name, or of its directory."""
         self._path = path
         with while_reading(path):
             self._config = config_from_hf(path)
@@ -61,7 +61,7 @@ class SettingsOnly:
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
-        """What the matrix would take. See `WeightSource`."""
+        """Bytes that the matrix would take. See `WeightSource`."""
         num_rows, num_columns = self._shape(name)
         first, last = resolve_range(rows, num_rows)
         if coded := self._coded and self._coded.matrix(name, (num_rows, num_columns)):
@@ -91,15 +91,15 @@ class SettingsOnly:
         self._refuse()
 
     def release_pages(self) -> None:
-        """Nothing was read."""
+        """Does nothing, since nothing was read."""
 
     @cached_property
     def _kind(self) -> Kind:
-        """The floats that the model's weights are stored as, if its settings tell."""
+        """The float type in which the model's weights are stored, if its settings say so."""
         return KINDS_BY_SETTING.get(stored_dtype(self._path), Kind.F32)
 
     def _is_mxfp4(self, name: str) -> bool:
-        """Of gpt-oss, the matrices of experts."""
+        """Whether a matrix is one of gpt-oss's experts."""
         return self._has_mxfp4 and ".experts." in name
 
     def _shape(self, name: str) -> tuple[int, int]:
@@ -115,7 +115,7 @@ class SettingsOnly:
         return shape[0], prod(shape[1:])
 
     def _layer_shapes(self, layer: int) -> dict[str, Shape]:
-        """The same for all layers of a kind."""
+        """The shapes of a layer, which are the same for all layers of a kind."""
         config = self._config
         recurs = config.layer_recurrence(layer) is not None
         kind = config.layer_experts(layer) is not None, recurs, config.has_attention(layer), config.has_mlp(layer)

@@ -1,4 +1,4 @@
-"""Whether a model is one of speech, told by its files before anything else is read."""
+"""Whether a model is a speech model, told from its files before anything else is read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _OTHER_SUFFIXES = (".gguf", ".onnx", ".yaml", ".yml", ".safetensors")
 
 
 def is_ctranslate2(directory: Path) -> bool:
-    """Whether a folder holds a model in CTranslate2's form."""
+    """Whether a folder holds a model in CTranslate2's format."""
     return (directory / CTRANSLATE2_FILE).is_file() and next(directory.glob("*.safetensors"), None) is None
 
 
 def is_speech_model(model: str) -> bool:
-    """By the type of model in `config.json`, or by a file of CTranslate2's. A name that leads to no model is none.
+    """Whether a model is a speech model, by the model type in `config.json` or by CTranslate2's file. False if there is
+    no such model.
 
     Args:
-        model: as the user named it.
+        model: the name that the user gave.
     """
     if model.lower().endswith(_OTHER_SUFFIXES):
         return False
@@ -36,7 +37,7 @@ def is_speech_model(model: str) -> bool:
 
 
 def speech_model(model: str) -> str:
-    """The name of a model that must be one of speech. Raises ModelLoadError where it is another, or there is none."""
+    """The name of a model that must be a speech model. Raises ModelLoadError if it is not one, or does not exist."""
     if not is_speech_model(model):
         resolve_model(model)
         raise ModelLoadError(f"{model} is not a model of speech: give a folder with a Whisper model")

@@ -1,6 +1,7 @@
-"""Whether a file's tensors are those of the model that its settings describe: all there, exact in shape, none left.
+"""Checks that a file's tensors are those that the model's settings describe: none missing, none unused, all of the
+right shape.
 
-Both formats are checked alike, once, when the file is opened; what reads them later can rely on it.
+Both formats are checked in the same way, once, when the file is opened; later readers can rely on it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from shoal.model.layer_config.experts import ExpertsConfig
 
 Shape = tuple[int, ...]
 CONV_TAPS = 3
-"""of an audio encoder's convolutions. Source: Whisper, arXiv 2212.04356, section 2.2"""
+"""Taps of an audio encoder's convolutions. Source: Whisper, arXiv 2212.04356, section 2.2"""
 _CROSS_NAMES = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "o_bias")
 
 
 def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
-    """Every matrix and vector of a model, by the names that `WeightSource` has, one after the other.
+    """Yields the name in `WeightSource` and the shape of every matrix and vector of a model.
 
-    A model of absurdly many layers costs nothing: whoever looks for its tensors stops at the first that is missing.
+    An absurd number of layers costs nothing: whoever looks up the tensors stops at the first one that is missing.
     """
     if config.encoder is not None:
         yield from _encoder_shapes(config.encoder)
@@ -44,7 +45,7 @@ def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
 
 
 def _encoder_shapes(encoder: EncoderConfig) -> Iterator[tuple[str, Shape]]:
-    """Of an encoder of audio, by names that begin with `encoder.`"""
+    """The tensors of an audio encoder, whose names begin with `encoder.`"""
     layers = encoder.layers
     hidden = layers.hidden_size
     for name, num_inputs in (("conv1", encoder.num_mels), ("conv2", hidden)):
@@ -59,7 +60,7 @@ def _encoder_shapes(encoder: EncoderConfig) -> Iterator[tuple[str, Shape]]:
 
 
 def first_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """What a model's first stage has beside its embedding and its layers."""
+    """Tensors of a model's first stage besides its embedding and its layers."""
     shapes = {} if config.altup is None else dict(config.altup.first_shapes(config.hidden_size))
     if config.layer_inputs is not None:
         shapes |= config.layer_inputs.top_shapes(config.hidden_size, config.num_layers)
@@ -67,18 +68,18 @@ def first_shapes(config: DecoderConfig) -> dict[str, Shape]:
 
 
 def last_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """What its last stage has before the head, without the norm."""
+    """Tensors of a model's last stage between its layers and the head, without the norm."""
     return {} if config.altup is None else dict(config.altup.last_shapes(config.hidden_size))
 
 
 def layer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
-    """Every matrix and vector of a layer, by the names that `WeightSource` has without `layers.i.`"""
+    """Every matrix and vector of a layer, by its name in `WeightSource` without `layers.i.`"""
     mixer = _mixer_shapes(config, layer) | _norm_shapes(config, layer) | _variant_shapes(config)
     return mixer | _feed_forward_shapes(config, layer)
 
 
 def _mixer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
-    """Of attention, or of what stands in its place."""
+    """Tensors of attention, or of what a layer has instead."""
     if layer in config.no_mixer_layers:
         return {}
     recurrence = config.layer_recurrence(layer)
@@ -87,7 +88,7 @@ def _mixer_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
 
 
 def _feed_forward_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
-    """Of an MLP, or of the experts in its place."""
+    """Tensors of an MLP, or of the experts that a layer has instead."""
     if not config.has_mlp(layer):
         return {}
     experts = config.layer_experts(layer)
@@ -107,7 +108,7 @@ def _variant_shapes(config: DecoderConfig) -> dict[str, Shape]:
 
 
 def _norm_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
-    """Each half that a layer has brings its norms."""
+    """Tensors of the norms that belong to each half (mixer, MLP) that a layer has."""
     halves = ((layer not in config.no_mixer_layers, "attn"), (config.has_mlp(layer), "mlp"))
     own = [half for is_there, half in halves if is_there]
     before = own[:1] if config.shares_norm else own
@@ -144,14 +145,14 @@ def _attention_shapes(config: DecoderConfig, layer: int) -> dict[str, Shape]:
 
 
 def _cross_shapes(config: DecoderConfig) -> dict[str, Shape]:
-    """Of attention over an encoder's output, which has as many heads as the layer's own."""
+    """Tensors of attention over an encoder's output, which has as many heads as the layer's own attention."""
     own = {name: shape for name, shape in _attention_shapes(config, 0).items() if name in _CROSS_NAMES}
     norms = ("cross_norm", "cross_norm_bias") if config.norm_bias else ("cross_norm",)
     return {f"cross_{name}": shape for name, shape in own.items()} | dict.fromkeys(norms, (config.hidden_size,))
 
 
 def _latent_shapes(config: DecoderConfig, latent: LatentConfig) -> dict[str, Shape]:
-    """A shard without heads has no rows of any of them."""
+    """Tensors of latent attention. A shard without heads has no rows of any of them."""
     hidden, rank, has_heads = config.hidden_size, latent.query_rank, config.num_heads > 0
     shapes: dict[str, Shape] = {"q": (config.query_columns, rank or hidden)}
     if rank:
@@ -191,7 +192,7 @@ def _expert_shapes(hidden: int, experts: ExpertsConfig, layer: int, names: Colle
 
 
 def unstacked(shape: Shape, part: TensorPart) -> Shape:
-    """A tensor's shape with all rows of a stack under each other; () where it is no stack of so many."""
+    """A tensor's shape with the rows of all items of a stack below each other; () if it is not a stack of this size."""
     if part.stack == 0:
         return shape
     return (shape[0] * shape[1], *shape[2:]) if len(shape) > 1 and shape[0] == part.stack else ()
@@ -205,17 +206,17 @@ def check_tensors(
     locate: Callable[[str], TensorPart],
     is_needless: Callable[[str], bool],
 ) -> set[str]:
-    """Check all tensors of a model. Returns the names of those that it is computed from.
+    """Check all tensors of a model. Returns the names of those from which it is computed.
 
     Args:
         where: the file or folder, for errors.
         config: what the settings say.
-        shape_of: of every tensor of the file.
-        locate: from a name of `WeightSource` to the rows that hold it; raises ModelLoadError where there are none.
-        is_needless: whether a model that leaves a tensor of this name out computes the same.
+        shape_of: shape of every tensor of the file.
+        locate: returns the rows that hold a name of `WeightSource`; raises ModelLoadError if there are none.
+        is_needless: whether the model computes the same without a tensor of this name.
 
     Raises:
-        ModelLoadError: a tensor is missing, has another shape, or would be left out.
+        ModelLoadError: a tensor is missing, has another shape, or would be ignored.
     """
     used: dict[str, int] = {}
     num_rows: dict[str, int] = {}

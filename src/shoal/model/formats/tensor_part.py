@@ -15,30 +15,31 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Range, resolve_range
 
 Naming = Literal["huggingface", "gguf"]
-"""whose names the tensors of a model have"""
+"""The format whose tensor names are used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPart:
-    """Some rows of a matrix of the file, or items of a vector: where one of the graph builder's names lies."""
+    """Rows of a tensor of the file, or items of a vector: the place of one of the names of `WeightSource`."""
 
     tensor: str
     start: int
     stop: int
     heads: int = 0
-    """where positive, the rows are that many heads in interleaved rotary order"""
+    """If positive, the rows are this many heads in interleaved rotary order."""
     step: int = 1
-    """from the beginning of one run of rows to the next"""
+    """Distance from the beginning of one run of rows to the next."""
     run: int = 1
-    """rows that follow each other: those of a head, or of several, where others lie between them"""
+    """Consecutive rows: those of one or several heads, where other rows lie between the runs."""
     stack: int = 0
-    """where positive, so many matrices or vectors lie in the tensor, and rows or items are counted through all"""
+    """If positive, the tensor holds this many matrices or vectors, and rows or items are counted through all of
+    them."""
     turned: int = 0
-    """where positive, the matrix is these rows with inputs and outputs exchanged, and has so many"""
+    """If positive, the tensor holds the transposed matrix: these rows are inputs, and this is the number of outputs."""
 
     @property
     def num_inputs(self) -> int:
-        """Of a matrix that is turned."""
+        """Inputs of a transposed matrix."""
         return self.stop - self.start
 
     @property
@@ -48,8 +49,8 @@ class TensorPart:
         return len(range(self.start, self.stop, self.step)) * self.run
 
     def cut(self, rows: Range | None) -> TensorPart:
-        """Rows [first, last) of the part. Raises ValueError where it has not so many, or where they cut a head that
-        cannot be cut."""
+        """Rows [first, last) of the part. Raises ValueError if the part does not have them, or if they cut a head that
+        must stay whole or a transposed matrix."""
         first, last = resolve_range(rows, self.num_rows)
         if self.turned:
             if (first, last) != (0, self.turned):
@@ -66,7 +67,7 @@ class TensorPart:
         )
 
     def numbers(self, rotary_dim: int) -> slice | npt.NDArray[np.int64]:
-        """The rows in the tensor, in the order that the graph builder has them in: half-split rotary order."""
+        """Numbers of the tensor's rows in the order that the graph builder expects: half-split rotary order."""
         if self.run == 1 and not self.heads:
             return slice(self.start, self.stop, self.step)
         begins = np.arange(self.start, self.stop, self.step, dtype=np.int64)
@@ -77,7 +78,7 @@ class TensorPart:
 
 
 def half_split_order(num_heads: int, head_dim: int, rotary_dim: int) -> npt.NDArray[np.int64]:
-    """Row numbers that turn rotating pairs (2i, 2i+1) of every head into (i, i + rotary_dim / 2).
+    """Row numbers that reorder the rotating pairs (2i, 2i+1) of every head to (i, i + rotary_dim / 2).
 
     Source: llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute, of which this is the inverse.
     """
@@ -87,7 +88,7 @@ def half_split_order(num_heads: int, head_dim: int, rotary_dim: int) -> npt.NDAr
 
 
 def rotating_heads(config: DecoderConfig, leaf: str) -> int:
-    """Heads whose rows a matrix, bias or norm of a layer has in the order of the rotary embedding; 0: it has none."""
+    """Heads whose rows in this matrix, bias or norm of a layer are in rotary order; 0: its rows are not rotated."""
     heads = {"q": config.num_heads, "k": config.num_kv_heads}
     if config.parts_qk_norm:
         heads |= {"q_norm": config.num_heads, "k_norm": config.num_kv_heads}
