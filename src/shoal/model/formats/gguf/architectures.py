@@ -1,8 +1,8 @@
-"""What a GGUF file leaves to be known of its architecture.
+"""What a GGUF file does not say about its architecture.
 
-Source: llama.cpp, src/models (which arithmetic), src/llama-model.cpp (llama_model_rope_type) and conversion/ (what the
-converter of each writes). Where llama.cpp approximates an activation that the model's authors have exactly, the exact
-one is taken; so are Phi-3.5-MoE's norms and router, which llama.cpp has as those of other models.
+Source: llama.cpp, src/models (arithmetic), src/llama-model.cpp (llama_model_rope_type) and conversion/ (what each
+converter writes). Where llama.cpp approximates an activation that the model's authors compute exactly, the exact one is
+used; so are Phi-3.5-MoE's norms and router, for which llama.cpp uses those of other models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shoal.model.formats.gguf.layers.variants import MLP_BESIDE_EXPERTS, VARIANT
 from shoal.model.layer_config.attention import QueryScaling
 
 _LATE_NORM = {"mlp_norm": "post_attention_norm.weight"}
-"""the norm before the MLP has the name of one behind attention"""
+"""The norm before the MLP is stored under the name of a norm after attention."""
 _LATENT_NAMES = {
     "q_down": "attn_q_a.weight",
     "q_down_norm": "attn_q_a_norm.weight",
@@ -29,58 +29,59 @@ _LATENT_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """One value of `general.architecture`, as far as neither its metadata nor its tensors say what it is."""
+    """What neither metadata nor tensors say about files with one value of `general.architecture`."""
 
     is_interleaved: bool = False
-    """whether rows of q and k are in interleaved rotary order"""
+    """Whether rows of q and k are in interleaved rotary order."""
     centers_norms: bool = False
     pre_norms: bool = True
     post_norms: bool = False
     gated_mlp: bool = True
     activation: Activation = "silu"
     is_parallel: bool = False
-    """where the file does not say it"""
+    """Whether layers are parallel, if the file does not say it."""
     norms_rotated: bool = False
-    """whether norms of queries and keys come behind the rotary embedding"""
+    """Whether norms of queries and keys come after the rotary embedding."""
     rotates: Literal["all", "none", "sliding", "three of four", "unless told"] = "all"
-    """which layers have a rotary embedding; with `sliding`, all of a model without windows; `unless told`, all but in a
-    model whose file says that its embedding was not trained"""
+    """Layers that have a rotary embedding. `sliding`: the layers with a window, or all layers of a model without
+    windows; `unless told`: all, unless the file says that the embedding was not trained."""
     slides: Literal["all", "some", "none"] = "all"
-    """which layers have the window that the file names"""
+    """Layers that have the window which the file names."""
     pattern: int = 0
-    """Every so many-th layer sees everything where some slide and the file does not say which."""
+    """If some layers slide and the file does not say which: every layer whose number is a multiple of this has full
+    attention."""
     window: int = 0
-    """where the file names none"""
+    """Window in tokens, if the file names none."""
     local_rope: Literal["", "own base", "unscaled"] = ""
-    """what is different in the rotary embedding of layers that slide"""
+    """What is different in the rotary embedding of layers that slide."""
     axes: Literal["", "in runs", "in turn"] = ""
-    """how rotary frequencies turn by the three positions of a model that sees, see `rope_axes.py`"""
+    """How rotary frequencies are assigned to the three positions of a vision model: see `rope_axes.py`."""
     scales_embedding: bool = False
-    """whether embeddings are multiplied by the root of the hidden size"""
+    """Whether embeddings are multiplied by the square root of the hidden size."""
     logits_scale: Literal["", "factor", "divisor"] = ""
-    """what the file's `logit_scale` is"""
+    """Meaning of the file's `logit_scale`."""
     attention_sinks: bool = False
     normalizes_experts: bool = True
-    """whether the weights of a token's experts are divided by their sum, where the file does not say it"""
+    """Whether the weights of a token's experts are divided by their sum, if the file does not say it."""
     has_sigmoid: bool = False
-    """whether a router's scores are sigmoids, where the file does not say it"""
+    """Whether a router's scores are sigmoids, if the file does not say it."""
     mixer_limit: float = 0.0
-    """see `ExpertsConfig`"""
+    """See `ExpertsConfig`."""
     scales_expert_input: bool = False
     has_temperature: bool = False
-    """whether queries grow with their position as the metadata say"""
+    """Whether queries grow with their position as the metadata say."""
     temperature: QueryScaling | None = None
-    """how they grow where no file says it"""
+    """How queries grow with their position, if no file says it."""
     in_chunks: bool = False
     is_recurrent: bool = False
-    """whether there are layers without attention"""
+    """Whether there are layers without attention."""
     has_single_halves: bool = False
-    """whether each layer is attention, a recurrence, an MLP or experts alone"""
+    """Whether each layer is only attention, only a recurrence, only an MLP or only experts."""
     gates_attention: bool = False
     has_variants: bool = False
-    """whether its layers have what `layers/variants.py` reads"""
+    """Whether the layers have the features that `layers/variants.py` reads."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
-    """of tensors that other architectures have under another name"""
+    """Names of tensors that other architectures have under another name."""
 
 
 _LFM2 = Architecture(is_recurrent=True, names={"final_norm": "token_embd_norm.weight"})
@@ -193,12 +194,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen35moe": Architecture(is_recurrent=True, gates_attention=True, names=_LATE_NORM),
     "gpt2": Architecture(centers_norms=True, gated_mlp=False, activation="gelu_tanh", rotates="none"),
 }
-"""by name; Mistral and Mixtral files are of the architecture llama, those of DeepSeek V3, Kimi K2 and GLM 4.7 Flash of
-deepseek2"""
+"""Architectures by name. Mistral and Mixtral files have the architecture llama; DeepSeek V3, Kimi K2 and GLM 4.7 Flash
+files have deepseek2."""
 FALCON_40B_NAMES = {
     "attn_norm": "attn_norm_2.weight",
     "attn_norm_bias": "attn_norm_2.bias",
     "mlp_norm": "attn_norm.weight",
     "mlp_norm_bias": "attn_norm.bias",
 }
-"""where Falcon has two norms a layer, the second one is attention's"""
+"""Falcon with two norms a layer: the second one is attention's."""

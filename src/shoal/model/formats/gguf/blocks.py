@@ -1,4 +1,4 @@
-"""The rows of a GGUF tensor as dense values or blocks: which format each kind becomes, and the exact repacking.
+"""GGUF tensors' rows as dense values or blocks: which form each kind takes, and how blocks are repacked exactly.
 
 Shapes: N rows, K columns, G = K / BLOCK blocks a row, S = K / 256 super-blocks a row.
 Source of the block layouts: GGML, ggml-common.h (block_q4_0, block_q4_1, block_q8_0, block_q4_K).
@@ -27,32 +27,32 @@ from shoal.model.weights import (
 )
 
 Form = Literal["dense", "own", "widened", "int8", "int4"]
-"""fp32; the file's own blocks, repacked exactly; its own 4-bit blocks as 8-bit ones, also exact; 8-bit or 4-bit blocks
-re-quantized from the dequantized values"""
+"""`dense`: fp32. `own`: the file's own blocks, repacked exactly. `widened`: its 4-bit blocks as 8-bit ones, also exact.
+`int8`, `int4`: blocks quantized again from the dequantized values."""
 
 OWN_BITS = {
     **dict.fromkeys((Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.TQ1_0, Kind.TQ2_0), 4),
     **dict.fromkeys((Kind.Q8_0, Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4), 8),
     **dict.fromkeys((Kind.IQ3_XXS, Kind.IQ3_S, Kind.IQ2_XXS, Kind.IQ1_S), 8),
 }
-"""Kinds whose every 32 weights are whole multiples of one number, but for an offset: BlockWeight can hold them exactly,
-with so many bits. In the others a scale covers 16 weights or fewer."""
+"""Kinds whose blocks of 32 weights are whole multiples of one number, except for an offset, with the bits that a
+BlockWeight needs to hold them exactly. In the other kinds a scale covers 16 weights or fewer."""
 OWN_OFFSETS = {Kind.Q4_1, Kind.Q4_K, Kind.Q5_1, Kind.Q5_K}
 FLOATS = {Kind.F32, Kind.F16, Kind.BF16}
 WIDE = {Kind.Q5_0, Kind.Q5_1, Kind.Q5_K, Kind.Q6_K, Kind.Q8_0}
-"""quantized with more than 4 bits"""
+"""Kinds with more than 4 bits."""
 NARROW = {Kind.Q2_K, Kind.Q3_K, Kind.IQ2_S, Kind.IQ2_XS, Kind.IQ1_M}
-"""4 bits or fewer, but not exactly 32 weights to a scale: 4-bit blocks of 32 would lose up to a sixth of the perplexity
-(docs/decisions/0016), 8-bit ones lose nothing that can be measured"""
+"""Kinds with 4 bits or fewer, but not exactly 32 weights to a scale. 4-bit blocks of 32 would cost up to a sixth of the
+perplexity (docs/decisions/0016); 8-bit blocks lose nothing measurable."""
 SUPPORTED = {*OWN_BITS, *FLOATS, *WIDE, *NARROW}
 CHUNK_WEIGHTS = 1 << 20
-"""Weights widened to fp32 at once on their way to blocks: bounds the temporaries, which are a few times 4 MB."""
+"""Weights that are widened to fp32 at once on their way to blocks. This bounds the temporaries to a few times 4 MB."""
 
 
 def choose_form(kind: Kind, precision: Precision, *, num_columns: int, is_vocabulary: bool) -> Form:
-    """What a tensor becomes. A 4-bit embedding or head stays at 8 bits where the file has it above 4 bits.
+    """The form of a tensor. A 4-bit embedding or head is held in 8 bits if the file has it in more than 4.
 
-    The vocabulary matrices are read by every token, and most files keep them wider than the rest for that reason.
+    Every token reads the vocabulary matrices, so most files keep them wider than the rest.
     """
     if num_columns % BLOCK or precision == "fp32":
         return "dense"
@@ -69,7 +69,7 @@ def choose_form(kind: Kind, precision: Precision, *, num_columns: int, is_vocabu
 
 
 def form_bytes(form: Form, kind: Kind, num_rows: int, num_columns: int) -> int:
-    """`num_bytes` of the weight that `to_weight` would return."""
+    """The `num_bytes` of the weight that `to_weight` would return."""
     num_weights = num_rows * num_columns
     match form:
         case "dense":
@@ -86,13 +86,13 @@ def form_bytes(form: Form, kind: Kind, num_rows: int, num_columns: int) -> int:
 
 
 def check_columns(form: Form, columns: Range) -> None:
-    """Raises ValueError where columns of a matrix that takes this form would cut a quantization block."""
+    """Raises ValueError if columns of a matrix in this form would cut a quantization block."""
     if form != "dense" and (columns[0] % BLOCK or columns[1] % BLOCK):
         raise ValueError(f"columns [{columns[0]}, {columns[1]}) cut a quantization block of {BLOCK}")
 
 
 def columns_to_weight(rows: U8, kind: Kind, form: Form, columns: Range) -> Weight:
-    """Some columns of rows of raw bytes, exactly as `to_weight` has them; only the blocks they lie in are read.
+    """Some columns of rows of raw bytes, equal to those of `to_weight`; only the blocks that contain them are read.
 
     Raises:
         ValueError: the columns cut a quantization block.
@@ -105,7 +105,7 @@ def columns_to_weight(rows: U8, kind: Kind, form: Form, columns: Range) -> Weigh
 
 
 def to_weight(rows: U8, kind: Kind, form: Form) -> Weight:
-    """Rows of raw bytes [N, row_bytes] of a supported kind as a weight of that form."""
+    """Rows of raw bytes [N, row_bytes] of a supported kind as a weight in this form."""
     match form:
         case "dense":
             return DenseWeight(values_NK=to_dense(rows, kind))
@@ -120,7 +120,7 @@ def to_weight(rows: U8, kind: Kind, form: Form) -> Weight:
 
 
 def _by_chunks(rows: U8, kind: Kind, convert: Callable[[U8], Weight]) -> Weight:
-    """Rows converted some at a time."""
+    """Convert rows some at a time."""
     block_weights, block_bytes = BLOCK_SIZES[kind]
     rows_at_once = max(1, CHUNK_WEIGHTS // max(1, rows.shape[1] // block_bytes * block_weights))
     starts = range(0, max(1, len(rows)), rows_at_once)
@@ -130,7 +130,7 @@ def _by_chunks(rows: U8, kind: Kind, convert: Callable[[U8], Weight]) -> Weight:
 
 
 def to_dense(rows: U8, kind: Kind) -> F32:
-    """Rows of raw bytes as fp32 [N, K]; a view where the file holds fp32."""
+    """Rows of raw bytes as fp32 [N, K]; a view if the file holds fp32."""
     if rows.size == 0:
         block_weights, block_bytes = BLOCK_SIZES[kind]
         return np.zeros((len(rows), rows.shape[1] // block_bytes * block_weights), np.float32)
@@ -142,7 +142,7 @@ def to_dense(rows: U8, kind: Kind) -> F32:
         case Kind.BF16:
             return (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         case _:
-            from gguf import GGMLQuantizationType, quants  # only here, because of its memory
+            from gguf import GGMLQuantizationType, quants  # imported only here, because of its memory
 
             return quants.dequantize(rows, GGMLQuantizationType(kind))
 
@@ -165,8 +165,8 @@ def _own_blocks(rows: U8, kind: Kind) -> BlockWeight:
 
 
 def _from_grid(rows: U8, kind: Kind) -> BlockWeight:
-    """The whole numbers that a kind multiplies with its blocks' scales, found from its dequantized values: they need no
-    decoder of their own, only the scales do (`gguf_grids`)."""
+    """A kind's whole numbers, by which its blocks' scales are multiplied, computed from the dequantized values. So only
+    the scales need a decoder of their own (`block_grid`)."""
     scales_NG, offsets_NG = block_grid(rows, kind)
     values_NGB = to_dense(rows, kind).reshape(*scales_NG.shape, BLOCK)
     if offsets_NG is not None:
@@ -180,13 +180,13 @@ def _from_grid(rows: U8, kind: Kind) -> BlockWeight:
 
 
 def _from_q8_0(rows: U8) -> BlockWeight:
-    """34 bytes a block: a half-precision scale and 32 signed bytes."""
+    """Q8_0: 34 bytes a block, a half-precision scale and 32 signed bytes."""
     blocks = in_blocks(rows, 34)
     return BlockWeight(bits=8, q_NGB=blocks[..., 2:] ^ np.uint8(0x80), scales_NG=halves(blocks, 0))
 
 
 def _from_q4_1(rows: U8) -> BlockWeight:
-    """20 bytes a block: half-precision scale and minimum, then nibbles; w = q * scale + minimum."""
+    """Q4_1: 20 bytes a block, half-precision scale and minimum, then nibbles; w = q * scale + minimum."""
     blocks = in_blocks(rows, 20)
     scales_NG, minima_NG = halves(blocks, 0), halves(blocks, 2)
     offsets_NG = minima_NG + 8 * scales_NG
@@ -194,9 +194,10 @@ def _from_q4_1(rows: U8) -> BlockWeight:
 
 
 def _from_q4_k(rows: U8) -> BlockWeight:
-    """144 bytes a super-block of 256: two half-precision factors, 8 scales and minima of 6 bits each, then nibbles.
+    """Q4_K: 144 bytes a super-block of 256, two half-precision factors, 8 scales and minima of 6 bits each, then
+    nibbles.
 
-    Every 32 bytes of nibbles hold two sub-blocks of 32 weights: the low nibbles are one, the high nibbles the next.
+    Every 32 bytes of nibbles hold two sub-blocks of 32 weights: the low nibbles the first, the high nibbles the second.
     """
     blocks = in_blocks(rows, 144)
     scales_NS8, minima_NS8 = six_bit_fields(blocks[..., 4:16])
@@ -210,7 +211,7 @@ def _from_q4_k(rows: U8) -> BlockWeight:
 
 
 def _interleave(nibbles: U8) -> U8:
-    """From GGML's nibble order (all low nibbles, then all high ones) to consecutive pairs, for blocks of any length.
+    """Reorder GGML's nibbles (all low ones, then all high ones) to consecutive pairs, for blocks of any length.
 
     Two neighboring bytes are one 16-bit word, whose low nibbles make one output byte and whose high nibbles another.
     """

@@ -1,4 +1,4 @@
-"""A DecoderConfig from the metadata of a GGUF file.
+"""Builds a DecoderConfig from the metadata of a GGUF file.
 
 Source of the keys: GGUF specification and gguf-py/gguf/constants.py; of the defaults: llama.cpp, src/llama-model.cpp.
 """
@@ -22,18 +22,18 @@ from shoal.model.layer_config.experts import ExpertsConfig
 from shoal.model.recurrence.kinds import RecurrenceConfig
 
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
-"""of the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/models"""
+"""Number of layers of the one size whose attention scale is (hidden / heads) ** -0.5. Source: llama.cpp, src/models"""
 EXPERTS_OF_MAVERICK = 128
 SMOLLM3_PATTERN = 4
-"""every fourth layer does not rotate. Source: llama.cpp, src/models/smollm3.cpp"""
+"""Every fourth layer has no rotary embedding. Source: llama.cpp, src/models/smollm3.cpp"""
 MAX_TOKEN_ID = 2**31 - 1
 
 
 def config_from_gguf(header: GgufParts) -> DecoderConfig:
-    """What the metadata and the tensor shapes say about the model.
+    """The model's settings from its metadata and the shapes of its tensors.
 
     Raises:
-        ModelLoadError: an architecture that is not supported, or a key that is missing or cannot mean anything.
+        ModelLoadError: the architecture is not supported, or a key is missing or has an impossible value.
     """
     try:
         config = _GgufMetadata(header).config()
@@ -44,7 +44,7 @@ def config_from_gguf(header: GgufParts) -> DecoderConfig:
 
 
 def eos_token_ids_from_gguf(header: GgufHeader | GgufParts) -> tuple[int, ...]:
-    """Tokens that end a text, a turn or a message, as far as the metadata names them."""
+    """Tokens that end a text, a turn or a message, if the metadata name them."""
     keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
     found = [header.metadata.get(key) for key in keys]
     return tuple(dict.fromkeys(token for token in found if type(token) is int and 0 <= token <= MAX_TOKEN_ID))
@@ -114,8 +114,8 @@ class _GgufMetadata(GgufSettings):
         return with_variants(config, self) if known.has_variants else config
 
     def _latent(self) -> LatentConfig | None:
-        """Attention over compressed rows, whose one key head is the file's own. Files from before 2025 have no way
-        into the latent space of their own."""
+        """Latent attention. The file keeps its rows as one key head. Files from before 2025, whose matrices into and
+        out of the latent space are not separate, are refused."""
         if self.architecture != "deepseek2":
             return None
         if self.get("attention.key_length_mla") is None:
@@ -134,7 +134,8 @@ class _GgufMetadata(GgufSettings):
         )
 
     def _norm_epsilon(self) -> float:
-        """Either of two keys, of which LayerNorms have the first and RMS norms the second, unless it is missing."""
+        """The value of one of two keys: LayerNorms use the first and RMS norms the second, or the first if that is
+        missing."""
         keys = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
         has_first = self.get(keys[0]) is not None
         takes_first = has_first and (self.known.centers_norms or self.get(keys[1]) is None)
@@ -147,7 +148,8 @@ class _GgufMetadata(GgufSettings):
             raise ModelLoadError(f"{self.header.path}: keys of {lengths[0]} and values of {lengths[1]} per head")
 
     def _qk_norms(self, num_heads: int, head_dim: int) -> dict[str, Any]:
-        """Over all heads at once, of each head with its own weights, or of each head with the same weights."""
+        """The kind of norm: over all heads at once, of each head with its own weights, or of each head with the same
+        weights."""
         tensor = self.header.tensors.get(f"blk.{self._first_attention}.attn_q_norm.weight")
         shape = () if tensor is None else tensor.shape
         return {
@@ -157,7 +159,7 @@ class _GgufMetadata(GgufSettings):
         }
 
     def _has_unit_norms(self, experts: ExpertsConfig | None) -> bool:
-        """Llama 4 has them but for its larger model. Source: llama.cpp, src/models/llama4.cpp."""
+        """All Llama 4 models have them except the larger one. Source: llama.cpp, src/models/llama4.cpp."""
         return self.architecture == "llama4" and (experts is None or experts.num_experts != EXPERTS_OF_MAVERICK)
 
     def _query_scaling(self) -> QueryScaling | None:
@@ -169,7 +171,7 @@ class _GgufMetadata(GgufSettings):
         return QueryScaling(period=self.positive("rope.scaling.original_context_length"), strength=strength)
 
     def _has_chunks(self) -> bool:
-        """A window of 0 takes Llama 4's chunks, temperature and unrotated layers away."""
+        """A file with a window of 0 has none of Llama 4's chunks, temperature and layers without rotary embedding."""
         return self.get("attention.sliding_window") != 0
 
     def _logits_scale(self) -> float:
@@ -182,15 +184,16 @@ class _GgufMetadata(GgufSettings):
                 return 1.0 / self.number("logit_scale")
 
     def _num_kv_heads(self, num_heads: int) -> int:
-        """Where layers without attention are told by having none, those of the others; where layers have unlike heads,
-        those of the first, which has a window."""
+        """KV heads of a layer. Layers without attention are marked by 0 heads, so the others count; if layers have
+        different heads, those of the first layer, which has a window."""
         if self.known.has_variants:
             return integer("head_count_kv", of_layer(self, "attention.head_count_kv", 0))
         own = self._only_nonzero("attention.head_count_kv") if self.known.is_recurrent else None
         return self.positive("attention.head_count_kv", num_heads) if own is None else own
 
     def _only_nonzero(self, key: str) -> int | None:
-        """The one number that a list for all layers has beside 0; None where there is no list, or are several."""
+        """The one number besides 0 in a list with an item for each layer; None if there is no list, or several
+        numbers."""
         counts = {count for count in self.array(key) or [] if count != 0}
         return integer(key, counts.pop()) if len(counts) == 1 else None
 
@@ -211,7 +214,7 @@ class _GgufMetadata(GgufSettings):
         )
 
     def _columns(self, experts: ExpertsConfig | None) -> int:
-        """Of MLPs that are no experts, in the first layer that has one."""
+        """Columns of the first plain MLP."""
         if self.known.has_variants:
             return integer("feed_forward_length", of_layer(self, "feed_forward_length", 0))
         if self.known.has_single_halves:
@@ -250,7 +253,8 @@ class _GgufMetadata(GgufSettings):
         return self.number("attention.scale", 0.0) or head_dim**-0.5
 
     def _layer_windows(self) -> tuple[int, ...]:
-        """Mistral files are of the architecture llama, which has no window in llama.cpp: it counts where it is said."""
+        """Mistral files have the architecture llama, for which llama.cpp has no windows; a window in the metadata
+        counts here."""
         known, num_layers = self.known, self.num_layers
         window = integer("sliding_window", self.get("attention.sliding_window", known.window))
         if not window or known.slides == "none":

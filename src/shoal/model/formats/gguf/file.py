@@ -69,23 +69,23 @@ EXPERT_NAMES = {
     "sinks": "attn_sinks.weight",
 }
 _VECTORS = (LAYER_NAMES["q_norm"], LAYER_NAMES["k_norm"], EXPERT_NAMES["selection_bias"], *FLAT, *FLAT_NAMES)
-"""ends of the names of tensors whose axes are read as one"""
+"""Ends of the names of tensors whose axes are read as one."""
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _KEYS = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.weight")
-"""what a layer that attends over another's keys leaves unread"""
+"""Tensors that are not read in a layer that attends over another layer's keys."""
 BIAS_NAMES = {
     f"{name}_bias": LAYER_NAMES[name].replace(".weight", ".bias") for name in ("q", "k", "v", "o", "gate", "up", "down")
 }
 NEEDLESS = re.compile(r"blk\.\d+\.attn_rot_embd\.weight|cls\.output\.weight")
-"""A table of the rotary embedding that old files have beside its settings; and the head's rows of the tokens that a
-model ranks with, which files of such models have a second time."""
+"""A table of the rotary embedding that old files have besides its settings, and head rows of the tokens that a reranker
+ranks with, which such files store twice."""
 
 
 class GgufFile:
-    """Weights of one GGUF model, read from a memory map when asked for. Implements `WeightSource`.
+    """The weights of one GGUF model, read from a memory map when they are asked for. Implements `WeightSource`.
 
     Raises:
-        ModelLoadError: a file is broken, or its architecture or one of its tensors' kinds is not supported, or its
+        ModelLoadError: a file is broken, its architecture or the kind of one of its tensors is not supported, or its
             tensors are not those of the model that the metadata describe.
     """
 
@@ -139,7 +139,7 @@ class GgufFile:
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
-        """What `matrix(...).num_bytes` would be, from the header alone."""
+        """The value that `matrix(...).num_bytes` would have, from the header alone."""
         part = self.locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         form = self._form(name, part, precision)
@@ -159,7 +159,7 @@ class GgufFile:
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> RawRows | None:
-        """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
+        """A matrix as it lies in the file, if its values are kept. See `WeightSource`."""
         part = self.locate(name).cut(rows)
         tensor = self._header.tensors[part.tensor]
         if not keeps_values(tensor.kind, self._form(name, part, precision)):
@@ -188,7 +188,7 @@ class GgufFile:
         return rows_NB if order_N is None else rows_NB[order_N]
 
     def _places(self, part: TensorPart) -> tuple[int, int, I64 | None]:
-        """The rows of the tensor that a part is in, and which of them it is; None: all of them in order."""
+        """The span of tensor rows that contains a part, and which of them are its rows; None: all of them in order."""
         numbers = part.numbers(self._config.rope.rotary_dim)
         if isinstance(numbers, slice):
             return part.start, part.stop, None
@@ -198,7 +198,7 @@ class GgufFile:
         return start, int(numbers.max()) + 1, numbers - start
 
     def locate(self, name: str) -> TensorPart:
-        """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
+        """The rows of a tensor that hold a matrix or vector, given its name in `WeightSource`."""
         if name == "head" and self._config.tied_embeddings:
             name = "embedding"
         if name in TOP_NAMES:
@@ -218,7 +218,7 @@ class GgufFile:
         return self._fused_part(prefix, leaf) or self._whole(prefix + self._names[leaf], leaf)
 
     def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
-        """All experts of a layer lie in one tensor."""
+        """The part of one expert: all experts of a layer lie in one tensor."""
         experts, part = self._config.experts, leaf.removesuffix("_bias")
         assert experts is not None
         tensor = f"{prefix}ffn_{part}_exps.{'weight' if leaf == part else 'bias'}"
@@ -233,7 +233,7 @@ class GgufFile:
         )
 
     def _head_part(self, prefix: str, leaf: str, head: int) -> TensorPart:
-        """The ways of all heads into the latent space lie in one tensor, and those out of it in another."""
+        """The part of one head: one tensor has all heads' matrices into the latent space, another those out of it."""
         latent, tensor = self._config.latent, prefix + self._names[leaf]
         assert latent is not None
         self._whole(tensor)
@@ -254,7 +254,7 @@ class GgufFile:
         return rotating_heads(self._config, leaf)
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
-        """Rows of a fused tensor: of recurrent layers, q, k, v under each other, gate above up (Phi-3)."""
+        """The part of a fused tensor: of recurrent layers; q, k and v below each other; or gate above up (Phi-3)."""
         config, tensors = self._config, self._header.tensors
         own = recurrent_part(config, leaf)
         if own is not None:
@@ -275,7 +275,7 @@ class GgufFile:
         return None
 
     def _is_needless(self, tensor: str) -> bool:
-        """Layers beyond the model's own predict further tokens."""
+        """Whether the model is computed without a tensor, such as those of draft layers."""
         layer = _LAYER.match(tensor)
         is_draft = layer is not None and self._config.num_layers <= int(layer[1])
         keys = _KEYS.fullmatch(tensor)
@@ -287,11 +287,11 @@ class GgufFile:
 
 
 def _matrix_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A tensor's shape; the router of a shared expert is a matrix of one row, norms of heads are vectors, and a
-    convolution has the axis that its channels are alone on.
+    """The matrix shape of a tensor. The router of a shared expert is a matrix of one row, norms of heads are vectors,
+    and the taps of a convolution get an axis of 1 in the middle.
 
-    Some converters write an axis of 1 before the others, which llama.cpp does not see: the router and a choice's bias
-    are the same with and without it.
+    Some converters write an axis of 1 before the others, which llama.cpp ignores; so routers and selection biases are
+    read with and without it.
     """
     if name.endswith(_VECTORS):
         return (prod(shape),)

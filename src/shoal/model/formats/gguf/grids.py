@@ -1,4 +1,4 @@
-"""The scales, and offsets, of GGUF blocks whose every 32 weights are whole multiples of one number.
+"""Scales and offsets of GGUF blocks whose 32 weights are whole multiples of one number.
 
 Shapes: N rows, G = K / BLOCK blocks a row, S = K / 256 super-blocks a row.
 Source of the layouts: GGML, ggml-common.h (block_q5_0, block_iq4_xs, ...) and ggml-quants.c (dequantize_row_*).
@@ -14,11 +14,11 @@ from shoal.model.formats.gguf.kinds import BLOCK_SIZES, Kind
 from shoal.model.weights import BLOCK
 
 _HALF_AT = {Kind.TQ1_0: 52, Kind.TQ2_0: 64}
-"""Where a block has its half-precision scale, if not at its start."""
+"""Byte at which a block has its half-precision scale, if not at its start."""
 
 
 def block_grid(rows: U8, kind: Kind) -> tuple[F32, F32 | None]:
-    """Scales [N, G] and offsets [N, G] of rows of raw bytes; None for offsets that are all 0."""
+    """Scales [N, G] and offsets [N, G] of rows of raw bytes; None if all offsets are 0."""
     block_weights, block_bytes = BLOCK_SIZES[kind]
     blocks = in_blocks(rows, block_bytes)
     if kind == Kind.MXFP4:  # values of E2M1 are multiples of 1/2
@@ -65,7 +65,7 @@ def _top_bits(packed: U8) -> F32:
 
 
 def in_blocks(rows: U8, block_bytes: int) -> U8:
-    """[N, G, block_bytes]: a view, also of rows that are cut out of longer ones, and of none."""
+    """Rows as blocks [N, G, block_bytes]: a view, also of rows that are cut from longer ones, or that are empty."""
     return rows.reshape(len(rows), rows.shape[1] // block_bytes, block_bytes)
 
 

@@ -27,9 +27,9 @@ VERSIONS = (2, 3)
 MAX_DIMS = 4
 """Source: GGML_MAX_DIMS in ggml.h"""
 _FEWEST_KEY_BYTES = 8 + 4 + 1
-"""of a key without a name: its length, its type, a value"""
+"""Bytes of a key with an empty name: length of the name, type, a value of one byte."""
 _FEWEST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
-"""of a tensor without a name: its length, number of dimensions, one dimension, type, offset"""
+"""Bytes of a tensor with an empty name: length of the name, number of dimensions, one dimension, type, offset."""
 SCALAR_FORMATS = {
     ValueType.UINT8: "<B",
     ValueType.INT8: "<b",
@@ -47,7 +47,7 @@ SCALAR_FORMATS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """Where a tensor lies. `shape` has the row length last, the reverse of the file's order."""
+    """Where a tensor lies. `shape` has the length of a row last, the reverse of the file's order."""
 
     kind: Kind
     shape: tuple[int, ...]
@@ -67,13 +67,13 @@ class GgufHeader:
     """A GGUF file whose header is parsed and whose tensors are mapped, not read.
 
     Raises:
-        ModelLoadError: not a GGUF file, of another version or byte order, or shorter than its header says.
+        ModelLoadError: the file is not GGUF, has another version or byte order, or is shorter than its header says.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, Any] = {}
-        """scalars and strings by key; arrays are read with `array`"""
+        """Scalars and strings by key; arrays are read with `array`."""
         self.tensors: dict[str, TensorInfo] = {}
         self._array_starts: dict[str, int] = {}
         self._position = self._header_bytes = 0
@@ -91,25 +91,26 @@ class GgufHeader:
         return list(self._array_starts)
 
     def array_length(self, key: str) -> int:
-        """Number of items of an array of the metadata, which is not decoded; 0 where the file has none of that name."""
+        """Number of items of an array of the metadata, without decoding it; 0 if the file has no such array."""
         if key not in self._array_starts:
             return 0
         self._position = self._array_starts[key]
         return self._array_head()[1]
 
     def array(self, key: str) -> list[Any] | None:
-        """An array of the metadata, decoded now; None where the file has none of that name."""
+        """An array of the metadata, decoded now; None if the file has no such array."""
         if key not in self._array_starts:
             return None
         self._position = self._array_starts[key]
         return self._read_array()
 
     def digest(self) -> str:
-        """SHA-256 of the whole header: the same for two files whose metadata and tensor layout are the same."""
+        """SHA-256 of the header: equal for two files with the same metadata and tensor layout."""
         return hashlib.sha256(memoryview(self._data)[: self._header_bytes]).hexdigest()
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> U8:
-        """The bytes [rows, row_bytes] of some rows of a tensor: a view of the file. Valid until this is dropped."""
+        """The bytes [rows, row_bytes] of some rows of a tensor: a view of the file, valid until this object is
+        dropped."""
         tensor = self.tensors[name]
         data = np.frombuffer(self._data, np.uint8, tensor.num_rows * tensor.row_bytes, tensor.start_bytes)
         return data.reshape(tensor.num_rows, tensor.row_bytes)[start:stop]
@@ -148,7 +149,7 @@ class GgufHeader:
         return alignment
 
     def _check_left(self, num_bytes: int, what: str) -> None:
-        """Before anything is made of a count that the file claims."""
+        """Refuse a count that the file claims before anything is made from it."""
         if num_bytes > len(self._data) - self._position:
             raise ValueError(f"{what}, for which the file is too short")
 
@@ -227,7 +228,7 @@ class GgufHeader:
             )
 
     def _check_overlaps(self) -> None:
-        """Two tensors over the same bytes: a small file could stand for any amount of weights."""
+        """Refuse two tensors over the same bytes, by which a small file could stand for any amount of weights."""
         in_order = sorted(self.tensors.items(), key=lambda item: item[1].start_bytes)
         for (name, tensor), (other_name, other) in pairwise(in_order):
             if other.start_bytes < tensor.stop_bytes:

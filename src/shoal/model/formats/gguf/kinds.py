@@ -1,6 +1,6 @@
 """The numbers of the GGUF format: tensor kinds with their blocks, and types of metadata.
 
-The gguf package has the same tables, but brings 6 MB of others along, in every worker's process.
+The gguf package has the same tables, but would bring 6 MB of others into every worker's process.
 Source: GGML, ggml.h (`ggml_type`) and ggml-common.h (block sizes); GGUF specification (`gguf_metadata_value_type`).
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from enum import IntEnum
 
 DEFAULT_ALIGNMENT = 32
-"""Of tensors in a file that does not say, in bytes."""
+"""Alignment of tensors in bytes, in a file that does not give one."""
 
 
 class ValueType(IntEnum):
-    """What a key of the metadata holds."""
+    """Type of a value of the metadata."""
 
     UINT8 = 0
     INT8 = 1
@@ -31,7 +31,7 @@ class ValueType(IntEnum):
 
 
 class Kind(IntEnum):
-    """How a tensor's weights are stored."""
+    """Storage format of a tensor's weights."""
 
     F32 = 0
     F16 = 1
@@ -105,4 +105,4 @@ BLOCK_SIZES = {
     Kind.NVFP4: (64, 36),
     Kind.Q1_0: (128, 18),
 }
-"""weights and bytes of a block"""
+"""Weights and bytes of a block."""

@@ -1,7 +1,8 @@
-"""How the native kernels hold a matrix, by its kind in the file and the form that a precision gives it.
+"""How the native kernels hold a matrix, given its kind in the file and the form that a precision gives it.
 
-They hold most kinds by their own values, in about the bytes of the file. So only what a precision narrows is quantized
-again: 4 bits, or floats to 8. Widening to 8 bits, as for ONNX Runtime, would take more memory and change values.
+They keep the file's own values for most kinds, in about as many bytes as the file. Only matrices that the precision
+makes narrower are quantized again: to 4 bits, or floats to 8. Widening to 8 bits, as for ONNX Runtime, would take more
+memory and change values.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ PACKED_KINDS = {
 }
 """Kinds that have a packed form of their own. Source: native/gemm/packing/gguf_kinds.cpp"""
 _TERNARY = {Kind.TQ1_0, Kind.TQ2_0}
-"""whose blocks' scales are the file's numbers in half precision"""
+"""Kinds whose blocks have scales that are the file's numbers in half precision."""
 
 QUANTIZED_BLOCKS: Mapping[Form, BlockKind] = {"int8": BlockKind(bits=8), "int4": BlockKind(bits=4, offsets="float")}
-"""how blocks that a precision makes of values are held. Source: model/formats/quantization.py"""
+"""How the kernels hold blocks that are quantized again. Source: model/formats/quantization.py"""
 
 
 def keeps_values(kind: Kind, form: Form) -> bool:
-    """Whether a matrix of this kind that takes this form is packed as it lies in the file."""
+    """Whether a matrix of this kind in this form is packed as it lies in the file."""
     if kind not in PACKED_KINDS:
         return False
     match form:
@@ -43,7 +44,7 @@ def keeps_values(kind: Kind, form: Form) -> bool:
 
 
 def packing_of(kind: Kind, form: Form, num_rows: int, columns: Range) -> Packing:
-    """How a part of a matrix is held. Raises ValueError where the columns cut a block."""
+    """How a part of a matrix is held. Raises ValueError if the columns cut a block."""
     check_columns(form, columns)
     shape = (num_rows, columns[1] - columns[0])
     if keeps_values(kind, form):

@@ -1,7 +1,6 @@
 """A model in one GGUF file, or in the numbered parts that llama.cpp's gguf-split makes of it.
 
-Source of the naming and of the keys: llama.cpp, tools/gguf-split; the first part has all metadata, and tensors lie in
-any of them.
+Source of the names and keys: llama.cpp, tools/gguf-split. The first part has all metadata; tensors lie in any part.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ _PART_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gg
 
 
 def part_paths(path: Path) -> list[Path]:
-    """All files of the model whose first file is `path`, by its name: itself alone, unless it is the first part.
+    """All files of the model whose first file is `path`, from the file's name: this file alone, unless it is the first
+    part.
 
     Raises:
-        ModelLoadError: it is another part.
+        ModelLoadError: it is a later part.
     """
     named = _PART_NAME.fullmatch(path.name)
     if named is None:
@@ -44,9 +44,9 @@ class GgufParts:
         self.path = path
         self._first = GgufHeader(path)
         self.metadata: dict[str, Any] = self._first.metadata
-        """scalars and strings by key, of the first file; arrays are read with `array`"""
+        """Scalars and strings of the first file by key; arrays are read with `array`."""
         self.tensors: dict[str, TensorInfo] = {}
-        """of all files, by name"""
+        """Tensors of all files by name."""
         self._owners: dict[str, GgufHeader] = {}
         for header in (self._first, *self._other_headers()):
             for name in header.tensors:
@@ -57,7 +57,7 @@ class GgufParts:
         self._check_count()
 
     def array(self, key: str) -> list[Any] | None:
-        """An array of the metadata, decoded now; None where the first file has none of that name."""
+        """An array of the metadata, decoded now; None if the first file has no such array."""
         return self._first.array(key)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> U8:

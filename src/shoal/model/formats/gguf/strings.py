@@ -1,8 +1,8 @@
-"""Arrays of strings in a GGUF header: each has its length in eight bytes, so that one leads to the next.
+"""Arrays of strings in a GGUF header, where each string follows its length in eight bytes.
 
-Vocabularies and their merges have hundreds of thousands, and every process that opens the file walks over them. In
-Python a string takes a tenth of a microsecond to step over and half of one to read; the native form reads it in a
-quarter of that.
+Vocabularies and their merges have hundreds of thousands of strings, and every process that opens the file walks over
+them. Python takes a tenth of a microsecond to step over a string and half of one to read it; the native form reads it
+in a quarter of that.
 Source: GGUF specification, github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -20,16 +20,16 @@ _LENGTH = struct.Struct("<Q")
 
 
 def skip_strings(data: mmap | bytes, position: int, count: int) -> int:
-    """Where the strings end that begin at `position`.
+    """The position behind `count` strings that begin at `position`.
 
     Raises:
-        ValueError, struct.error: behind the end of the data.
+        ValueError, struct.error: the strings end behind the end of the data.
     """
     return skip_in_python(data, position, count) if _native is None else _native.skip_strings(data, position, count)
 
 
 def read_strings(data: mmap | bytes, position: int, count: int) -> list[str]:
-    """The strings that begin at `position`; what is not UTF-8 becomes U+FFFD. Raises as `skip_strings`."""
+    """`count` strings that begin at `position`; bytes that are not UTF-8 become U+FFFD. Raises as `skip_strings`."""
     return read_in_python(data, position, count) if _native is None else _native.read_strings(data, position, count)
 
 
