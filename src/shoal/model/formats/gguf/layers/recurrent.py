@@ -34,13 +34,13 @@ RECURRENT_NAMES: Mapping[str, str] = {
     "mamba_out_bias": "ssm_out.bias",
 }
 FLAT = ("ssm_a", "ssm_d", "ssm_norm.weight")
-"""ends of the names of vectors that Mamba-2's files have as matrices"""
+"""Ends of the names of vectors that Mamba-2 files have as matrices."""
 MIXER_MARKS = ("attn_q.weight", "attn_qkv.weight", "ssm_in.weight", "ssm_a", "shortconv.in_proj.weight")
-"""tensors of which every layer with attention or a recurrence has one"""
+"""Tensors of which every layer with attention or a recurrence has one."""
 _TURNING = ("qwen35", "qwen35moe")
-"""architectures whose value heads of different key heads follow each other"""
+"""Architectures whose consecutive value heads belong to different key heads."""
 CONVOLUTIONS = (RECURRENT_NAMES["conv_taps"], "ssm_conv1d.weight")
-"""ends of the names of convolutions' taps, which lack the axis that their channels are alone on"""
+"""Ends of the names of convolution taps, which lack the axis of 1 between channels and taps."""
 
 
 def recurrence_of(
@@ -52,18 +52,18 @@ def recurrence_of(
     norm_epsilon: float,
     hidden_size: int,
 ) -> RecurrenceConfig | None:
-    """The recurrent layers of a file: those that have the tensors of it.
+    """The recurrent layers of a file, found by their tensors; None if it has none.
 
     Args:
-        architecture: one that has such layers.
-        tensors: names of all.
+        architecture: one that has recurrent layers.
+        tensors: names of all tensors.
         num_layers: of the model.
-        positive: gives a number of the metadata by its key without the architecture.
+        positive: returns a number of the metadata by its key without the architecture.
         norm_epsilon: of the model.
         hidden_size: of the model.
 
     Raises:
-        ValueError: a setting that is not supported.
+        ValueError: a setting is not supported.
     """
 
     def layers_with(mark: str) -> tuple[int, ...]:
@@ -107,7 +107,8 @@ def recurrence_of(
 
 
 def recurrent_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
-    """Where a name of a layer lies that has no tensor of its own, without what stands before the layer's tensors."""
+    """The part of a tensor that holds one of a layer's names that has no tensor of its own; `tensor` is without the
+    layer's prefix. None: the name has its own tensor."""
     recurrence, dim = config.recurrence, config.head_dim
     if config.gates_attention and leaf in ("q", "q_gate"):
         start = 0 if leaf == "q" else dim
@@ -135,8 +136,8 @@ def _mamba_part(recurrence: MambaConfig, leaf: str) -> TensorPart | None:
 
 
 def _delta_part(recurrence: DeltaNetConfig, leaf: str) -> TensorPart | None:
-    """Queries, keys and values under each other, in the projection as in the convolution; and, in files of Qwen3-Next,
-    what is written and decays of a key head, then of the next."""
+    """Queries, keys and values lie below each other, in the projection as in the convolution; in files of Qwen3-Next,
+    so do write strength and decay, key head by key head."""
     name, heads = leaf.removesuffix("_taps"), recurrence.num_key_heads
     if name in recurrence.inputs[:3]:
         rows = [recurrence.num_rows(one) for one in recurrence.inputs[:3]]

@@ -33,14 +33,15 @@ VARIANT_TOP_NAMES = {
     "inputs_norm": "per_layer_proj_norm.weight",
 }
 MLP_BESIDE_EXPERTS = {f"shared_{part}": f"ffn_{part}.weight" for part in ("gate", "up", "down")}
-"""where the MLP beside experts has an MLP's own names"""
+"""The MLP beside experts, which has the names of a plain MLP."""
 FLAT_NAMES = tuple(VARIANT_NAMES[name] for name in ("stream_router", "stream_prediction", "stream_correction"))
-"""vectors that files have as matrices"""
+"""Vectors that files have as matrices."""
 STREAM_TENSORS = {"spread": "altup_proj.weight", "join": "altup_unembd_proj.weight"}
 
 
 def stream_part(config: DecoderConfig, name: str) -> TensorPart:
-    """Where a matrix of a stream is among those of all but the first: `streams.1.spread`."""
+    """The part that holds a matrix of one stream, such as `streams.1.spread`; the tensor has all streams but the
+    first."""
     assert config.altup is not None
     _, stream, leaf = name.split(".")
     size, index = config.hidden_size, int(stream) - 1

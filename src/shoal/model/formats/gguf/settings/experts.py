@@ -1,4 +1,4 @@
-"""Experts as a GGUF file has them.
+"""The settings of experts in a GGUF file.
 
 Source of the keys: GGUF specification and gguf-py/gguf/constants.py; of the defaults: llama.cpp, src/llama-model.cpp.
 """
@@ -17,10 +17,10 @@ SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = 1, 2, 3
 
 
 def experts_of(settings: GgufSettings) -> ExpertsConfig | None:
-    """The experts of layers that have some; None: none has.
+    """The settings of the layers' experts; None: no layer has any.
 
     Raises:
-        ModelLoadError, ValueError: a key or a tensor is missing or cannot be.
+        ModelLoadError, ValueError: a key or a tensor is missing or impossible.
     """
     count = integer("expert_count", settings.get("expert_count", 0))
     if count == 0:
@@ -66,8 +66,8 @@ def _scoring(settings: GgufSettings) -> Literal["softmax", "sigmoid"]:
 
 
 def _normalizes_experts(settings: GgufSettings) -> bool:
-    """In glm4moe only if the file says so; most others have no key for it. Source: llama.cpp, src/models, the calls
-    of build_moe_ffn."""
+    """In glm4moe only if the file says so; most other architectures have no key for it. Source: llama.cpp, src/models,
+    the calls of build_moe_ffn."""
     if settings.get("expert_gating_func") == SOFTMAX_OF_CHOSEN:
         return True
     default = settings.known.normalizes_experts and settings.architecture != "glm4moe"

@@ -1,4 +1,4 @@
-"""The metadata and tensors of a GGUF file, asked by keys without the architecture's name.
+"""Access to the metadata and tensors of a GGUF file by keys without the architecture's name.
 
 Source: GGUF specification and gguf-py/gguf/constants.py.
 """
@@ -19,9 +19,9 @@ from shoal.model.formats.gguf.parts import GgufParts
 
 
 class GgufSettings:
-    """The metadata and tensors of a file, and what is known of its architecture.
+    """The metadata and tensors of a file, and what is known about its architecture.
 
-    Methods raise ModelLoadError, which names the key, or ValueError for a value that cannot be.
+    Methods raise ModelLoadError, which names the key, or ValueError for an impossible value.
     """
 
     def __init__(self, header: GgufParts) -> None:
@@ -41,15 +41,15 @@ class GgufSettings:
         self.known = known
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata that is no array; the default where there is none."""
+        """A value of the metadata that is not an array, or the default."""
         return self.header.metadata.get(f"{self.architecture}.{key}", default)
 
     def array(self, key: str) -> list[Any] | None:
-        """An array of the metadata; None where there is none."""
+        """An array of the metadata; None if there is none."""
         return self.header.array(f"{self.architecture}.{key}")
 
     def required(self, key: str, default: Any = None) -> Any:
-        """A value that must be there; of an array whose items are all the same, that item."""
+        """A value that must be there. An array whose items are all equal counts as that item."""
         value = self.get(key, default)
         if values := self.array(key):
             if len(set(values)) > 1:
@@ -60,7 +60,7 @@ class GgufSettings:
         return value
 
     def positive(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0 that must be there, unless there is a default."""
+        """A positive whole number that must be there, unless there is a default."""
         value = self.required(key, default)
         if type(value) is not int or value <= 0:
             raise ModelLoadError(f"{self.header.path}: {self.architecture}.{key} is {value!r}, not a positive number")
@@ -72,17 +72,17 @@ class GgufSettings:
 
     @property
     def num_layers(self) -> int:
-        """Without layers that predict further tokens."""
+        """Layers of the model, without those that predict further tokens."""
         count = self.positive("block_count") - integer("nextn_predict_layers", self.get("nextn_predict_layers", 0))
         return layer_count("block_count", count)
 
     def num_rows(self, tensor: str) -> int:
-        """Rows of a tensor; 0 where there is no such tensor."""
+        """Rows of a tensor; 0 if there is no such tensor."""
         found = self.header.tensors.get(tensor)
         return 0 if found is None else found.shape[0]
 
     def vector(self, name: str) -> list[float] | None:
-        """The items of a list of fp32 numbers; None where there is no such tensor."""
+        """The items of a tensor of fp32 numbers; None if there is no such tensor."""
         tensor = self.header.tensors.get(name)
         if tensor is None:
             return None
@@ -92,15 +92,15 @@ class GgufSettings:
         return [number(name, value) for value in values]
 
     def has_any(self, layer: int, leaves: Collection[str]) -> bool:
-        """Whether a layer has one of these tensors at least."""
+        """Whether a layer has at least one of these tensors."""
         return any(f"blk.{layer}.{leaf}" in self.header.tensors for leaf in leaves)
 
     def first_with(self, leaf: str) -> int:
-        """The first layer with such a tensor; 0 where there is none."""
+        """The first layer with such a tensor; 0 if there is none."""
         return next((layer for layer in range(self.num_layers) if self.has_any(layer, (leaf,))), 0)
 
     def halves(self) -> dict[str, Any]:
-        """Layers without attention or recurrence and layers without an MLP, as fields of `DecoderConfig`; empty where
+        """Layers without attention or recurrence and layers without an MLP, as fields of `DecoderConfig`; empty if
         every layer has both."""
         if not self.known.has_single_halves:
             return {}

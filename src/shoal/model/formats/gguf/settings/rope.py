@@ -1,4 +1,4 @@
-"""Rotary position embedding as a GGUF file has it: keys of its metadata, and three tensors beside them.
+"""The rotary position embedding in a GGUF file: keys of its metadata, and three tensors that complete them.
 
 Source of the keys: GGUF specification and gguf-py/gguf/constants.py.
 """
@@ -17,14 +17,14 @@ from shoal.model.layer_config.attention import RopeConfig
 GEMMA3_LOCAL_THETA = 10000.0
 """Source: Gemma 3 report, arXiv 2503.19786, section 2"""
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
-"""that the metadata of rotary embedding are completed by"""
+"""Tensors that complete the metadata of the rotary embedding."""
 
 
 def rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig:
     """The rotary embedding of layers without a window, to which three tensors of Llama 3 and Phi-3 files belong.
 
-    Source: llama.cpp, llama_model::get_rope_factors: divisors of all frequencies go before lists for short and long
-    contexts, and every scaling applies beside the divisors.
+    Source: llama.cpp, llama_model::get_rope_factors: divisors of all frequencies take precedence over lists for short
+    and long contexts, and scaling applies in addition to the divisors.
     """
     divisors = settings.vector("rope_freqs.weight")
     rotary_dim = _rotary_dim(settings, head_dim)
@@ -39,7 +39,7 @@ def rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig:
 
 
 def local_rope_of(settings: GgufSettings, head_dim: int) -> RopeConfig | None:
-    """The rotary embedding of layers with a window; None where it is that of all layers."""
+    """The rotary embedding of layers with a window; None if it is that of all layers."""
     if not settings.known.local_rope:
         return None
     if settings.known.local_rope == "unscaled":
@@ -55,7 +55,8 @@ def _rotary_dim(settings: GgufSettings, head_dim: int) -> int:
 
 
 def _axes(settings: GgufSettings, num_frequencies: int) -> tuple[int, ...]:
-    """Of a model that sees, whose file says how many frequencies turn by time, height and width; else empty."""
+    """`RopeConfig.axes` of a vision model, whose file gives the number of frequencies for time, height and width; else
+    empty."""
     shares = settings.array("rope.dimension_sections") if settings.known.axes else None
     if shares is None:
         return ()
@@ -67,7 +68,7 @@ def _axes(settings: GgufSettings, num_frequencies: int) -> tuple[int, ...]:
 
 
 def _rope_scaling(settings: GgufSettings, *, has_divisors: bool) -> dict[str, Any]:
-    """In Hugging Face's terms."""
+    """The scaling with the keys of a Hugging Face config.json."""
     max_context = settings.positive("context_length")
     original = settings.positive("rope.scaling.original_context_length", max_context)
     short, long = settings.vector("rope_factors_short.weight"), settings.vector("rope_factors_long.weight")
@@ -101,7 +102,7 @@ def _yarn(settings: GgufSettings) -> dict[str, Any]:
     """What a file says beyond the factor.
 
     Source: llama.cpp, convert_hf_to_gguf.py: `yarn_attn_factor` is the configuration's `attention_factor`, and
-    `yarn_log_multiplier` its `mscale_all_dim`, beside an `mscale` of 1; llama-context.cpp.
+    `yarn_log_multiplier` its `mscale_all_dim`, with an `mscale` of 1; llama-context.cpp.
     """
     keys = {
         "beta_fast": "rope.scaling.yarn_beta_fast",
@@ -111,7 +112,7 @@ def _yarn(settings: GgufSettings) -> dict[str, Any]:
         "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
     }
     given = {ours: settings.number(theirs) for ours, theirs in keys.items() if settings.get(theirs) is not None}
-    if settings.architecture == "deepseek2":  # a tenth of it, and `mscale` is the same
+    if settings.architecture == "deepseek2":  # the file has a tenth of it, and `mscale` is the same
         whole = given.get("mscale_all_dim", 0.0) * 10
         return given | {"mscale": whole, "mscale_all_dim": whole}
     return {**given, "mscale": 1.0} if "mscale_all_dim" in given else given

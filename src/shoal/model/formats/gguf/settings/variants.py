@@ -1,4 +1,4 @@
-"""What GGUF files of Gemma 3n and 4 say beside what all do: shared keys, inputs of layers, heads of two sizes, streams.
+"""What only GGUF files of Gemma 3n and 4 say: shared keys, inputs of layers, heads of two sizes, residual streams.
 
 Source: llama.cpp, src/models/gemma3n.cpp and gemma4.cpp, and conversion/gemma.py.
 """
@@ -16,12 +16,12 @@ from shoal.model.formats.gguf.settings.keys import GgufSettings
 from shoal.model.layer_config.variants import AltUpConfig, HeadShape, LayerInputs, shared_sources
 
 _FIRST_SHARED_3N = 20
-"""where a Gemma 3n does not say how many layers share keys"""
+"""First layer with shared keys in a Gemma 3n file that does not say how many layers share keys."""
 _SOFTCAP_3N = 30.0
 
 
 def with_variants(config: DecoderConfig, settings: GgufSettings) -> DecoderConfig:
-    """What was read of a Gemma 3n or 4 as of any model, and what is its own. Raises ValueError."""
+    """Add a Gemma 3n's or 4's own settings to those that all models have. Raises ValueError."""
     is_gemma4 = config.family == "gemma4"
     num_shared = settings.get("attention.shared_kv_layers")
     default = 0 if is_gemma4 else max(0, config.num_layers - _FIRST_SHARED_3N)
@@ -38,13 +38,13 @@ def with_variants(config: DecoderConfig, settings: GgufSettings) -> DecoderConfi
 
 
 def window_head_dim(settings: GgufSettings, head_dim: int) -> int:
-    """Of layers with a window, where these have other heads."""
+    """Dimensions of a head in layers with a window, which may differ from the others."""
     found = settings.get("attention.key_length_swa")
     return head_dim if found is None else integer("key_length_swa", found)
 
 
 def of_layer(settings: GgufSettings, key: str, layer: int) -> Any:
-    """A value that may be one for each layer."""
+    """A value that may be a list with an item for each layer."""
     values = settings.array(key)
     return settings.get(key) if values is None else values[layer] if layer < len(values) else None
 

@@ -1,4 +1,4 @@
-"""A matrix as bytes of a GGUF kind: the narrowest kind that holds its values exactly, or the one that is asked for.
+"""A matrix as bytes of a GGUF kind: the narrowest kind that holds its values exactly, or the one that was asked for.
 
 Shapes: N rows, K columns, G = K / BLOCK blocks a row.
 """
@@ -19,12 +19,12 @@ from shoal.model.formats.quantization import dequantize, quantize_rows, unpack_n
 from shoal.model.weights import BLOCK, BlockWeight, RawRows, WeightSource, own_precision
 
 GgufPrecision = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"]
-"""`auto`: every weight keeps its value"""
+"""Precision of a written file; with `auto`, every weight keeps its value."""
 _DENSE: dict[GgufPrecision, Kind] = {"fp32": Kind.F32, "fp16": Kind.F16, "bf16": Kind.BF16}
 
 
 def parse_gguf_precision(text: str) -> GgufPrecision:
-    """A precision as the user spells it. Raises ConfigError."""
+    """The precision that a user's text names. Raises ConfigError."""
     if text not in get_args(GgufPrecision):
         raise ConfigError(f"unknown precision {text!r}: use one of {', '.join(get_args(GgufPrecision))}")
     return cast(GgufPrecision, text)
@@ -32,21 +32,21 @@ def parse_gguf_precision(text: str) -> GgufPrecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixPart:
-    """One matrix of a source, and the order in which its rows are written."""
+    """One matrix of a source, and the order in which its rows and columns are written."""
 
     name: str
     order_N: I64 | None
-    """None: as the source has them"""
+    """Order of rows; None: as in the source."""
     columns_K: I64 | None = None
-    """the same of columns"""
+    """Order of columns; None: as in the source."""
 
     def ordered(self, rows: np.ndarray) -> np.ndarray:
-        """Rows in the order of the file."""
+        """Rows of this matrix in the order of the file."""
         return rows if self.order_N is None else rows[self.order_N]
 
 
 def choose_kind(source: WeightSource, parts: Sequence[MatrixPart], precision: GgufPrecision) -> Kind:
-    """What a tensor that is made of these matrices is written as. Raises ModelLoadError."""
+    """The kind in which a tensor made of these matrices is written. Raises ModelLoadError."""
     if own_precision(parts[0].name, "auto") == "fp32":
         return Kind.F32
     if precision in _DENSE:
@@ -67,7 +67,7 @@ def choose_kind(source: WeightSource, parts: Sequence[MatrixPart], precision: Gg
 
 
 def encode(source: WeightSource, part: MatrixPart, kind: Kind) -> U8:
-    """The bytes [N, row_bytes] of a matrix in that kind. Raises ModelLoadError."""
+    """The bytes [N, row_bytes] of a matrix in this kind. Raises ModelLoadError."""
     kept = None if part.columns_K is not None else source.raw_rows(part.name, "auto")
     if isinstance(kept, RawRows) and kept.kind == kind:
         rows_NB = kept.rows_NB if kept.order_N is None else kept.rows_NB[kept.order_N]
@@ -81,7 +81,7 @@ def encode(source: WeightSource, part: MatrixPart, kind: Kind) -> U8:
 
 
 def _exact_kinds(source: WeightSource, part: MatrixPart) -> Sequence[Kind]:
-    """Columns in another order do not keep the source's blocks."""
+    """Kinds that hold a matrix exactly. Columns in another order do not keep the source's blocks."""
     kept = None if part.columns_K is not None else source.raw_rows(part.name, "auto")
     if isinstance(kept, RawRows):
         return (Kind(kept.kind), Kind.F32)
@@ -97,7 +97,7 @@ def _exact_floats(values_NK: F32) -> list[Kind]:
 
 
 def _exact_block_kinds(weight: BlockWeight) -> list[Kind]:
-    """GGUF's scales are fp16. Codes less their zero points are within what 5 bits hold, signed."""
+    """GGUF's scales are fp16. Codes minus their zero points fit 5 signed bits."""
     if not _are_halves(weight.scales_NG):
         return []
     if weight.offsets_NG is None:
@@ -114,7 +114,7 @@ def _are_halves(values: F32) -> bool:
 
 
 def _blocks(weight: BlockWeight, kind: Kind) -> U8:
-    """Blocks of 32: scale, minimum, fifth bits, codes, as far as the kind has them.
+    """The blocks of 32 of one kind: scale, minimum, fifth bits and codes, if the kind has them.
 
     Source of the layouts: GGML, ggml-common.h (block_q4_0, block_q4_1, block_q5_0, block_q8_0).
     """
@@ -146,7 +146,7 @@ def _halves(values_NG: F32) -> U8:
 
 
 def _halved_nibbles(codes_NGB: np.ndarray) -> U8:
-    """The first half of a block's codes in the low nibbles, the second in the high ones."""
+    """Codes of a block as nibbles: the first half in the low ones, the second half in the high ones."""
     codes = codes_NGB.astype(np.uint8)
     return codes[..., : BLOCK // 2] | (codes[..., BLOCK // 2 :] << np.uint8(4))
 
@@ -171,7 +171,7 @@ def _quantized(name: str, values_NK: F32, kind: Kind) -> U8:
             assert isinstance(weight, BlockWeight)
             return _blocks(weight, kind)
         case Kind.BF16 | Kind.Q8_0:
-            from gguf import GGMLQuantizationType, quants  # only here, because of its memory
+            from gguf import GGMLQuantizationType, quants  # imported only here, because of its memory
 
             return np.ascontiguousarray(quants.quantize(values_NK, GGMLQuantizationType(kind))).view(np.uint8)
         case _:

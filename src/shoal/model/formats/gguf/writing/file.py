@@ -1,4 +1,4 @@
-"""Writes a GGUF file: its metadata, then every tensor, one at a time in memory; whole or not at all."""
+"""Writes a GGUF file, its metadata first and then one tensor at a time. A failure leaves no file behind."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ def write_gguf_file(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Counter[Kind]:
-    """Writes a model. Returns how many tensors are of each kind.
+    """Write a model as a GGUF file. Returns the number of tensors of each kind.
 
     Args:
         source: of the whole model.
-        path: of the file, which another process sees whole or not at all.
-        precision: of its matrices.
-        tokenizer: keys of the metadata, whole.
+        path: of the file, which other processes see only when it is complete.
+        precision: of the matrices.
+        tokenizer: metadata of the tokenizer by its full keys.
         name: of the model.
-        overwrite: whether a file that is there gives way.
-        progress: is told the tensors that are done, of how many.
+        overwrite: whether an existing file is replaced.
+        progress: called with the number of tensors that are written, and of all tensors.
 
     Raises:
-        ConfigError: the file is there already.
-        ModelLoadError: GGUF cannot say what the model is, or its weights cannot be read.
-        CapacityError: the disk has no room.
+        ConfigError: the file exists already, or cannot be written.
+        ModelLoadError: GGUF cannot describe the model, or its weights cannot be read.
+        CapacityError: the disk has too little room.
     """
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} exists already; overwrite it with --force")
@@ -117,7 +117,7 @@ def _writer(
     tokenizer: Mapping[str, Any],
     name: str,
 ) -> Any:
-    """A writer of the gguf package that has written all but the tensors' data."""
+    """A writer of the gguf package that has written everything but the tensors' data."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
     writer = GGUFWriter(path, architecture)
@@ -140,7 +140,7 @@ def _writer(
 
 
 def add_value(writer: Any, key: str, value: Any) -> None:
-    """A key of the metadata, of the type that its value has."""
+    """Add a key to the metadata, with the type of its value."""
     match value:
         case bool():
             writer.add_bool(key, value)
@@ -155,7 +155,7 @@ def add_value(writer: Any, key: str, value: Any) -> None:
 
 
 def _check_reads_alike(source: WeightSource, path: Path, placed: Sequence[_Placed]) -> None:
-    """Whether the file says what the model is: read as it is, with nothing yet where most tensors will be.
+    """Check that reading the file gives the model's settings. Most of its tensors are still holes at that time.
 
     Raises:
         ModelLoadError: it does not.
@@ -190,7 +190,7 @@ def _data(source: WeightSource, one: _Placed) -> U8:
 
 @contextmanager
 def _written_whole(path: Path, num_bytes: int) -> Iterator[Path]:
-    """A file beside it that takes its place at the end; where that fails, nothing is left of it."""
+    """A temporary file in the same folder, which takes the name at the end, and is removed if the block fails."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder")

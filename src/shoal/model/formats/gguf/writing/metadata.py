@@ -1,5 +1,5 @@
-"""What a GGUF file says about a model: the reverse of `formats/gguf/config.py`, which is asked afterwards whether it
-reads the same.
+"""The metadata of a GGUF file for a model. This is the reverse of `formats/gguf/config.py`, with which the written file
+is read again to check it.
 
 Source of the keys: GGUF specification; gguf-py/gguf/constants.py; llama.cpp, convert_hf_to_gguf.py.
 """
@@ -48,17 +48,17 @@ ARCHITECTURES = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"), "deepseek2"),
     **{"nemotron_h": "nemotron_h", "nemotron_h_moe": "nemotron_h_moe"},
 }
-"""of GGUF, by the `model_type` of config.json; a GGUF file's own is its family. Text parts of models for pictures are
-written as the models for text that they compute the same as."""
+"""GGUF architectures by the `model_type` of a config.json; models from a GGUF file have their architecture as family.
+Text parts of vision models are written as the text models that compute the same."""
 _TOLERANCE = 1e-6
-"""of numbers that GGUF holds in fp32"""
+"""Relative tolerance for numbers that GGUF holds in fp32."""
 _WITH_SHARED_COUNT = ("glm4moe", "ernie4_5-moe", "hunyuan-moe", "deepseek2")
 _WITH_WEIGHTS_KEYS = ("glm4moe", "deepseek2", "nemotron_h_moe")
-"""whose files say how the weights of a token's experts are made"""
+"""Architectures whose files say how the weights of a token's experts are computed."""
 
 
 def architecture_of(config: DecoderConfig) -> str:
-    """Raises ModelLoadError for a family that GGUF files are not written of."""
+    """The GGUF architecture of a model. Raises ModelLoadError for a family that cannot be written as GGUF."""
     if config.family == "nemotron_h" and config.experts is not None:
         return "nemotron_h_moe"
     if config.family in ARCHITECTURES.values():
@@ -71,7 +71,7 @@ def architecture_of(config: DecoderConfig) -> str:
 
 
 def metadata_of(config: DecoderConfig, architecture: str) -> dict[str, Any]:
-    """Keys below the architecture's, without its name. Whole numbers, floats, booleans and lists of them."""
+    """Metadata by keys without the architecture's name: whole numbers, floats, booleans and lists of them."""
     experts = config.experts
     is_mixtral = architecture == "llama" and experts is not None
     return {
@@ -94,12 +94,12 @@ def metadata_of(config: DecoderConfig, architecture: str) -> dict[str, Any]:
 
 
 def _norm_kind(architecture: str) -> str:
-    is_centered = KNOWN[architecture].centers_norms and architecture != "phimoe"  # which llama.cpp has with RMS norms
+    is_centered = KNOWN[architecture].centers_norms and architecture != "phimoe"  # llama.cpp uses RMS norms there
     return "layer_norm" if is_centered else "layer_norm_rms"
 
 
 def rope_tensors(config: DecoderConfig) -> dict[str, F32]:
-    """Divisors of frequencies that no key says."""
+    """Divisors of rotary frequencies, which no key holds."""
     scaling = config.rope.scaling
     if config.rope.divisors or _kind(config.rope) == "llama3":
         frequencies_R, _ = scaled_frequencies(config.rope, config.max_context)
@@ -110,7 +110,7 @@ def rope_tensors(config: DecoderConfig) -> dict[str, F32]:
 
 
 def differences(meant: DecoderConfig, written: DecoderConfig) -> list[str]:
-    """Settings that a file does not say as they are meant, by name."""
+    """Names of the settings that a file does not express as they are meant."""
     has_dense = meant.experts is None or len(meant.experts.dense_layers) > 0
     if not has_dense:
         meant = replace(meant, intermediate_size=written.intermediate_size)
@@ -121,8 +121,8 @@ def differences(meant: DecoderConfig, written: DecoderConfig) -> list[str]:
 
 
 def _without_what_counts_for_nothing(config: DecoderConfig) -> DecoderConfig:
-    """Windows that are none, how groups of experts are ranked where there is one, the order of value heads, rows of a
-    table that all are the first one."""
+    """The settings without those that have no effect: windows of 0, the ranking of expert groups if there is only one
+    group, the order of value heads, rows of a table that all equal the first one."""
     experts = config.experts
     if experts is not None and experts.num_groups == 1:
         experts = replace(experts, num_group_scores=1)
@@ -246,7 +246,8 @@ def _experts(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, An
 
 
 def _dense_layers(num_layers: int, experts: ExpertsConfig, architecture: str) -> Iterator[tuple[str, Any]]:
-    """Those without experts: the first ones, or all but every so many-th. Raises ModelLoadError for others."""
+    """The layers without experts, which must be the first ones, or all but every n-th. Raises ModelLoadError for
+    others."""
     dense, layers = experts.dense_layers, range(num_layers)
     if architecture == "llama4":
         for step in range(1, num_layers + 1):
@@ -265,6 +266,6 @@ def _dense_layers(num_layers: int, experts: ExpertsConfig, architecture: str) ->
 
 
 def described(differing: list[str], meant: DecoderConfig, written: DecoderConfig) -> str:
-    """Settings that differ, with both values."""
+    """The settings that differ, with both values."""
     pairs = ((name, getattr(meant, name), getattr(written, name)) for name in differing)
     return "; ".join(f"{name} is {one!r:.200} and would be read as {other!r:.200}" for name, one, other in pairs)

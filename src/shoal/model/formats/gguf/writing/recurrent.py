@@ -1,4 +1,4 @@
-"""How a GGUF file has recurrent layers, gated attention and latent attention: keys, joined tensors, orders of rows.
+"""How a GGUF file holds recurrent layers, gated attention and latent attention: keys, joined tensors, row orders.
 
 Source: llama.cpp, conversion/lfm2.py, mamba.py, qwen.py, deepseek.py; the reverse of `gguf/layers/recurrent.py`.
 """
@@ -20,12 +20,13 @@ from shoal.model.recurrence.mamba import ORDER, MambaConfig
 from shoal.model.recurrence.short_conv import ShortConvConfig
 
 _SECTIONS = [11, 11, 10, 0]
-"""of the rotary embedding of pictures, which llama.cpp asks for; a text turns alike in all of them"""
+"""Sections of the rotary embedding for pictures, which llama.cpp requires; text has the same position in all of
+them."""
 _TAPS = "_taps"
 
 
 def joined_names(config: DecoderConfig, architecture: str) -> Mapping[str, tuple[str, ...]]:
-    """Tensors, without `.weight`, and the matrices or taps that lie in each, in order."""
+    """Joined tensors, without `.weight`, and the matrices or taps that each consists of, in order."""
     joined: dict[str, tuple[str, ...]] = {"attn_q": ("q", "q_gate")} if config.gates_attention else {}
     match config.recurrence:
         case ShortConvConfig():
@@ -43,7 +44,8 @@ def joined_names(config: DecoderConfig, architecture: str) -> Mapping[str, tuple
 
 
 def num_turns(config: DecoderConfig, tensor: str) -> int:
-    """Heads after each of which the matrices of a joined tensor take turns; 1: they lie under each other."""
+    """For a tensor whose matrices alternate: the number of key heads over which they do; 1: they lie below each
+    other."""
     recurrence = config.recurrence
     if tensor.endswith("attn_q.weight") and config.gates_attention:
         return config.num_heads
@@ -51,9 +53,9 @@ def num_turns(config: DecoderConfig, tensor: str) -> int:
 
 
 def turned(config: DecoderConfig, architecture: str, leaf: str) -> tuple[I64 | None, I64 | None]:
-    """Orders of a matrix's rows, or a vector's items, and of its columns; None: as they are.
+    """New orders of a matrix's rows (or a vector's items) and of its columns; None: unchanged.
 
-    In the file, value heads of different key heads follow each other, which they may not do in the source.
+    In the file, consecutive value heads belong to different key heads, which need not be so in the source.
     """
     recurrence = config.recurrence
     if architecture not in ("qwen35", "qwen35moe") or not isinstance(recurrence, DeltaNetConfig) or recurrence.in_turn:
@@ -78,7 +80,7 @@ def turned(config: DecoderConfig, architecture: str, leaf: str) -> tuple[I64 | N
 
 
 def layer_keys(config: DecoderConfig, architecture: str) -> Iterator[tuple[str, Any]]:
-    """Keys below the architecture's, which replace others of the same name."""
+    """Keys without the architecture's name, which replace general ones of the same name."""
     layers = range(config.num_layers)
     if config.recurrence is not None and not isinstance(config.recurrence, DeltaNetConfig):
         yield (

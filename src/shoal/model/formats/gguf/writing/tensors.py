@@ -1,4 +1,5 @@
-"""The tensors of a GGUF file, each made of matrices or vectors of a source: experts stacked, some matrices fused."""
+"""The tensors of a GGUF file, each made of matrices or vectors of a source: experts are stacked, some matrices
+fused."""
 
 from __future__ import annotations
 
@@ -28,25 +29,26 @@ _FUSED = {
     **dict.fromkeys(("chatglm", "glm4"), _GATE_UP),
     **dict.fromkeys(("gptneox", "gpt2", "falcon"), _QKV),
 }
-"""matrices that an architecture has under each other, and their biases. Source: llama.cpp, src/models"""
+"""Matrices that an architecture stores below each other in one tensor, and their biases. Source: llama.cpp,
+src/models"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutTensor:
-    """One tensor of the file. Its matrices lie under each other, or are those of so many experts."""
+    """One tensor of the file, whose matrices lie below each other or are those of a layer's experts."""
 
     name: str
     parts: tuple[MatrixPart, ...]
-    """empty for a tensor that is no part of the source"""
+    """Empty for a tensor that does not come from the source."""
     shape: Shape
     is_vector: bool
     order_N: I64 | None = None
-    """of all rows together; None: the parts lie under each other"""
+    """Order of all rows together; None: the parts lie below each other."""
     values: F32 | None = None
 
 
 def out_tensors(config: DecoderConfig, architecture: str) -> Iterator[OutTensor]:
-    """All tensors of a model, in its order."""
+    """All tensors of a model, in the file's order."""
     own = ARCHITECTURES[architecture].names
     names = {**LAYER_NAMES, **BIAS_NAMES, **EXPERT_NAMES, **RECURRENT_NAMES, **own}
     if config.latent is not None and config.latent.query_rank:
@@ -93,9 +95,9 @@ def _layer_tensor(leaf: str, names: dict[str, str], fused: dict[str, tuple[str, 
 def _joined(config: DecoderConfig, architecture: str, tensor: str, members: list[tuple[str, Shape]]) -> OutTensor:
     first = members[0][1]
     parts = tuple(_part(config, architecture, name) for name, _ in members)
-    if len(first) == 3:  # taps of convolutions, which lack the axis there that their channels are alone on
+    if len(first) == 3:  # taps of convolutions, which the file has without the axis of 1
         return OutTensor(name=tensor, parts=parts, shape=(sum(one[0] for _, one in members), first[2]), is_vector=True)
-    if len(first) == 1 or members[0][0].endswith("shared_router"):  # a matrix of one row is a vector there
+    if len(first) == 1 or members[0][0].endswith("shared_router"):  # the file has a matrix of one row as a vector
         shape = (len(members), first[-1]) if ".experts." in members[0][0] else (sum(one[-1] for _, one in members),)
         if config.parts_qk_norm and members[0][0].endswith(("q_norm", "k_norm")):
             shape = (first[-1] // config.head_dim, config.head_dim)
@@ -121,7 +123,8 @@ def _part(config: DecoderConfig, architecture: str, name: str) -> MatrixPart:
 
 
 def _order(config: DecoderConfig, architecture: str, name: str) -> I64 | None:
-    """Rows of q and k in interleaved rotary order, where the architecture has them so, and of the table of inputs."""
+    """The order of rows: q and k in interleaved rotary order, if the architecture uses it, and the table of layer
+    inputs."""
     if name == "layer_embedding":
         return table_rows(config)
     heads = rotating_heads(config, name.rpartition(".")[2])

@@ -1,4 +1,4 @@
-"""How a GGUF file has what layers of Gemma 3n and 4 have beside others': keys, and shapes and names of tensors.
+"""How a GGUF file holds what only layers of Gemma 3n and 4 have: keys, and shapes and names of tensors.
 
 Source: llama.cpp, conversion/gemma.py and src/models/gemma3n.cpp, gemma4.cpp; the reverse of `gguf/layers/variants.py`.
 """
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 def variant_keys(config: DecoderConfig) -> Iterator[tuple[str, Any]]:
-    """Keys below the architecture's, which replace others of the same name."""
+    """Keys without the architecture's name, which replace general ones of the same name."""
     layers = range(config.num_layers)
     yield "attention.shared_kv_layers", sum(config.kv_source(layer) != layer for layer in layers)
     yield "embedding_length_per_layer_input", config.layer_inputs.width if config.layer_inputs is not None else 0
@@ -37,7 +37,7 @@ def variant_keys(config: DecoderConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _head_keys(config: DecoderConfig, full: HeadShape) -> Iterator[tuple[str, Any]]:
-    """Layers with a window have heads of their own."""
+    """Keys of models whose layers with a window have other heads than the rest."""
     for side in ("key", "value"):
         yield f"attention.{side}_length", full.head_dim
         yield f"attention.{side}_length_swa", config.head_dim
@@ -51,7 +51,7 @@ def _head_keys(config: DecoderConfig, full: HeadShape) -> Iterator[tuple[str, An
 
 
 def matrix_shape(config: DecoderConfig, tensor: str, shape: Shape) -> Shape:
-    """Of a vector's tensor, which is a matrix of a row for each stream where it holds coefficients of streams."""
+    """The shape of a vector's tensor. Coefficients of streams are a matrix with a row for each stream."""
     if config.altup is None:
         return shape
     streams = config.altup.num_streams
@@ -65,8 +65,8 @@ def matrix_shape(config: DecoderConfig, tensor: str, shape: Shape) -> Shape:
 
 
 def unused_keys(config: DecoderConfig) -> Iterator[tuple[str, str]]:
-    """Tensors, below their layer's prefix, that llama.cpp asks for although it reads nothing of them: keys of layers
-    that attend over another's. With each the matrix or vector that stands there, which is the other layer's."""
+    """Tensors that llama.cpp requires but never uses: the keys of layers that attend over another layer's. Yields each
+    name without the layer's prefix, and the matrix or vector of the other layer that is written there."""
     if config.altup is None:
         return
     for layer in range(config.num_layers):
@@ -76,7 +76,7 @@ def unused_keys(config: DecoderConfig) -> Iterator[tuple[str, str]]:
 
 
 def table_rows(config: DecoderConfig) -> I64 | None:
-    """The order in which the table of layers' inputs is written: tokens that it lacks have those of token 0."""
+    """The order in which rows of the layer input table are written; tokens that it lacks get the row of token 0."""
     inputs = config.layer_inputs
     if inputs is None or inputs.vocab_size >= config.vocab_size:
         return None
