@@ -1,4 +1,4 @@
-"""A DecoderConfig from a Hugging Face directory's config.json, and what else its settings say."""
+"""Builds a DecoderConfig from a Hugging Face directory's config.json, and reads other settings there."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MAX_TOKEN_ID = 2**31 - 1
 
 
 def config_from_hf(where: Path) -> DecoderConfig:
-    """What config.json and generation_config.json say about the model.
+    """The model's settings from config.json and generation_config.json.
 
     Args:
         where: the directory that holds them, or the config.json, whatever its name.
 
     Raises:
-        ModelLoadError: an architecture or setting that is not supported, a missing key, or an impossible value.
+        ModelLoadError: an architecture or setting is not supported, a key is missing, or a value is impossible.
     """
     return family_from_hf(where)[1]
 
 
 def family_from_hf(where: Path) -> tuple[Family, DecoderConfig]:
-    """The same, and the family that the model is of. Raises as `config_from_hf`."""
+    """The family of a model, with the result of `config_from_hf`. Raises as that does."""
     path = _config_file(where)
     try:
         family, config = _read(path, read_json(path), eos_token_ids_from_hf(where))
@@ -44,12 +44,12 @@ def family_from_hf(where: Path) -> tuple[Family, DecoderConfig]:
 
 
 def config_from_settings(path: Path, model_type: str, family: Family, values: Mapping[str, Any]) -> DecoderConfig:
-    """What a family makes of settings that lie in no config.json. Raises as `config_from_hf`.
+    """The settings that a family reads from values that are not from a config.json. Raises as `config_from_hf`.
 
     Args:
-        path: of the file that they come from, for errors.
+        path: of the file that the values come from, for errors.
         model_type: of the model.
-        family: reads them.
+        family: reads the values.
         values: by the keys of a config.json.
     """
     try:
@@ -61,8 +61,8 @@ def config_from_settings(path: Path, model_type: str, family: Family, values: Ma
 
 
 def eos_token_ids_from_hf(where: Path) -> tuple[int, ...]:
-    """Tokens that end a text, from config.json and generation_config.json together, or from genai_config.json where
-    there is no other. Raises ModelLoadError."""
+    """Tokens that end a text, from config.json and generation_config.json together, or from genai_config.json if
+    neither exists. Raises ModelLoadError."""
     path = _config_file(where)
     if not path.exists() and (genai := path.parent / GENAI_FILE).exists():
         model = read_json(genai).get("model")
@@ -76,7 +76,7 @@ def eos_token_ids_from_hf(where: Path) -> tuple[int, ...]:
 
 
 def stored_dtype(where: Path) -> str:
-    """The type that the settings say the weights have, such as `bfloat16`; empty where they do not. Raises
+    """The type of the weights by the settings, such as `bfloat16`; empty if they do not say it. Raises
     ModelLoadError."""
     config = read_json(_config_file(where))
     text = config.get("text_config")
@@ -85,19 +85,19 @@ def stored_dtype(where: Path) -> str:
 
 
 def quantization_from_hf(where: Path) -> Mapping[str, Any]:
-    """The settings of a quantization; none for a model that has none, or one of its family's own. Raises
-    ModelLoadError."""
+    """The settings of the model's quantization; empty for an unquantized model, and for a quantization that belongs to
+    its family. Raises ModelLoadError."""
     found = _quantization(read_json(_config_file(where)))
     return found if found.get("quant_method") in METHODS else {}
 
 
 def holds_mxfp4(where: Path) -> bool:
-    """Whether the experts of a model are in MXFP4, as gpt-oss's are. Raises ModelLoadError."""
+    """Whether the model's experts are stored in MXFP4, as gpt-oss's are. Raises ModelLoadError."""
     return _quantization(read_json(_config_file(where))).get("quant_method") == "mxfp4"
 
 
 def _quantization(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those of the model or of its text part."""
+    """The quantization settings of the model or of its text part."""
     text = raw.get("text_config")
     for one in (raw, text if isinstance(text, dict) else {}):
         settings = one.get("quantization_config")
@@ -111,7 +111,7 @@ def _config_file(where: Path) -> Path:
 
 
 def _token_ids(path: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """One or several ids; negative ones, which some files have for none, are left out."""
+    """One or several token ids; negative ones, which some files use for none, are left out."""
     value = config.get("eos_token_id")
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if any(type(token) is not int or token > MAX_TOKEN_ID for token in ids):
@@ -135,13 +135,13 @@ def _read(path: Path, raw: Mapping[str, Any], eos_token_ids: tuple[int, ...]) ->
 def _settings(
     path: Path, model_type: str, family: Family, values: Mapping[str, Any], eos_token_ids: tuple[int, ...]
 ) -> Settings:
-    """With the family's own keys also under the common ones."""
+    """The settings, with the family's own keys also under the common ones."""
     common = {family.aliases[key]: value for key, value in values.items() if key in family.aliases}
     return Settings(path, model_type, {**values, **common}, family.defaults, eos_token_ids)
 
 
 def _with_text_family(family: Family, raw: Mapping[str, Any]) -> Family:
-    """A text part is read as the family reads it that the part is of, where that one can stand alone."""
+    """The family that reads the text part: that of the part's own type, if it can stand alone."""
     text = raw.get("text_config") if family.text_types else None
     kind = text.get("model_type") if isinstance(text, dict) else None
     own = FAMILIES.get(kind) if kind in family.text_types else None
@@ -149,7 +149,8 @@ def _with_text_family(family: Family, raw: Mapping[str, Any]) -> Family:
 
 
 def _language_settings(path: Path, raw: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """Those of the language model, which may be a part of another; whether it is tied is said of the whole."""
+    """The settings of the language model, which may be a part of another model; only the whole says whether the head is
+    tied."""
     text = raw.get("text_config") if family.text_types else None
     if text is None:
         return raw

@@ -1,4 +1,4 @@
-"""Whether a Hugging Face directory has the tensors of its model, and no others."""
+"""Checks that a Hugging Face directory has the tensors of its model, and no others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shoal.model.formats.tensor_check import check_tensors
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _KEYS = re.compile(r".*layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.weight")
-"""what a layer that attends over another's keys leaves unread"""
+"""Tensors that are not read in a layer that attends over another layer's keys."""
 
 
 def check_directory(found: TensorMap) -> None:
-    """Refuse a directory that lacks tensors of its model, or has others than those.
+    """Refuse a directory that lacks tensors of its model, or has others.
 
-    Only tensors that the model is computed from have to be of a type and size that can be read.
+    Only tensors from which the model is computed need a type and size that can be read.
 
     Raises:
         ModelLoadError: it names the first tensor that is wrong.
@@ -54,7 +54,7 @@ def _check_floats(found: TensorMap, name: str) -> None:
 
 
 def _is_needless(found: TensorMap, tensor: str) -> bool:
-    """Whether the model is computed without a tensor; scales are checked and read with their blocks."""
+    """Whether the model is computed without a tensor. Scales are checked and read with their blocks."""
     has_blocks = found.family.stacks_experts and blocks_of(tensor) in found.tensors
     later = _LAYER.match(tensor) if found.family.has_draft_layers else None
     is_draft = later is not None and int(later[1]) >= found.config.num_layers
@@ -65,7 +65,8 @@ def _is_needless(found: TensorMap, tensor: str) -> bool:
 
 
 def _is_of_coded(found: TensorMap, tensor: str) -> bool:
-    """Scales of activations, and biases of zeros, which GPTQ's tools write for layers that have none."""
+    """Whether a tensor belongs to a quantized matrix: scales of activations, and the zero biases that GPTQ's tools
+    write for layers without biases."""
     if ACTIVATION_SCALES.fullmatch(tensor):
         return True
     stem, _, leaf = tensor.rpartition(".")

@@ -1,4 +1,4 @@
-"""Every family that can be read from a Hugging Face directory, by the `model_type` of its config.json."""
+"""All families that can be read from a Hugging Face directory, by the `model_type` of a config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What matrices of a Hugging Face directory become at a precision."""
+"""The form that a matrix of a Hugging Face directory takes at a precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from shoal.model.weights import VOCABULARY, DenseWeight, Precision, Range, Weigh
 
 
 def floats_to_weight(rows_NB: U8, kind: Kind, form: Form, columns: Range) -> Weight:
-    """Some columns of rows of floats; only these are widened. A view of the rows where they are fp32 and stay so."""
+    """Some columns of rows of floats, the only ones that are widened. A view of the rows if they are fp32 and stay
+    so."""
     item_bytes = BLOCK_SIZES[kind][1]
     values_NK = to_dense(rows_NB[:, columns[0] * item_bytes : columns[1] * item_bytes], kind)
     match form:
@@ -24,7 +25,7 @@ def floats_to_weight(rows_NB: U8, kind: Kind, form: Form, columns: Range) -> Wei
 
 
 def coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
-    """What a quantized matrix becomes, and the columns that are wanted."""
+    """The form of a quantized matrix, and the range of columns that is wanted."""
     form = coded.form(own_precision(name, precision), is_vocabulary=name in VOCABULARY)
     resolved = resolve_range(columns, coded.shape[1])
     coded.check_columns(form, resolved)
@@ -32,7 +33,7 @@ def coded_form(coded: CodedMatrix, name: str, precision: Precision, columns: Ran
 
 
 def form_of(kind: Kind, name: str, num_columns: int, precision: Precision, columns: Range | None) -> tuple[Form, Range]:
-    """What a matrix of that kind and so many columns becomes, and the columns that are wanted."""
+    """The form of a matrix of this kind and number of columns, and the range of columns that is wanted."""
     form = choose_form(kind, own_precision(name, precision), num_columns=num_columns, is_vocabulary=name in VOCABULARY)
     resolved = resolve_range(columns, num_columns)
     check_columns(form, resolved)

@@ -1,4 +1,4 @@
-"""Matrices in MXFP4 as gpt-oss's files have them: blocks of 32 in one tensor, their scales in another.
+"""MXFP4 matrices as gpt-oss's files have them: blocks of 32 in one tensor, their scales in another.
 
 Shapes: E experts, N outputs, G blocks of 32 inputs.
 Source: OCP Microscaling Formats 1.0; openai/gpt-oss, gpt_oss/torch/weights.py (even inputs in the low nibbles).
@@ -23,32 +23,32 @@ _BLOCK_BYTES = BLOCK // 2
 
 
 def is_mxfp4(tensor: str) -> bool:
-    """Whether a tensor holds blocks, by its name."""
+    """Whether a tensor of this name holds MXFP4 blocks."""
     return tensor.endswith(_BLOCKS)
 
 
 def scales_of(blocks: str) -> str:
-    """The tensor that holds the blocks' scales."""
+    """Name of the tensor that holds the scales of these blocks."""
     return blocks.removesuffix(_BLOCKS) + _SCALES
 
 
 def blocks_of(scales: str) -> str:
-    """The tensor that holds the blocks of these scales; empty for one that holds none."""
+    """Name of the tensor that holds the blocks of these scales; empty if the name is not that of scales."""
     return scales.removesuffix(_SCALES) + _BLOCKS if scales.endswith(_SCALES) else ""
 
 
 def blocks_in_place_of(tensor: str, tensors: Container[str]) -> str:
-    """The tensor of blocks where a file has it in the place of one of floats."""
+    """Name of the tensor of blocks that a file has instead of this one of floats."""
     return tensor + _BLOCKS if tensor not in tensors and tensor + _BLOCKS in tensors else tensor
 
 
 def mxfp4_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The matrices' shape [E, N, K], of blocks [E, N, G, 16]; () for another one."""
+    """The shape [E, N, K] of matrices whose blocks have the shape [E, N, G, 16]; () for another shape."""
     return (*shape[:2], shape[2] * BLOCK) if len(shape) == 4 and shape[3] == _BLOCK_BYTES else ()
 
 
 def check_mxfp4(where: Path, name: str, blocks: Tensor, scales: Tensor | None) -> None:
-    """Raises ModelLoadError where blocks have no scales, or either is not the bytes that their shapes say."""
+    """Raises ModelLoadError if blocks have no scales, or if the size of either does not match its shape."""
     if scales is None:
         raise ModelLoadError(f"{where}: there is no tensor {scales_of(name)!r}")
     for tensor, shape in ((blocks, blocks.shape), (scales, blocks.shape[:-1])):
@@ -57,8 +57,8 @@ def check_mxfp4(where: Path, name: str, blocks: Tensor, scales: Tensor | None) -
 
 
 def mxfp4_rows(blocks: Tensor, scales: Tensor, rows: slice) -> U8:
-    """Rows of all matrices under each other as GGML has them [rows, G * 17]: a block's scale, then the first 16 values
-    in the low nibbles and the last 16 in the high ones."""
+    """Rows of all matrices, below each other, in GGML's form [rows, G * 17]: a block's scale, then its first 16 values
+    in the low nibbles and its last 16 in the high ones."""
     groups = blocks.shape[2]
     blocks_NGB = blocks.items("u1").reshape(-1, groups, _BLOCK_BYTES)[rows]
     scales_NG = scales.items("u1").reshape(-1, groups)[rows]

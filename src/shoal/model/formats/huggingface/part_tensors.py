@@ -1,4 +1,4 @@
-"""Tensors of a Hugging Face directory by their names, for parts of a model that are no layers of a decoder."""
+"""Tensors of a Hugging Face directory by name, for parts of a model that are not layers of a decoder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES, KINDS
 
 
 def part_files(folder: Path) -> list[Path]:
-    """What graphs of a Hugging Face directory are built of: its settings and its weights."""
+    """The files from which graphs of a Hugging Face directory are built: its settings and its weights."""
     return [*folder.glob("*config.json"), *folder.glob("*.safetensors")]
 
 
 class PartTensors:
-    """All tensors of a directory. What each is read for says its shape."""
+    """All tensors of a directory. Whoever reads one says which shape it must have."""
 
     def __init__(self, folder: Path, *ends: str) -> None:
         """
@@ -42,11 +42,11 @@ class PartTensors:
         """A tensor as floats.
 
         Args:
-            name: without the prefix of its part, or with all that stands before it.
+            name: without the prefix of its part, or the whole name.
             dims: the shape that it must have; None: any size.
 
         Raises:
-            ModelLoadError: it is missing, of another shape or broken.
+            ModelLoadError: the tensor is missing, of another shape or broken.
         """
         tensor = self._find(name)
         if not fits(tensor.shape, dims):
@@ -57,7 +57,7 @@ class PartTensors:
         return to_dense(items.reshape(1, -1), KINDS[tensor.dtype])[0].reshape(tensor.shape)
 
     def dtype_of(self, name: str) -> str:
-        """The type that the file has a tensor in, such as `BF16`. Raises ModelLoadError: it is missing."""
+        """The tensor's type in the file, such as `BF16`. Raises ModelLoadError if it is missing."""
         return self._find(name).dtype
 
     def _prefix(self, ends: str) -> str:
@@ -75,5 +75,5 @@ class PartTensors:
 
 
 def fits(shape: Sequence[int], dims: Sequence[int | None]) -> bool:
-    """Whether a shape is as it must be; None: any size."""
+    """Whether a shape matches the required one; None: any size."""
     return len(shape) == len(dims) and all(want in (None, size) for want, size in zip(dims, shape, strict=True))

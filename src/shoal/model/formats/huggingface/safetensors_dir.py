@@ -53,7 +53,7 @@ NORMS = ("attn_norm", "q_norm", "k_norm", "post_attn_norm", "mlp_norm", "post_ml
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """A model's settings and tensors, from a file of another form."""
+    """A model's settings and tensors, read from another file format."""
 
     family: Family
     config: DecoderConfig
@@ -61,17 +61,17 @@ class Opened:
 
 
 class SafetensorsDir:
-    """Weights of a Hugging Face directory, sharded or not, read when asked for. Implements `WeightSource`.
+    """The weights of a Hugging Face directory, in one or several files, read when asked for. Implements `WeightSource`.
 
     Raises:
-        ModelLoadError: a file is missing or broken, or the architecture is not supported, or the tensors are not those
-            of the model that config.json describes.
+        ModelLoadError: a file is missing or broken, the architecture is not supported, or the tensors are not those of
+            the model that config.json describes.
     """
 
     naming: Naming = "huggingface"
 
     def __init__(self, directory: Path, opened: Opened | None = None) -> None:
-        """`opened`: what the folder holds, where that was found out in another way."""
+        """`opened`: the folder's content, if it was read in another way."""
         self._family, self._config = (opened.family, opened.config) if opened else family_from_hf(directory)
         self._tensors: dict[str, Tensor] = dict(opened.tensors) if opened else {}
         for path in () if opened else weight_files(directory):
@@ -90,8 +90,7 @@ class SafetensorsDir:
     def matrix(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> Weight:
-        """A matrix at that precision, or a part of it; `auto` is fp32 where the files hold floats. See
-        `WeightSource`."""
+        """A matrix, or a part of it, at this precision; `auto` is fp32 if the files hold floats. See `WeightSource`."""
         part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
@@ -101,26 +100,27 @@ class SafetensorsDir:
         return to_weight(self._rows(part), kind, form, resolved)
 
     def vector(self, name: str, *, span: Range | None = None) -> F32:
-        """A norm weight or bias in fp32; a norm with the 1 added that the family's layers add. See `WeightSource`."""
+        """A norm weight or bias in fp32. Norm weights include the 1 that the family's layers add. See
+        `WeightSource`."""
         part = self.locate(name).cut(span)
         values = self._map.floats_of(part.tensor)
         shape = self._tensors[part.tensor].shape
-        if len(shape) == 3:  # of a convolution
+        if len(shape) == 3:  # taps of a convolution
             values = values.reshape(shape[0], -1)
         values = values[self._numbers(part)].reshape(-1)
-        if part.tensor.endswith("A_log"):  # in fp64, whose exponential all machines round alike to fp32
+        if part.tensor.endswith("A_log"):  # fp64, so that all machines get the same fp32 number
             return -np.exp(values.astype(np.float64)).astype(np.float32)
         adds_one = self._family.norms_add_one and name.rpartition(".")[2] in NORMS
         return values + np.float32(1) if adds_one else values.copy()
 
     def _numbers(self, part: TensorPart) -> slice | I64:
-        """The part's rows in its tensor."""
+        """Numbers of the part's rows in its tensor."""
         return part.numbers(self._config.rope.rotary_dim)
 
     def matrix_bytes(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> int:
-        """What `matrix(...).num_bytes` would be, from the headers alone."""
+        """The value that `matrix(...).num_bytes` would have, from the headers alone."""
         part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
@@ -142,7 +142,7 @@ class SafetensorsDir:
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> KeptRows | None:
-        """A matrix as it lies in the file, where its values are kept. See `WeightSource`."""
+        """A matrix as it lies in the file, if its values are kept. See `WeightSource`."""
         part = self.locate(name).cut(rows)
         if coded := self._coded_of(part):
             form, resolved = coded_form(coded, name, precision, columns)
@@ -158,13 +158,13 @@ class SafetensorsDir:
             release_pages(data)
 
     def _coded_of(self, part: TensorPart) -> CodedMatrix | None:
-        """A quantized matrix, unless it is turned: its scales would lie across it then, and it counts as floats."""
+        """A quantized matrix, unless it is transposed: then its scales would lie across it, and it counts as floats."""
         return None if part.turned else self._coded.get(part.tensor)
 
     def _form(
         self, name: str, part: TensorPart, precision: Precision, columns: Range | None
     ) -> tuple[Kind, Form, Range]:
-        """How the file holds a matrix, what the whole of it becomes, and the columns of it that are wanted."""
+        """The kind of a matrix in the file, the form of the whole matrix, and the range of columns that is wanted."""
         shape = self._map.shape(part.tensor)
         if part.tensor in self._coded:
             kind = Kind.F32
@@ -182,7 +182,7 @@ class SafetensorsDir:
             self._tensors[name] = tensor
 
     def _rows(self, part: TensorPart) -> U8:
-        """The bytes [N, row_bytes] of some rows; a view of the file where they lie there so."""
+        """The bytes [N, row_bytes] of some rows; a view of the file if they lie there in this order."""
         if coded := self._coded.get(part.tensor):
             values = coded.weight("dense", slice(part.start, part.stop), (0, coded.shape[1]))
             assert isinstance(values, DenseWeight)
@@ -207,5 +207,5 @@ class SafetensorsDir:
         return np.ascontiguousarray(rows_NK).view(np.uint8)
 
     def locate(self, name: str) -> TensorPart:
-        """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming."""
+        """The rows of a tensor that hold a matrix or vector, given its name in `WeightSource`."""
         return self._map.locate(name)

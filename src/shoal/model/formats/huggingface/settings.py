@@ -1,4 +1,4 @@
-"""What a config.json says, key by key, with the errors that a person can use.
+"""Access to the keys of a config.json, with errors that tell a user what is wrong.
 
 Families read their settings through it: see `families`.
 """
@@ -32,11 +32,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """Source: transformers, activations.py, ACT2CLS"""
 FULL_ATTENTION = "full_attention"
-"""the kind of layers that see everything, in `layer_types`"""
+"""Layers with full attention, in `layer_types`."""
 
 
 class Settings:
-    """The settings of one model. A value that is there and null stands for itself, not for its default."""
+    """The settings of one model. A key whose value is null stays null and does not get its default."""
 
     def __init__(
         self,
@@ -59,7 +59,8 @@ class Settings:
         self._eos_token_ids = eos_token_ids
 
     def decoder(self, **changes: Any) -> DecoderConfig:
-        """The model as a Llama with other numbers; a family says what it has beside or in another way."""
+        """The settings of a Llama with these numbers; `changes` is what the family has in addition or does
+        differently."""
         hidden_size, num_heads = self.positive("hidden_size"), self.positive("num_attention_heads")
         head_dim = self.head_dim
         common = {
@@ -82,7 +83,7 @@ class Settings:
         return DecoderConfig(**{**common, **changes})
 
     def but(self, **values: Any) -> Settings:
-        """The same settings with some others in their place."""
+        """A copy of the settings in which some values are replaced."""
         return Settings(self.path, self.model_type, {**self._values, **values}, {}, self._eos_token_ids)
 
     def get(self, key: str) -> Any:
@@ -90,11 +91,11 @@ class Settings:
         return self._values.get(key)
 
     def flag(self, key: str) -> bool:
-        """Whether a switch is there and on."""
+        """Whether a switch is present and on."""
         return bool(self.get(key))
 
     def required(self, key: str, default: Any = None) -> Any:
-        """A value that must be there, or the default in its place. Raises ModelLoadError."""
+        """A value that must be there, or the default. Raises ModelLoadError."""
         value = self.get(key)
         if value is None and default is None:
             raise ModelLoadError(f"{self.path}: there is no {key!r}")
@@ -105,18 +106,18 @@ class Settings:
         return number(repr(key), self.required(key, default))
 
     def positive(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0. Raises ModelLoadError."""
+        """A positive whole number. Raises ModelLoadError."""
         value = self.required(key, default)
         if type(value) is not int or value <= 0:
             raise ModelLoadError(f"{self.path}: {key!r} is {value!r:.200}, not a positive number")
         return value
 
     def layers(self, key: str) -> tuple[int, ...]:
-        """A list of layers' numbers; none where it is missing. Raises ValueError."""
+        """A list of layer numbers; empty if the key is missing. Raises ValueError."""
         return tuple(integer(repr(key), layer) for layer in self.get(key) or ())
 
     def refuse(self, key: str, *, unless: Any) -> None:
-        """Raises ModelLoadError where a setting has another value than the one that is supported, and is not null."""
+        """Raises ModelLoadError if a setting is neither null nor the one value that is supported."""
         value = self.get(key)
         if value is not None and value != unless:
             raise ModelLoadError(f"{self.path}: {key!r} is {value!r:.200}, which is not supported, only {unless!r}")
@@ -130,7 +131,7 @@ class Settings:
         return layer_count("'num_hidden_layers'", self.positive("num_hidden_layers"))
 
     def activation(self, key: str, default: Activation) -> Activation:
-        """Of the MLP. Raises ModelLoadError for one that is not supported."""
+        """Activation function of the MLP. Raises ModelLoadError if it is not supported."""
         activation = self.get(key)
         if activation is None:
             return default
@@ -141,7 +142,8 @@ class Settings:
         return ACTIVATIONS[activation]
 
     def rope(self, layer_type: str = "full_attention", *, is_partial: bool = False) -> RopeConfig:
-        """The rotary embedding of a kind of layers. `is_partial`: the family may rotate a part of each head."""
+        """The rotary embedding of one kind of layers. `is_partial`: whether the family may rotate only a part of each
+        head."""
         parameters = self.rope_parameters(layer_type)
         share = parameters.get("partial_rotary_factor", self.get("partial_rotary_factor"))
         share = 1.0 if share is None or not is_partial else number("'partial_rotary_factor'", share)
@@ -152,22 +154,22 @@ class Settings:
         )
 
     def rope_number(self, key: str) -> float | None:
-        """A further number of the rotary embedding; None where there is none. Raises ValueError."""
+        """Another number of the rotary embedding; None if it is missing. Raises ValueError."""
         value = self.rope_parameters("full_attention").get(key)
         return None if value is None else number(repr(key), value)
 
     def all_slide(self) -> tuple[int, ...]:
-        """`layer_windows` of a model whose every layer slides if there is a window."""
+        """`layer_windows` of a model in which all layers slide, if it has a window."""
         return () if self.get("sliding_window") is None else (self.positive("sliding_window"),) * self.num_layers
 
     def some_slide(self, slides: Callable[[int], bool]) -> tuple[int, ...]:
-        """`layer_windows` by `layer_types`, else by the family's own rule for a layer's number."""
+        """`layer_windows` by `layer_types`, or else by the family's own rule for a layer's number."""
         if self.get("sliding_window") is None:
             return ()
         return self._some_slide(slides, "sliding_window", "sliding_attention")
 
     def some_chunked(self, is_chunked: Callable[[int], bool]) -> tuple[int, ...]:
-        """The same of layers that see chunks."""
+        """As `some_slide`, for layers with chunks."""
         if self.get("attention_chunk_size") is None:
             return ()
         return self._some_slide(is_chunked, "attention_chunk_size", "chunked_attention")
@@ -184,12 +186,12 @@ class Settings:
         return tuple(window if one == kind else 0 for one in types)
 
     def layers_of_type(self, *kinds: str, others: Sequence[str], default: Sequence[str]) -> tuple[int, ...]:
-        """Layers that `layer_types` says to be of some kinds. Raises ModelLoadError where it has another one.
+        """Layers that `layer_types` assigns to some kinds. Raises ModelLoadError for an unknown kind.
 
         Args:
-            kinds: whose layers are wanted.
-            others: kinds that there may be beside them.
-            default: kinds of all layers, where the file does not say them.
+            kinds: the kinds that are wanted.
+            others: further kinds that are allowed.
+            default: kinds of all layers, if the file does not give them.
         """
         types = self.get("layer_types")
         types = default if types is None else types
@@ -200,14 +202,14 @@ class Settings:
         return tuple(layer for layer, one in enumerate(types) if one in kinds)
 
     def with_values(self, values: Mapping[str, Any]) -> Settings:
-        """The same with other values."""
+        """A copy of the settings with other values."""
         return Settings(self.path, self.model_type, {**self._values, **values}, {}, self._eos_token_ids)
 
     def rope_parameters(self, layer_type: str) -> dict[str, Any]:
-        """Of the rotary embedding of a kind of layers.
+        """Parameters of the rotary embedding of one kind of layers.
 
-        transformers 5 has one dictionary, or one per kind of layer; transformers 4 `rope_theta` and `rope_scaling`.
-        In the older form a Gemma 3 model's scaling concerns its full-attention layers only.
+        transformers 5 has one dictionary, or one for each kind of layers; transformers 4 has `rope_theta` and
+        `rope_scaling`. In the older form, a Gemma 3 model's scaling concerns its full-attention layers only.
         """
         theta = self.get("rope_theta")
         old = {**(self.get("rope_scaling") or {}), "rope_theta": 10000.0 if theta is None else theta}
@@ -219,9 +221,9 @@ class Settings:
         return {key: value for part in (old, new) for key, value in part.items() if value is not None}
 
     def _scaling(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Only what the frequencies depend on, complete in itself; empty for none.
+        """The settings that frequencies depend on, complete in themselves; empty without scaling.
 
-        The kind for several modalities turns text by its position, as none does. The dynamic kind changes nothing up
+        The multimodal kind does not scale text, which has one position on all axes. The dynamic kind changes nothing up
         to `max_position_embeddings`, which is the longest context that is served: decision 0016.
         """
         kind = parameters.get("rope_type") or parameters.get("type") or "default"
@@ -247,7 +249,7 @@ class Settings:
         return scaling
 
     def _original_context(self, scaling: Mapping[str, Any], context: int) -> int:
-        """Phi-3 has it outside of the rotary parameters, where it counts more than inside."""
+        """The original context. Phi-3 has it outside the rotary parameters, where it takes precedence."""
         inside = scaling.get("original_max_position_embeddings", context)
         return integer("'original_max_position_embeddings'", self.required("original_max_position_embeddings", inside))
 

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face directory that hold its weights, and where every tensor of them lies.
+"""The files of a Hugging Face directory that hold its weights, and where each tensor lies in them.
 
 Files are mapped and only their headers are parsed. Source: safetensors format, github.com/huggingface/safetensors.
 """
@@ -18,9 +18,9 @@ from shoal.errors import ModelLoadError
 from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_inside, map_file, parse_json, read_json
 
 MAX_HEADER_BYTES = 100_000_000
-"""Source: the safetensors format's own limit"""
+"""Source: the limit of the safetensors format itself"""
 _COMPARED_BYTES = 1 << 20
-"""at a time"""
+"""Bytes that are compared at a time."""
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -39,7 +39,7 @@ class Tensor:
         return self.stop_bytes - self.start_bytes
 
     def is_same_as(self, other: Tensor) -> bool:
-        """Whether both hold the same bytes as the same numbers; read as far as they agree."""
+        """Whether both tensors have the same shape, type and bytes. Reading stops at the first difference."""
         if (self.dtype, self.shape, self.num_bytes) != (other.dtype, other.shape, other.num_bytes):
             return False
         starts = range(0, self.num_bytes, _COMPARED_BYTES)
@@ -50,13 +50,13 @@ class Tensor:
         return self.data[first : min(first + _COMPARED_BYTES, self.stop_bytes)]
 
     def items(self, dtype: str) -> npt.NDArray[Any]:
-        """All items of it, as they lie in the file: a view."""
+        """All items of the tensor as they lie in the file: a view."""
         itemsize = np.dtype(dtype).itemsize
         return np.frombuffer(self.data, dtype, self.num_bytes // itemsize, self.start_bytes)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that hold the model's weights, by its index where it has one."""
+    """The files that hold the model's weights, from its index if it has one."""
     index = directory / INDEX_FILE
     if index.exists():
         weight_map = read_json(index).get("weight_map")
@@ -75,7 +75,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _way_out(directory: Path) -> str:
-    """What to do without weights, or with the older format, a program as much as data, which is not read here."""
+    """What to do if there are no weights, or only some in the older format, which may run code and is not read here."""
     if not any(directory.glob("pytorch_model*.bin")):
         return f"; {WITHOUT_WEIGHTS}"
     return (
@@ -85,7 +85,7 @@ def _way_out(directory: Path) -> str:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Where one file's tensors lie. Raises ModelLoadError."""
+    """Where a file's tensors lie. Raises ModelLoadError."""
     data = map_file(path)
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER_BYTES):
@@ -104,7 +104,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def _read_entry(path: Path, name: str, entry: Any, data: mmap.mmap, data_start: int) -> Tensor:
-    """One tensor, of any type: files hold some that no model is computed from."""
+    """One tensor of any type: files may have tensors that no model is computed from."""
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):

@@ -1,4 +1,4 @@
-"""Which tensor of a Hugging Face directory holds a matrix, and which of its rows.
+"""Which rows of which tensor of a Hugging Face directory hold a matrix.
 
 Source: transformers, the names and forms of each family's modules.
 """
@@ -23,25 +23,25 @@ from shoal.model.formats.huggingface.tensor_files import Tensor
 from shoal.model.formats.tensor_part import TensorPart, rotating_heads
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-"""of the types that weights can have here"""
+"""Bytes of the types that weights may have."""
 KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
 _FLAT = (
     *("q_norm.weight", "k_norm.weight", "e_score_correction_bias"),
     *("modality_router.weight", "prediction_coefs.weight", "correction_coefs.weight"),
 )
-"""vectors that files have as matrices: of a row for each head or stream, or of one row"""
+"""Vectors that files have as matrices, with a row for each head or stream, or with one row."""
 _FUSED = {
     **dict.fromkeys(("q", "k", "v"), "qkv"),
     **dict.fromkeys(("gate", "up"), "gate_up"),
     **dict.fromkeys(("shared_gate", "shared_up"), "shared_gate_up"),
 }
-"""the name of the tensor that several may lie in"""
+"""Name of the fused tensor that may hold several matrices."""
 _EXPERT = re.compile(r"experts\.(\d+)\.")
 _HEAD = re.compile(r"heads\.(\d+)\.")
 
 
 class TensorMap:
-    """The tensors of a directory by the names of `WeightSource`. Its methods raise ModelLoadError for a missing one."""
+    """The tensors of a directory by the names of `WeightSource`. Methods raise ModelLoadError for a missing tensor."""
 
     def __init__(
         self,
@@ -68,16 +68,17 @@ class TensorMap:
         self._head = next((name for name in self.names() if name.endswith(self.family.head)), None)
 
     def names(self) -> Iterable[str]:
-        """Names of all matrices and vectors: quantized ones have one name for all of their tensors."""
+        """Names of all matrices and vectors; the tensors of a quantized matrix have one name together."""
         parts = frozenset[str]().union(*(matrix.tensors for matrix in self.coded.values()))
         return [*self.coded, *(name for name in self.tensors if name not in parts)]
 
     def has(self, tensor: str) -> bool:
-        """Whether there is a tensor, or a quantized matrix, of this name."""
+        """Whether there is a tensor or a quantized matrix of this name."""
         return tensor in self.tensors or tensor in self.coded
 
     def _find_prefix(self) -> str:
-        """What stands before `embed_tokens` and `layers`; it differs for models taken out of a multimodal one."""
+        """What stands before `embed_tokens` and `layers`. It differs in models that were taken out of a multimodal
+        one."""
         suffix = self.family.top["embedding"]
         for name in self.names():
             if name.endswith(suffix):
@@ -85,9 +86,10 @@ class TensorMap:
         raise ModelLoadError(f"{self.directory}: there is no tensor that ends in {suffix!r}")
 
     def locate(self, name: str) -> TensorPart:
-        """The tensor, and the rows of it, that hold a matrix or vector of the graph builder's naming.
+        """The rows of a tensor that hold a matrix or vector, given its name in `WeightSource`.
 
-        A head of its own counts also where the settings tie it to the embedding: transformers ties only what is equal.
+        A separate head counts even if the settings tie it to the embedding: transformers ties the two only if they are
+        equal.
         """
         if name == "head":
             return self._whole(self._head or self._prefix + self.family.top["embedding"])
@@ -105,7 +107,7 @@ class TensorMap:
         return self._fused_part(prefix, leaf) or self._whole(self._layer_tensor(prefix, leaf), leaf)
 
     def is_tied(self) -> bool:
-        """Whether the head is the embedding: the files have none, or the settings tie it and it holds the same."""
+        """Whether the head is the embedding: the files have no head, or the settings tie it and both are equal."""
         if self._head is None:
             return True
         head, embedding = (self.tensors.get(one) for one in (self._head, self._prefix + self.family.top["embedding"]))
@@ -118,7 +120,8 @@ class TensorMap:
         return tensor if other is None or self.has(tensor) else prefix + other
 
     def _expert_part(self, prefix: str, leaf: str, expert: int) -> TensorPart:
-        """Of one expert, which may lie with all others of the layer: rows of gate and up are then in turn."""
+        """The part of one expert, which may lie in a tensor with the layer's other experts; rows of gate and up then
+        alternate."""
         tensor = prefix + self.family.names[f"experts.*.{leaf}"].replace("*", str(expert))
         experts = self.config.experts
         if not self.family.stacks_experts or experts is None:
@@ -141,7 +144,7 @@ class TensorMap:
         )
 
     def _head_part(self, prefix: str, leaf: str, head: int) -> TensorPart:
-        """How a head goes into the latent space and out of it: one matrix holds both, head by head."""
+        """A head's matrices into and out of the latent space: one tensor has both, head by head."""
         part, latent = self._whole(prefix + self.family.names["heads.*"]), self.config.latent
         assert latent is not None
         start = head * (latent.plain_dim + latent.value_dim)
@@ -151,8 +154,8 @@ class TensorMap:
         return replace(part, start=middle, stop=middle + latent.value_dim)
 
     def _fused_part(self, prefix: str, leaf: str) -> TensorPart | None:
-        """Rows of fused tensors: gate above up, q, k, v under each other or in turn for each key head, or the family's
-        own ways."""
+        """The part of a fused tensor: gate above up, q, k and v below each other or in turn for each key head, or the
+        family's own layout."""
         own = self.family.part(self.config, leaf)
         if own is not None:
             self._whole(prefix + own.tensor)
@@ -188,17 +191,17 @@ class TensorMap:
         return TensorPart(tensor=tensor, start=0, stop=shape[0] if shape else 0, heads=self._interleaved_heads(leaf))
 
     def _interleaved_heads(self, leaf: str) -> int:
-        """Of a matrix or vector whose rows are in interleaved rotary order."""
+        """Number of heads of a matrix or vector whose rows are in interleaved rotary order; otherwise 0."""
         if not self.family.is_interleaved:
             return 0
         return rotating_heads(self.config, leaf)
 
     def is_mxfp4(self, tensor: str) -> bool:
-        """Whether a tensor holds blocks of MXFP4."""
+        """Whether a tensor holds MXFP4 blocks."""
         return self.family.stacks_experts and is_mxfp4(tensor)
 
     def is_transposed(self, tensor: str) -> bool:
-        """Whether the matrices in a tensor lie with inputs before outputs."""
+        """Whether the matrices in a tensor have inputs before outputs."""
         if self.family.is_transposed:
             return len(self.tensors[tensor].shape) == 2 and self.family.top["layers"] in tensor
         is_stacked = self.family.stacks_experts and self.family.turns_experts
@@ -206,15 +209,15 @@ class TensorMap:
         return is_stacked and leaf in ("gate_up_proj", "down_proj") and not self._is_upright(f"{stack}experts.")
 
     def _is_upright(self, stack: str) -> bool:
-        """Whether a layer's experts have outputs before inputs although their family's published files turn them.
-        Source: transformers 5, conversion_mapping.py: it turns experts while it loads, unless their shape fits."""
+        """Whether a layer's experts have outputs before inputs although their family's published files are transposed.
+        Source: transformers 5, conversion_mapping.py, which transposes experts on loading unless their shape fits."""
         experts, gate_up = self.config.experts, self.tensors.get(f"{stack}gate_up_proj")
         if experts is None or gate_up is None or 2 * experts.columns == self.config.hidden_size:
             return False
         return gate_up.shape[1:] == (2 * experts.columns, self.config.hidden_size)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of the matrices in a tensor: outputs before inputs, and weights in the place of blocks."""
+        """The shape of the matrices in a tensor: outputs before inputs, in weights and not in blocks."""
         if coded := self.coded.get(name):
             return coded.shape
         shape = self.tensors[name].shape
