@@ -1,2 +1,2 @@
-"""The families of models that Hugging Face directories hold: how each one's settings are read, and what its tensors are
-called."""
+"""The families of models in Hugging Face directories: how each one's settings are read, and the names of its
+tensors."""

@@ -1,7 +1,7 @@
-"""DeepSeek V2, V3 and R1, Kimi K2, GLM 4.7 Flash: latent attention.
+"""DeepSeek V2, V3 and R1, Kimi K2, GLM 4.7 Flash: models with latent attention.
 
-Source: transformers, models/deepseek_v2, deepseek_v3, glm4_moe_lite; DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3,
-arXiv 2412.19437.
+Source: transformers, models/deepseek_v2, deepseek_v3, glm4_moe_lite; DeepSeek-V2, arXiv 2405.04434; DeepSeek-V3, arXiv
+2412.19437.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _read_v3(settings: Settings) -> DecoderConfig:
 
 
 def _read_v2(settings: Settings) -> DecoderConfig:
-    """Groups count only where the method of choosing experts says so, and weights are those of the softmax."""
+    """Groups of experts count only if `topk_method` says so, and weights are those of the softmax."""
     method = settings.get("topk_method")
     if method not in ("greedy", "group_limited_greedy"):
         raise ModelLoadError(f"{settings.path}: 'topk_method' is {method!r:.200}, which is not supported")
@@ -135,7 +135,8 @@ def _experts(settings: Settings, dense_layers: tuple[int, ...], *, has_groups: b
 def routed_experts(
     settings: Settings, dense_layers: tuple[int, ...], *, num_shared: int, num_groups: int, num_chosen_groups: int
 ) -> ExpertsConfig:
-    """Experts as DeepSeek V3 chooses them: by sigmoids and a bias, within the best groups. Raises ModelLoadError."""
+    """Experts that are chosen as in DeepSeek V3: by sigmoids and a bias, within the best groups. Raises
+    ModelLoadError."""
     columns, num_experts = settings.positive("moe_intermediate_size"), settings.positive("n_routed_experts")
     return ExpertsConfig(
         num_experts=num_experts,

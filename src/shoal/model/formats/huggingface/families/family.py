@@ -1,4 +1,4 @@
-"""What is known of a family of models, and the names of tensors that most families share."""
+"""The description of a family of models, and the tensor names that most families share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAYER_NAMES: Mapping[str, str] = {
     "k_norm": "self_attn.k_norm.weight",
     "mlp_norm": "post_attention_layernorm.weight",
 }
-"""Of a layer, by the names of `WeightSource`. A star stands for the number of an expert."""
+"""Names of a layer's tensors by the names of `WeightSource`. A star stands for the number of an expert."""
 EXPERT_NAMES: Mapping[str, str] = {
     "router": "mlp.gate.weight",
     "selection_bias": "mlp.gate.e_score_correction_bias",
@@ -47,7 +47,7 @@ EXPERT_NAMES: Mapping[str, str] = {
 SHARED_EXPERTS_NAMES: Mapping[str, str] = {
     name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()
 }
-"""the same where the shared MLP is called several"""
+"""The same names in families that call the shared MLP shared experts."""
 TOP_NAMES: Mapping[str, str] = {
     "embedding": "embed_tokens.weight",
     "final_norm": "norm.weight",
@@ -56,52 +56,54 @@ TOP_NAMES: Mapping[str, str] = {
 }
 _BUFFERS = r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)"
 BUFFERS = re.compile(_BUFFERS)
-"""that old files have beside the settings which they are made of"""
+"""Buffers in old files that can be computed from the settings."""
 _OTHER_PARTS = "vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision|embed_audio"
 OTHER_MODALITIES = re.compile(rf"(model\.)?({_OTHER_PARTS})\..*|{_BUFFERS}")
-"""and the parts of a multimodal model that the language model is not computed from"""
+"""The same buffers, and parts of a multimodal model that the language model does not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Models whose settings are read in one way and whose tensors have one set of names."""
+    """Models whose settings are read in the same way and whose tensors have the same names."""
 
     read: Callable[[Settings], DecoderConfig]
     defaults: Mapping[str, Any]
-    """What a file may leave out, because the configuration class of its model type has it as default. A value that is
-    there and null stands for itself: a Mistral without the key has a window of 4096, one with null has none."""
+    """Values of keys that a file may leave out: the defaults of the configuration class of its model type. A key whose
+    value is null does not get its default: a Mistral without the key has a window of 4096, one with null has none."""
     names: Mapping[str, str] = field(default_factory=lambda: LAYER_NAMES)
-    """of a layer's tensors"""
+    """Names of a layer's tensors."""
     other_names: Mapping[str, str] = field(default_factory=dict[str, str])
-    """of those that some models of the family have under another name"""
+    """Alternative names of tensors in some models of the family."""
     top: Mapping[str, str] = field(default_factory=lambda: TOP_NAMES)
-    """of what is no layer's, and what stands before a layer's number"""
+    """Names of tensors outside layers, and what stands before a layer's number."""
     head: str = "lm_head.weight"
-    """the end of the head's name, which may be alone"""
+    """End of the head's name, which may be the whole name."""
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Keys of the family's settings, and the common ones that they stand for"""
+    """Keys of the family's settings, and the common keys that they stand for."""
     is_interleaved: bool = False
-    """whether pairs of neighboring dimensions of queries and keys rotate, in the place of half-split ones"""
+    """Whether neighboring dimensions of queries and keys rotate as pairs, instead of half-split ones."""
     groups_qkv: bool = False
-    """whether a fused tensor of queries, keys and values has them in turn for each key head"""
+    """Whether a fused tensor of queries, keys and values holds them in turn for each key head."""
     is_transposed: bool = False
-    """whether all matrices of layers have inputs before outputs"""
+    """Whether all matrices of layers have inputs before outputs."""
     part: Callable[[DecoderConfig, str], TensorPart | None] = lambda config, leaf: None
-    """Where a name of a layer lies that has no tensor of its own: without what stands before the layer's tensors"""
+    """Returns the place of a layer's name that has no tensor of its own, with a tensor name without the layer's prefix;
+    None: the general rules apply."""
     norms_add_one: bool = False
-    """whether the file's norm weights lack the 1 that layers add to them"""
+    """Whether the file's norm weights lack the 1 that layers add to them."""
     text_types: tuple[str, ...] = ()
-    """where a model is the text part of another, the values of `model_type` that its `text_config` may have; settings
-    without a `text_config` are the language model's own"""
+    """If a model is the text part of another one: the values of `model_type` that its `text_config` may have. Settings
+    without a `text_config` are the language model's own."""
     needless: re.Pattern[str] = BUFFERS
-    """tensors that the language model is not computed from"""
+    """Tensors that the language model does not use."""
     quantizations: tuple[str, ...] = ()
-    """values of `quant_method` whose tensors can be read"""
+    """Values of `quant_method` whose tensors can be read."""
     has_draft_layers: bool = False
-    """whether layers beyond the model's own may follow, which predict further tokens and are left out"""
+    """Whether further layers may follow the model's own. They predict more tokens, and are left out."""
     stacks_experts: bool = False
-    """whether all experts of a layer lie in one tensor, gate and up in turn (gpt-oss)"""
+    """Whether one tensor holds all experts of a layer, with rows of gate and up in turn (gpt-oss)."""
     turns_experts: bool = True
-    """whether such a tensor has inputs before outputs, where it is none of a linear layer (not in Qwen 3.5, Gemma 4)"""
+    """Whether such a tensor has inputs before outputs, unless it belongs to a linear layer (not in Qwen 3.5, Gemma
+    4)."""
     halves_gate_up: bool = False
-    """whether all of such a gate stands before all of its up (Llama 4, Granite)"""
+    """Whether all gate rows of an expert stand before its up rows in such a tensor (Llama 4, Granite)."""

@@ -44,7 +44,7 @@ _NAMES = {
     "experts.*.down_bias": "mlp.experts.down_proj_bias",
 }
 SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
-"""Of the clamped SwiGLU. Source: native/layers/functions.h has the same"""
+"""Constants of the clamped SwiGLU. Source: native/layers/functions.h has the same"""
 
 
 def _read_gpt_oss(settings: Settings) -> DecoderConfig:

@@ -1,4 +1,4 @@
-"""Granite: a Llama whose embedding, attention, residual stream and logits have factors; with experts or without.
+"""Granite: a Llama with factors on embedding, attention, residual stream and logits, with or without experts.
 
 Source: transformers, models/granite, granitemoe, granitemoeshared.
 """
@@ -48,7 +48,8 @@ def read_granite(settings: Settings) -> DecoderConfig:
 
 
 def read_granite_moe(settings: Settings) -> DecoderConfig:
-    """The same with experts, and an MLP beside them if the settings say so."""
+    """A Llama with factors and experts, and with an MLP beside them if the settings say so. Raises as
+    `read_granite`."""
     experts = ExpertsConfig(
         num_experts=settings.positive("num_local_experts"),
         num_chosen=settings.positive("num_experts_per_tok"),

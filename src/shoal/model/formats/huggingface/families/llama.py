@@ -1,4 +1,4 @@
-"""Llama and the models that are built like it.
+"""Llama and models with the same structure.
 
 Source: transformers, models/llama, llama4, seed_oss, smollm3, arcee.
 """
@@ -87,13 +87,13 @@ _LLAMA4_NAMES = {
 
 
 def _read_llama(settings: Settings) -> DecoderConfig:
-    """It has no window, whatever its file says."""
+    """Reads a Llama, which has no window, whatever its file says."""
     has_bias = settings.flag("attention_bias")
     return settings.decoder(qkv_bias=has_bias, o_bias=has_bias, mlp_bias=settings.flag("mlp_bias"))
 
 
 def _rotating_layers(settings: Settings) -> tuple[int, ...]:
-    """Of each layer, 1 where it has a rotary embedding: all but one in so many, unless the file says which ones."""
+    """For each layer, 1 if it has a rotary embedding: all but every n-th, unless the file lists them."""
     every = settings.positive("no_rope_layer_interval")
     rotates = settings.layers("no_rope_layers") or tuple(
         int((layer + 1) % every != 0) for layer in range(settings.num_layers)
@@ -104,7 +104,7 @@ def _rotating_layers(settings: Settings) -> tuple[int, ...]:
 
 
 def _read_llama4(settings: Settings) -> DecoderConfig:
-    """Layers without a rotary embedding see everything, others their chunk, unless the file says which do."""
+    """Layers without a rotary embedding have full attention and the others chunks, unless the file lists the kinds."""
     layers, columns = range(settings.num_layers), settings.positive("intermediate_size")
     step, rotates = settings.positive("interleave_moe_layer_step"), _rotating_layers(settings)
     listed = settings.get("moe_layers")

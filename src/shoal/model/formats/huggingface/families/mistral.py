@@ -1,4 +1,4 @@
-"""Mistral, Ministral and Mixtral: a Llama whose rows see a window.
+"""Mistral, Ministral and Mixtral: a Llama with sliding-window attention.
 
 Source: transformers, models/mistral, mistral3, ministral, ministral3, mixtral.
 """
@@ -67,7 +67,7 @@ def _read_ministral(settings: Settings) -> DecoderConfig:
 
 
 def _read_ministral3(settings: Settings) -> DecoderConfig:
-    """Beyond the context that its rotary embedding was made for, queries grow."""
+    """Queries grow beyond the context for which the rotary embedding was trained."""
     config = _read_mistral(settings)
     strength, period = (settings.rope_number(key) for key in ("llama_4_scaling_beta", _ORIGINAL_CONTEXT))
     if not strength:

@@ -1,4 +1,4 @@
-"""Ernie 4.5, InternLM 2 and 3, Hunyuan and MiniMax M2: RMS norms as in a Llama, and other things beside them.
+"""Ernie 4.5, InternLM 2 and 3, Hunyuan and MiniMax M2: RMS norms as in a Llama, with other differences from it.
 
 Source: transformers, models/ernie4_5, ernie4_5_moe, internlm3, hunyuan_v1_dense, hunyuan_v1_moe, minimax_m2; for
 InternLM 2 its report, arXiv 2403.17297, section 2.2, and llama.cpp, conversion/internlm.py.
@@ -48,7 +48,7 @@ _ERNIE_MOE_DEFAULTS = {
 _SHARED_NAMES = {name: tensor.replace("shared_expert.", "shared_experts.") for name, tensor in EXPERT_NAMES.items()}
 _ERNIE_MOE_NAMES = {**LAYER_NAMES, **_SHARED_NAMES, "selection_bias": "mlp.moe_statics.e_score_correction_bias"}
 _DRAFTS = re.compile(rf"model\.mtp_.*|{BUFFERS.pattern}")
-"""what predicts further tokens"""
+"""Tensors of draft layers, which predict further tokens."""
 _INTERNLM_DEFAULTS = {
     "vocab_size": 128512,
     "hidden_size": 4096,
@@ -123,7 +123,7 @@ _MINIMAX_M2 = {
     "use_routing_bias": True,
     "shared_intermediate_size": 0,
 }
-"""what other models of its maker may have in another way"""
+"""The only supported values of keys that differ in other models of its maker."""
 _MINIMAX_NAMES = {
     **LAYER_NAMES,
     "router": "block_sparse_moe.gate.weight",
@@ -166,7 +166,7 @@ def _read_internlm2(settings: Settings) -> DecoderConfig:
 
 
 def _read_internlm3(settings: Settings) -> DecoderConfig:
-    """Its first files have `bias` for what is `attention_bias` and `mlp_bias` in later ones."""
+    """Early files have `bias` for what later ones call `attention_bias` and `mlp_bias`."""
     has_bias, in_attention = settings.flag("bias"), settings.flag("attention_bias")
     return settings.decoder(
         qkv_bias=in_attention or settings.flag("qkv_bias"),
@@ -185,7 +185,7 @@ def _read_hunyuan(settings: Settings) -> DecoderConfig:
 
 
 def _hunyuan_rope(settings: Settings) -> RopeConfig:
-    """Its dynamic kind has a fixed factor on the base, for any length."""
+    """The rotary embedding. Hunyuan's dynamic scaling multiplies the base by a fixed factor, for any length."""
     rope, alpha, dim = settings.rope(), settings.rope_number("alpha"), settings.head_dim
     return rope if not alpha else replace(rope, theta=rope.theta * alpha ** (dim / (dim - 2)))
 
@@ -205,7 +205,7 @@ def _read_hunyuan_moe(settings: Settings) -> DecoderConfig:
 
 
 def _one_for_all(settings: Settings, key: str) -> int:
-    """A number that may be a list of one for each layer."""
+    """A number that the file may write as a list of equal numbers, one for each layer."""
     value: Any = settings.required(key)
     numbers = {integer(repr(key), one) for one in (value if isinstance(value, list) else [value])}
     if len(numbers) != 1:

@@ -1,5 +1,5 @@
-"""OLMo 2 and 3, OLMoE and EXAONE 4: norms of queries and keys, and in the dense ones norms behind each half of a layer
-in the place of norms before it.
+"""OLMo 2 and 3, OLMoE and EXAONE 4: norms of queries and keys. In the dense models, norms come after each half of a
+layer instead of before it.
 
 Source: transformers, models/olmo2, olmo3, olmoe, exaone4; OLMo 2, arXiv 2501.00656, section 3.2.
 """
@@ -57,7 +57,7 @@ def _read_olmo2(settings: Settings) -> DecoderConfig:
 
 
 def _read_olmo3(settings: Settings) -> DecoderConfig:
-    """Layers that slide do not scale their rotary embedding."""
+    """Layers with a window do not scale their rotary embedding."""
     windows = settings.some_slide(lambda layer: (layer + 1) % 4 != 0)
     return replace(_read_olmo2(settings), layer_windows=windows, local_rope=replace(settings.rope(), scaling={}))
 
@@ -75,7 +75,7 @@ def _read_olmoe(settings: Settings) -> DecoderConfig:
 
 
 def _read_exaone4(settings: Settings) -> DecoderConfig:
-    """Where some layers slide, those that see everything have no rotary embedding."""
+    """If some layers have a window, those with full attention have no rotary embedding."""
     every = integer("'sliding_window_pattern'", settings.get("sliding_window_pattern") or 0)
     windows = settings.some_slide(lambda layer: every > 0 and (layer + 1) % every != 0)
     still = tuple(layer for layer, window in enumerate(windows) if not window)

@@ -47,7 +47,7 @@ def _read_phi3(settings: Settings) -> DecoderConfig:
 
 
 def _read_phimoe(settings: Settings) -> DecoderConfig:
-    """An expert whose score is further from the highest than twice the jitter of training does not count."""
+    """Experts whose score is below the highest by more than twice the training's jitter do not count."""
     has_bias = settings.flag("attention_bias")
     experts = ExpertsConfig(
         num_experts=settings.positive("num_local_experts"),

@@ -75,7 +75,7 @@ _MOE_NAMES = {**LAYER_NAMES, **EXPERT_NAMES}
 _SECTIONS = (16, 24, 24)
 """Source: transformers, Qwen2_5_VLRotaryEmbedding's default"""
 _SECTIONS3 = (24, 20, 20)
-"""The same of Qwen3VLTextRotaryEmbedding"""
+"""Source: transformers, Qwen3VLTextRotaryEmbedding's default"""
 
 
 def _read_qwen2(settings: Settings) -> DecoderConfig:
@@ -102,7 +102,7 @@ def _with_turns(config: DecoderConfig, settings: Settings) -> DecoderConfig:
 
 
 def _sections(settings: Settings, num_frequencies: int, default: tuple[int, ...]) -> list[int]:
-    """Of the frequencies, how many turn by each axis; none where nobody says it. Raises ModelLoadError."""
+    """Number of rotary frequencies for each axis; empty if neither file nor default gives it. Raises ModelLoadError."""
     shares = settings.rope_parameters("full_attention").get("mrope_section")
     if shares is None:
         return list(default) if sum(default) == num_frequencies else []
@@ -138,7 +138,7 @@ def _read_qwen3_moe(settings: Settings) -> DecoderConfig:
 
 
 def qwen_experts(settings: Settings, *, shared_columns: int = 0) -> dict[str, ExpertsConfig | int]:
-    """Every `decoder_sparse_step`-th layer has experts, but for those that are said to have none."""
+    """Every `decoder_sparse_step`-th layer has experts, except those that the file lists as dense."""
     step, without = settings.positive("decoder_sparse_step"), settings.layers("mlp_only_layers")
     layers = range(settings.num_layers)
     dense = tuple(layer for layer in layers if layer in without or (layer + 1) % step)
@@ -155,7 +155,7 @@ def qwen_experts(settings: Settings, *, shared_columns: int = 0) -> dict[str, Ex
 
 
 def _first_slide(settings: Settings) -> tuple[int, ...]:
-    """Only when told to, and every second of the layers below a number."""
+    """Windows only if the file asks for them: in every second layer below `max_window_layers`."""
     end_sliding = integer("'max_window_layers'", settings.required("max_window_layers"))
     if not settings.flag("use_sliding_window"):
         return ()
@@ -163,7 +163,7 @@ def _first_slide(settings: Settings) -> tuple[int, ...]:
 
 
 def _last_slide(settings: Settings) -> tuple[int, ...]:
-    """Only when told to, and only the layers above a number of them."""
+    """Windows only if the file asks for them: in the layers from `max_window_layers` on."""
     first_sliding = integer("'max_window_layers'", settings.required("max_window_layers"))
     return settings.some_slide(lambda layer: layer >= first_sliding) if settings.flag("use_sliding_window") else ()
 

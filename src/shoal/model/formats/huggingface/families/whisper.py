@@ -1,7 +1,7 @@
-"""Whisper: an encoder of audio, and a decoder whose layers have attention over its output.
+"""Whisper: an audio encoder, and a decoder whose layers have attention over its output.
 
-Source: transformers, models/whisper; CTranslate2's converter, python/ctranslate2/specs/whisper_spec.py, for the names
-of tensors in its own files.
+Source: transformers, models/whisper; CTranslate2's converter, python/ctranslate2/specs/whisper_spec.py, for the tensor
+names in CTranslate2's files.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _read(settings: Settings, *, keys_biased: bool) -> DecoderConfig:
 
 
 def _cross_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
-    """Keys and values over the encoder's output lie in one tensor of CTranslate2's, in this order."""
+    """One tensor of a CTranslate2 file has the keys and then the values over the encoder's output."""
     width = config.num_kv_heads * config.head_dim
     name, start = leaf.removesuffix("_bias"), {"cross_k": 0, "cross_v": width}
     if name not in start:
@@ -165,4 +165,4 @@ CT2_WHISPER = Family(
     names=_CT2_NAMES,
     part=_cross_part,
 )
-"""as CTranslate2 writes it: keys have biases there, of zeros"""
+"""Whisper as CTranslate2 writes it, where keys have biases of zeros."""

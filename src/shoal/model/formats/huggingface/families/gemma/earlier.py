@@ -1,4 +1,4 @@
-"""Gemma 1 to 3, of the latter the text part.
+"""Gemma 1 to 3, for Gemma 3 the text part.
 
 Source: transformers, models/gemma, gemma2, gemma3; Gemma 3 report, arXiv 2503.19786.
 """
@@ -77,7 +77,7 @@ def _read_gemma3(settings: Settings) -> DecoderConfig:
 
 
 def _read_gemma(settings: Settings) -> DecoderConfig:
-    """Its activation is the approximated GELU even where a file says `gelu`, as the first ones did."""
+    """The activation is the approximated GELU even where a file says `gelu`, as the first files did."""
     has_bias = settings.flag("attention_bias")
     activation = settings.activation("hidden_act", "gelu_tanh")
     return settings.decoder(

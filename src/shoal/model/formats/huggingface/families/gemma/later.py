@@ -1,4 +1,4 @@
-"""Gemma 3n and 4, of both the text part: layers with inputs of their own, shared keys, and heads of two sizes.
+"""The text parts of Gemma 3n and 4: layers with inputs of their own, shared keys, and heads of two sizes.
 
 Source: transformers, models/gemma3n and gemma4.
 """
@@ -54,7 +54,7 @@ _DEFAULTS_3N = {
     "laurel_rank": 64,
 }
 _SPARSE_LAYERS, _SPARSITY = 10, 0.95
-"""the first layers of a Gemma 3n that does not say which of its gates are cut off, and how many of them"""
+"""The first layers, and the share of their gates that is cut, in a Gemma 3n whose file does not give them."""
 _MOST_STREAMS = 16
 """Source: native/stage/carried/streams.h"""
 _NAMES = {
@@ -100,7 +100,8 @@ _TOP_NAMES = {
 
 
 def _read(settings: Settings, num_shared: int, every: int, **own: Any) -> DecoderConfig:
-    """What both have in common; every so many-th layer sees everything where the file does not say which."""
+    """What both versions have in common. If the file does not say which layers have full attention, every `every`-th
+    has."""
     settings.refuse("attention_bias", unless=False)
     windows = settings.some_slide(lambda layer: (layer + 1) % every != 0)
     if not any(windows):
@@ -185,7 +186,8 @@ def _read_gemma4(settings: Settings) -> DecoderConfig:
 
 
 def _full_heads(settings: Settings) -> HeadShape:
-    """Said of the model, or layer by layer; numbers of heads count only where keys are values."""
+    """Heads of layers with full attention, given for the model or for each layer. The number of heads is read only if
+    keys serve as values."""
     said: Mapping[str, Any] = {
         "head_dim": settings.get("global_head_dim"),
         "num_key_value_heads": settings.get("num_global_key_value_heads")
@@ -200,7 +202,8 @@ def _full_heads(settings: Settings) -> HeadShape:
 
 
 def _alike(settings: Settings, by_layer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of single layers, which must be those with full attention, all with the same. Raises ModelLoadError."""
+    """Settings of single layers, which must be equal, and given for exactly the layers with full attention. Raises
+    ModelLoadError."""
     types = settings.get("layer_types") or ()
     full = {str(layer) for layer, kind in enumerate(types) if kind == FULL_ATTENTION}
     first, *others = by_layer.values()
@@ -212,7 +215,8 @@ def _alike(settings: Settings, by_layer: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def _proportional(settings: Settings, head_dim: int) -> RopeConfig:
-    """Of layers with full attention: all dimensions count for the frequencies, of which the first turn."""
+    """The rotary embedding of layers with full attention: frequencies are spread over all dimensions of a head, but
+    only the first dimensions rotate."""
     parameters = settings.rope_parameters(FULL_ATTENTION)
     kind = parameters.get("rope_type", "proportional")
     theta = number("'rope_theta'", parameters["rope_theta"])

@@ -1,4 +1,4 @@
-"""Command R and its successors: norms subtract the mean, and every layer is parallel.
+"""Command R and its successors: LayerNorms, which subtract the mean, and parallel layers.
 
 Source: transformers, models/cohere, cohere2.
 """
@@ -26,7 +26,7 @@ _COHERE2_DEFAULTS = {**_COHERE_DEFAULTS, "rope_theta": 10000.0, "sliding_window"
 
 
 def _read_cohere(settings: Settings) -> DecoderConfig:
-    """Its first models were made for more than their `max_position_embeddings`."""
+    """The first models were trained for longer contexts than their `max_position_embeddings`."""
     has_bias, has_norms = settings.flag("attention_bias"), settings.flag("use_qk_norm")
     return settings.decoder(
         max_context=settings.positive("model_max_length", settings.positive("max_position_embeddings")),
@@ -42,7 +42,7 @@ def _read_cohere(settings: Settings) -> DecoderConfig:
 
 
 def _read_cohere2(settings: Settings) -> DecoderConfig:
-    """Layers that see everything have no rotary embedding."""
+    """Layers with full attention have no rotary embedding."""
     has_bias, every = settings.flag("attention_bias"), settings.positive("sliding_window_pattern")
     windows = settings.some_slide(lambda layer: (layer + 1) % every != 0) or (0,) * settings.num_layers
     return settings.decoder(

@@ -1,4 +1,4 @@
-"""GPT-2 and what came of it: GPT-NeoX, Falcon and Phi. Their norms subtract the mean.
+"""GPT-2 and its descendants GPT-NeoX, Falcon and Phi. Their norms subtract the mean.
 
 Source: transformers, models/gpt2, gpt_neox, falcon, phi.
 """
@@ -152,7 +152,7 @@ _PHI_NAMES = {
     "down_bias": "mlp.fc2.bias",
 }
 _CAUSAL_MASKS = re.compile(r"(.*\.)?(attn|attention)\.(bias|masked_bias)|.*rotary_emb\.inv_freq")
-"""buffers of old files"""
+"""Buffers in old files."""
 
 
 def _read_gpt2(settings: Settings) -> DecoderConfig:
@@ -185,7 +185,8 @@ def _read_gpt_neox(settings: Settings) -> DecoderConfig:
 
 
 def _read_falcon(settings: Settings) -> DecoderConfig:
-    """Falcon 7B has one norm a layer and one key head, 40B and 180B two norms and groups, 2 11B one norm and groups."""
+    """Falcon 7B has one norm a layer and one key head; 40B and 180B have two norms and groups of heads; 2 11B has one
+    norm and groups."""
     settings.refuse("alibi", unless=False)
     has_bias, is_new = settings.flag("bias"), settings.flag("new_decoder_architecture")
     num_norms = settings.get("num_ln_in_parallel_attn")

@@ -1,4 +1,4 @@
-"""What families whose norms subtract the mean have in common."""
+"""What families with LayerNorms have in common."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Any
 PLAIN: dict[str, Any] = {"centers_norms": True, "norm_bias": True, "gated_mlp": False}
 """LayerNorms with biases, and an MLP without a gate."""
 EPSILON = {"layer_norm_eps": "rms_norm_eps"}
-"""The name that most of them give to the term under the root of a norm."""
+"""The name that most of these families use for a norm's epsilon."""

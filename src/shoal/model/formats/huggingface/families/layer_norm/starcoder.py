@@ -1,4 +1,4 @@
-"""StarCoder2, StableLM and Nemotron: norms subtract the mean.
+"""StarCoder2, StableLM and Nemotron, whose norms subtract the mean.
 
 Source: transformers, models/starcoder2, stablelm, nemotron.
 """
@@ -61,7 +61,8 @@ def _read_starcoder2(settings: Settings) -> DecoderConfig:
 
 
 def _read_stablelm(settings: Settings) -> DecoderConfig:
-    """The norms of its queries and keys lie in a tensor for each head, which is not read."""
+    """Models with norms of queries and keys are refused: each head's norm lies in a tensor of its own, which is not
+    read."""
     settings.refuse("qk_layernorm", unless=False)
     is_parallel = settings.flag("use_parallel_residual")
     return settings.decoder(

@@ -1,1 +1,1 @@
-"""Families with layers that carry a state in the place of keys and values."""
+"""Families with layers that carry a state instead of keys and values."""

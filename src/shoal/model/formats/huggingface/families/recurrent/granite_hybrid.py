@@ -1,4 +1,4 @@
-"""Granite 4 hybrid: Mamba-2 in most layers, attention in the others, experts or one MLP behind both.
+"""Granite 4 hybrid: Mamba-2 in most layers, attention in the others, followed by experts or an MLP.
 
 Source: transformers, models/granitemoehybrid.
 """
@@ -45,7 +45,7 @@ _NAMES = {
 
 
 def _read(settings: Settings) -> DecoderConfig:
-    """Without experts, what is called their shared MLP is the layer's own."""
+    """In a model without experts, what the file calls the shared MLP is the layer's own."""
     if integer("'num_local_experts'", settings.get("num_local_experts") or 0):
         config = read_granite_moe(settings)
     else:
@@ -57,7 +57,7 @@ def _read(settings: Settings) -> DecoderConfig:
 
 
 def _recurrence(settings: Settings) -> MambaConfig | None:
-    """In files from before transformers 5, kinds of layers have shorter names."""
+    """Files from before transformers 5 have shorter names for the kinds of layers."""
     default = [MAMBA_KINDS[0]] * settings.num_layers
     layers = settings.layers_of_type(*MAMBA_KINDS, others=(FULL_ATTENTION, "attention"), default=default)
     if not layers:

@@ -130,7 +130,7 @@ def _conv_layers(settings: Settings) -> tuple[int, ...]:
 
 
 def _part(config: DecoderConfig, leaf: str) -> TensorPart | None:
-    """Both gates and what is convolved lie under each other."""
+    """The part of the projection in which both gates and the convolution's input lie below each other."""
     name = leaf.removesuffix("_bias")
     if name not in _INPUTS:
         return None
@@ -140,7 +140,8 @@ def _part(config: DecoderConfig, leaf: str) -> TensorPart | None:
 
 
 def _mlp_columns(settings: Settings) -> int:
-    """The file may say those of an MLP without a gate, from which the ones of as large an MLP with a gate follow."""
+    """MLP columns. The file may give those of an MLP without a gate, from which those of an equally large gated one
+    follow."""
     columns = settings.positive("intermediate_size" if settings.get("block_ff_dim") is None else "block_ff_dim")
     if not settings.flag("block_auto_adjust_ff_dim"):
         return columns

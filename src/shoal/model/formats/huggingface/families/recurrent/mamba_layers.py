@@ -1,4 +1,4 @@
-"""What the families with Mamba-2 layers have in common: the names of their tensors, and how these lie."""
+"""What families with Mamba-2 layers have in common: the names and the layout of their tensors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shoal.model.recurrence.mamba import MambaConfig, joined_rows
 from shoal.model.recurrence.shapes import TAPS
 
 MAMBA_KINDS = ("linear_attention", "mamba")
-"""of layers, in transformers 5 and before"""
+"""Names of this kind of layers, in transformers 5 and before."""
 
 
 def mamba_names(module: str) -> Mapping[str, str]:
-    """Of a layer's tensors that have one of their own.
+    """Names of a layer's tensors that are not parts of another tensor.
 
     Args:
-        module: what they are in.
+        module: the module that they belong to.
     """
     leaves = {
         "mamba_rate": "A_log",
@@ -34,10 +34,10 @@ def mamba_names(module: str) -> Mapping[str, str]:
 
 
 def mamba_part(module: str) -> Callable[[DecoderConfig, str], TensorPart | None]:
-    """Where the others lie, by the configuration and the name.
+    """A function that returns the place of the other names of a layer, given the configuration and the name.
 
     Args:
-        module: what they are in.
+        module: the module that they belong to.
     """
 
     def part(config: DecoderConfig, leaf: str) -> TensorPart | None:
@@ -52,7 +52,7 @@ def mamba_part(module: str) -> Callable[[DecoderConfig, str], TensorPart | None]
 
 
 def check_taps(settings: Settings, key: str) -> int:
-    """Tokens that a convolution sees. Raises ModelLoadError where there are too many."""
+    """Tokens that a convolution sees. Raises ModelLoadError if their number is not supported."""
     num_taps = settings.positive(key)
     if num_taps not in TAPS:
         raise ModelLoadError(f"{settings.path}: {key!r} is {num_taps}; convolutions over 2 to 4 tokens are supported")
@@ -60,7 +60,7 @@ def check_taps(settings: Settings, key: str) -> int:
 
 
 def refuse_step_limit(settings: Settings) -> None:
-    """Raises ModelLoadError where steps have bounds other than 0 and infinity, which files write in several ways."""
+    """Raises ModelLoadError if steps have bounds other than 0 and infinity, which files write in several ways."""
     limit = settings.get("time_step_limit")
     if limit is None:
         return

@@ -1,7 +1,7 @@
-"""Nemotron-H and Nemotron 3 Nano: layers that are Mamba-2, attention, an MLP or experts alone.
+"""Nemotron-H and Nemotron 3 Nano: each layer is only Mamba-2, only attention, only an MLP or only experts.
 
-Source: transformers, models/nemotron_h. Its `time_step_min` is not taken: it bounds steps in transformers where a text
-is computed in one go and not where it is continued, and neither in its authors' kernels nor in llama.cpp.
+Source: transformers, models/nemotron_h. Its `time_step_min` is ignored: transformers uses it as a bound of steps when
+it computes a text at once but not when it continues one, and neither its authors' kernels nor llama.cpp use it.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _OLD_KEYS = {
     "mamba_dt_limit": "time_step_limit",
 }
 _KINDS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
-"""of layers, by the characters of a pattern"""
+"""Kinds of layers by the characters of a pattern."""
 _SAME = {"attention": "full_attention", MAMBA_KINDS[1]: MAMBA_KINDS[0]}
-"""what files from before transformers 5 call them"""
+"""Names of kinds in files from before transformers 5."""
 _MATRICES = {name: f"mixer.{name}_proj.weight" for name in ("q", "k", "v", "o", "up", "down")}
 _NAMES = {
     **_MATRICES,
@@ -105,7 +105,7 @@ def _read(settings: Settings) -> DecoderConfig:
 
 
 def _layer_kinds(settings: Settings) -> list[str]:
-    """Of each layer, from a list or a pattern of characters, which counts where there is one."""
+    """The kind of each layer, from a list, or from a pattern of characters, which takes precedence."""
     pattern = settings.get("hybrid_override_pattern")
     kinds: Any = settings.get("layers_block_type") if pattern is None else [_KINDS.get(one, one) for one in pattern]
     kinds = [_SAME.get(kind, kind) for kind in kinds]

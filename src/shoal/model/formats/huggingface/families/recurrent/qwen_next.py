@@ -76,7 +76,7 @@ _STACKED = {
     "experts.*.up": "mlp.experts.gate_up_proj",
     "experts.*.down": "mlp.experts.down_proj",
 }
-"""of Qwen 3.5, whose files have them stacked or one by one"""
+"""Names for Qwen 3.5, whose files have experts stacked or one by one."""
 
 
 def _read_new(settings: Settings) -> DecoderConfig:
@@ -125,7 +125,7 @@ def _recurrence(settings: Settings) -> DeltaNetConfig | None:
 
 
 def _new_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
-    """Queries, keys and values under each other, in the projection as in the convolution."""
+    """Queries, keys and values lie below each other, in the projection as in the convolution."""
     recurrence = config.recurrence
     tensor = {"": "linear_attn.in_proj_qkv.weight", "_taps": "linear_attn.conv1d.weight"}
     name = leaf.removesuffix("_taps")
@@ -139,7 +139,7 @@ def _new_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
 
 
 def _next_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
-    """Queries, keys, values and gates of a key head, then those of the next; and so what is written and decays."""
+    """Queries, keys, values and gates of one key head lie before those of the next; so do write strength and decay."""
     recurrence = config.recurrence
     if not isinstance(recurrence, DeltaNetConfig) or leaf not in recurrence.inputs:
         return _new_part(config, leaf)
@@ -157,7 +157,7 @@ def _next_part(config: DecoderConfig, leaf: str) -> TensorPart | None:
 
 
 def _gated_queries(config: DecoderConfig, leaf: str) -> TensorPart | None:
-    """A head's queries, then its gate, then the next head's."""
+    """A head's queries are followed by its gate, then the next head's queries."""
     if leaf not in ("q", "q_gate"):
         return None
     dim = config.head_dim
@@ -171,7 +171,7 @@ def _gated_queries(config: DecoderConfig, leaf: str) -> TensorPart | None:
 
 
 def _without_drafts(needless: re.Pattern[str]) -> re.Pattern[str]:
-    """And without layers that predict further tokens."""
+    """Adds layers that predict further tokens to the tensors that are not needed."""
     return re.compile(rf"{needless.pattern}|mtp\..*")
 
 
