@@ -1,1 +1,1 @@
-"""Matrices that a Hugging Face directory holds as codes and scales, one file for each way of writing them."""
+"""Matrices that a Hugging Face directory holds as codes and scales, with a file for each format."""

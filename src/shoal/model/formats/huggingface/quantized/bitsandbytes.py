@@ -1,4 +1,4 @@
-"""bitsandbytes: NF4 in blocks of neighboring weights, whose scales may be quantized again, and rows of 8 bits.
+"""bitsandbytes: NF4 in blocks of neighboring weights, whose scales may be quantized too, and rows of 8 bits.
 
 Source: QLoRA, arXiv 2305.14314; LLM.int8(), arXiv 2208.07339; bitsandbytes, functional.py (`QuantState`).
 """
@@ -22,20 +22,20 @@ from shoal.model.weights import CodedKind, Range
 _STATE = ".quant_state.bitsandbytes__"
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _LARGEST = np.float32(127)
-"""the code that a row's largest weight has"""
+"""Code of a row's largest weight."""
 _SIGN = np.uint8(0x80)
 
 
 def find_bitsandbytes(finder: TensorFinder, settings: Mapping[str, Any]) -> list[CodedMatrix]:
-    """Every matrix that bitsandbytes has quantized. Raises ModelLoadError."""
-    del settings  # the tensors say all of it
+    """All matrices that bitsandbytes has quantized. Raises ModelLoadError."""
+    del settings  # the tensors say everything
     fours = [name.split(_STATE) for name in finder.tensors if _STATE in name]
     found = [_four_bits(finder, name, kind) for name, kind in fours]
     return found + [_eight_bits(finder, stem) for stem in finder.stems(".SCB")]
 
 
 def _four_bits(finder: TensorFinder, name: str, kind: str) -> CodedMatrix:
-    """`X.weight` of bytes, the first of two weights in the high nibble."""
+    """`X.weight` as bytes with two weights each, the first one in the high nibble."""
     if kind != "nf4":
         raise finder.refuse(name, f"is of the type {kind!r:.50} of bitsandbytes, which is not supported: nf4 is")
     state_name = f"{name}{_STATE}{kind}"
@@ -78,7 +78,7 @@ def _four_bits(finder: TensorFinder, name: str, kind: str) -> CodedMatrix:
 
 
 class _NestedScales:
-    """Scales of blocks: fp32, or bytes that number values which have scales and one offset of their own."""
+    """Scales of blocks: fp32, or bytes that index values, which have scales and one offset of their own."""
 
     def __init__(self, finder: TensorFinder, name: str, absmax: Tensor, state: Mapping[str, Any]) -> None:
         self._absmax = absmax
@@ -93,7 +93,7 @@ class _NestedScales:
         self._offset = np.float32(offset)
 
     def of(self, blocks: np.ndarray) -> F32:
-        """The scales of blocks by their numbers."""
+        """The scales of the blocks with these numbers."""
         if self._absmax.dtype == "F32":
             return self._absmax.items("<f4")[blocks]
         values = self._values[self._absmax.items("u1")[blocks]]
@@ -101,7 +101,7 @@ class _NestedScales:
 
 
 def _eight_bits(finder: TensorFinder, stem: str) -> CodedMatrix:
-    """`X.weight` of signed bytes, `X.SCB` the largest magnitude of each row."""
+    """`X.weight` as signed bytes, and `X.SCB`, the largest magnitude of each row."""
     name, scale_name = f"{stem}.weight", f"{stem}.SCB"
     tensor, largest = finder.find(name, "I8"), finder.find(scale_name, "F32")
     if len(tensor.shape) != 2:

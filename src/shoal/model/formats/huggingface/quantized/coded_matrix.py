@@ -1,4 +1,4 @@
-"""A matrix of a file as codes, scales and zero points, whatever tensors hold them, and what a precision makes of it.
+"""A matrix of a file as codes, scales and zero points, whatever its tensors, and its form at each precision.
 
 Shapes: N rows, K columns, P scales a row, G = K / BLOCK blocks a row.
 """
@@ -31,7 +31,7 @@ from shoal.model.weights import (
 )
 
 MIDDLES = {"int4": 8, "int8": 128}
-"""zero points of whole numbers that are symmetric"""
+"""Zero points of symmetric whole numbers."""
 NF4_VALUES = np.array(
     [
         *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
@@ -40,51 +40,53 @@ NF4_VALUES = np.array(
     ],
     np.float32,
 )
-"""Source: QLoRA, arXiv 2305.14314, appendix E, as bitsandbytes rounds them to fp32"""
+"""Values of the codes. Source: QLoRA, arXiv 2305.14314, appendix E, as bitsandbytes rounds them to fp32"""
 _BYTES = np.arange(256, dtype=np.uint16)
 E4M3_VALUES: F32 = ((_BYTES & 0x80) << 8 | (_BYTES & 0x7F) << 7).view(np.float16).astype(np.float32) * np.float32(256)
-"""by code; of the two that are NaN, whatever. fp16 has the same bits and a bias that is greater by 8."""
+"""Values of the codes; the two that are NaN have arbitrary ones. fp16 has the same bits and a bias that is greater by
+8."""
 _E4M3_NAN = 0x7F
 _SCALE_LIMIT = 2.0**118
-"""with which no code stands for an infinite weight"""
+"""Largest scale with which every code stands for a finite weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedMatrix:
-    """Where its codes, scales and zero points come from, and what they are."""
+    """The codes, scales and zero points of a matrix: their kind, and functions that read them."""
 
     where: Path
-    """for errors"""
+    """File or folder, for errors."""
     name: str
-    """`X.weight`, as it would be called unquantized"""
+    """`X.weight`, the name that the matrix would have unquantized."""
     tensors: frozenset[str]
-    """that it is read from"""
+    """Names of the tensors that it is read from."""
     shape: tuple[int, int]
     kind: CodedKind
     read_codes: Callable[[Range, Range], U8]
-    """of rows and columns, a code a byte [N, K]"""
+    """Codes [N, K] of a range of rows and of columns, one a byte."""
     read_scales: Callable[[Range], F32]
-    """of rows [N, P], all columns"""
+    """Scales [N, P] of a range of rows, for all columns."""
     read_zero_points: Callable[[Range], U8] | None = None
-    """the same; None: the middle"""
+    """Zero points [N, P] of a range of rows; None: the middle."""
     groups_K: I32 | None = None
-    """see `CodedRows`; of all columns"""
+    """Number of each column's scale; see `CodedRows`."""
 
     @property
     def bits(self) -> int:
-        """Of a code."""
+        """Bits of a code."""
         return 4 if self.kind.codes in ("int4", "nf4") else 8
 
     @property
     def fits_blocks(self) -> bool:
-        """Whether it is a `BlockWeight`: whole numbers whose scales are those of whole blocks."""
+        """Whether the matrix can be a `BlockWeight`: whole numbers with a scale for each whole number of blocks."""
         is_whole = self.kind.codes in MIDDLES and not self.kind.is_grouped
         return is_whole and self.shape[1] % BLOCK == 0 and self.kind.part_inputs % BLOCK == 0
 
     def form(self, precision: Precision, *, is_vocabulary: bool) -> Form:
-        """What it becomes at a precision. "own": its own values, as blocks or, for ONNX Runtime, in fp32.
+        """The form of the matrix at a precision. `own`: its own values, as blocks or, for ONNX Runtime, in fp32.
 
-        Only what a precision narrows is quantized again; floats of 8 bits count as floats, whose int8 form is faster.
+        Only matrices that the precision makes narrower are quantized again. Floats of 8 bits count as floats, because
+        int8 is faster.
         """
         can_quantize = self.shape[1] % BLOCK == 0
         match precision:
@@ -100,12 +102,12 @@ class CodedMatrix:
                 return "own" if self.bits == 4 or is_vocabulary or not can_quantize else "int4"
 
     def check_columns(self, form: Form, columns: Range) -> None:
-        """Raises ValueError where columns would cut a block."""
+        """Raises ValueError if columns would cut a block."""
         if form in ("int8", "int4") or self.fits_blocks:
             check_columns(form, columns)
 
     def packing(self, form: Form, num_rows: int, columns: Range) -> Packing:
-        """How the native kernels hold rows and columns of it."""
+        """How the native kernels hold some rows and columns of the matrix."""
         shape = (num_rows, columns[1] - columns[0])
         match form:
             case "dense":
@@ -124,7 +126,7 @@ class CodedMatrix:
         )
 
     def num_bytes(self, form: Form, num_rows: int, columns: Range) -> int:
-        """`num_bytes` of what `weight` would return."""
+        """The `num_bytes` of what `weight` would return."""
         num_weights = num_rows * (columns[1] - columns[0])
         bits, arrays = 32, 0
         if form in ("int8", "int4"):
@@ -135,14 +137,15 @@ class CodedMatrix:
         return num_weights * bits // 8 + num_weights // BLOCK * 4 * arrays
 
     def kept(self, form: Form, rows: slice | I64, columns: Range) -> BlockWeight | CodedRows | None:
-        """What the native kernels are given where they hold its own values; see `WeightSource.raw_rows`."""
+        """The matrix as the native kernels take it if they hold its own values; otherwise None. See
+        `WeightSource.raw_rows`."""
         if form not in ("own", "widened"):
             return None
         coded = self.read(rows, columns)
         return as_blocks(coded) if self.fits_blocks else coded
 
     def weight(self, form: Form, rows: slice | I64, columns: Range) -> Weight:
-        """Some rows and columns in that form."""
+        """Some rows and columns in this form."""
         coded = self.read(rows, columns)
         match form:
             case "int8":
@@ -155,7 +158,7 @@ class CodedMatrix:
                 return DenseWeight(values_NK=values_of(coded))
 
     def read(self, rows: slice | I64, columns: Range) -> CodedRows:
-        """Some rows, in any order, and columns as the file has them. Raises ModelLoadError where a weight is no finite
+        """Some rows, in any order, and columns as the file has them. Raises ModelLoadError if a weight is not a finite
         number."""
         span, order = _span_of(rows)
         codes_NK = self.read_codes(span, columns)[order]
@@ -186,7 +189,7 @@ class CodedMatrix:
 
 
 def _span_of(rows: slice | I64) -> tuple[Range, slice | I64]:
-    """Neighboring rows that hold these, and where these lie among them."""
+    """The smallest range that contains these rows, and their places in it."""
     if isinstance(rows, slice):
         first = min(rows.start, rows.stop)
         return (first, max(first, rows.stop)), slice(rows.start - first, None, rows.step)
@@ -197,7 +200,7 @@ def _span_of(rows: slice | I64) -> tuple[Range, slice | I64]:
 
 
 def values_of(rows: CodedRows) -> F32:
-    """The fp32 values [N, K] of codes: what each stands for is exact, and its product with the scale is rounded."""
+    """The fp32 values [N, K] of codes: a code's own value is exact, and its product with the scale is rounded."""
     parts_K = _part_of_each(rows, 1)
     scales_NK = rows.scales_NP[:, parts_K]
     match rows.kind.codes:
@@ -215,7 +218,7 @@ def values_of(rows: CodedRows) -> F32:
 
 
 def as_blocks(rows: CodedRows) -> BlockWeight:
-    """Whole numbers as blocks, whose neighbors repeat a scale; the offset makes up for the zero point, exactly where
+    """Whole numbers as blocks. Blocks that share a scale repeat it, and an offset expresses the zero point, exactly if
     scales are fp16 or bfloat16 numbers."""
     parts_G = _part_of_each(rows, BLOCK)
     scales_NG = rows.scales_NP[:, parts_G]
@@ -230,7 +233,7 @@ def as_blocks(rows: CodedRows) -> BlockWeight:
 
 
 def _part_of_each(rows: CodedRows, inputs: int) -> I32:
-    """The number of the scale of every so many inputs."""
+    """The number of the scale of every group of `inputs` inputs."""
     if rows.groups_K is not None:
         return rows.groups_K
     return ((rows.first_input + np.arange(0, rows.codes_NK.shape[1], inputs)) // rows.kind.part_inputs).astype(np.int32)

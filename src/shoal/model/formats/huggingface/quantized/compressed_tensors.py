@@ -1,7 +1,7 @@
-"""compressed-tensors: whole numbers of 4 or 8 bits, packed or a byte each, and floats of 8 bits, in groups or rows.
+"""compressed-tensors: whole numbers of 4 or 8 bits, packed or one a byte, and floats of 8 bits, in groups or rows.
 
-Source: github.com/vllm-project/compressed-tensors, compressors pack_quantized and naive_quantized. What a module's
-weights are is seen in its tensors; the settings are asked only for what is not.
+Source: github.com/vllm-project/compressed-tensors, compressors pack_quantized and naive_quantized. The tensors show how
+a module's weights are stored; the settings are used only for what the tensors do not show.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from shoal.model.weights import CodedKind, CodeKind, Range
 
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense", "mixed-precision")
 _SIGN = np.uint8(0x80)
-"""from a signed byte to one that counts from -128"""
+"""Turns a signed byte into one that counts from -128."""
 _CODES: Mapping[int, CodeKind] = {4: "int4", 8: "int8"}
 
 
 def find_compressed_tensors(finder: TensorFinder, settings: Mapping[str, Any]) -> list[CodedMatrix]:
-    """Every matrix that is compressed. Raises ModelLoadError."""
+    """All compressed matrices. Raises ModelLoadError."""
     groups = [group for group in (settings.get("config_groups") or {}).values() if isinstance(group, dict)]
     for named in (settings, *groups):
         if (form := named.get("format") or "dense") not in FORMATS:
@@ -49,7 +49,8 @@ def _byte_names(finder: TensorFinder) -> Iterator[str]:
 
 
 def _packed(finder: TensorFinder, stem: str, *, is_symmetric: bool) -> CodedMatrix:
-    """`X.weight_packed` [N, K * bits / 32]: codes that count from the least number, in words, the lowest bits first."""
+    """`X.weight_packed` [N, K * bits / 32]: codes that count from the smallest number, in words, the lowest bits
+    first."""
     name = f"{stem}.weight_packed"
     words, sizes = finder.find(name, "I32"), finder.find(f"{stem}.weight_shape", "I64", "I32")
     shape = tuple(int(size) for size in sizes.items("<i8" if sizes.dtype == "I64" else "<i4"))
@@ -94,7 +95,7 @@ def _packed(finder: TensorFinder, stem: str, *, is_symmetric: bool) -> CodedMatr
 
 
 def _in_bytes(finder: TensorFinder, name: str, *, is_symmetric: bool) -> CodedMatrix:
-    """`X.weight` [N, K] of signed bytes; `X.weight_zero_point` in the scales' shape, signed, too."""
+    """`X.weight` [N, K] as signed bytes; `X.weight_zero_point`, also signed, in the shape of the scales."""
     tensor = finder.find(name, "I8")
     if len(tensor.shape) != 2:
         raise finder.refuse(name, f"has the shape {list(tensor.shape)}, no matrix's")

@@ -1,7 +1,7 @@
-"""FP8: weights in E4M3 with a scale for each block of 128 x 128 (DeepSeek, Qwen), for each row or for all of a matrix.
+"""FP8: weights in E4M3 with a scale for each block of 128 x 128 (DeepSeek, Qwen), for each row or for the matrix.
 
-Source: DeepSeek-V3, arXiv 2412.19437, section 3.3; transformers, quantizers finegrained_fp8 and fbgemm_fp8.
-Activations stay what they are elsewhere: scales for them are not read.
+Source: DeepSeek-V3, arXiv 2412.19437, section 3.3; transformers, quantizers finegrained_fp8 and fbgemm_fp8. Activations
+are held as in other models, so their scales are not read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DEFAULT_BLOCK = (128, 128)
 
 
 def find_fp8(finder: TensorFinder, settings: Mapping[str, Any]) -> list[CodedMatrix]:
-    """Every matrix in FP8. Raises ModelLoadError."""
+    """All matrices in FP8. Raises ModelLoadError."""
     block = settings.get("weight_block_size") or DEFAULT_BLOCK
     return [e4m3_matrix(finder, name, block=block) for name in e4m3_names(finder)]
 
 
 def e4m3_names(finder: TensorFinder) -> list[str]:
-    """Matrices of floats of 8 bits. Raises ModelLoadError for those of another kind than E4M3."""
+    """Names of matrices of 8-bit floats. Raises ModelLoadError for another kind than E4M3."""
     names = [name for name, tensor in finder.tensors.items() if name.endswith(".weight") and "F8" in tensor.dtype]
     for name in names:
         finder.find(name, E4M3)
@@ -35,7 +35,7 @@ def e4m3_names(finder: TensorFinder) -> list[str]:
 
 
 def e4m3_matrix(finder: TensorFinder, name: str, *, block: Sequence[Any] | None) -> CodedMatrix:
-    """One of them, with its scales `X.weight_scale_inv` of blocks or `X.weight_scale`. Raises ModelLoadError."""
+    """An FP8 matrix, with the scales `X.weight_scale_inv` of its blocks or `X.weight_scale`. Raises ModelLoadError."""
     tensor = finder.find(name, E4M3)
     if len(tensor.shape) != 2:
         raise finder.refuse(name, f"has the shape {list(tensor.shape)}, no matrix's")
@@ -54,5 +54,5 @@ def e4m3_matrix(finder: TensorFinder, name: str, *, block: Sequence[Any] | None)
 
 
 def byte_codes(tensor: Tensor, rows: Range, columns: Range) -> U8:
-    """Of a tensor of one code a byte [N, K]."""
+    """Some codes of a tensor [N, K] that has one a byte."""
     return tensor.items("u1").reshape(tensor.shape)[rows[0] : rows[1], columns[0] : columns[1]]

@@ -1,4 +1,4 @@
-"""What a model's quantized matrices will be, told by its settings alone: for sizes, where there are no weights."""
+"""The forms of a model's quantized matrices by its settings alone: for sizes, if there are no weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from shoal.model.formats.huggingface.quantized.coded_matrix import CodedMatrix
 from shoal.model.weights import CodedKind, CodeKind, NumberKind
 
 _NF4_BLOCK = 64
-"""Weights that share a scale. Source: bitsandbytes, its default, which settings do not tell."""
+"""Weights that share a scale. Source: the default of bitsandbytes, as settings do not give it."""
 _NO_LINEAR_LAYERS = ("router", "shared_router")
 """Matrices of layers that no method quantizes."""
 _MODULES = {
     **{name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")},
     **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
-"""as settings name those that they leave out"""
+"""Names of matrices in settings that exclude them from quantization."""
 
 
 class QuantizedSettings:
-    """The quantization that a config.json tells of. Raises ModelLoadError where its sizes do not follow from it."""
+    """The quantization that a config.json describes. Raises ModelLoadError if sizes do not follow from it."""
 
     def __init__(self, where: Path, settings: Mapping[str, Any]) -> None:
-        """`settings`: the `quantization_config`, of a known method."""
+        """`settings`: the `quantization_config`, whose method is known."""
         self._where, self._settings = where, settings
         weights = self._weights() if settings["quant_method"] == "compressed-tensors" else settings
         self._codes: CodeKind
@@ -44,11 +44,11 @@ class QuantizedSettings:
         self._left_out = [one for one in left_out if isinstance(one, str)]
 
     def matrix(self, name: str, shape: tuple[int, int]) -> CodedMatrix | None:
-        """A matrix of that name and shape [N, K]; None: it is held as in an unquantized model.
+        """A matrix of this name and shape [N, K]; None: it is held as in an unquantized model.
 
         Args:
-            name: as `WeightSource` has it.
-            shape: of all of it.
+            name: as in `WeightSource`.
+            shape: of the whole matrix.
         """
         if name in ("embedding", "head") or self._is_left_out(name):
             return None
@@ -70,7 +70,7 @@ class QuantizedSettings:
         )
 
     def _weights(self) -> Mapping[str, Any]:
-        """Of compressed-tensors, which has groups of matrices."""
+        """The weights' settings in compressed-tensors, which must be equal for all of its groups of matrices."""
         groups = self._settings.get("config_groups")
         found = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
         if not found or not all(isinstance(one, dict) and one == found[0] for one in found):
@@ -88,7 +88,7 @@ class QuantizedSettings:
         return ("int4" if bits == 4 else "int8"), "half"
 
     def _find_part_inputs(self, weights: Mapping[str, Any]) -> int | None:
-        """Inputs that share a scale; None: all of a row."""
+        """Inputs that share a scale; None: the whole row does."""
         if self._codes == "nf4":
             return _NF4_BLOCK
         block = weights.get("weight_block_size") or weights.get("block_structure")

@@ -21,18 +21,18 @@ from shoal.model.formats.huggingface.tensor_files import Tensor
 from shoal.model.weights import CodedKind, CodeKind, Range
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""of the outputs that the nibbles of a word are, the lowest first"""
+"""Output that each nibble of a word belongs to, the lowest nibble first."""
 _CODES: Mapping[int, CodeKind] = {4: "int4", 8: "int8"}
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def find_gptq(finder: TensorFinder, settings: Mapping[str, Any]) -> list[CodedMatrix]:
-    """Every matrix in GPTQ: `X.qweight` [K * bits / 32, N], `X.qzeros` [P, N * bits / 32], `X.scales` [P, N].
+    """All matrices in GPTQ: `X.qweight` [K * bits / 32, N], `X.qzeros` [P, N * bits / 32], `X.scales` [P, N].
 
-    The first version of the format has zero points less 1.
+    The first version of the format stores zero points minus 1.
 
     Raises:
-        ModelLoadError: a setting or tensor that is not supported.
+        ModelLoadError: a setting or tensor is not supported.
     """
     bits = _bits(finder, settings, (4, 8))
     version = settings.get("checkpoint_format") or "gptq"
@@ -52,7 +52,7 @@ def find_gptq(finder: TensorFinder, settings: Mapping[str, Any]) -> list[CodedMa
 
 
 def find_awq(finder: TensorFinder, settings: Mapping[str, Any]) -> list[CodedMatrix]:
-    """Every matrix in AWQ, as its `gemm` kernel has them: `X.qweight` [K, N / 8], `X.qzeros` [P, N / 8]. Raises
+    """All matrices in AWQ, in the form of its `gemm` kernel: `X.qweight` [K, N / 8], `X.qzeros` [P, N / 8]. Raises
     ModelLoadError."""
     _bits(finder, settings, (4,))
     version = str(settings.get("version", "gemm")).lower()

@@ -1,6 +1,6 @@
-"""Columns that are not in the order of their groups: GPTQ in activation order has each column name its group.
+"""Columns that are not in the order of their groups: in GPTQ with activation order, each column names its group.
 
-Such a matrix keeps its codes, and each input names its scale: the native kernels multiply it as floats.
+Such a matrix keeps its codes, and each input names its scale; the native kernels multiply it as floats.
 Source: GPTQ, arXiv 2210.17323; github.com/IST-DASLab/gptq (`act_order`).
 """
 
@@ -17,10 +17,10 @@ from shoal.model.formats.huggingface.quantized.tensors import TensorFinder
 
 
 def groups_in(finder: TensorFinder, name: str, num_columns: int, num_groups: int, group: int) -> I32 | None:
-    """The group of each column; None where the file has no such tensor, or the columns are in order.
+    """The group of each column; None if the file has no such tensor, or the columns are in order.
 
     Raises:
-        ModelLoadError: a group that is not there, or another number of columns.
+        ModelLoadError: a group does not exist, or the number of columns is wrong.
     """
     if name not in finder.tensors:
         return None
@@ -35,7 +35,7 @@ def groups_in(finder: TensorFinder, name: str, num_columns: int, num_groups: int
 
 
 def with_groups(matrix: CodedMatrix, groups_K: I32 | None, num_groups: int) -> CodedMatrix:
-    """The matrix, whose columns are in these groups."""
+    """The matrix with its columns in these groups."""
     if groups_K is None:
         return matrix
     kind = replace(matrix.kind, is_grouped=True, part_inputs=num_groups)

@@ -1,4 +1,4 @@
-"""Every quantization that can be read from a Hugging Face directory, by the `quant_method` of its settings."""
+"""All quantizations that can be read from a Hugging Face directory, by the `quant_method` of its settings."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ METHODS: Mapping[str, Callable[[TensorFinder, Mapping[str, Any]], list[CodedMatr
 ACTIVATION_SCALES = re.compile(
     r".*\.(input|output|activation|k|v|q|kv|attn|prob)_(scale|zero_point|global_scale|scale_ub)"
 )
-"""of what is quantized while a model runs elsewhere; activations and the cache are held here as in other models"""
+"""Scales of activations and KV cache, which other programs quantize while a model runs; here they are held as in other
+models."""
 
 
 def find_coded(where: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, CodedMatrix]:
-    """The matrices of a directory that are quantized, by the names that they would have otherwise.
+    """The quantized matrices of a directory by the names that they would have unquantized.
 
     Args:
         where: the directory.
-        settings: the `quantization_config`; its method is one of METHODS.
+        settings: the `quantization_config`, whose method is one of METHODS.
         tensors: of all files, by name.
 
     Raises:
-        ModelLoadError: a setting or a tensor that is not supported.
+        ModelLoadError: a setting or a tensor is not supported.
     """
     find = METHODS[settings["quant_method"]]
     return {matrix.name: matrix for matrix in find(TensorFinder(where=where, tensors=tensors), settings)}

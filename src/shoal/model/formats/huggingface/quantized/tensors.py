@@ -1,4 +1,4 @@
-"""What files of every quantization have in common: scales of several shapes, and codes in words of 32 bits.
+"""What the files of all quantizations have in common: scales of several shapes, and codes in words of 32 bits.
 
 Shapes: N rows, K columns, P scales a row, W words.
 """
@@ -23,22 +23,22 @@ ITEM_BYTES = {
     **{"I64": 8, "I32": 4, "I8": 1, "U8": 1},
 }
 NUMBER_KINDS: Mapping[str, NumberKind] = {"F32": "float", "F16": "half", "BF16": "bfloat", "F8_E8M0": "float"}
-"""types that scales have, and how they are held"""
+"""Types of scales, and the number formats in which they are held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFinder:
-    """The tensors of a directory, each checked when it is found."""
+    """The tensors of a directory, each checked when it is looked up."""
 
     where: Path
     tensors: Mapping[str, Tensor]
 
     def stems(self, suffix: str) -> list[str]:
-        """Names that some tensors have before the suffix."""
+        """Names of tensors with this suffix, without it."""
         return [name.removesuffix(suffix) for name in self.tensors if name.endswith(suffix)]
 
     def find(self, name: str, *types: str) -> Tensor:
-        """A tensor of one of these types. Raises ModelLoadError."""
+        """A tensor that must have one of these types. Raises ModelLoadError."""
         if name not in self.tensors:
             raise ModelLoadError(f"{self.where}: there is no tensor {name!r}")
         tensor = self.tensors[name]
@@ -52,12 +52,12 @@ class TensorFinder:
         return tensor
 
     def require_shape(self, name: str, tensor: Tensor, *shape: int) -> None:
-        """Raises ModelLoadError."""
+        """Raises ModelLoadError if a tensor has another shape."""
         if tensor.shape != shape:
             raise ModelLoadError(f"{self.where}: {name} has the shape {list(tensor.shape)}, not {list(shape)}")
 
     def refuse(self, name: str, why: str) -> ModelLoadError:
-        """The error of a tensor that is not supported."""
+        """The error for a tensor that is not supported, to be raised."""
         return ModelLoadError(f"{self.where}: {name} {why}; give the unquantized model or a GGUF file")
 
 
@@ -77,26 +77,27 @@ def floats(tensor: Tensor) -> F32:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
-    """Scales of a matrix, by rows."""
+    """Scales of a matrix, read by rows."""
 
     part_inputs: int
-    """that share one"""
+    """Inputs that share a scale."""
     numbers: NumberKind
     read: Callable[[Range], F32]
-    """of rows [N, P]"""
+    """Scales [N, P] of a range of rows."""
 
 
 def scales_of(finder: TensorFinder, name: str, shape: tuple[int, int], *, block: Sequence[Any] | None = None) -> Scales:
-    """The scales in a tensor: one, one for each row, for each group of neighboring columns, or for each block.
+    """The scales in a tensor: one for the matrix, for each row, for each group of neighboring columns, or for each
+    block.
 
     Args:
         finder: finds the tensor.
         name: of the tensor.
         shape: [N, K] of the matrix.
-        block: rows and columns of a block, where there are blocks.
+        block: rows and columns of a block, if there are blocks.
 
     Raises:
-        ModelLoadError: the tensor is not there, or of a type or shape that cannot be.
+        ModelLoadError: the tensor is missing, or has an impossible type or shape.
     """
     tensor = finder.find(name, *NUMBER_KINDS)
     num_rows, num_columns = shape
@@ -132,7 +133,7 @@ def _are_counts(block: Sequence[Any]) -> bool:
 
 
 def unpack_words(words: I32, bits: int, order: Sequence[int] | None = None) -> U8:
-    """Codes [A, W * 32 / bits] of words [A, W], the lowest bits first; `order`: the place of each of a word's codes."""
+    """Codes [A, W * 32 / bits] of words [A, W], the lowest bits first; `order`: the place of each code of a word."""
     per_word = 32 // bits
     codes = np.empty((*words.shape, per_word), np.uint8)
     unsigned = words.view(np.uint32)
@@ -142,7 +143,7 @@ def unpack_words(words: I32, bits: int, order: Sequence[int] | None = None) -> U
 
 
 def unpack_span(words: I32, bits: int, span: Range, order: Sequence[int] | None = None) -> U8:
-    """The same, and of the codes of each row those within the span; only words that hold them are read."""
+    """As `unpack_words`, but only the codes of each row within `span`; only words that contain them are read."""
     per_word = 32 // bits
     first = span[0] // per_word
     codes = unpack_words(words[:, first : -(-span[1] // per_word)], bits, order)
