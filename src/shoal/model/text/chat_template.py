@@ -1,6 +1,6 @@
-"""Chat templates: Jinja programs that come with a model and turn messages into its prompt.
+"""Chat templates: Jinja programs that come with a model and turn messages into a prompt.
 
-The environment is the one templates are written for, within bounds (template/). Source: transformers,
+Templates run in the environment for which they are written, within bounds (template/). Source: transformers,
 utils/chat_template_utils.py and the page "Writing a chat template" of its documentation.
 """
 
@@ -22,32 +22,33 @@ from shoal.model.text.template.budget import Budget, TemplateLimitExceeded, spen
 from shoal.model.text.template.sandbox import MeteredEnvironment
 
 MAX_SOURCE_CHARS = 256 << 10
-"""The longest templates in use have some 30 thousand characters."""
+"""The longest templates in use have about 30 thousand characters."""
 STEPS = 200_000
-"""Of a template, whatever it is given: half a second or so. A loop over some hundred messages within another fits."""
+"""Steps that a template may always take: about half a second. A loop over some hundred messages within another one
+fits."""
 STEPS_PER_MESSAGE = 500
-"""Several times what templates in use take for each."""
+"""Further steps for each message, several times what templates in use take."""
 CHARS = 32 << 20
 CHARS_PER_CHAR = 16
-"""Characters that a template may make of each that it is given: every `+` behind a text copies it. One that gathers
-the whole prompt in a variable copies it for every message, a few times."""
+"""Characters that a template may produce for each one that it is given, since every `+` copies the text before it. A
+template that collects the prompt in a variable copies it for every message, several times."""
 MAX_CHARS = 512 << 20
-"""of all that a template makes, whatever it is given: half a second of copying"""
+"""Most characters that a template may ever produce: half a second of copying."""
 MAX_VALUES = 1_000_000
-"""Several times what the body of a request may hold."""
+"""Most values that are counted: several times what the body of a request may hold."""
 _SAMPLE = ({"role": "user", "content": "Hello"},)
 _LONGEST_REASON = 300
-"""characters of what a template says for itself"""
+"""Characters of a template's error that are shown."""
 
 
 class ChatTemplate:
-    """One compiled template and the special tokens that it may name."""
+    """A compiled template and the special tokens that it may use."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Compile it and try it.
+        """Compile the template and try it.
 
         Raises:
-            ModelLoadError: it is no Jinja, or one short message costs it more than its budget.
+            ModelLoadError: the source is not Jinja, or one short message exceeds the budget.
         """
         self.source = source
         self._special_tokens = dict(special_tokens)
@@ -55,7 +56,7 @@ class ChatTemplate:
             raise ModelLoadError(f"the model's chat template has more than {MAX_SOURCE_CHARS} characters")
         try:
             self._template = _environment().from_string(source)
-        except Exception as error:  # whatever Jinja and Python raise over a program that nobody here wrote
+        except Exception as error:  # whatever Jinja and Python raise for a program from outside
             raise ModelLoadError(f"the model's chat template cannot be parsed: {_reason(error)}") from error
         try:
             self._run(_SAMPLE, None)
@@ -66,12 +67,12 @@ class ChatTemplate:
 
     @cached_property
     def knows_tools(self) -> bool:
-        """Whether it says anything of tools that it is given."""
+        """Whether the template uses the tools that it is given."""
         return bool(re.search(r"\btools\b", self.source))
 
     @cached_property
     def knows_calls(self) -> bool:
-        """Whether it writes the calls of earlier answers."""
+        """Whether the template writes the calls of earlier answers."""
         return "tool_calls" in self.source
 
     def render(
@@ -80,20 +81,21 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt up to where the assistant's answer begins. Thread-safe; ends soon, whatever the template.
+        """The prompt up to the beginning of the assistant's answer. Thread-safe; takes a bounded time, whatever the
+        template.
 
         Args:
             messages: of the conversation.
             tools: that may be called.
-            variables: of this template, such as `enable_thinking`. `add_generation_prompt` is true unless they say
-                otherwise.
+            variables: of this template, such as `enable_thinking`. `add_generation_prompt` is true unless it is among
+                them.
 
         Raises:
-            InvalidRequest: the template refuses these messages, or is not done with them within its budget.
+            InvalidRequest: the template refuses these messages, or exceeds its budget.
         """
         try:
             return self._run(messages, tools, variables)
-        except Exception as error:  # whatever its expressions raise over messages it was not made for
+        except Exception as error:  # whatever its expressions raise for messages that it was not made for
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {_reason(error)}", "messages"
             ) from error
@@ -116,7 +118,8 @@ class ChatTemplate:
 
 
 def num_chars_within(value: object) -> int:
-    """Characters of all texts in what a template is given, of at most MAX_VALUES values: lists may hold each other."""
+    """Characters of all texts in what a template is given. Looks at MAX_VALUES values at most, as lists may contain
+    each other."""
     num_chars, num_values = 0, 0
     waiting = [value]
     while waiting and num_values < MAX_VALUES:
@@ -135,7 +138,7 @@ def num_chars_within(value: object) -> int:
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks the assistant's words for training; here its contents stand as they are."""
+    """`{% generation %}` marks the assistant's words for training; its content is kept as it is."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it as an instance-readable set)
 
@@ -162,6 +165,6 @@ def _strftime_now(form: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """An error in one line."""
     words = " ".join(str(error)[: 2 * _LONGEST_REASON].split())[:_LONGEST_REASON]
     return words if isinstance(error, jinja2.TemplateError) and words else f"{type(error).__name__}: {words}"

@@ -1,22 +1,24 @@
-"""Text from a growing list of tokens, a piece at a time, without ever taking a piece back."""
+"""Text from a growing list of tokens, piece by piece; no piece is ever taken back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\ufffd"
-"""what a decoder puts for bytes that are no UTF-8, an unfinished character included"""
+"""What a decoder returns for bytes that are not UTF-8, such as an incomplete character."""
 CONTEXT_TOKENS = 6
-"""Tokens of the prompt that are decoded along, because some decoders drop the first token's leading space."""
+"""Tokens of the prompt that are decoded as context, because some decoders drop the first token's leading space."""
 MAX_PENDING_TOKENS = 16
-"""Tokens after which text that still looks unfinished is given out: a character has at most 4 bytes, so by then it
-is broken for good. Source: RFC 3629, section 3; the rest is room for context."""
+"""Tokens after which text that still looks incomplete is returned: a character has at most 4 bytes, so by then it is
+broken. Source: RFC 3629, section 3; the rest is room for context."""
 
 
 class Detokenizer:
-    """Streams the text of one sequence. Each push decodes a short window only, so it costs the same at any length.
+    """Streams the text of one sequence. Each push decodes only a short window, so its cost does not depend on the
+    length.
 
-    The window begins with tokens whose text is out already (context), and `_num_out` counts its characters given out.
+    The window begins with context, tokens whose text has been returned; `_num_out` counts the characters of the
+    window's text that have been returned.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], context: Sequence[int] = ()) -> None:
@@ -26,7 +28,7 @@ class Detokenizer:
         self._num_out = len(decode(self._window)) if self._window else 0
 
     def push(self, token_id: int) -> str:
-        """The text that became final with this token: empty while a character's bytes are incomplete."""
+        """The text that became final with this token; empty while a character is incomplete."""
         self._window.append(token_id)
         text = self._decode(self._window)
         stuck = len(self._window) - self._num_context >= MAX_PENDING_TOKENS
@@ -38,7 +40,7 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """What was held back, at the end of the sequence. The next push starts a new text."""
+        """The rest of the text at the end of the sequence. The next push starts a new text."""
         piece = self._decode(self._window)[self._num_out :]
         self._window, self._num_context, self._num_out = [], 0, 0
         return piece

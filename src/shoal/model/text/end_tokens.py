@@ -1,6 +1,6 @@
-"""Which tokens of a GGUF vocabulary end a text, a turn or a message. Many files name only one of them as EOS.
+"""The tokens of a GGUF vocabulary that end a text, a turn or a message. Many files name only one of them as EOS.
 
-Source: llama.cpp, src/llama-vocab.cpp, which ends at the same ones.
+Source: llama.cpp, src/llama-vocab.cpp, which uses the same tokens.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from shoal.model.formats.gguf.header import GgufHeader
 from shoal.model.text.vocabulary.tokens import ALWAYS_CONTROL
 
 _KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-"""parts of the keys below tokenizer.ggml; a file of code that is filled in ends at padding and at the next file"""
+"""Parts of keys below tokenizer.ggml. Text that fills in code ends at padding and at the next file."""
 _NAMES = ALWAYS_CONTROL | {
     *("</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "[e~[", "<|flush|>", "<|calls|>"),
     *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|file_sep|>"),
     *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
 }
 _MESSAGE_END = "<|end|>"
-"""ends one message of several where there are tokens that end the turn as well"""
+"""Ends one of several messages, in vocabularies that also have tokens for the end of the turn."""
 _TURN_ENDS = (("<|return|>", "<|call|>"), ("<|calls|>", "<|flush|>"))
 
 
 def end_token_ids(header: GgufHeader, backend: Backend) -> tuple[int, ...]:
-    """Ids that the metadata name, and of special tokens with names that mean an end.
+    """Ids of tokens that the metadata name as ends, and of special tokens with well-known names of ends.
 
     Raises:
-        ModelLoadError: the metadata name one that is no token.
+        ModelLoadError: the metadata name an id that is not a token.
     """
     special = {
         token.content: token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special

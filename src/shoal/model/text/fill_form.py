@@ -1,4 +1,4 @@
-"""How models of code are asked for what stands between two texts: special tokens round the text before and after.
+"""Prompts that ask models of code for the text between two others, by special tokens around those (fill in the middle).
 
 Sources: Bavarian et al., "Efficient training of language models to fill in the middle", arXiv 2207.14255 (a prefix, a
 suffix, then the middle); the model cards of StarCoder2, Qwen2.5-Coder, DeepSeek-Coder and CodeGemma; Rozière et al.,
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillForm:
-    """The tokens of one family, by their texts."""
+    """The special tokens of one family, as texts."""
 
     prefix: str
-    """before the text that comes first"""
+    """Token before the text that precedes the gap."""
     suffix: str
-    """before the text that is to follow"""
+    """Token before the text that follows the gap."""
     middle: str = ""
-    """where the answer begins; empty: behind the text that comes first, which then stands last"""
+    """Token before the answer; empty: the answer follows the text that precedes the gap, which then comes last."""
     ends: tuple[str, ...] = ()
-    """tokens that end the middle beside the model's own ends"""
+    """Tokens that end the middle, besides the model's own end tokens."""
     is_joined: bool = False
-    """whether the tokenizer puts a space before every text, of which the text that follows must have none"""
+    """Whether the tokenizer puts a space before every text; the text that follows the gap must not get one."""
 
 
 FILL_FORMS = (
@@ -50,7 +50,7 @@ FILL_FORMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillTokens:
-    """The same as ids of one model."""
+    """The same tokens as ids of one model."""
 
     prefix: int
     suffix: int
@@ -62,9 +62,9 @@ class FillTokens:
         """The tokens of a whole prompt.
 
         Args:
-            head: what every text of the model begins with.
-            before: the text that comes first, without it.
-            after: the text that is to follow the answer.
+            head: tokens with which every text of the model begins.
+            before: tokens of the text that precedes the gap, without `head`.
+            after: tokens of the text that follows the gap.
         """
         if self.middle is None:
             return (*head, self.suffix, *after, self.prefix, *before)
@@ -72,9 +72,9 @@ class FillTokens:
 
 
 def find_fill_tokens(token_id: Callable[[str], int | None]) -> FillTokens | None:
-    """Those of a tokenizer; None: it has none.
+    """The fill-in-the-middle tokens of a tokenizer; None: it has none.
 
-    `token_id`: the id of an added token by its text.
+    `token_id`: returns the id of an added token, given its text.
     """
     for form in FILL_FORMS:
         prefix, suffix, middle = (token_id(text) if text else None for text in (form.prefix, form.suffix, form.middle))

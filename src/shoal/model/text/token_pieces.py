@@ -1,4 +1,4 @@
-"""The bytes of single tokens, which may be a part of a character only."""
+"""The bytes of single tokens, which may be only a part of a character."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_letters() -> dict[str, int]:
-    """Letter -> byte: printable bytes stand for themselves, the others for the letters from U+0100 on.
+    """The byte that each letter stands for: printable bytes stand for themselves, others for letters from U+0100 on.
 
     Source: GPT-2's encoder.py, bytes_to_unicode; the pre-tokenizer ByteLevel of tokenizers.
     """
@@ -22,7 +22,7 @@ def _byte_letters() -> dict[str, int]:
 
 
 class TokenPieces:
-    """Reads tokens as the tokenizer's decoder would, but one by one and without mending broken characters."""
+    """Decodes tokens as the tokenizer's decoder would, but one by one, and without replacing broken characters."""
 
     def __init__(self, backend: Backend) -> None:
         decoder: Any = backend.decoder
@@ -33,7 +33,7 @@ class TokenPieces:
         self._added = set(backend.get_added_tokens_decoder())
 
     def bytes_of(self, token_id: int) -> bytes | None:
-        """None where the token's text says the same."""
+        """The token's bytes; None if they are those of the token's text."""
         token = self._backend.id_to_token(token_id)
         if token is None or token_id in self._added:
             return None

@@ -24,22 +24,23 @@ if TYPE_CHECKING:
     from shoal.model.text.grammar.guide import GrammarGuide
 
 TRIAL_TEXT = "A shoal of 7 fish,\n\U0010ffff e\u0301"
-"""Words, numbers, a character that no vocabulary has, and one that is often composed."""
+"""Words, numbers, a character that no vocabulary has, and one that normalization often composes."""
 
 _NORMALIZED_CHARS = 4
-"""Characters that normalizing makes one of: NFC joins a letter and its marks, three at most in the languages in use."""
+"""Most characters that normalization turns into one: NFC joins a letter and its marks, at most three in modern
+languages."""
 
 
 def load_tokenizer(path: Path, *, num_rows: int | None = None) -> Tokenizer:
-    """The tokenizer of a path from `resolve_model`.
+    """Load the tokenizer at a path from `resolve_model`.
 
     Args:
         path: a Hugging Face directory or a GGUF file.
-        num_rows: of the model's embedding; None: not known.
+        num_rows: of the model's embedding; None: unknown.
 
     Raises:
-        ModelLoadError: there is none, it is broken, of an unknown kind, or has more tokens than the model, or its chat
-            template is broken.
+        ModelLoadError: there is no tokenizer, or it is broken, of an unknown kind or has more tokens than the model, or
+            its chat template is broken.
     """
     backend, settings = from_hf_directory(path) if path.is_dir() else from_gguf(path)
     try:
@@ -58,7 +59,7 @@ class Tokenizer:
 
     Args:
         backend: of the tokenizers library.
-        settings: what is not in it.
+        settings: what the backend does not contain.
         num_rows: of the model's embedding; None: as many as there are tokens.
 
     Raises:
@@ -85,7 +86,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens; the model's own may be larger, padded."""
+        """Number of tokens. The model's vocabulary may be larger, because of padding."""
         return self._vocab_size
 
     @property
@@ -94,7 +95,7 @@ class Tokenizer:
 
     @property
     def max_token_chars(self) -> int:
-        """Characters of a text that become one token at most; a longer run of unknown characters is not counted on."""
+        """Most characters of a text that can become one token, apart from runs of unknown characters."""
         return self._max_token_chars
 
     @cached_property
@@ -103,17 +104,19 @@ class Tokenizer:
         return longest if self._backend.normalizer is None else _NORMALIZED_CHARS * longest
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Token ids. `add_special` puts BOS first where the model wants it; a chat prompt usually holds it already.
+        """Token ids of a text. `add_special` puts BOS first if the model expects it; a chat prompt usually contains it
+        already.
 
-        Other threads go on meanwhile: of the backend's two methods, only that for several texts lets them.
+        Other threads run meanwhile: only the backend's method for several texts releases the interpreter's lock, so it
+        is used.
 
         Raises:
-            InvalidRequest: the text holds half a surrogate pair, or a token that was added to the tokenizer, but not to
-                the model; or the tokenizer is broken in a way that only this text shows.
+            InvalidRequest: the text contains half a surrogate pair, or a token that was added to the tokenizer but not
+                to the model; or the tokenizer is broken in a way that only this text reveals.
         """
         try:
             ids = self._backend.encode_batch([text], add_special_tokens=add_special)[0].ids
-        except TypeError:  # a str, but none that can be UTF-8
+        except TypeError:  # a str that cannot be UTF-8
             raise InvalidRequest("the text contains half of a surrogate pair, which is not a character") from None
         except BaseException as error:
             if not is_failure(error):
@@ -125,7 +128,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of some tokens; bytes that are no UTF-8, or that a broken decoder panics over, become U+FFFD."""
+        """The text of some tokens. Bytes that are not UTF-8, or over which a broken decoder panics, become U+FFFD."""
         try:
             return self._backend.decode(list(ids), skip_special_tokens=skip_special)
         except BaseException as error:
@@ -134,32 +137,32 @@ class Tokenizer:
             return REPLACEMENT
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token as it stands inside a text, its leading space included."""
+        """The text of one token as it reads inside a text, with its leading space."""
         anchor = self._anchor_ids
         text = self.decode([*anchor, token_id], skip_special=False)
         return text[len(self.decode(anchor, skip_special=False)) :]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one token adds to a text, in UTF-8: less than a character where the vocabulary is one of bytes."""
+        """The UTF-8 bytes that a token adds to a text; less than a character in a vocabulary of bytes."""
         return self._pieces.bytes_of(token_id) or self.token_text(token_id).encode()
 
     def guide(self, constraint: Constraint) -> GrammarGuide:
-        """What keeps one output within a constraint. The first call takes a second.
+        """A guide that keeps one output within a constraint. The first call takes a second.
 
         Raises:
-            InvalidRequest: the constraint is malformed, cannot be satisfied or uses what is not supported.
+            InvalidRequest: the constraint is malformed, cannot be satisfied, or uses something that is not supported.
         """
         with self._grammar_lock:
             compiler = self._grammars
         return compiler.guide(constraint)
 
     def detokenizer(self, context: Sequence[int] = (), *, skip_special: bool = True) -> Detokenizer:
-        """A stream of text for one sequence that goes on after the tokens of `context`."""
+        """A stream of text for one sequence, which continues the tokens of `context`."""
         return Detokenizer(lambda ids: self.decode(ids, skip_special=skip_special), context)
 
     @property
     def template_source(self) -> str:
-        """The chat template's text, that for tools where there are two; empty: there is none."""
+        """The chat template's source, that for tools if there are two; empty: there is none."""
         template = self._templates.get("tool_use") or self._templates.get("default")
         return template.source if template else ""
 
@@ -172,8 +175,8 @@ class Tokenizer:
         """The prompt for the assistant's next turn; encode it with `add_special=False`.
 
         Args:
-            messages: as OpenAI has them, arguments of calls as objects.
-            tools: that may be called. A template that does not know of tools is given them as text.
+            messages: in OpenAI's form, but arguments of calls are objects.
+            tools: that may be called. A template that ignores tools gets them as text.
             variables: of this model's template.
 
         Raises:
@@ -190,18 +193,18 @@ class Tokenizer:
         return template.render(messages, tools, variables)
 
     def special_token_id(self, text: str) -> int | None:
-        """The id of a text that is a special token as a whole; None: it is none."""
+        """The id of the special token with exactly this text; None: there is none."""
         token_id = self._backend.token_to_id(text)
         return token_id if token_id in self.special_token_ids else None
 
     def added_token_id(self, text: str) -> int | None:
-        """The id of a text that is a token of its own beside the vocabulary, special or not; None: it is none."""
+        """The id of the added token (special or not) with exactly this text; None: there is none."""
         token_id = self._backend.token_to_id(text)
         return token_id if token_id in self._backend.get_added_tokens_decoder() else None
 
     @property
     def special_token_ids(self) -> frozenset[int]:
-        """Tokens that stand for no text of their own, as the end of a turn."""
+        """Ids of tokens that have no text of their own, such as the end of a turn."""
         return self._special_token_ids
 
     @cached_property
@@ -212,7 +215,7 @@ class Tokenizer:
 
     @cached_property
     def _grammars(self) -> GrammarCompiler:
-        from shoal.model.text.grammar.compiler import GrammarCompiler  # a quarter of a second, for few requests
+        from shoal.model.text.grammar.compiler import GrammarCompiler  # takes a quarter of a second
 
         return GrammarCompiler(self)
 
@@ -222,14 +225,14 @@ class Tokenizer:
 
     @cached_property
     def _anchor_ids(self) -> list[int]:
-        """Something to decode before a single token, because some decoders drop the first token's space."""
+        """Tokens that are decoded before a single token, because some decoders drop the first token's leading space."""
         return self.encode("a", add_special=False)
 
 
 def _largest_id(backend: Backend, *, are_counted: bool) -> int:
-    """Of the vocabulary, without what was added to it; -1 where it is empty.
+    """Largest id of the vocabulary without added tokens; -1 if it is empty.
 
-    `are_counted`: the ids are 0, 1, 2 and so on, as the tokens of a GGUF file are. A tokenizer.json may leave some out.
+    `are_counted`: whether ids are 0, 1, 2 and so on, as in a GGUF file. A tokenizer.json may leave some out.
     """
     if are_counted:
         return backend.get_vocab_size(with_added_tokens=False) - 1
@@ -237,9 +240,9 @@ def _largest_id(backend: Backend, *, are_counted: bool) -> int:
 
 
 def _check_fits(tokenizer: Tokenizer, backend: Backend, num_rows: int, *, are_counted: bool) -> None:
-    """Every token needs a row of the embedding; rows without a token are padding.
+    """Check that every token has a row of the embedding; rows without a token are padding.
 
-    Tokens that were added later (a padding token beyond the weights is common) matter only where a text holds them.
+    Tokens that were added later (often a padding token beyond the weights) matter only if a text contains them.
     """
     largest = _largest_id(backend, are_counted=are_counted)
     if largest >= num_rows:

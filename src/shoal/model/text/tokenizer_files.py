@@ -1,4 +1,4 @@
-"""Where a tokenizer comes from: a Hugging Face directory, or a GGUF file's metadata."""
+"""Reads tokenizers from a Hugging Face directory, or from a GGUF file's metadata."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from shoal.model.text.vocabulary.guard import while_building
 from shoal.model.text.vocabulary.tokens import surround
 
 MAX_JSON_BYTES = 1 << 27
-"""of a tokenizer.json; four times the largest known (Gemma 3: 33 MB)"""
+"""Largest tokenizer.json that is read; four times the largest known one (Gemma 3: 33 MB)."""
 SPECIAL_NAMES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-"""name in a chat template -> part of the GGUF key"""
+"""Part of the GGUF key for each name in a chat template."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerSettings:
-    """What a tokenizer needs beside its tokenizer.json."""
+    """What a tokenizer needs besides its tokenizer.json."""
 
     eos_token_ids: tuple[int, ...]
     chat_templates: dict[str, str] = field(default_factory=dict)
-    """by name: `default`, and `tool_use` where the model has one of its own for tools"""
+    """Templates by name: `default`, and `tool_use` if the model has a separate one for tools."""
     special_tokens: dict[str, str] = field(default_factory=dict)
-    """bos_token, eos_token, ... for the chat template"""
+    """bos_token, eos_token and others, for the chat template."""
 
 
 def from_hf_directory(directory: Path) -> tuple[Backend, TokenizerSettings]:
     """The tokenizer of a Hugging Face directory. Raises ModelLoadError."""
-    from shoal.model.formats.huggingface.config import eos_token_ids_from_hf  # with every family of that format
+    from shoal.model.formats.huggingface.config import eos_token_ids_from_hf  # imports every family of that format
 
     config_path, config = _hf_config(directory)
     templates, special = read_templates(directory)
@@ -59,7 +59,7 @@ def from_gguf(path: Path) -> tuple[Backend, TokenizerSettings]:
     """The tokenizer of a GGUF file.
 
     Raises:
-        ModelLoadError: the file is broken, or holds no tokenizer that can be built.
+        ModelLoadError: the file is broken, or has no tokenizer that can be built.
     """
     header = GgufHeader(path)
     backend = build_from_gguf(header)
@@ -105,7 +105,7 @@ def _hf_backend(directory: Path, config: dict[str, Any], special: dict[str, str]
 
 
 def _from_sentencepiece(path: Path, config: dict[str, Any], special: dict[str, str]) -> Backend:
-    """SentencePiece's file, and what tokenizer_config.json adds to it.
+    """A tokenizer from SentencePiece's file and what tokenizer_config.json adds to it.
 
     Source: transformers, whose Llama and Gemma begin with BOS unless told otherwise, and whose T5 ends with EOS.
     """
@@ -128,7 +128,7 @@ def _from_sentencepiece(path: Path, config: dict[str, Any], special: dict[str, s
 
 
 def _add_tokens(backend: Backend, config: dict[str, Any]) -> None:
-    """In the order of their ids, so that each gets its own. Raises ValueError where one does not."""
+    """Add tokens in the order of their ids, so that each one gets its own. Raises ValueError if one does not."""
     tokens = sorted((int(token_id), token) for token_id, token in (config.get("added_tokens_decoder") or {}).items())
     for token_id, token in tokens:
         flags = {name: bool(token.get(name)) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
@@ -146,7 +146,8 @@ def _known(backend: Backend, text: str) -> int:
 
 
 def _hf_templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
-    """From files (transformers 5) or from tokenizer_config.json, where there may be one or a list of named ones."""
+    """Templates from files (transformers 5) or from tokenizer_config.json, which may have one template or a list of
+    named ones."""
     found = config.get("chat_template") or {}
     if isinstance(found, str):
         found = {"default": found}

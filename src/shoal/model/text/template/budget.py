@@ -1,7 +1,7 @@
-"""How much a chat template may do: a template is a program out of a model's file, and nobody here wrote it.
+"""How much a chat template may do. A template is a program that comes with a model's file, so it is not trusted.
 
-Steps are counted, not seconds, so that the same template over the same messages is accepted on every machine. No
-single step takes long, because every value has a bound; so whoever renders in a thread gives others their turns.
+Steps are counted, not seconds, so that the same template over the same messages is accepted on every machine. No single
+step takes long, because every value is bounded; so a thread that renders lets others run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
 MAX_TEXT_CHARS = 16 << 20
-"""of any one string that a template makes: twice the longest body that a server takes"""
+"""Most characters of a string that a template makes: twice the longest body that a server takes."""
 MAX_SEARCHED_CHARS = 4 << 20
-"""of any one string that a method searches: a million tokens of context. In the worst case a character takes 7 ns
-(measured on a loaded machine with AVX2), so that nobody waits for Python's lock for longer than 30 ms."""
+"""Most characters of a string that a method searches: a million tokens of context. In the worst case a character takes
+7 ns (measured on a loaded machine with AVX2), so Python's lock is never held for longer than 30 ms."""
 MAX_ITEMS = 1 << 18
-"""of any one list that a template makes; twice and a half the longest range of Jinja's sandbox"""
+"""Most items of a list that a template makes: two and a half times the longest range of Jinja's sandbox."""
 MAX_INT_BITS = 4096
-"""of any one number that a template computes"""
+"""Most bits of a number that a template computes."""
 _READS_PER_WRITE = 16
-"""Characters compared or searched in the time in which one is made: memory is compared at the order of 10 GB/s."""
+"""Characters that are compared or searched in the time in which one is written; memory is compared at about 10 GB/s."""
 
 
 class TemplateLimitExceeded(SecurityError):
@@ -31,7 +31,7 @@ class TemplateLimitExceeded(SecurityError):
 
 
 class Budget:
-    """What is left for one rendering. All methods raise TemplateLimitExceeded when nothing is."""
+    """The remaining budget of one rendering. All methods raise TemplateLimitExceeded when it is used up."""
 
     def __init__(self, *, steps: int, chars: int) -> None:
         """
@@ -43,13 +43,13 @@ class Budget:
         self._chars = chars
 
     def step(self, count: int = 1) -> None:
-        """So many operations are about to be done."""
+        """Spend this many operations, before they are done."""
         self._steps -= count if count > 0 else 1
         if self._steps < 0:
             raise TemplateLimitExceeded("it takes too many steps")
 
     def write(self, num_chars: int) -> None:
-        """A string of that length is about to be made."""
+        """Spend for a string of this length, before it is made."""
         if num_chars > MAX_TEXT_CHARS:
             raise TemplateLimitExceeded(f"it makes a text of {num_chars} characters")
         self._chars -= num_chars
@@ -57,29 +57,29 @@ class Budget:
             raise TemplateLimitExceeded("it makes too much text")
 
     def read(self, num_chars: int) -> None:
-        """A string of that length is about to be compared or searched."""
+        """Spend for a string of this length, before it is compared or searched."""
         self.write(num_chars // _READS_PER_WRITE)
 
     def search(self, num_chars: int) -> None:
-        """A string of that length is about to be searched, with Python's lock held all the while."""
+        """As `read`, for a search during which Python's lock is held."""
         if num_chars > MAX_SEARCHED_CHARS:
             raise TemplateLimitExceeded(f"it searches a text of {num_chars} characters")
         self.read(num_chars)
 
     def items(self, count: int) -> None:
-        """A list of that length is about to be made."""
+        """Spend for a list of this length, before it is made."""
         if count > MAX_ITEMS:
             raise TemplateLimitExceeded(f"it makes a list of {count} items")
         self.step(count)
 
     def weigh(self, value: Any, *, copies: bool = False) -> None:
-        """Every part of a value is about to be looked at, those that it holds several times as often.
+        """Spend for looking at every part of a value; a part that it contains several times counts each time.
 
-        That bounds values that hold one another: `x = [x, x]`, forty times, would be printed for ever.
+        This bounds values that contain each other: `x = [x, x]`, forty times, would be printed forever.
 
         Args:
-            value: anything that a template can have.
-            copies: its texts are not only looked at.
+            value: any value of a template.
+            copies: whether its texts are copied as well.
         """
         spend = self.write if copies else self.read
         self._weigh_leaf(value, spend)
@@ -112,7 +112,7 @@ _CONTAINERS = (list, tuple, set, frozenset, type({}.keys()), type({}.values()), 
 
 
 def check_int(value: int) -> int:
-    """The number itself. Raises TemplateLimitExceeded where it is too large."""
+    """Returns the number. Raises TemplateLimitExceeded if it is too large."""
     if value.bit_length() > MAX_INT_BITS:
         raise TemplateLimitExceeded("it computes a number that is too large")
     return value
@@ -127,10 +127,10 @@ _current: ContextVar[Budget] = ContextVar("template_budget")
 
 
 def spend_from(budget: Budget) -> None:
-    """Let this thread's rendering spend from this budget."""
+    """From now on, rendering in this thread spends this budget."""
     _current.set(budget)
 
 
 def budget() -> Budget:
-    """Of the rendering under way in this thread."""
+    """The budget of the rendering in this thread."""
     return _current.get()

@@ -1,8 +1,8 @@
 """The filters and tests that a template may use: Jinja's own, metered before they work.
 
-Left out is what chat templates have no use for and what would need bounds of its own (xmlattr, urlize, wordwrap, ...);
-a template that names one of those is refused when it is compiled. What Jinja gives as a generator is given as a list,
-so that nothing is computed outside the budget.
+Filters that chat templates do not need and that would need bounds of their own (xmlattr, urlize, wordwrap, ...) are
+left out; a template that names one is refused when it is compiled. Jinja's generators become lists, so that nothing is
+computed outside the budget.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from shoal.model.text.template.budget import MAX_ITEMS, TemplateLimitExceeded, b
 from shoal.model.text.template.methods import check_join, check_percent, check_replace, check_strip, listed
 
 _GLANCING = ("count", "d", "default", "first", "last", "length")
-"""Filters that take no longer over a large value."""
+"""Filters whose time does not depend on the size of the value."""
 _ITERATING = ("items", "map", "reject", "rejectattr", "safe", "select", "selectattr")
-"""Filters that go through the elements, and look at each through another filter or test."""
+"""Filters that go through the elements and apply another filter or test to each."""
 _LOOKING = ("abs", "capitalize", "dictsort", "e", "escape", "float", "groupby", "int", "list", "lower", "max", "min")
 _LOOKING += ("reverse", "sort", "string", "title", "truncate", "unique", "upper", "wordcount")
 """Filters that look at every part of their value."""
 _ITEMIZING = ("dictsort", "groupby", "list", "max", "min", "sort", "title", "unique", "wordcount")
-"""Of those, the ones that cut a text into its characters or words."""
+"""Those of them that split a text into its characters or words."""
 _LOOKING_TESTS = ("!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le", "lessthan")
 _LOOKING_TESTS += ("lower", "lt", "ne", "upper")
 """Tests that look at every part of their values; the others look at what kind of value it is."""
 _MAX_DOTS = 1000
 _MAX_INDENT = 64
-"""columns of an indented line"""
+"""Most columns of indentation."""
 
 
 def metered_filters() -> dict[str, Callable[..., Any]]:
-    """By name, the internal ones of `metering` included."""
+    """Filters by name, including the internal ones of `metering`."""
     filters = {name: _one_step(FILTERS[name]) for name in _GLANCING}
     filters |= {name: _iterating(FILTERS[name]) for name in _ITERATING}
     filters |= {name: _looking(FILTERS[name], itemizes=name in _ITEMIZING) for name in _LOOKING}
@@ -67,7 +67,7 @@ def metered_filters() -> dict[str, Callable[..., Any]]:
 
 
 def metered_tests() -> dict[str, Callable[..., Any]]:
-    """By name: all of Jinja's."""
+    """All tests of Jinja by name."""
     return {
         name: _looking(function) if name in _LOOKING_TESTS else _one_step(function) for name, function in TESTS.items()
     }
@@ -108,13 +108,13 @@ def _looking(function: Callable[..., Any], *, itemizes: bool = False) -> Callabl
 
 
 def _check_path(argument: Any) -> None:
-    """Many filters take the name of an attribute, with dots between its parts."""
+    """Limit the dots in an argument: many filters take the name of an attribute, with dots between its parts."""
     if isinstance(argument, str) and argument.count(".") > _MAX_DOTS:
         raise TemplateLimitExceeded("it gives a filter a text with too many dots")
 
 
 def _leading(function: Callable[..., Any], context: Context) -> tuple[Any, ...]:
-    """What Jinja hands the function before its value."""
+    """The arguments that Jinja passes to a function before its value."""
     wanted = getattr(function, "jinja_pass_arg", None)
     match getattr(wanted, "name", None):
         case "context":
@@ -133,7 +133,7 @@ def _jinja(context: Context, name: str, value: Any, *args: Any, **kwargs: Any) -
 
 
 def _settled(value: Any) -> Any:
-    """A result without anything left to compute."""
+    """A result in which nothing is left to compute."""
     if isinstance(value, Iterator):
         value = list(islice(value, MAX_ITEMS + 1))
     if isinstance(value, str):
@@ -159,7 +159,7 @@ def _weigh(context: Context, value: Any) -> Any:
 
 
 def _haystack(context: Context, value: Any) -> Any:
-    """Looking a key up takes one step, whatever lies under the others."""
+    """Looking up a key takes one step, whatever the values are."""
     if isinstance(value, dict):
         budget().step()
     else:
@@ -247,7 +247,7 @@ def _trim(context: Context, value: Any, chars: Any = None) -> str:
 
 
 def _sum(context: Context, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
-    """Of numbers: lists would be joined anew for every element."""
+    """The sum of numbers. Lists are refused, because they would be copied for every element."""
     _check_path(attribute)
     if attribute is not None:
         iterable = context.environment.call_filter("map", iterable, [], {"attribute": attribute}, context=context)
@@ -266,7 +266,8 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: Jinja's own filter escapes for HTML. Source of the options: transformers, chat_template_utils.py."""
+    """Plain JSON, as Jinja's own filter escapes for HTML. Source of the options: transformers,
+    chat_template_utils.py."""
     budget().weigh(value)
     budget().weigh(separators)
     num_columns = len(indent) if isinstance(indent, str) else (indent or 0)

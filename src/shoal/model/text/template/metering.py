@@ -1,7 +1,7 @@
-"""Rewrites a parsed template so that nothing in it repeats, joins or compares without its budget.
+"""Rewrites a parsed template so that whatever repeats, joins or compares spends from the budget.
 
-Only what Jinja's environment cannot intercept stands here: loops, constant text, `~`, slices, comparisons and the
-values of literals. Calls, operators, filters and tests are metered where the environment carries them out.
+This covers only what Jinja's environment cannot intercept: loops, constant text, `~`, slices, comparisons and the
+values of literals. The environment itself meters calls, operators, filters and tests.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from jinja2.visitor import NodeTransformer
 STEP, TICK, CONSTANT, WEIGH, HAYSTACK, CONCAT, SLICE = (
     f"{name}:" for name in ("step", "tick", "constant", "weigh", "haystack", "concat", "slice")
 )
-"""Names of filters that no template can spell."""
+"""Names of internal filters, which no template can spell."""
 
 
 class Metering(NodeTransformer):
-    """Puts the internal filters in. Use `rewrite`."""
+    """Inserts the internal filters. Use `rewrite`."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -65,7 +65,7 @@ class Metering(NodeTransformer):
 
 
 def rewrite(template: nodes.Template) -> nodes.Template:
-    """The same template, metered. Mutates: `template`."""
+    """Meter a template. Mutates: `template`, which is returned."""
     environment = template.environment
     metered = Metering().visit(template)
     assert isinstance(metered, nodes.Template)

@@ -1,4 +1,4 @@
-"""The methods of values that a template may call, each metered before it works. Whatever is not listed is refused.
+"""The methods of values that a template may call, each metered before it works. All other methods are refused.
 
 Source: Python's library reference, "String Methods"; those that expand a text have a function of their own.
 """
@@ -19,21 +19,21 @@ _BACKWARD = ["rfind", "rindex", "rpartition"]
 _ASKING = "isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper"
 _COPYING = "capitalize casefold lower partition removeprefix removesuffix swapcase title upper"
 _WIDE_FIELD = re.compile(r"\d{4}|\{")
-"""in what `str.format` takes for a field's form: a width of 1000 or more, or one that is computed"""
+"""Matches a width of 1000 or more, or a computed one, in a field of `str.format`."""
 _WIDE_PERCENT = re.compile(r"%(?:\(.*?\))?[^a-zA-Z%]*?(?:\*|\d{4})", re.DOTALL)
-"""the same behind a `%`"""
+"""Matches the same after a `%`."""
 _MAX_ESCAPE = 10
-"""Characters that one can become where a value is shown as Python writes it: `\\U0001f600`."""
+"""Most characters that Python writes for one in a value's representation: `\U0001f600`."""
 _MAX_STRIPPED_CHARS = 256
 _MAX_FORM_CHARS = 4096
-"""of a text with fields"""
+"""Most characters of a text with fields."""
 
 
 def call_method(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of a built-in value's own method. Raises SecurityError where templates may not call it."""
+    """The result of a built-in value's method. Raises SecurityError if templates may not call it."""
     owner, name = method.__self__, str(method.__name__)
     if isinstance(owner, str) and type(owner) is not str:
-        owner = str(owner)  # Markup has methods of its own that do the same
+        owner = str(owner)  # Markup has its own methods, which do the same
         method = getattr(owner, name, method)
     metered = next((table.get(name) for kind, table in _METERED.items() if isinstance(owner, kind)), None)
     if metered is None:
@@ -44,7 +44,7 @@ def call_method(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict
 
 
 def check_percent(budget: Budget, text: str, values: Any) -> None:
-    """`text % values` is about to be made."""
+    """Check and spend for `text % values`, before it is evaluated."""
     _check_form(text)
     if _WIDE_PERCENT.search(text):
         raise TemplateLimitExceeded("it formats with a wide field")
@@ -52,7 +52,7 @@ def check_percent(budget: Budget, text: str, values: Any) -> None:
 
 
 def check_format(budget: Budget, text: str, values: Any) -> None:
-    """`text.format(...)` with these values is about to be made."""
+    """Check and spend for `text.format(...)` with these values."""
     _check_form(text)
     num_chars = _MAX_ESCAPE * _text_chars(budget, values)
     for literal, field, spec, _ in Formatter().parse(text):
@@ -63,7 +63,7 @@ def check_format(budget: Budget, text: str, values: Any) -> None:
 
 
 def check_replace(budget: Budget, text: str, old: str, new: str, limit: Any = None) -> None:
-    """`text.replace(old, new, limit)` is about to be made."""
+    """Spend for `text.replace(old, new, limit)`."""
     budget.search(len(text))
     num_found = text.count(old)
     if isinstance(limit, int) and limit >= 0:
@@ -72,18 +72,18 @@ def check_replace(budget: Budget, text: str, old: str, new: str, limit: Any = No
 
 
 def check_join(budget: Budget, separator: str, values: Any) -> None:
-    """`separator.join(values)` is about to be made."""
+    """Spend for `separator.join(values)`."""
     budget.items(len(values))
     budget.write(len(separator) * len(values) + _text_chars(budget, values))
 
 
 def check_backward(budget: Budget, text: str, part: Any) -> None:
-    """A text is about to be searched from its end, for which Python has no method that is linear in the worst case."""
+    """Spend for a search from a text's end, for which Python has no method that is linear in the worst case."""
     budget.read(len(text) * (len(part) if isinstance(part, str) else 1))
 
 
 def check_strip(chars: Any = None) -> None:
-    """A text is about to be stripped of these characters, each of which is compared with all of them."""
+    """Check the characters that are to be stripped: each character of the text is compared with all of them."""
     if isinstance(chars, str) and len(chars) > _MAX_STRIPPED_CHARS:
         raise TemplateLimitExceeded("it strips a text of too many characters")
 
@@ -100,7 +100,7 @@ def _check_form(text: str) -> None:
 
 
 def _text_chars(budget: Budget, values: Any) -> int:
-    """Characters of the texts in a value or list of values; other values count as 1000."""
+    """Characters of the values in a list or mapping, or of one value, which counts as 1000 if it is not a text."""
     if isinstance(values, str):
         return len(values)
     if isinstance(values, Mapping):
@@ -158,7 +158,7 @@ def _join(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _split(budget: Budget, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Never into more parts than a list may have, whatever the template asks for."""
+    """Never splits into more parts than a list may have, whatever the template asks for."""
     separator = args[0] if args else kwargs.get("sep")
     limit = args[1] if len(args) > 1 else kwargs.get("maxsplit", -1)
     if method.__name__ == "rsplit":

@@ -1,8 +1,8 @@
-"""The environment in which chat templates run: Jinja's sandbox, in which everything that a template does is metered.
+"""The environment in which chat templates run: Jinja's sandbox, with everything that a template does metered.
 
-Jinja's sandbox keeps a template from the program round it. It does not keep it from computing for ever or from making
-a text of a terabyte, which is what stands here and in the files beside: loops, literals, `~`, slices and comparisons
-are rewritten (metering.py), filters and tests are wrapped (filters.py), and calls and operators come through here.
+Jinja's sandbox keeps a template away from the program around it, but not from computing forever or making a text of a
+terabyte. This module and its neighbors do: loops, literals, `~`, slices and comparisons are rewritten (metering.py),
+filters and tests are wrapped (filters.py), and calls and operators are metered here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CALL_STEPS = 4
 
 
 _VARIABLES = ("_block_vars", "_loop_vars")
-"""What Jinja passes along with every call inside a block or a loop, for functions that take its context."""
+"""Variables that Jinja adds to every call inside a block or a loop, for functions that take its context."""
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
@@ -44,13 +44,13 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return rewrite(super()._parse(source, name, filename))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """`obj[argument]`, whose hash may cover much."""
+        """`obj[argument]`; hashing the argument may take long."""
         if isinstance(argument, (tuple, str)):
             budget().weigh(argument)
         return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> Any:
-        """`str.format`, in Jinja's sandbox, after a look at what it would make."""
+        """`str.format` in Jinja's sandbox, after a check of what it would make."""
         formatted = super().wrap_str_format(value)
         if formatted is None:
             return None
@@ -77,7 +77,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An arithmetic operator, which joins and repeats texts and lists as well."""
+        """An arithmetic operator, which may also join or repeat texts and lists."""
         for operand in (left, right):
             budget().weigh(operand)
         match operator:
@@ -94,14 +94,14 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _small_range(*bounds: int) -> range:
-    """Of numbers whose hashes differ: a dictionary of multiples of 2**61 - 1 takes quadratic time."""
+    """A range of numbers with different hashes: a dictionary of multiples of 2**61 - 1 would take quadratic time."""
     if any(abs(bound) >= 1 << 32 for bound in bounds):
         raise TemplateLimitExceeded("it counts too far")
     return safe_range(*bounds)
 
 
 def _finalize(context: Context, value: Any) -> Any:
-    """Whatever a template puts out."""
+    """Meters what a template outputs."""
     budget().weigh(value)
     text = value if isinstance(value, str) else str(value)
     budget().write(len(text))
