@@ -1,4 +1,4 @@
-"""An answer while it is read: its parts as they become certain."""
+"""An answer while it is being read: its parts, as they become certain."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Schemas = Mapping[str, Mapping[str, Any]]
 
 
 class Answer:
-    """Collects what a reader has understood."""
+    """Collects the parts that a reader has recognized."""
 
     def __init__(self) -> None:
         self._parts: list[AnswerPart] = []
         self.num_calls = 0
-        """calls that have begun"""
+        """Number of calls that have begun."""
 
     def content(self, text: str) -> None:
-        """Visible text. White space alone between calls, or behind them, is none."""
+        """Visible text. White space alone between or after calls does not count as text."""
         if text and not (self.num_calls and text.isspace()):
             self._parts.append(Content(text))
 
     def reasoning(self, text: str) -> None:
-        """Text that the model thinks."""
+        """Text of the model's reasoning."""
         if text:
             self._parts.append(Reasoning(text))
 
@@ -36,18 +36,18 @@ class Answer:
         self.num_calls += 1
 
     def arguments(self, text: str) -> None:
-        """More of the arguments of the call that began last."""
+        """More text of the arguments of the latest call."""
         if text:
             self._parts.append(CallArguments(self.num_calls - 1, text))
 
     def take(self) -> list[AnswerPart]:
-        """What has not been taken yet; pieces of the same thing joined."""
+        """Take the parts that have not been taken yet; adjacent pieces of the same part are joined."""
         parts, self._parts = self._parts, []
         return _joined(parts)
 
 
 Reader = Callable[[Feed, Answer, Schemas], Reading[None]]
-"""Reads one answer to its end, in the way of one family."""
+"""Reads one answer to its end, in the format of one family."""
 
 
 def _joined(parts: list[AnswerPart]) -> list[AnswerPart]:

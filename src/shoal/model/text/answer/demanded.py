@@ -1,4 +1,4 @@
-"""Grammars of answers that must call tools, or whose calls must fit their schemas."""
+"""Grammars for answers that must call tools, or whose calls must fit their schemas."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from shoal.model.text.answer.formats import WrittenCalls
 from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
 
 _MAX_CALLS = 16
-"""of one answer that must have some: a model that may write calls for ever sometimes does"""
+"""Most calls of an answer that must have some: a small model that may write calls forever sometimes does."""
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _OPEN = frozenset({"$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties"})
-"""keywords that say of what is beside `properties`, or may"""
+"""Keywords that allow, or may allow, more than `properties` names."""
 _ANYTHING = "(/(.|\\n)+/ | <[*]>)*"
-"""text and special tokens"""
+"""Any text, special tokens included."""
 _MAX_THOUGHTS = 4
-"""messages of reasoning before an answer"""
+"""Most messages of reasoning before an answer."""
 SpecialToken = Callable[[str], int | None]
-"""the id of a text that is a special token as a whole; None: it is none"""
+"""Returns the id of the special token with exactly this text; None: there is none."""
 
 
 def demanded_calls(
     written: WrittenCalls, schemas: Schemas, special: SpecialToken, *, max_calls: int | None, reasoning: str = ""
 ) -> Constraint:
-    """An answer that is one call or several, and nothing else.
+    """An answer that consists of one or several calls.
 
     Args:
         written: how calls are written.
-        schemas: of the tools that may be called, one at least.
+        schemas: of the tools that may be called, at least one.
         special: tells special tokens, which text in a grammar does not match.
-        max_calls: None: as many as is usual.
-        reasoning: the tag that ends the reasoning before it; empty: there is none.
+        max_calls: None: the usual limit.
+        reasoning: the tag that ends the reasoning before the calls; empty: there is no reasoning.
     """
     body = _some_calls(written, special, max_calls)
     return Constraint(ConstraintKind.GRAMMAR, "\n".join(_with_reasoning(body, reasoning) + _calls(written, schemas)))
@@ -49,7 +49,7 @@ def calls_or_json(
     max_calls: int | None,
     reasoning: str = "",
 ) -> Constraint:
-    """An answer that is calls of tools, or JSON of a schema. See `demanded_calls` for the rest."""
+    """An answer that consists of tool calls, or of JSON that fits a schema. See `demanded_calls` for the arguments."""
     lines = [
         *_with_reasoning("(calls | json)", reasoning),
         f"calls: {_some_calls(written, special, max_calls)}",
@@ -62,10 +62,10 @@ def calls_or_json(
 def marked_calls_or_json(
     begins: Sequence[str], special: SpecialToken, schema: str, *, reasoning: str = ""
 ) -> Constraint:
-    """An answer that begins with a marker of calls, and is free behind it, or is JSON of a schema.
+    """An answer that begins with a marker of calls and is free after it, or is JSON that fits a schema.
 
     Args:
-        begins: the markers, one at least.
+        begins: the markers, at least one.
         special: see `demanded_calls`.
         schema: of the JSON.
         reasoning: see `demanded_calls`.
@@ -79,9 +79,10 @@ def marked_calls_or_json(
 
 
 def harmony_json(special: SpecialToken, schema: str, *, with_calls: bool) -> Constraint:
-    """An answer in gpt-oss's messages: reasoning, and then JSON of a schema in the final one, or a call of a function.
+    """An answer in gpt-oss's messages: reasoning, then JSON that fits a schema in the final message, or a function
+    call.
 
-    JSON without any message is an answer, too, as `harmony` reads it.
+    JSON without any message is also an answer, as `harmony` reads it.
     """
     channel, message, begin, end, constrain = (
         _spelled(f"<|{name}|>", special) for name in ("channel", "message", "start", "end", "constrain")
@@ -99,7 +100,7 @@ def harmony_json(special: SpecialToken, schema: str, *, with_calls: bool) -> Con
 
 
 def checked_calls(written: WrittenCalls, schemas: Schemas, special: SpecialToken) -> Constraint | None:
-    """Any text, in which calls fit their schemas. None: calls have no marker that begins them."""
+    """Any text in which calls fit their schemas. None: no marker begins calls, so they cannot be recognized."""
     if not written.before:
         return None
     marker, _, rest = _split(written.before, special)
@@ -112,7 +113,7 @@ def checked_calls(written: WrittenCalls, schemas: Schemas, special: SpecialToken
 
 
 def behind_reasoning(schema: str, reasoning: str) -> Constraint:
-    """Reasoning up to the tag that ends it, and JSON behind it."""
+    """Reasoning up to the tag that ends it, followed by JSON."""
     return Constraint(
         ConstraintKind.GRAMMAR,
         "\n".join([*_with_reasoning("body", reasoning), f"body: {_json_rule(json.loads(schema))}"]),
@@ -132,7 +133,7 @@ def _with_reasoning(body: str, reasoning: str) -> list[str]:
 
 
 def _calls(written: WrittenCalls, schemas: Schemas) -> list[str]:
-    """Schemas stay whole, so that references within them lead where they did."""
+    """Rules for calls. Schemas stay whole, so that references within them still resolve."""
     names = [f"call_{index}" for index in range(len(schemas))]
     rules = [
         f"{rule}: {_call_head(name, written.argument_key)} {_json_rule(_closed(schema))} {json.dumps('}')}"
@@ -142,10 +143,10 @@ def _calls(written: WrittenCalls, schemas: Schemas) -> list[str]:
 
 
 def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema of arguments without those that it does not name, unless it says what others there may be.
+    """A schema of arguments that excludes those it does not name, unless it says which others are allowed.
 
-    Arguments become those of a function, which takes no more than it names. Source: what OpenAI's strict tools must
-    say, and what llama.cpp and XGrammar take for granted.
+    The arguments are passed to a function, which takes no others. Source: the rules of OpenAI's strict tools; llama.cpp
+    and XGrammar do the same.
     """
     if "properties" not in schema or _OPEN & schema.keys():
         return schema or _NO_PARAMETERS
@@ -161,7 +162,7 @@ def _json_rule(schema: Mapping[str, Any]) -> str:
 
 
 def _spelled(text: str, special: SpecialToken) -> str:
-    """A text as a grammar spells it: special tokens by number, the rest in quotes."""
+    """A text in the grammar's notation: special tokens by number, the rest in quotes."""
     pieces: list[str] = []
     while text:
         piece, _, text = _split(text, special)
@@ -170,7 +171,7 @@ def _spelled(text: str, special: SpecialToken) -> str:
 
 
 def _split(text: str, special: SpecialToken) -> tuple[str, str, str]:
-    """Its first piece as a grammar spells it, as it is, and what is left."""
+    """The first piece of a text in the grammar's notation, the same piece as it is, and the rest of the text."""
     for marker in re.findall(r"^<[^<>\s]+>|^\[[A-Z_]+\]", text):
         token_id = special(marker)
         if token_id is not None:

@@ -1,4 +1,4 @@
-"""Tools for models whose chat templates do not know of any: described in the first message, in Hermes' way."""
+"""Tools for models whose chat templates ignore tools: they are described in the first message, in Hermes' format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ What it returns comes back between <tool_response> and </tool_response>."""
 
 
 def with_described_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """The same conversation, whose system message describes the tools as well."""
+    """The same conversation with tools described in its system message."""
     lines = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     description = _DESCRIPTION.format(tools=lines)
     if messages and messages[0]["role"] == "system":
@@ -31,7 +31,7 @@ def with_described_tools(messages: Sequence[Message], tools: Sequence[Mapping[st
 
 
 def without_calls(messages: Sequence[Message]) -> list[Message]:
-    """The same conversation with calls and what they returned as text, for templates that would leave them out."""
+    """The same conversation with calls and their results as text, for templates that would leave them out."""
     return [_as_text(message) for message in messages]
 
 

@@ -1,6 +1,6 @@
-"""Text that comes in pieces, read by a parser that is written as if it were there as a whole.
+"""Text that arrives in pieces, for parsers that are written as if the whole text were there.
 
-A parser is a generator that takes text from a `Feed` with `yield from` and pauses where there is none yet.
+A parser is a generator that takes text from a `Feed` with `yield from`, and pauses until more text has arrived.
 """
 
 from __future__ import annotations
@@ -10,56 +10,56 @@ from typing import TypeVar
 
 ResultT = TypeVar("ResultT")
 Reading = Generator[None, None, ResultT]
-"""a parser, or a part of one, that pauses until there is more text"""
+"""A parser, or a part of one, that pauses until more text has arrived."""
 
 
 class EndOfText(Exception):
-    """The text ended before what a parser was reading did."""
+    """The text ended in the middle of what a parser was reading."""
 
 
 class Feed:
-    """The text that has come and was not read."""
+    """The text that has arrived and has not been read yet."""
 
     def __init__(self) -> None:
         self._text = ""
         self._is_closed = False
         self._taken: list[str] | None = None
-        """what was taken since `remember`"""
+        """Text taken since `remember`."""
 
     def add(self, text: str) -> None:
-        """More text has come."""
+        """More text has arrived."""
         self._text += text
 
     def close(self) -> None:
-        """No more text comes."""
+        """No more text will arrive."""
         self._is_closed = True
 
     def rest(self) -> str:
-        """Take all that is there."""
+        """Take all text that is there."""
         text, self._text = self._text, ""
         return text
 
     def remember(self) -> None:
-        """Keep what is taken from now on, for `forget`."""
+        """Record what is taken from now on, for `forget`."""
         self._taken = []
 
     def forget(self) -> str:
-        """What was taken since `remember`, character for character."""
+        """The text taken since `remember`, character for character."""
         taken, self._taken = self._taken or [], None
         return "".join(taken)
 
     def put_back(self, text: str) -> None:
-        """Text that was taken is to be read again."""
+        """Return text that was taken, so that it is read again."""
         self._text = text + self._text
 
     def peek(self) -> Reading[str]:
-        """The next character, which stays there; empty at the end of the text."""
+        """The next character, without taking it; empty at the end of the text."""
         while not self._text and not self._is_closed:
             yield
         return self._text[:1]
 
     def take(self) -> Reading[str]:
-        """The next character. Raises EndOfText."""
+        """Take the next character. Raises EndOfText."""
         character = yield from self.peek()
         if not character:
             raise EndOfText
@@ -71,13 +71,13 @@ class Feed:
             self._consume(len(self._text) - len(self._text.lstrip()))
 
     def starts_with(self, marker: str) -> Reading[bool]:
-        """Whether a marker comes next, which stays there."""
+        """Whether the text continues with a marker, which is not taken."""
         while len(self._text) < len(marker) and marker.startswith(self._text) and not self._is_closed:
             yield
         return self._text.startswith(marker)
 
     def take_marker(self, marker: str) -> Reading[bool]:
-        """Take a marker if it comes next; whether it does."""
+        """Take a marker if the text continues with it. Returns whether it does."""
         found = yield from self.starts_with(marker)
         if found:
             self._consume(len(marker))
@@ -87,10 +87,10 @@ class Feed:
         """Take text up to the first of some markers, and that marker.
 
         Args:
-            markers: not empty; of two that begin at the same place the first in order counts.
-            emit: told the text as soon as it is certain that no marker begins in it.
+            markers: not empty; if two begin at the same place, the first in this order counts.
+            emit: called with text as soon as it is certain that no marker begins in it.
 
-        Returns: the marker; None: the text has ended without one.
+        Returns: the marker; None: the text ended without one.
         """
         while True:
             found = [(self._text.find(marker), order) for order, marker in enumerate(markers) if marker in self._text]
@@ -105,7 +105,7 @@ class Feed:
             yield
 
     def read_until(self, markers: Sequence[str]) -> Reading[str]:
-        """The text up to the first of some markers, which is taken as well. Raises EndOfText."""
+        """Take the text up to the first of some markers, and that marker. Raises EndOfText."""
         pieces: list[str] = []
         if (yield from self.pass_until(markers, pieces.append)) is None:
             self.put_back("".join(pieces))
@@ -120,7 +120,7 @@ class Feed:
 
 
 def _held(text: str, markers: Sequence[str]) -> int:
-    """Characters at the end of the text that may be the beginning of a marker."""
+    """Number of characters at the end of the text that may be the beginning of a marker."""
     longest = min(len(text), max(map(len, markers)) - 1)
     for length in range(longest, 0, -1):
         if any(marker.startswith(text[-length:]) for marker in markers):

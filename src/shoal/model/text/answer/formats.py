@@ -1,4 +1,4 @@
-"""Which way of writing calls and reasoning a model has, told by its chat template or by name."""
+"""The formats in which models write calls and reasoning, recognized by chat template or given by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenCalls:
-    """Calls as JSON objects with a name and arguments, and the markers round them."""
+    """Calls as JSON objects with a name and arguments, with markers around them."""
 
     before: str
     between: str
@@ -27,22 +27,22 @@ class WrittenCalls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
-    """How a family writes calls. Sources: the chat templates that the families publish, vLLM's names of parsers."""
+    """The format of a family's calls. Sources: the families' published chat templates; parser names of vLLM."""
 
     name: str
     reader: Reader
     signs: tuple[str, ...]
-    """each stands in the family's chat templates"""
+    """Texts that all occur in the family's chat templates."""
     written: WrittenCalls | None = None
-    """how calls are written where the request demands some; None: in Hermes' way, which is read as well then"""
+    """How calls are written if the request demands some; None: in Hermes' format, which is then read as well."""
     begins: tuple[str, ...] = ()
-    """markers before the first call, where calls are not JSON objects with a name and arguments"""
+    """Markers before the first call, for calls that are not JSON objects with a name and arguments."""
     num_id_chars: int = 24
-    """length of the names of calls, which some templates check"""
+    """Length of call ids, which some templates check."""
 
 
 def _deepseek(words: str) -> str:
-    """A marker: DeepSeek's have a full-width bar and the underscore of SentencePiece."""
+    """A marker of DeepSeek, with a full-width bar and SentencePiece's underscore."""
     return "<\uff5c" + words.replace(" ", "\u2581") + "\uff5c>"
 
 
@@ -146,14 +146,15 @@ FORMATS = (
         written=WrittenCalls(before="<tool_call>\n", between="\n</tool_call>\n<tool_call>\n", behind="\n</tool_call>"),
     ),
 )
-"""The first whose signs all stand in a template is the model's."""
+"""All formats. A model has the first one whose signs all occur in its template."""
 HERMES = FORMATS[-1]
-"""What a model whose template knows no tools is told to write."""
+"""The format in which a model is told to write calls if its template ignores tools."""
 FORMAT_NAMES = (AUTO, *(one.name for one in FORMATS))
 
 
 def find_format(name: str, template: str) -> ToolFormat:
-    """The format of a name; `auto`: of the template, or Hermes' where that has none. Raises ConfigError."""
+    """The format of this name; for `auto`, that of the template, or Hermes' if the template has none. Raises
+    ConfigError."""
     if name != AUTO:
         for one in FORMATS:
             if one.name == name:

@@ -1,4 +1,4 @@
-"""gpt-oss's messages with a channel each. Source: OpenAI, "Harmony response format"."""
+"""gpt-oss's messages, each of which has a channel. Source: OpenAI, "Harmony response format"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 
 
 def harmony(feed: Feed, answer: Answer, schemas: Schemas) -> Reading[None]:
-    """`analysis` is reasoning, `final` and `commentary` are text, a message to `functions.NAME` is a call.
+    """`analysis` is reasoning, `final` and `commentary` are text, and a message to `functions.NAME` is a call.
 
     Implements `Reader`. An answer without any header is text.
     """

@@ -1,4 +1,4 @@
-"""What a model's answer consists of, as clients see it: text, reasoning and calls of tools, in pieces as they come."""
+"""The parts of a model's answer as clients see them: pieces of text, reasoning and tool calls, in order of arrival."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """A piece of what the model thinks before it answers."""
+    """A piece of the model's reasoning before its answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """A call of a tool, whose arguments follow."""
+    """The beginning of a tool call, whose arguments follow."""
 
     index: int
-    """of the call in its answer, from 0"""
+    """Number of the call in its answer, from 0."""
     name: str
 
 

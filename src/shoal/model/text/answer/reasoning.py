@@ -10,12 +10,12 @@ from shoal.model.text.answer.feed import Feed, Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaggedReasoning:
-    """Reasoning first, then what another reader reads."""
+    """Reads reasoning first, and leaves the rest to another reader."""
 
     begin: str = "<think>"
     end: str = "</think>"
     is_open: bool = False
-    """the prompt ended with the tag that begins it"""
+    """Whether the prompt ended with the tag that begins reasoning."""
     then: Reader
 
     def __call__(self, feed: Feed, answer: Answer, schemas: Schemas) -> Reading[None]:
@@ -29,7 +29,7 @@ class TaggedReasoning:
 
 
 def plain_text(feed: Feed, answer: Answer, schemas: Schemas) -> Reading[None]:
-    """All of it is visible. Implements `Reader`."""
+    """All text is visible. Implements `Reader`."""
     while True:
         answer.content(feed.rest())
         if not (yield from feed.peek()):

@@ -1,4 +1,4 @@
-"""An answer read piece by piece."""
+"""Reads an answer piece by piece."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shoal.model.text.answer.parts import AnswerPart, Content
 
 
 class AnswerStream:
-    """Reads one answer as it comes. What it yields in the end does not depend on where the text was cut."""
+    """Reads one answer as it arrives. The result does not depend on where the text was cut into pieces."""
 
     def __init__(self, reader: Reader, schemas: Schemas, *, calls_only: bool = False) -> None:
         """
@@ -25,17 +25,17 @@ class AnswerStream:
 
     @property
     def num_calls(self) -> int:
-        """Calls that have begun."""
+        """Number of calls that have begun."""
         return self._answer.num_calls
 
     def push(self, text: str) -> list[AnswerPart]:
-        """Take more text; what is certain now."""
+        """Read more text. Returns the parts that are certain now."""
         self._feed.add(text)
         self._advance()
         return self._take()
 
     def close(self) -> list[AnswerPart]:
-        """No more text comes; the rest."""
+        """Finish the answer. Returns its last parts."""
         self._feed.close()
         self._advance()
         self._answer.content(self._feed.rest())

@@ -1,4 +1,4 @@
-"""Calls as elements, one a parameter: Qwen3-Coder, GLM 4.5 and later, MiniMax M2."""
+"""Calls with an element for each parameter: Qwen3-Coder, GLM 4.5 and later, MiniMax M2."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from shoal.model.text.answer.feed import EndOfText, Feed, Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementCalls:
-    """Each marker ends what stands before it."""
+    """The markers of a format. Each ends what stands before it."""
 
     begin: str
     name_begin: str = ""
-    """before the name, behind `begin`"""
+    """Marker before the name, after `begin`."""
     name_end: str
-    """behind the name; it may be the marker before the first parameter"""
+    """Marker after the name; it may be the marker before the first parameter."""
     key_begin: str
     key_end: str
-    """behind the name of a parameter"""
+    """Marker after the name of a parameter."""
     value_begin: str = ""
-    """before its value, behind `key_end`"""
+    """Marker before a value, after `key_end`."""
     value_end: str
     end: str
     around: tuple[str, ...] = ()
-    """markers around several calls, which say nothing"""
+    """Markers around several calls, which are ignored."""
 
     def __call__(self, feed: Feed, answer: Answer, schemas: Schemas) -> Reading[None]:
         """Implements `Reader`."""
@@ -68,7 +68,7 @@ class ElementCalls:
         answer.arguments("{}" if opening == "{" else "}")
 
     def _has_parameter(self, feed: Feed) -> Reading[bool]:
-        """Whether another one comes, or else the end, which is taken."""
+        """Whether another parameter follows; if not, the marker that ends the call is taken."""
         marker = yield from feed.pass_until((self.key_begin, self.end), lambda text: None)
         return marker == self.key_begin
 
@@ -78,7 +78,7 @@ def _unquoted(name: str) -> str:
 
 
 def _as_json(text: str, schema: Mapping[str, Any] | None) -> str:
-    """A value that was written without quotes: a text where the schema says so, or where it is no JSON."""
+    """A value that was written without quotes: text if the schema says so, or if it is not JSON."""
     text = text.removesuffix("\n")
     kinds = (schema or {}).get("type")
     if "string" not in ([kinds] if isinstance(kinds, str) else kinds or ()):

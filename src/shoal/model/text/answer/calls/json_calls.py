@@ -13,14 +13,14 @@ _ARGUMENT_KEYS = ("arguments", "parameters")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonCalls:
-    """Objects, or lists of them, between markers. What turns out to be no call is text."""
+    """Objects, or lists of them, between markers. What turns out not to be a call is text."""
 
     begins: tuple[str, ...]
-    """markers before them, any of which may be used"""
+    """Markers before calls, any of which may be used."""
     end: str = ""
-    """the marker behind them, which may be missing; empty: there is none"""
+    """Marker after calls, which may be missing; empty: there is none."""
     is_bare: bool = False
-    """an answer that begins with an object needs no marker; more of them follow after `;`"""
+    """Whether an answer that begins with an object needs no marker; further objects follow after `;`."""
 
     def __call__(self, feed: Feed, answer: Answer, schemas: Schemas) -> Reading[None]:
         """Implements `Reader`."""
@@ -44,9 +44,9 @@ class JsonCalls:
 
 
 def read_json_calls(feed: Feed, answer: Answer, *, is_marked: bool = True) -> Reading[None]:
-    """One object, or a list of them. Raises NotJson, EndOfText.
+    """Read one object, or a list of them. Raises NotJson, EndOfText.
 
-    `is_marked`: a marker said that it is a call, so that what is broken off is no text either.
+    `is_marked`: whether a marker announced a call, so that a broken one is not text either.
     """
     yield from feed.skip_space()
     if not (yield from feed.take_marker("[")):
@@ -59,7 +59,8 @@ def read_json_calls(feed: Feed, answer: Answer, *, is_marked: bool = True) -> Re
 
 
 def pass_arguments(feed: Feed, answer: Answer) -> Reading[None]:
-    """An object as it comes; one that was written as a string is unescaped first. Raises NotJson, EndOfText."""
+    """Pass on an object as it arrives; one that was written as a string is unescaped first. Raises NotJson,
+    EndOfText."""
     yield from feed.skip_space()
     if (yield from feed.peek()) == '"':
         answer.arguments((yield from read_string(feed)))

@@ -1,4 +1,4 @@
-"""JSON that comes in pieces: values are passed on while they are still incomplete."""
+"""JSON that arrives in pieces: values are passed on while they are still incomplete."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _MAX_DEPTH = 200
 
 
 class NotJson(Exception):
-    """What came is no JSON."""
+    """The text is not JSON."""
 
 
 def pass_value(feed: Feed, emit: Callable[[str], None]) -> Reading[None]:
-    """Take one value and tell its text as it comes, white space before it left out.
+    """Take one value and emit its text as it arrives, without white space before it.
 
     Raises:
-        NotJson, EndOfText: after some of it may have been told.
+        NotJson, EndOfText: possibly after a part of the text was emitted.
     """
     yield from feed.skip_space()
     first = yield from feed.peek()
@@ -42,7 +42,7 @@ def read_value(feed: Feed) -> Reading[str]:
 
 
 def read_string(feed: Feed) -> Reading[str]:
-    """A string, unescaped. Raises NotJson, EndOfText."""
+    """A string, with escapes resolved. Raises NotJson, EndOfText."""
     text = yield from read_value(feed)
     try:
         value = json.loads(text)
@@ -54,7 +54,7 @@ def read_string(feed: Feed) -> Reading[str]:
 
 
 def expect(feed: Feed, *wanted: str) -> Reading[str]:
-    """Take one of some characters, white space before it left out. Raises NotJson, EndOfText."""
+    """Take one of these characters, and white space before it. Raises NotJson, EndOfText."""
     yield from feed.skip_space()
     character = yield from feed.peek()
     if not character:
@@ -76,7 +76,7 @@ def _pass_string(feed: Feed, emit: Callable[[str], None]) -> Reading[None]:
 
 
 def _pass_nested(feed: Feed, emit: Callable[[str], None]) -> Reading[None]:
-    """An object or an array: brackets must match, the rest is passed on as it is."""
+    """An object or an array: its brackets must match, the rest is passed on unchecked."""
     closing: list[str] = []
     while True:
         if (yield from feed.peek()) == '"':

@@ -10,25 +10,25 @@ from shoal.model.text.answer.calls.json_reading import NotJson
 from shoal.model.text.answer.feed import EndOfText, Feed, Reading
 
 _KIND = "function"
-"""DeepSeek V3 writes the kind of a call where later versions write its name, and the name on the line behind."""
+"""DeepSeek V3 writes this kind of call where later versions write its name, and the name on the next line."""
 _FENCE = "```"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedCalls:
-    """Sections of calls, each with markers of its own."""
+    """The markers of a format with sections of calls."""
 
     section: str
-    """the marker before the first call of a section"""
+    """Marker before the first call of a section."""
     begin: str = ""
-    """the marker before each name; empty: a section has one call"""
+    """Marker before each name; empty: a section has one call."""
     separator: str
-    """the marker between a name and its arguments"""
+    """Marker between a name and its arguments."""
     end: str = ""
-    """the marker behind the arguments"""
+    """Marker after the arguments."""
     section_end: str = ""
     may_be_list: bool = False
-    """a section may be a list of objects with names and arguments instead"""
+    """Whether a section may be a list of objects with names and arguments instead."""
 
     def __call__(self, feed: Feed, answer: Answer, schemas: Schemas) -> Reading[None]:
         """Implements `Reader`."""
@@ -69,7 +69,7 @@ class NamedCalls:
 
 
 def _bare_name(name: str) -> str:
-    """Without what families put beside it: `functions.NAME:0` (Kimi K2), `NAME[CALL_ID]...` (Mistral)."""
+    """The name without what families add to it: `functions.NAME:0` (Kimi K2), `NAME[CALL_ID]...` (Mistral)."""
     name = name.partition("[CALL_ID]")[0].strip().removeprefix("functions.")
     head, _, number = name.rpartition(":")
     return head if head and number.isdigit() else name
