@@ -1,4 +1,4 @@
-"""From constraints to guides: compiled once, kept for the next request with the same constraint."""
+"""Compiles constraints to guides, and keeps them for later requests with the same constraint."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, Con
 from shoal.model.text.grammar.guide import GrammarGuide, error_line
 
 _MAX_KEPT = 64
-"""Compiled constraints: an application asks with a few dozen schemas, again and again."""
+"""Compiled constraints that are kept: an application uses a few dozen schemas over and over."""
 _MAX_MESSAGE_CHARS = 300
 _LARK = re.compile(r"^[ \t]*(?:%llguidance\b|start[ \t]*:(?!:=))", re.MULTILINE)
-"""What Lark begins with and GBNF does not. llguidance's own `is_lark_syntax` takes minutes for many empty lines."""
+"""Beginnings that only Lark has, not GBNF. llguidance's own `is_lark_syntax` takes minutes for many empty lines."""
 _NO_TOKEN = "NoExtensionBias"
 _NOTHING = "nothing satisfies it"
 _PLAIN = r'[^"\\\x00-\x1F\x7F]'
 _SLICES = (r"[\x20\x0A\x0D\x09]+", *(_PLAIN + count for count in ("{1,8}", "{1,14}", "{1,20}", "+")))
-"""Tokens that llguidance takes into a mask together where all texts of such a form may follow, as within a string. A
-string of bounded length takes the longer ones by themselves towards its end: with these lengths a mask within a schema
-that has such strings takes 23 us in the mean, with the library's own (10 and 30) 33 (SmolLM2's vocabulary)."""
+"""Groups of tokens that llguidance adds to a mask at once if all texts of that form may follow, as within a string.
+Near the end of a string of bounded length it checks the longer ones one by one. With these lengths a mask takes 23 us
+on average for a schema with such strings, and 33 with the library's own (10 and 30) (SmolLM2's vocabulary)."""
 
 
 _MOST_ALTERNATIVES = 2000
-"""Of rules at one place: llguidance's own limit, `max_items_in_row`. It cannot be raised far: what an ambiguous grammar
-takes for a token grows with its square (2.8 s at 16 thousand, 50 ms at 2000)."""
+"""Alternative rules at one place: llguidance's own limit, `max_items_in_row`. It cannot be raised much: the time that
+an ambiguous grammar takes for a token grows with its square (50 ms at 2000, 2.8 s at 16 thousand)."""
 _PROBED = 4
-"""First tokens after which a new grammar is looked at: what follows them is where alternatives begin to count."""
+"""First tokens after which a new grammar is checked: alternatives begin to count after them."""
 _RULE = re.compile(r"^[ \t]*[?!]?([a-z_]\w*|[A-Z]\w*)(?:\[[^\]\n]*\])?[ \t]*:", re.MULTILINE)
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
-"""Texts and expressions in Lark."""
+"""Texts and regular expressions in Lark."""
 
 
 class GrammarVocabulary(Protocol):
@@ -55,11 +55,11 @@ class GrammarVocabulary(Protocol):
 
     @property
     def special_token_ids(self) -> frozenset[int]:
-        """Tokens that stand for no text."""
+        """Tokens that have no text."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text."""
+        """The bytes that a token adds to a text."""
         ...
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
@@ -68,10 +68,11 @@ class GrammarVocabulary(Protocol):
 
 
 class GrammarCompiler:
-    """Makes guides for one vocabulary. Thread-safe; the interpreter is free while a constraint is compiled."""
+    """Makes guides for one vocabulary. Thread-safe; the interpreter's lock is released while a constraint is
+    compiled."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
-        """Takes a second for 50 thousand tokens. Raises InvalidRequest: no token ends an output."""
+        """Takes a second for 50 thousand tokens. Raises InvalidRequest if no token ends an output."""
         if not vocabulary.eos_token_ids:
             raise InvalidRequest("this model has no token that ends an output: its output cannot be constrained")
         self._tokenizer = llguidance.LLTokenizer(
@@ -89,8 +90,8 @@ class GrammarCompiler:
         """A guide at the beginning of an output.
 
         Raises:
-            InvalidRequest: the constraint is malformed, cannot be satisfied or uses what is not supported; the message
-                names it.
+            InvalidRequest: the constraint is malformed, cannot be satisfied, or uses something that is not supported,
+                which the message names.
         """
         with self._lock:
             matcher = self._kept.get(constraint)
@@ -117,7 +118,8 @@ class GrammarCompiler:
 
 
 def _check_beginning(matcher: llguidance.LLMatcher, end_ids: frozenset[int]) -> None:
-    """Raises InvalidRequest where no output can begin: rules that only lead to each other, or too many at once."""
+    """Raises InvalidRequest if no output can begin, because rules only lead to each other or there are too many at
+    once."""
     mask = matcher.compute_bitmask()
     if matcher.is_error():
         reason = error_line(matcher)
@@ -134,7 +136,7 @@ def _check_beginning(matcher: llguidance.LLMatcher, end_ids: frozenset[int]) -> 
 
 
 def _too_complex(reason: str) -> str:
-    """What the library says; of too many alternatives, what to do."""
+    """The library's message or, for too many alternatives, what to do about it."""
     if "items; max is" not in reason:
         return _shortened(reason)
     return (
@@ -144,7 +146,7 @@ def _too_complex(reason: str) -> str:
 
 
 def _check_alternatives(grammar: str) -> None:
-    """Raises ValueError for a rule of Lark with more alternatives than there may be at one place, wherever that is."""
+    """Raises ValueError for a Lark rule, wherever it is, with more alternatives than one place may have."""
     bare = _QUOTED.sub("", grammar)
     heads = list(_RULE.finditer(bare))
     ends = [*(head.start() for head in heads[1:]), len(bare)]
@@ -180,7 +182,7 @@ def _any_grammar(grammar: str) -> str:
         return llguidance.LLMatcher.grammar_from_lark(grammar if is_lark else gbnf_to_lark(grammar))
     except RecursionError:
         raise ValueError("the grammar is nested too deeply") from None
-    except Exception as error:  # it raises Exception itself for a rule that is not there
+    except Exception as error:  # the library raises plain Exception for a missing rule
         raise ValueError(str(error)) from error
 
 
@@ -192,7 +194,7 @@ _TRANSLATIONS: dict[ConstraintKind, Callable[[str], str]] = {
 
 
 def _set_bits(mask: bytes) -> Iterator[int]:
-    """Places of the bits that are set."""
+    """Positions of the bits that are set."""
     return (8 * place + bit for place, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1)
 
 
@@ -204,5 +206,5 @@ def _mask_of(token_ids: frozenset[int], vocab_size: int) -> bytes:
 
 
 def _shortened(message: str) -> str:
-    """One line, without the library's advice on its own options."""
+    """The message in one line, without the library's advice on its own options."""
     return re.sub(r" Enable '\w+' option .*", "", re.sub(r"\s+", " ", message)).strip()[:_MAX_MESSAGE_CHARS]

@@ -1,4 +1,4 @@
-"""What an output must look like, as a user says it: a JSON schema, a regular expression, a choice or a grammar."""
+"""A user's condition on an output: a JSON schema, a regular expression, a choice or a grammar."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from enum import StrEnum
 from shoal.errors import InvalidRequest
 
 MAX_CONSTRAINT_BYTES = 1 << 16
-"""Source: a schema of 2000 properties, 55 KB, takes 0.9 s to compile and one of 5000 takes 5.4 s (2-core x86 machine,
+"""Source: a schema of 2000 properties, 55 KB, takes 0.9 s to compile, and one of 5000 takes 5.4 s (2-core x86 machine,
 llguidance 1.9.1); the tools of a coding agent have 20 to 40 KB."""
 
 
 _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
 """Characters with a meaning in Rust's regular expressions. Source: regex_syntax::is_meta_character."""
 JSON_WHITESPACE = r" |\n[ \t]{0,20}"
-"""White space between the tokens of JSON is bounded: a small model that may write spaces for ever sometimes does."""
+"""White space between JSON tokens is bounded, because a small model that may write spaces forever sometimes does."""
 
 
 class ConstraintKind(StrEnum):
@@ -27,16 +27,16 @@ class ConstraintKind(StrEnum):
     REGEX = "regex"
     """Rust's regular expressions, matched against the whole output"""
     GRAMMAR = "grammar"
-    """a grammar of Lark, as llguidance reads it, or of llama.cpp (GBNF); their rules tell them apart"""
+    """A grammar in Lark, as llguidance reads it, or in llama.cpp's GBNF; the form of the rules tells which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A condition on a whole output. Hashable, so that compiled ones can be kept. Raises InvalidRequest."""
+    """A condition on a whole output. Hashable, so that compiled constraints can be kept. Raises InvalidRequest."""
 
     kind: ConstraintKind
     text: str
-    """the schema as JSON, the expression, or the grammar; of at most MAX_CONSTRAINT_BYTES in UTF-8"""
+    """The schema as JSON, the expression or the grammar, at most MAX_CONSTRAINT_BYTES in UTF-8."""
 
     def __post_init__(self) -> None:
         try:
@@ -48,7 +48,7 @@ class Constraint:
 
 
 def choice_constraint(choices: Sequence[str]) -> Constraint:
-    """One of some texts. Raises InvalidRequest."""
+    """The output is one of these texts. Raises InvalidRequest."""
     if not choices:
         raise InvalidRequest("it is empty: give at least one")
     return Constraint(ConstraintKind.REGEX, "|".join(_SPECIAL.sub(r"\\\g<0>", choice) for choice in choices))

@@ -1,7 +1,7 @@
 """The tokens that a constraint allows next, as a function of the output so far.
 
 llguidance does the work (docs/decisions/0030-guided-decoding.md): it runs an Earley parser over the lexer states of a
-derivative-based regular expression engine and walks a trie of the vocabulary.
+derivative-based regular expression engine, and walks a trie of the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import llguidance
 class GrammarGuide:
     """Follows one request's output. Implements `core.sequences.request.TokenGuide`.
 
-    Calls may come from any thread, one at a time. What it returns depends on nothing but its constraint and the tokens
-    that it is given: a request that is computed again on other workers goes on exactly where it was.
+    Any thread may call it, but only one at a time. Results depend only on the constraint and the given tokens: a
+    request that is computed again on other workers continues exactly where it was.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, end_mask: bytes) -> None:
@@ -30,16 +30,18 @@ class GrammarGuide:
 
     @property
     def failure(self) -> str | None:
-        """Why it can say nothing of this output any more, in a line; None while it can."""
+        """Why the guide can no longer follow this output, in one line; None while it can."""
         return error_line(self._matcher) if self._matcher.is_error() else None
 
     def allowed(self, outputs: Sequence[int]) -> bytes:
         """The tokens that may come next.
 
         Args:
-            outputs: all tokens so far, each of which was allowed; more than in the call before, or some of those again.
+            outputs: all tokens so far, each of which was allowed: a continuation of those in the previous call, or some
+                of them.
 
-        Returns: a bit a token, the first in the lowest bit of the first byte. After a failure only ends are allowed.
+        Returns: a bit for each token, the first in the lowest bit of the first byte. After a failure only end tokens
+        are allowed.
         """
         surplus = self._num_consumed - len(outputs)
         if surplus > 0:
@@ -51,5 +53,5 @@ class GrammarGuide:
 
 
 def error_line(matcher: llguidance.LLMatcher) -> str:
-    """What a matcher says of its error, without the state of its parser and the whole grammar that follow."""
+    """A matcher's error without the parser's state and the whole grammar, which follow it."""
     return matcher.get_error().partition("\n")[0]

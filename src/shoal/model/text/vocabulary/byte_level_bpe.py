@@ -1,4 +1,4 @@
-"""Byte-pair encoding by rank of merges: GPT-2's kind on bytes, and Gemma 4's on the characters themselves."""
+"""Byte-pair encoding by rank of merges: GPT-2's kind on bytes, and Gemma 4's on characters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from shoal.model.text.vocabulary.tokens import TokenKind, Vocabulary, finish
 
 
 def build_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: WordSplit) -> Tokenizer:
-    """A tokenizer whose merges are given, the most important first.
+    """A tokenizer with the given merges, the most important first.
 
     Args:
-        vocabulary: in GPT-2's alphabet of bytes where the split is on bytes.
-        merges: two tokens each, with a space between.
-        split: how a text becomes words.
+        vocabulary: in GPT-2's alphabet of bytes if the split is on bytes.
+        merges: two tokens each, with a space between them.
+        split: how a text is divided into words.
 
     Raises:
-        Exception: a merge is not of two tokens, or makes none (as the tokenizers library says it).
+        Exception: a merge does not consist of two tokens, or its result is not a token (the tokenizers library's own
+            error).
     """
     has_bytes = any(True for _ in vocabulary.of_kind(TokenKind.BYTE))
     model = models.BPE(
@@ -43,7 +44,7 @@ def build_bpe(vocabulary: Vocabulary, merges: Sequence[str], split: WordSplit) -
 
 
 def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
-    """The two tokens of each merge: at once where none of them has a space in it, as in GPT-2's alphabet."""
+    """The two tokens of each merge: fast if no token contains a space, as in GPT-2's alphabet."""
     pairs = [tuple(merge.split(" ")) for merge in merges]
     if {*map(len, pairs)} == {2}:
         return cast(list[tuple[str, str]], pairs)
@@ -51,7 +52,7 @@ def _pairs(merges: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _parts(merge: str) -> tuple[str, str]:
-    """The two tokens; the first may itself begin with a space."""
+    """The two tokens of a merge, of which the first may begin with a space."""
     cut = merge.find(" ", 1)
     if cut < 0:
         raise ValueError(f"the merge {merge[:100]!r} is not of two tokens")

@@ -1,7 +1,7 @@
 """A tokenizer from the metadata of a GGUF file.
 
-Source of the keys: GGUF specification, section "Tokenizer"; of what they mean where they are missing: llama.cpp,
-src/llama-vocab.cpp, whose numbers of tokens SentencePiece and BERT gave.
+Source of the keys: GGUF specification, section "Tokenizer"; of their defaults: llama.cpp, src/llama-vocab.cpp, which
+takes default ids of special tokens from SentencePiece and BERT.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from shoal.model.text.vocabulary.unigram import build_unigram
 from shoal.model.text.vocabulary.wordpiece import build_wordpiece
 
 KINDS = ("llama", "gpt2", "t5", "bert", "gemma4")
-"""values of tokenizer.ggml.model that are supported"""
+"""Supported values of tokenizer.ggml.model."""
 MAX_MERGES = 4 * MAX_TOKENS
-"""Gemma 4 has two a token."""
+"""Gemma 4 has two for each token."""
 MAX_CHARSMAP_BYTES = 1 << 24
-"""of a precompiled normalization; the known ones have about 240 KB"""
+"""Largest precompiled normalization; known ones have about 240 KB."""
 
 
 def build_from_gguf(header: GgufHeader) -> Tokenizer:
-    """The tokenizer that the metadata describes.
+    """The tokenizer that the metadata describe.
 
     Raises:
         ModelLoadError: there is none, it is of an unknown kind, or it contradicts itself.
@@ -80,7 +80,7 @@ def _wordpiece(metadata: _TokenizerMetadata) -> Tokenizer:
 
 
 class _TokenizerMetadata:
-    """The keys below `tokenizer.ggml`, read with their types and bounds checked."""
+    """The keys below `tokenizer.ggml`, with types and bounds checked."""
 
     def __init__(self, header: GgufHeader) -> None:
         self._header = header
@@ -112,7 +112,7 @@ class _TokenizerMetadata:
         last: str = "eos",
         has_scores: bool = False,
     ) -> Vocabulary:
-        """The tokens; the arguments say what holds where the file is silent."""
+        """The tokens; the arguments are the defaults of what the file may leave out."""
         num_tokens = len(self._tokens)
         kinds = self._numbers("token_type", num_tokens) or [TokenKind.NORMAL] * num_tokens
         scores = self._numbers("scores", num_tokens) if has_scores else []
@@ -129,7 +129,7 @@ class _TokenizerMetadata:
         )
 
     def strings(self, name: str, max_count: int) -> list[str]:
-        """An array of strings. Raises ValueError where there is none, or more than `max_count`."""
+        """An array of strings. Raises ValueError if it is missing, or has more than `max_count` items."""
         values = self._array(name, max_count)
         if not values:
             raise ValueError(f"there are no tokenizer.ggml.{name}")
@@ -144,7 +144,7 @@ class _TokenizerMetadata:
         return default if value is None else bool(value)
 
     def charsmap(self) -> bytes:
-        """SentencePiece's precompiled normalization; empty where there is none."""
+        """SentencePiece's precompiled normalization; empty if there is none."""
         values = self._array("precompiled_charsmap", MAX_CHARSMAP_BYTES)
         if any(not isinstance(value, int) or not -128 <= value <= 255 for value in values):
             raise ValueError("tokenizer.ggml.precompiled_charsmap are not bytes")
@@ -159,7 +159,7 @@ class _TokenizerMetadata:
         return () if found is None else (found,)
 
     def _token_id(self, name: str, default: int | None, *, is_needed: bool) -> int | None:
-        """An id; where it is not needed, one that is no token counts as none (-1 is often written for that)."""
+        """The id of a special token. If it is not needed, an id that is not a token counts as none (often -1)."""
         value, num_tokens = self._value(f"{name}_token_id"), len(self._tokens)
         if value is None:
             return default if default is not None and default < num_tokens else None
@@ -172,13 +172,14 @@ class _TokenizerMetadata:
         return None
 
     def _strips_right(self) -> bool:
-        """As the tokenizer.json of Phi-3 says, for which GGUF has no key."""
+        """Whether special tokens remove white space after them, as in the tokenizer.json of Phi-3. GGUF has no key for
+        it."""
         name = str(self._header.metadata.get("general.name", "")).lower()
         is_phi3 = self._header.metadata.get("general.architecture") == "phi3" or "phi-3" in name or "phi3" in name
         return is_phi3 and self.kind == "llama"
 
     def _numbers(self, name: str, num_tokens: int) -> list[Any]:
-        """One number a token, or none at all."""
+        """One number for each token, or none at all."""
         values = self._array(name, MAX_TOKENS)[:num_tokens]
         if values and (not isinstance(values[0], int | float) or len(values) < num_tokens):
             raise ValueError(f"tokenizer.ggml.{name} is not one number for each of its {num_tokens} tokens")

@@ -1,6 +1,6 @@
 """A tokenizer from a `tokenizer.model`, SentencePiece's own file.
 
-Only the fields that are needed are declared, so that neither the sentencepiece package nor generated code is.
+Only the needed fields are declared here, so that neither the sentencepiece package nor generated code is required.
 Source: SentencePiece, src/sentencepiece_model.proto.
 """
 
@@ -23,7 +23,7 @@ from shoal.model.text.vocabulary.unigram import build_unigram
 MAX_FILE_BYTES = 1 << 24
 """Three times the largest known (Gemma 3: 4.7 MB)."""
 UNIGRAM, BPE = 1, 2
-"""values of TrainerSpec.model_type"""
+"""Values of TrainerSpec.model_type."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "shoal.sentencepiece"
@@ -45,15 +45,15 @@ _MESSAGES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
         ("remove_extra_whitespaces", 4, _Field.TYPE_BOOL, "true"),
     ),
 }
-"""fields by message: name, number, type and default"""
+"""Fields of each message: name, number, type and default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentencePieceFile:
-    """What a `tokenizer.model` holds."""
+    """Content of a `tokenizer.model`."""
 
     tokenizer: Tokenizer
-    """puts nothing round a text"""
+    """The tokenizer, which puts no tokens around a text."""
     bos_id: int
     """-1 for none"""
     eos_id: int
@@ -65,11 +65,11 @@ def read_sentencepiece(path: Path, *, add_space_prefix: bool | None = None) -> S
     """The tokenizer of a file.
 
     Args:
-        path: to the file.
-        add_space_prefix: whether a text gets a space in front; None: as the file says.
+        path: of the file.
+        add_space_prefix: whether a text gets a leading space; None: as the file says.
 
     Raises:
-        ModelLoadError: it is broken, of another kind, or too large.
+        ModelLoadError: the file is broken, of another kind, or too large.
     """
     with while_building(f"{path}: it is no SentencePiece model that can be read"):
         if (num_bytes := path.stat().st_size) > MAX_FILE_BYTES:
@@ -107,13 +107,13 @@ def _build(model: Any, add_space_prefix: bool | None) -> SentencePieceFile:
 
 
 def _matched(text: str, kind: int) -> str:
-    """As it is looked for in a text, where spaces are still spaces."""
+    """A token as it is searched for in a text, where spaces are still spaces."""
     return text.replace(SPACE, " ") if kind == TokenKind.USER_DEFINED else text
 
 
 @cache
 def model_class() -> Any:
-    """The message that a file is: pieces, trainer and normalizer."""
+    """The protobuf message of the file: pieces, trainer and normalizer."""
     file = descriptor_pb2.FileDescriptorProto(name="shoal/sentencepiece.proto", package=_PACKAGE, syntax="proto2")
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

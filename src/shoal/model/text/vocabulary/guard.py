@@ -1,4 +1,4 @@
-"""Whatever goes wrong while a tokenizer is built becomes one error that names its file."""
+"""Turns whatever goes wrong while a tokenizer is built into one error that names its file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from shoal.errors import CapacityError, ModelLoadError, ShoalError
 
 @contextmanager
 def while_building(what: str) -> Iterator[None]:
-    """The tokenizers library raises Exception itself, and a panic of Rust is not even one of those.
+    """The tokenizers library raises plain Exception, and a panic of Rust is not even an Exception.
 
     Args:
-        what: the file and what is wrong with it if anything is, such as `m.gguf: no tokenizer can be built`.
+        what: the file and the error's beginning, such as `m.gguf: no tokenizer can be built`.
 
     Raises:
         CapacityError: there is not enough memory.
@@ -32,7 +32,7 @@ def while_building(what: str) -> Iterator[None]:
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether something went wrong, rather than that the process is to end."""
+    """Whether the error is a failure, rather than a request to end the process."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 

@@ -1,4 +1,4 @@
-"""What SentencePiece does to a text before it is cut into pieces, and how pieces become text again."""
+"""SentencePiece's normalization of a text before it is cut into pieces, and its reverse."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from tokenizers import Regex, decoders, normalizers
 
 SPACE = "\u2581"
-"""how pieces write a space"""
+"""The character that pieces have for a space."""
 _EXTRA_SPACES = ((rf"\A +|[ {SPACE}]+\z", ""), (" {2,}", " "))
-"""Expressions and what takes their place: spaces alone, no other white space. Source: SentencePiece, normalizer.cc."""
+"""Patterns and their replacements, for spaces only and no other white space. Source: SentencePiece, normalizer.cc."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +17,11 @@ class Normalization:
     """Source: SentencePiece, NormalizerSpec of sentencepiece_model.proto."""
 
     add_space_prefix: bool
-    """a text, and what follows a token that is matched whole, gets a space in front"""
+    """Whether a text, and what follows a token that is matched whole, gets a leading space."""
     remove_extra_spaces: bool = False
-    """of several spaces one remains, and none at the ends"""
+    """Whether runs of spaces become one space, and spaces at both ends are removed."""
     charsmap: bytes = b""
-    """replacements of characters, compiled by SentencePiece; empty for none"""
+    """Replacements of characters, compiled by SentencePiece; empty for none."""
 
     def normalizer(self) -> normalizers.Normalizer:
         steps: list[normalizers.Normalizer] = [normalizers.Precompiled(self.charsmap)] if self.charsmap else []

@@ -1,8 +1,8 @@
 """SentencePiece's byte-pair encoding, which GGUF calls `llama` (Llama 2, Mistral, Phi-3, Gemma).
 
-It joins the two neighbours whose union is the token with the best score. The tokenizers library joins by rank of pairs
-instead, so every way to cut a token in two becomes a merge, ordered by the token's score; among equals the longer first
-part goes first, as in the tokenizer.json files that Hugging Face made of such vocabularies.
+It joins the two neighbors whose union is the token with the best score. The tokenizers library joins by rank of pairs
+instead. So every way to cut a token in two becomes a merge, ordered by the token's score; among equals the longer first
+part goes first, as in the tokenizer.json files that Hugging Face made from such vocabularies.
 Source: Kudo and Richardson, SentencePiece, arXiv 1808.06226; src/bpe_model.cc of its repository.
 """
 
@@ -21,7 +21,7 @@ def build_sentencepiece_bpe(vocabulary: Vocabulary, normalization: Normalization
 
     Args:
         vocabulary: has scores.
-        normalization: what is done to a text first.
+        normalization: is applied to a text first.
     """
     has_bytes = any(True for _ in vocabulary.of_kind(TokenKind.BYTE))
     unknown = None if vocabulary.unknown_id is None else vocabulary.tokens[vocabulary.unknown_id]

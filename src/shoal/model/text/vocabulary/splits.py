@@ -1,7 +1,7 @@
-"""How byte-level BPE vocabularies split a text into the words that they merge, by the name that a GGUF file gives.
+"""How byte-level BPE vocabularies divide a text into words before merging, by the name that a GGUF file gives.
 
-Source: the pre_tokenizer and normalizer of the tokenizer.json of the models that the names stand for; the names and the
-model of each are listed in llama.cpp, convert_hf_to_gguf_update.py and src/llama-vocab.cpp.
+Source: the pre_tokenizer and normalizer in the tokenizer.json of the models that the names stand for; llama.cpp lists
+the names and their models in convert_hf_to_gguf_update.py and src/llama-vocab.cpp.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ _LINES = r"[^\n]+|[\n]+"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordSplit:
-    """How a text becomes words, and what else the name of a vocabulary says about it."""
+    """How a text is divided into words, and what else a vocabulary's name says about it."""
 
     patterns: tuple[str, ...]
-    """expressions, applied one after another: what matches is split off, and so is what lies between"""
+    """Patterns, applied one after another. Matches become words, and so does the text between them."""
     nfc: bool = False
-    """the text is brought to Unicode's composed form first"""
+    """Whether the text is first brought to Unicode's composed form (NFC)."""
     ignore_merges: bool = False
-    """a word that is a token is taken whole, without merging its way there"""
+    """Whether a word that is a token is taken whole, without merges that lead to it."""
     add_bos: bool = False
-    """BOS comes first where the file does not say"""
+    """Whether BOS comes first, if the file does not say it."""
     byte_level: bool = True
-    """tokens are written in GPT-2's alphabet of bytes; otherwise as they are, with U+2581 for a space"""
+    """Whether tokens are written in GPT-2's alphabet of bytes; otherwise they are text, with U+2581 for a space."""
 
 
 _GPT2_SPLIT = WordSplit(patterns=(_GPT2,))
@@ -158,4 +158,4 @@ _BY_NAMES: dict[tuple[str, ...], WordSplit] = {
     ("sarvam-moe",): _PIECES_SPLIT,
 }
 SPLITS = MappingProxyType({name: split for names, split in _BY_NAMES.items() for name in names})
-"""by values of tokenizer.ggml.pre"""
+"""Splits by values of tokenizer.ggml.pre."""

@@ -1,6 +1,6 @@
-"""The keys of a GGUF file that say what a Hugging Face directory's tokenizer is.
+"""The keys with which a GGUF file describes a Hugging Face directory's tokenizer.
 
-They are found, not known: a tokenizer is built from them as any GGUF file's would be, and has to encode texts alike.
+They are derived and then checked: a tokenizer is built from them as from any GGUF file, and must encode texts alike.
 Source of the keys: GGUF specification, section "Tokenizer"; llama.cpp, convert_hf_to_gguf.py.
 """
 
@@ -33,10 +33,10 @@ SAMPLES = (
     " a",
     "A shoal of 7 fish",
 )
-"""texts by which two tokenizers are told apart"""
+"""Texts that tell two tokenizers apart."""
 _BYTE = "<0x{:02X}>"
 _PAD = "[PAD{}]"
-"""what the rows of an embedding are called that no token has. Source: llama.cpp, convert_hf_to_gguf.py"""
+"""Name of an embedding row that has no token. Source: llama.cpp, convert_hf_to_gguf.py"""
 _NO_SCORE = -1e6
 
 
@@ -48,17 +48,17 @@ def tokenizer_metadata(
     special_tokens: Mapping[str, str],
     chat_templates: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Keys and values, whole.
+    """Metadata by their full keys.
 
     Args:
         backend: the tokenizer.
         num_rows: of the model's embedding; rows beyond the tokens get names.
-        eos_token_ids: that end a text.
+        eos_token_ids: tokens that end a text.
         special_tokens: bos_token, eos_token, unk_token, pad_token.
         chat_templates: by name.
 
     Raises:
-        ModelLoadError: GGUF has no such tokenizer.
+        ModelLoadError: GGUF cannot describe this tokenizer.
     """
     said = json.loads(backend.to_str())
     model = said["model"]
@@ -82,7 +82,7 @@ def tokenizer_metadata(
 
 
 def check_encodes_alike(meant: Tokenizer, build: Callable[[], Tokenizer]) -> None:
-    """Raises ModelLoadError where a tokenizer that is built from what was written encodes a text differently."""
+    """Raises ModelLoadError if the tokenizer that `build` makes encodes a text differently."""
     written = build()
     for text in SAMPLES:
         ids, others = (one.encode(text).ids for one in (meant, written))
@@ -117,7 +117,7 @@ def _tokens(backend: Tokenizer, said: Mapping[str, Any], num_rows: int) -> tuple
 
 
 def _split_of(backend: Tokenizer, said: Mapping[str, Any]) -> str:
-    """The name of how it splits texts. Raises ModelLoadError where there is none."""
+    """The name of the tokenizer's split. Raises ModelLoadError if it has none."""
     ignores = bool(said["model"].get("ignore_merges"))
     wanted = [_words(backend, text) for text in SAMPLES]
     for name, split in SPLITS.items():
@@ -140,7 +140,7 @@ def _split(split: WordSplit, text: str) -> list[str]:
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
-    """The better, the earlier a merge makes the token."""
+    """Scores of tokens: the earlier the merge that makes a token, the better."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         first, _, second = merge.partition(" ")

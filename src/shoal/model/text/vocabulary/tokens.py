@@ -1,4 +1,4 @@
-"""The tokens of a vocabulary and what is true of each: what files of every kind are brought to before one is built."""
+"""The tokens of a vocabulary and their kinds: the common form of all files, from which tokenizers are built."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from math import isfinite
 from tokenizers import AddedToken, Tokenizer, processors
 
 MAX_TOKENS = 1 << 20
-"""Four times the largest vocabularies known (262144, Gemma 3): a bound on what a file can make us build."""
+"""Four times the largest known vocabularies (262144, Gemma 3): bounds what a file can make us build."""
 MAX_TOKEN_CHARS = 1024
-"""Longest token: twice the longest known (512 dashes, GPT-NeoX). The ways to cut one in two grow with its length."""
+"""Longest token: twice the longest known one (512 dashes, GPT-NeoX). The ways to cut one in two grow with its
+length."""
 ALWAYS_CONTROL = frozenset(
     {
         *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"),
@@ -26,11 +27,11 @@ ALWAYS_CONTROL = frozenset(
         ),
     }
 )
-"""Tokens that can mean nothing but the end of something; some files say that they are words."""
+"""Tokens that can only be the end of something, although some files call them words."""
 
 
 class TokenKind(IntEnum):
-    """What a token is. Source: SentencePiece, sentencepiece_model.proto; GGUF has the same numbers."""
+    """Kind of a token. Source: SentencePiece, sentencepiece_model.proto; GGUF has the same numbers."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -41,30 +42,30 @@ class TokenKind(IntEnum):
 
 
 SPECIAL_KINDS = (TokenKind.CONTROL, TokenKind.UNKNOWN)
-"""kinds that are left out of decoded text"""
+"""Kinds that are left out of decoded text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Tokens by id, and which of them stand round a text.
+    """Tokens by id, and those that stand around a text.
 
     Raises:
-        ValueError: two tokens are the same, too many or too long; an id or a length does not fit.
+        ValueError: there are equal tokens, too many or too long ones; or an id or a length does not fit.
     """
 
     tokens: Sequence[str]
     kinds: Sequence[int]
-    """of each token, as TokenKind numbers them; an unknown number means nothing special"""
+    """Kind of each token, as in TokenKind; an unknown number has no special meaning."""
     scores: Sequence[float] = ()
-    """of each token, the better the larger; empty where the algorithm has none"""
+    """Score of each token, the larger the better; empty if the algorithm has none."""
     unknown_id: int | None = None
-    """stands for what no token covers"""
+    """Token for what no other token covers."""
     first_ids: tuple[int, ...] = ()
-    """put before every text"""
+    """Tokens before every text."""
     last_ids: tuple[int, ...] = ()
-    """put behind every text"""
+    """Tokens after every text."""
     strips_right: bool = False
-    """special tokens swallow the white space behind them, but for those of the original vocabulary"""
+    """Whether special tokens swallow the white space after them, except those of the original vocabulary."""
 
     def __post_init__(self) -> None:
         num_tokens = len(self.tokens)
@@ -94,7 +95,7 @@ class Vocabulary:
 
 
 def control_where_certain(tokens: Sequence[str], kinds: Sequence[int]) -> list[int]:
-    """The kinds, with those of tokens put right that can only be control tokens."""
+    """The kinds of tokens, corrected for tokens that can only be control tokens."""
     put_right = list(kinds)
     for token in ALWAYS_CONTROL.intersection(tokens):
         put_right[tokens.index(token)] = TokenKind.CONTROL
@@ -102,13 +103,13 @@ def control_where_certain(tokens: Sequence[str], kinds: Sequence[int]) -> list[i
 
 
 def finish(tokenizer: Tokenizer, vocabulary: Vocabulary, *, spaced_are_normalized: bool = False) -> Tokenizer:
-    """Add what is the same for all algorithms: tokens that are matched whole, and those round a text.
+    """Add what all algorithms have in common: tokens that are matched whole, and those around a text.
 
     Args:
         tokenizer: has its model, normalizer, pre-tokenizer and decoder.
         vocabulary: its tokens.
-        spaced_are_normalized: user-defined tokens with a space match the text after its spaces were written as U+2581,
-            so that either spelling is that token.
+        spaced_are_normalized: whether user-defined tokens with a space match the text after its spaces have become
+            U+2581, so that both spellings are that token.
 
     Mutates:
         tokenizer
@@ -132,7 +133,7 @@ def finish(tokenizer: Tokenizer, vocabulary: Vocabulary, *, spaced_are_normalize
 def surround(
     first_ids: Sequence[int], last_ids: Sequence[int], text_of: Callable[[int], str | None]
 ) -> processors.TemplateProcessing:
-    """Puts tokens round a text, under names of our own: theirs may mean something else in a template."""
+    """Puts tokens around a text, under names of our own, because theirs may have a meaning in a template."""
     names = {token_id: f"token{token_id}" for token_id in (*first_ids, *last_ids)}
     first, last = [names[token_id] for token_id in first_ids], [names[token_id] for token_id in last_ids]
     special = [{"id": name, "ids": [token_id], "tokens": [text_of(token_id)]} for token_id, name in names.items()]

@@ -1,4 +1,4 @@
-"""SentencePiece's unigram language model, which GGUF calls `t5`: of all ways to cut a text, the likeliest.
+"""SentencePiece's unigram language model, which GGUF calls `t5`: it cuts a text in the most likely way.
 
 Source: Kudo, Subword Regularization, arXiv 1804.10959.
 """
@@ -12,11 +12,11 @@ from shoal.model.text.vocabulary.tokens import TokenKind, Vocabulary, finish
 
 
 def build_unigram(vocabulary: Vocabulary, normalization: Normalization) -> Tokenizer:
-    """A tokenizer by likelihood.
+    """A tokenizer that takes the most likely pieces.
 
     Args:
-        vocabulary: has scores, which are logarithms.
-        normalization: what is done to a text first.
+        vocabulary: has scores, which are logarithms of probabilities.
+        normalization: is applied to a text first.
 
     Raises:
         ValueError: there is no unknown token.

@@ -1,6 +1,6 @@
-"""BERT's WordPiece, which GGUF calls `bert`: the longest token that a word begins with, again and again.
+"""BERT's WordPiece, which GGUF calls `bert`: it repeatedly takes the longest token that begins the rest of a word.
 
-GGUF marks the tokens that begin a word, with U+2581; the tokenizers library marks those that go on inside one.
+GGUF marks the tokens that begin a word, with U+2581; the tokenizers library marks those that continue one.
 Source: Wu et al., arXiv 1609.08144; gguf-py's vocabulary of BERT models.
 """
 
@@ -20,8 +20,8 @@ def build_wordpiece(vocabulary: Vocabulary, *, lowercase: bool, strip_accents: b
 
     Args:
         vocabulary: as in a GGUF file, with an unknown token.
-        lowercase: whether case is dropped.
-        strip_accents: whether accents are.
+        lowercase: whether texts become lower case.
+        strip_accents: whether accents are removed.
 
     Raises:
         ValueError: there is no unknown token.
