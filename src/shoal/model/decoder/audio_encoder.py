@@ -1,4 +1,4 @@
-"""An encoder of audio: two convolutions, positions, and layers whose rows see each other. Native only.
+"""An audio encoder: two convolutions, positions, and layers whose rows all see each other. Native form only.
 
 Shapes: F frames and P = F / 2 positions of a clip, M mels, D hidden size, C inputs of a convolution.
 """
@@ -32,7 +32,7 @@ _GELU = 1
 
 
 class AudioEncoder:
-    """Encodes one clip after the other: each has more rows than products need to be efficient."""
+    """Encodes clips one at a time: a single clip has enough rows for efficient products."""
 
     def __init__(
         self,
@@ -80,15 +80,15 @@ class AudioEncoder:
         self._positions = position_rows(own, num_positions)
         self._step = _whole_clip(num_positions, num_blocks)
         self._frames = np.zeros((encoder.num_frames + 2, encoder.num_mels), np.float32)
-        """what the first convolution takes, with a frame of zeros before and behind"""
+        """Input of the first convolution, with a frame of zeros at each end."""
         self._between = np.zeros((encoder.num_frames + 2, encoder.layers.hidden_size), np.float32)
-        """the same of the second"""
+        """Input of the second convolution, with a frame of zeros at each end."""
         self._x = np.empty((num_positions, encoder.layers.hidden_size), np.float32)
         self.weight_bytes = self._layers.weight_bytes
-        """of the layers' matrices"""
+        """Bytes of the layers' matrices."""
 
     def encode(self, features_FM: F32) -> F32:
-        """A clip's hidden states behind the final norm, [P, D]. Raises ValueError for features of another shape."""
+        """A clip's hidden states after the final norm, [P, D]. Raises ValueError for features of another shape."""
         encoder = self._encoder
         if features_FM.shape != (encoder.num_frames, encoder.num_mels):
             raise ValueError(f"features of the shape {features_FM.shape} are of no clip")
@@ -100,7 +100,7 @@ class AudioEncoder:
         return self._layers.hidden(range(encoder.num_positions))
 
     def _convolve(self, index: int, padded_TC: F32, stride: int, out: F32) -> None:
-        """With GELU."""
+        """A convolution followed by GELU."""
         matrix, bias = self._convolutions[index]
         num_channels = padded_TC.shape[1]
         windows = np.lib.stride_tricks.sliding_window_view(padded_TC.reshape(-1), CONV_TAPS * num_channels)
@@ -108,7 +108,7 @@ class AudioEncoder:
         _native.multiply(self._pool, matrix, rows, False, self._isa, out, bias, activation=_GELU)
 
     def _convolution(self, source: EncoderSource, name: str, *, has_codes: bool = False) -> tuple[_native.Matrix, F32]:
-        """A matrix over neighboring frames, [D, taps C], and its bias. `has_codes`: in 8 bits."""
+        """The matrix over neighboring frames, [D, taps C], and its bias. `has_codes`: the matrix is held in 8 bits."""
         bias = source.vector(f"{name}_bias")
         weights_DCK = source.vector(name).reshape(len(bias), -1, CONV_TAPS)
         weights_NK = np.ascontiguousarray(weights_DCK.transpose(0, 2, 1)).reshape(len(bias), -1)
@@ -120,7 +120,7 @@ class AudioEncoder:
 
 
 def _whole_clip(num_positions: int, num_blocks: int) -> Step:
-    """All rows of one sequence, in the only blocks that there are."""
+    """A step with all rows of one sequence, whose KV blocks are all blocks of the cache."""
 
     def ints(*values: int) -> bytes:
         return np.array(values, "<i4").tobytes()

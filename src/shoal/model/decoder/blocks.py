@@ -1,4 +1,4 @@
-"""A decoder as the planner sees it: embedding, layers, head, each with its bytes and its arithmetic.
+"""A decoder as the planner sees it: embedding, layers and head, each with its bytes and its arithmetic.
 
 Bytes are those that a worker's process holds, to a few percent: tests/model/decoder/test_memory.py compares them with
 what processes take, for every form of weights.
@@ -24,25 +24,25 @@ from shoal.protocol.stage_config import BLOCK_SIZE, ExpertSpan
 _FP32_BYTES = 4
 _ROWS_OF_CLIP = 500
 """Rows that a decoder computes for a clip, over which its encoder's work is spread: 30 s of speech are about 100
-tokens, in five hypotheses. A judgment: clips differ."""
+tokens, in five hypotheses. A judgment, as clips differ."""
 _ATTENTION_MATRICES = ("q", "k", "v", "o", "q_gate", "q_down", "latent_down", "k_up", "v_up")
 _CROSS_PREFIX = "cross_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBytes:
-    """What a worker holds of a layer's matrices."""
+    """Bytes of a layer's matrices in a worker."""
 
     attention: int
-    """cut by KV heads"""
+    """Matrices that are cut by KV heads."""
     mlp: int
-    """cut by columns: with all experts, and with what is recurrent"""
+    """Matrices that are cut by columns, including all experts and recurrent matrices."""
     experts: int = 0
-    """those of `mlp` that are experts'"""
+    """The part of `mlp` that belongs to experts."""
 
 
 def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activations: bool = False) -> list[Block]:
-    """[embedding, layer 0, ..., head], from headers alone. `exact_activations`: see `StageConfig`."""
+    """The blocks [embedding, layer 0, ..., head], from headers alone. `exact_activations`: see `StageConfig`."""
     layers = [layer_bytes(source, precision, layer) for layer in range(source.config.num_layers)]
     kv_type = kv_dtype(precision, exact_activations=exact_activations)
     kv_bytes = [layer_kv_bytes(source.config, layer, kv_type) for layer in range(source.config.num_layers)]
@@ -52,8 +52,8 @@ def decoder_blocks(source: WeightSource, precision: Precision, *, exact_activati
 
 
 def end_bytes(source: WeightSource, precision: Precision) -> tuple[int, int]:
-    """Of the embedding, with an encoder, which is where it is, and what else a first stage has; and of the head, which
-    may be the same as the embedding: see `core.plan.language.held_bytes`."""
+    """Bytes of the embedding, including an encoder and whatever else only a first stage has, and bytes of the head,
+    which may be the embedding: see `core.plan.language.held_bytes`."""
     beside = _matrix_bytes(source, first_shapes(source.config), precision) + encoder_bytes(source, precision)
     return _held_bytes(source, "embedding", precision) + beside, _held_bytes(source, "head", precision)
 
@@ -63,7 +63,7 @@ def _matrix_bytes(source: WeightSource, shapes: Mapping[str, Shape], precision: 
 
 
 def layer_kv_bytes(config: DecoderConfig, layer: int, dtype: KvType) -> int:
-    """KV bytes of a token in one layer; 0 where it has no attention, or attends over another layer's keys."""
+    """KV bytes of a token in one layer; 0 if the layer has no attention, or attends over another layer's keys."""
     if not config.has_attention(layer) or config.kv_source(layer) != layer:
         return 0
     heads = config.layer_heads(layer)
@@ -71,13 +71,13 @@ def layer_kv_bytes(config: DecoderConfig, layer: int, dtype: KvType) -> int:
 
 
 def layer_state_bytes(config: DecoderConfig, layer: int) -> int:
-    """Bytes of a sequence's state in one layer; 0 where it is not recurrent."""
+    """Bytes of a sequence's state in one layer; 0 if the layer is not recurrent."""
     recurrence = config.layer_recurrence(layer)
     return 0 if recurrence is None else _FP32_BYTES * recurrence.state_floats
 
 
 def layer_memory_bytes(config: DecoderConfig, dtype: KvType) -> int:
-    """Bytes that one layer keeps of what an encoder gave for a clip; 0 where there is none."""
+    """Bytes that one layer keeps of an encoder's output for a clip; 0 without an encoder."""
     if config.encoder is None:
         return 0
     positions = -(-config.encoder.num_positions // BLOCK_SIZE) * BLOCK_SIZE
@@ -85,7 +85,7 @@ def layer_memory_bytes(config: DecoderConfig, dtype: KvType) -> int:
 
 
 def encoder_bytes(source: WeightSource, precision: Precision) -> int:
-    """What the first stage holds of an encoder, with the memory that it encodes in; 0 where there is none."""
+    """Bytes of an encoder in the first stage, including its working memory; 0 without an encoder."""
     encoder = source.config.encoder
     if encoder is None:
         return 0
@@ -101,8 +101,8 @@ def encoder_bytes(source: WeightSource, precision: Precision) -> int:
 
 
 def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> LayerBytes:
-    """Of a layer's matrices, and in the last one of what is between it and the head. All of its experts are taken to be
-    held as the first one is."""
+    """Bytes of a layer's matrices; the last layer includes what lies between it and the head. All experts are assumed
+    to take as much as the first one."""
     config = source.config
     experts = config.layer_experts(layer)
     attention = mlp = first = 0
@@ -121,7 +121,7 @@ def layer_bytes(source: WeightSource, precision: Precision, layer: int) -> Layer
 
 
 def matrix_leaves(config: DecoderConfig, layer: int) -> list[str]:
-    """A layer's matrices, of its experts those of the first."""
+    """Names of a layer's matrices; of the experts, only those of the first."""
     experts = config.layer_experts(layer)
     one = config
     if experts is not None:
@@ -131,7 +131,7 @@ def matrix_leaves(config: DecoderConfig, layer: int) -> list[str]:
 
 
 def _held_bytes(source: WeightSource, name: str, precision: Precision) -> int:
-    """What a worker holds of a matrix: its packed form, or without the extension what ONNX Runtime is given."""
+    """Bytes of a matrix in a worker: its packed form or, without the native extension, what ONNX Runtime is given."""
     return packed_bytes(source, name, precision) if native_available() else source.matrix_bytes(name, precision)
 
 
@@ -181,14 +181,15 @@ def _blocks(
 
 
 def memory_flops(config: DecoderConfig) -> float:
-    """Of one layer's keys and values over what an encoder gave for a clip; 0 where there is none."""
+    """Floating-point operations of one layer's keys and values over an encoder's output for a clip; 0 without an
+    encoder."""
     if config.encoder is None:
         return 0.0
     return 4.0 * config.encoder.num_positions * config.hidden_size * config.num_kv_heads * config.head_dim
 
 
 def encoder_flops(config: DecoderConfig) -> float:
-    """Of one clip; 0 where there is no encoder."""
+    """Floating-point operations of an encoder for one clip; 0 without an encoder."""
     encoder = config.encoder
     if encoder is None:
         return 0.0
@@ -200,7 +201,7 @@ def encoder_flops(config: DecoderConfig) -> float:
 
 
 def _layer_flops(config: DecoderConfig, layer: int) -> float:
-    """Multiply-adds of the matrices that a token goes through, twice."""
+    """Floating-point operations for a token: two for each weight that it passes through."""
     recurrence, heads = config.layer_recurrence(layer), config.layer_heads(layer)
     num_keys = heads.num_kv_heads * ((config.kv_source(layer) == layer) + config.has_values(layer))
     mixer = ((2.0 + config.gates_attention) * config.num_heads + num_keys) * heads.head_dim
@@ -209,7 +210,7 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
     elif recurrence is not None:
         mixer = recurrence.in_width + recurrence.out_width
     elif config.encoder is not None:
-        mixer += 2.0 * config.num_heads * config.head_dim  # q and o over what the encoder gave
+        mixer += 2.0 * config.num_heads * config.head_dim  # q and o over the encoder's output
     elif config.latent is not None:
         mixer = _latent_weights(config, config.latent) / config.hidden_size
     experts = config.layer_experts(layer)
@@ -221,7 +222,7 @@ def _layer_flops(config: DecoderConfig, layer: int) -> float:
 
 
 def _latent_weights(config: DecoderConfig, latent: LatentConfig) -> float:
-    """Of the matrices of a layer's attention."""
+    """Number of weights in the matrices of a layer's latent attention."""
     hidden, rank = config.hidden_size, latent.query_rank
     down = (rank + latent.key_dim) * hidden
     heads = config.num_heads * latent.latent_dim * (latent.plain_dim + latent.value_dim)

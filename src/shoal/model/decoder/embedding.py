@@ -1,7 +1,7 @@
-"""Token embedding: rows of a matrix that stays in its own format and is widened row by row; and rows of pictures, which
-bring their own.
+"""Token embedding: rows of a matrix that keeps its own format and is widened row by row. Rows of pictures come with
+their own vectors.
 
-Shapes: T tokens, D hidden size, G = D / BLOCK, N rows of a picture, K layers behind which something is added.
+Shapes: T tokens, D hidden size, G = D / BLOCK, N rows of a picture, K layers after which something is added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shoal.protocol.language_messages import PictureRows, Step
 
 
 class Embedding:
-    """Looks rows up; a quantized matrix takes its quantized size in memory."""
+    """Looks up rows. A quantized matrix keeps its quantized size in memory."""
 
     def __init__(self, matrix: Weight, scale: float, first_id: int = 0, vocab_size: int | None = None) -> None:
         """
@@ -32,7 +32,8 @@ class Embedding:
         self._vocab_size = first_id + matrix.shape[0] if vocab_size is None else vocab_size
 
     def rows(self, token_ids_T: npt.NDArray[np.int32]) -> F32:
-        """The embedding of each token, [T, D], zeros for those in other shards: the sum over the shards is whole.
+        """The embedding of each token, [T, D]. Tokens of other shards have zeros, so that the sum over shards is
+        complete.
 
         Raises:
             ValueError: an id is outside the whole vocabulary.
@@ -58,9 +59,9 @@ class Embedding:
 
 
 def position_rows(source: WeightSource, num_positions: int) -> F32:
-    """The vectors of learned positions, [num_positions, D], in fp32 and in memory of their own.
+    """The vectors of learned positions, [num_positions, D], in fp32, copied from the file.
 
-    A longer sequence than the model has positions for cannot be asked for: its context ends there.
+    There are at most as many as the model has positions, where its context ends anyway.
     """
     num_rows = min(num_positions, source.config.max_context)
     weight = source.matrix("positions", "fp32", rows=(0, num_rows))
@@ -69,7 +70,7 @@ def position_rows(source: WeightSource, num_positions: int) -> F32:
 
 
 def _block_rows(matrix: BlockWeight, rows_T: npt.NDArray[np.int32]) -> F32:
-    """w = (q - zero) * scale + offset of those rows."""
+    """The fp32 values of these rows: w = (q - zero) * scale + offset."""
     packed_TGB = matrix.q_NGB[rows_T]
     if matrix.bits == 4:
         q_TGB = np.empty((*packed_TGB.shape[:2], BLOCK), np.float32)
@@ -85,7 +86,7 @@ def _block_rows(matrix: BlockWeight, rows_T: npt.NDArray[np.int32]) -> F32:
 
 
 def picture_vectors(rows: PictureRows, decoder: DecoderConfig) -> F32:
-    """[N, 1 + K, D]. Raises ValueError where their length does not fit the model."""
+    """The vectors of a picture's rows, [N, 1 + K, D]. Raises ValueError if their number does not fit the model."""
     vectors, hidden = np.frombuffer(rows.vectors, "<f4"), decoder.hidden_size
     if not vectors.size or vectors.size % (rows.num_rows * hidden) or decoder.carried_width != hidden:
         raise ValueError(f"{vectors.size} values are no vectors of {rows.num_rows} rows of {hidden} columns")
@@ -93,7 +94,7 @@ def picture_vectors(rows: PictureRows, decoder: DecoderConfig) -> F32:
 
 
 def added_rows(step: Step, decoder: DecoderConfig, first_layer: int, last_layer: int) -> tuple[I32, F32] | None:
-    """What is added to rows behind the first layers of a stage: their numbers [N], and values [layers, N, D].
+    """What pictures add to rows after the first layers of a stage: numbers of rows [N], and values [layers, N, D].
 
     Raises ValueError as `picture_vectors`.
     """

@@ -1,4 +1,4 @@
-"""What the environment forces on stages: their ONNX form, or an instruction set of the native one."""
+"""What the environment forces on stages: the ONNX form, or an instruction set for the native form."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from shoal.model.attention.paged_attention import native_available
 from shoal.protocol.device_config import DeviceConfig
 
 NATIVE = "SHOAL_NATIVE"
-"""0: the ONNX form, which needs no compiler; 1: the native one, or an error; empty: native where that was built"""
+"""0: the ONNX form, which needs no compiler; 1: the native form, or an error; empty: the native form if it was
+built."""
 ISA = "SHOAL_ISA"
-"""name of an instruction set that the native form is computed with; empty: the best that the processor has"""
+"""Name of the instruction set that the native form uses; empty: the best one of the processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForcedForm:
-    """How a stage must be computed, in the place of the best way that there is in this process."""
+    """How a stage must be computed, instead of in the best way that this process has."""
 
     native: bool | None = None
-    """None takes the native layers where the extension is installed, False the ONNX form"""
+    """None: the native layers if the extension is installed; False: the ONNX form."""
     isa: str = ""
-    """one of the instruction sets that the processor has; empty for the best"""
+    """One of the processor's instruction sets; empty: the best one."""
     device: DeviceConfig | None = None
-    """a device that takes the place of the processor, with the ONNX form"""
+    """A device that computes instead of the processor, with the ONNX form."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> ForcedForm:
-        """What is forced in a process with this environment.
+        """What the environment of a process forces.
 
         Raises:
-            ConfigError: a variable means nothing, or what cannot be had here.
+            ConfigError: a variable has an invalid value, or asks for something that this machine does not have.
         """
         native = _native(environment.get(NATIVE, ""))
         isa = environment.get(ISA, "") if native is not False else ""
@@ -41,12 +42,12 @@ class ForcedForm:
 
     @property
     def is_native(self) -> bool:
-        """Whether the native extension computes."""
+        """Whether the native extension computes the stage."""
         return native_available() if self.native is None else self.native
 
 
 def forced_form(environment: Mapping[str, str]) -> str:
-    """What is forced, in words, or nothing: speeds that were measured with it hold for nothing else."""
+    """The forced form as text, or empty. Speeds that were measured with it hold for nothing else."""
     return "".join(f", {name}={environment[name]}" for name in (NATIVE, ISA) if environment.get(name))
 
 

@@ -1,4 +1,4 @@
-"""What a worker's process takes beside weights and KV.
+"""Memory of a worker's process besides weights and KV cache.
 
 Bytes are right to a few percent: tests/model/decoder/test_memory.py compares them with what processes take.
 """
@@ -14,11 +14,11 @@ PROCESS_BYTES = 20 << 20
 """Anonymous memory of a worker before it has loaded anything: Python and its imports. Source: measured in
 tests/model/decoder/test_memory.py."""
 FORK_BYTES = 4 << 20
-"""What a worker has of that for itself where it is forked from a process that has imported everything. Source: measured
-in tests/launch/language/test_memory.py."""
+"""The part of these bytes that a worker has for itself if it is forked from a process that has imported everything.
+Source: measured in tests/launch/language/test_memory.py."""
 CODES_BYTES = 3
-"""Of each value of a row that matrices multiply, at most: its codes (two bytes where activations are exact), and the
-scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
+"""Most bytes for each value of a row that is multiplied by a matrix: its code (two bytes if activations are exact), and
+its share of the scale and sums of its block of 32. Source: native/gemm/row_codes.h."""
 
 
 def room_of_each(free_bytes: int, num_workers: int, *, are_forks: bool) -> int:
@@ -26,7 +26,7 @@ def room_of_each(free_bytes: int, num_workers: int, *, are_forks: bool) -> int:
 
     Args:
         free_bytes: of the machine.
-        num_workers: that share it, >= 1.
+        num_workers: that share them, >= 1.
         are_forks: whether they are forked from one process.
     """
     if are_forks:
@@ -35,12 +35,14 @@ def room_of_each(free_bytes: int, num_workers: int, *, are_forks: bool) -> int:
 
 
 def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks: int = 0) -> int:
-    """What a worker that is no fork takes beside weights and KV: Python, learned positions, memory that steps work on.
+    """Bytes of a worker that is not a fork, besides weights and KV cache: Python, learned positions, and working memory
+    of steps.
 
     Args:
-        config: of the whole model; a shard works on no more.
+        config: of the whole model; a shard needs no more than this.
         max_step_tokens: rows of the largest step.
-        adapter_ranks: the most of adapters' ranks that meet the same rows; 0: the model has no adapters.
+        adapter_ranks: largest sum of the ranks of an adapter's matrices that read the same rows; 0: there are no
+            adapters.
     """
     by_layer = [config.layer_heads(layer) for layer in range(config.num_layers)]
     qkv = max((config.num_heads + 2 * heads.num_kv_heads) * heads.head_dim for heads in by_layer)
@@ -58,7 +60,7 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks:
     if config.experts is not None:
         more_floats, more_codes = _expert_items(config.hidden_size, config.experts)
         floats, codes = floats + more_floats, codes + more_codes
-    if adapter_ranks:  # gate and up are computed apart
+    if adapter_ranks:  # then gate and up are computed separately
         floats += adapter_ranks + config.intermediate_size
     if config.carried_width > config.hidden_size:
         more_floats, more_codes = _carried_items(config)
@@ -68,7 +70,7 @@ def process_bytes(config: DecoderConfig, *, max_step_tokens: int, adapter_ranks:
 
 
 def _carried_items(config: DecoderConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs which carries more than a hidden state. Source: native/stage/carried."""
+    """Numbers and codes of a row that carries more than a hidden state. Source: native/stage/carried."""
     floats, codes = 3 * config.carried_width, 0
     if config.altup is not None:
         floats += 2 * config.hidden_size + config.altup.rank
@@ -80,7 +82,7 @@ def _carried_items(config: DecoderConfig) -> tuple[int, int]:
 
 
 def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs in latent attention. Source: native/stage/runners/latent.cpp."""
+    """Numbers and codes of a row in latent attention. Source: native/stage/runners/latent.cpp."""
     inputs = num_heads * max(latent.plain_dim, latent.latent_dim)
     carried = num_heads * max(latent.latent_dim, latent.value_dim)
     heads = num_heads * (latent.query_dim + latent.key_dim)
@@ -88,7 +90,7 @@ def _latent_items(num_heads: int, latent: LatentConfig) -> tuple[int, int]:
 
 
 def _expert_items(hidden_size: int, experts: ExpertsConfig) -> tuple[int, int]:
-    """Numbers and codes that a row needs in its experts. Source: native/stage/runners/experts.cpp."""
+    """Numbers and codes of a row in its experts. Source: native/stage/runners/experts.cpp."""
     columns = experts.num_chosen * experts.columns + experts.shared_columns
     sums, scores = experts.num_chosen * hidden_size, 2 * experts.num_experts
     return columns + sums + scores, columns + experts.num_chosen * hidden_size

@@ -1,6 +1,6 @@
-"""One pipeline stage or one shard of it: its layers and, at the ends, embedding and head.
+"""A pipeline stage, or one shard of it: its layers and, at the ends, embedding and head.
 
-Shapes: T tokens in the step, D hidden size, W values that rows carry from stage to stage (D but for a few families).
+Shapes: T tokens in the step, D hidden size, W values that rows carry from stage to stage (D except in a few families).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from shoal.model.decoder.audio_encoder import AudioEncoder
 
 _COLLECTIVE_TIMEOUT_S = 600.0
-"""How long the other shards may take for their part of a layer before they count as lost. Death is noticed at once, and
-which worker hangs is for the head to decide (core/recovery/patience); this only bounds the wait where the head does."""
+"""How long a shard waits for the others' part of a layer before they count as lost. A death is noticed at once, and the
+head decides which worker hangs (core/recovery/patience); this bounds the wait if the head itself hangs."""
 
 
 class Stage:
-    """Runs steps through a contiguous range of layers, together with the other shards where it is one of several.
+    """Runs steps through a contiguous range of layers, together with the stage's other shards if there are several.
 
     Not thread-safe; one step at a time.
     """
@@ -53,32 +53,32 @@ class Stage:
         form: ForcedForm | None = None,
         adapters: Sequence[AdapterFile] = (),
     ) -> None:
-        """Reads the stage's own weights and no others.
+        """Read the stage's own weights and no others.
 
         Args:
             source: the whole model's weights.
             config: what to hold; with `part`, this is one shard of several.
             on_progress: called with (done, total) pieces of weights.
-            group: all shards of the stage, where there are several. They must run the same steps.
-            kept: where packed weights are kept; None: nowhere.
-            form: how its layers must be computed; None: in the best way that there is.
-            adapters: of the model: what requests may ask for, and what is merged into the weights.
+            group: all shards of the stage, if there are several. They must run the same steps.
+            kept: the cache for packed weights; None: they are not kept.
+            form: how the layers must be computed; None: in the best available way.
+            adapters: of the model: those that requests may ask for, and those that are merged into the weights.
         """
         self._config = config
         self._group = group
         self.vocab_size = source.config.vocab_size
-        """of the whole model"""
+        """Vocabulary size of the whole model."""
         source, chosen = with_adapters(source, adapters)
         source = source if config.part is None else ShardSource(source, config.part)
         self.decoder = source.config
-        """with this shard's own counts of heads, columns and vocabulary rows"""
+        """Settings with this shard's own counts of heads, columns and vocabulary rows."""
         adds_positions = self.decoder.learned_positions and self.is_first
         self._positions = position_rows(source, config.num_positions) if adds_positions else None
         with compact_loading():
             self._layers = self._load(source, config, on_progress, kept, form or ForcedForm(), chosen)
         self._encoder = self._load_encoder(source, config, kept, form or ForcedForm()) if self.is_first else None
         self.alignment = b""
-        """Of the latest step, see `StepResult.alignment`: of the heads of this stage."""
+        """Attention weights of this stage's heads in the latest step: see `StepResult.alignment`."""
         self._x = np.zeros((config.max_step_tokens, self.decoder.carried_width), np.float32)
 
     def _load(
@@ -120,7 +120,7 @@ class Stage:
 
     @property
     def note(self) -> str | None:
-        """What a user should know of how it is computed; None: nothing."""
+        """What a user should know about how the stage is computed; None: nothing."""
         return self._layers.note
 
     @property
@@ -139,27 +139,28 @@ class Stage:
         return self._config.last_layer == self.decoder.num_layers
 
     def expert_rows(self) -> list[list[int]]:
-        """Of each layer, how many rows have chosen each expert so far, whichever shard holds it; none of layers without
-        experts, and nothing in the ONNX form."""
+        """For each layer, how many rows have chosen each expert so far, whichever shard holds it; an empty list for
+        layers without experts, and no lists at all in the ONNX form."""
         return self._layers.expert_rows()
 
     def touch_kv(self) -> None:
-        """Take the KV cache's memory from the system now, not as steps write to it: for measuring."""
+        """Allocate the KV cache's memory now, not when steps write to it, for measurements."""
         self._layers.touch_kv()
 
     def process(
         self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
     ) -> F32 | tuple[SampledToken, ...]:
-        """Run one step. The first stage embeds the step's tokens, every other takes `x_TD` from its predecessor.
+        """Run one step. The first stage embeds the step's tokens; every other stage takes `x_TD` from its predecessor.
 
-        The last stage asks for `masks` where samples are guided, when all logits that it can have are computed.
+        If samples are guided, the last stage waits for `masks` once the logits of the first HEAD_ROWS are computed.
 
-        Where the step has clips to encode, the first stage does, and hidden states have what it gave behind them for
-        the layers of later stages: [T + clips P, W].
+        The first stage encodes the step's clips, and appends the results to the hidden states for the layers of later
+        stages: [T + clips P, W].
 
-        Returns: the sampled tokens in the last stage, else what the next one takes, [T, W]; on every shard.
+        Returns: the sampled tokens in the last stage, otherwise the next stage's input, [T, W]; the same on every
+        shard.
         Valid until: the next `process`.
-        Raises: ValueError when the step does not fit the KV cache, WorkerLost when another shard is gone.
+        Raises: ValueError if the step does not fit the KV cache, WorkerLost if another shard is gone.
         """
         memories = self._remember(step, x_TD)
         rows_TW = self._x[: step.num_tokens]
@@ -179,13 +180,13 @@ class Stage:
         return np.concatenate([out_TW, *memories]) if memories else out_TW
 
     def _show(self, step: Step, rows_TW: F32) -> None:
-        """Rows of pictures have their own vectors, which every shard gets whole."""
+        """Write the vectors of pictures to their rows, the same on every shard."""
         for rows in step.pictures:
             embeddings_ND = picture_vectors(rows, self.decoder)[:, 0]
             rows_TW[rows.first_row : rows.first_row + rows.num_rows] = embeddings_ND
 
     def _remember(self, step: Step, x_TD: F32 | None) -> list[F32]:
-        """What the encoder gives for each clip of the step, kept in its slot."""
+        """Store the encoder's output for each clip of the step in the clip's slot, and return these outputs."""
         memories: list[F32] = []
         for index, encoding in enumerate(step.encodings):
             memories.append(self._encode(encoding) if x_TD is None else self._arrived(x_TD, step, index))
@@ -202,7 +203,7 @@ class Stage:
         return self._encoder.encode(features.reshape(shape))
 
     def _arrived(self, x_TD: F32, step: Step, index: int) -> F32:
-        """What an earlier stage's encoder gave for a clip."""
+        """The output of the first stage's encoder for a clip."""
         encoder = self.decoder.encoder
         if encoder is None:
             raise ValueError("the model has no encoder")
@@ -210,13 +211,14 @@ class Stage:
         return x_TD[start : start + encoder.num_positions]
 
     def _sum_over_shards(self) -> SumOverShards | None:
-        """A shard that is measured by itself has no group: its own term is the sum."""
+        """How to sum over shards; None: the stage is not sharded. A shard that is measured alone has no group, so its
+        own term is the sum."""
         if self._config.part is None:
             return None
         return _own_term if self._group is None else self._group.sum_within(_COLLECTIVE_TIMEOUT_S)
 
     def _sample(self, samples: Sequence[SampleRow], masks: Masks | None) -> tuple[SampledToken, ...]:
-        """Computes logits for the sampled rows only, and none of those of which the hidden state is wanted."""
+        """Compute logits for the rows that are sampled, but not for those whose hidden state is wanted."""
         drawn = [sample for sample in samples if not sample.want_hidden]
         tokens: dict[int, SampledToken] = {}
         for start in range(0, len(drawn), HEAD_ROWS):
@@ -242,4 +244,4 @@ class Stage:
 
 
 def _own_term(x: F32) -> None:
-    """The sum over a shard that is alone."""
+    """The sum for a shard that is measured alone."""

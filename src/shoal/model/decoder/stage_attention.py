@@ -28,7 +28,7 @@ class StageAttention:
     def __init__(
         self, source: WeightSource, config: StageConfig, form: ForcedForm, pool: _native.ThreadPool | None = None
     ) -> None:
-        """`source`: of the stage's or the shard's own weights. `pool`: the compute threads; None: its own."""
+        """`source`: weights of the stage or shard. `pool`: the compute threads; None: threads of its own."""
         decoder = source.config
         self._attention = make_attention(
             num_threads=config.threads,
@@ -41,18 +41,19 @@ class StageAttention:
         )
         self._decoder, self._rope = decoder, decoder.rope
         self.layers: list[AttentionLayer] = self._make_layers(source, config) if decoder.num_heads else []
-        """Of those layers of the stage that have attention, in order."""
+        """The attention layers of the stage, in order."""
 
     @property
     def pool(self) -> _native.ThreadPool:
-        """The compute threads. Only where attention is native."""
+        """The compute threads, which only native attention has."""
         assert isinstance(self._attention, NativeAttention)
         return self._attention.pool
 
     def step(self, step: Step) -> AttentionStep:
-        """The step's rows, once blocks are copied for them.
+        """Describe the step's rows, after copying the blocks that they need.
 
-        Raises: ValueError when it does not fit the KV cache or turns its rows as the model cannot.
+        Raises: ValueError if the step does not fit the KV cache, or rotates rows by positions that the model does not
+        have.
         """
         if step.block_copies and self.layers:
             self._kv.copy_blocks(np.frombuffer(step.block_copies, "<i4").reshape(-1, 2))
@@ -66,7 +67,7 @@ class StageAttention:
         )
 
     def _angles(self, step: Step) -> tuple[F32, F32]:
-        """Cosine and sine [T, R]: each frequency turns by one of a row's positions."""
+        """Cosine and sine [T, R]; each frequency is rotated by one of a row's positions."""
         axes_R = np.array(self._rope.axes, np.int64)
         turns_TA = np.frombuffer(step.turns, "<i4").reshape(step.num_tokens, -1)
         if not axes_R.size or turns_TA.min() < 0 or turns_TA.max() >= len(self._cos):
@@ -76,7 +77,7 @@ class StageAttention:
         return np.ascontiguousarray(cos_TR), np.ascontiguousarray(sin_TR)
 
     def touch(self) -> None:
-        """Takes the KV cache's memory from the system now."""
+        """Allocate the KV cache's memory now."""
         if self.layers:
             self._kv.touch()
 
@@ -113,7 +114,8 @@ class StageAttention:
 
 
 def _kv_dtype(decoder: DecoderConfig, config: StageConfig) -> KvType:
-    """An encoder's is memory of one step: half precision would save nothing there, and codes save time."""
+    """An encoder's keys and values are needed for one step only: half precision would save no memory, and codes save
+    time."""
     if not decoder.sees_all:
         return kv_dtype(config.precision, exact_activations=config.exact_activations)
     whole = whole_kv_dtype(decoder, config.precision, exact_activations=config.exact_activations)
@@ -121,7 +123,7 @@ def _kv_dtype(decoder: DecoderConfig, config: StageConfig) -> KvType:
 
 
 def attention_vectors(source: WeightSource, layer: int, num_positions: int) -> AttentionVectors:
-    """What a layer's attention has beside its shape, for positions up to `num_positions`."""
+    """The vectors of a layer's attention, for positions below `num_positions`."""
     decoder, prefix = source.config, f"layers.{layer}."
     q_norm = k_norm = None
     if decoder.norms_rotated:

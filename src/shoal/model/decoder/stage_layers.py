@@ -1,10 +1,11 @@
-"""What a stage computes with: the seam between one step's life (`stage`) and the arithmetic of its layers.
+"""The interface between the life of a step (`stage`) and the arithmetic of its layers.
 
-Two implementations: the native extension's (`native_layers`), and ONNX graphs with attention between them
-(`onnx_layers`), which run without a compiler and are the reference that the native one is tested against.
+There are three implementations: the native extension's (`native_layers`), ONNX graphs with attention between them
+(`onnx_layers`), which run without a compiler and are the reference for tests of the native one, and the same graphs on
+a device (`device_layers`).
 
-Shapes: T tokens in the step, R sampled rows, D hidden size, W values that rows carry (D but for a few families),
-V vocabulary rows of the shard.
+Shapes: T tokens in the step, R sampled rows, D hidden size, W values that rows carry (D except in a few families), V
+vocabulary rows of the shard.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from shoal.model.decoder.sampling.look_over import LookOver
 from shoal.protocol.language_messages import Step
 
 HEAD_ROWS = 64
-"""Rows whose logits are computed at once: bounds the logits buffer at 64 rows of the vocabulary."""
+"""Rows whose logits are computed at once, which bounds the logits buffer at 64 rows of the vocabulary."""
 
 _WORTH_LEAVING = 8
-"""rows that nobody reads: so many pay for a product of keys and values alone"""
+"""With at least this many rows that nobody reads, a separate product for keys and values pays."""
 
 SumOverShards = Callable[[F32], None]
-"""adds up [T, D] over the shards of a stage, in place"""
+"""Adds up [T, D] over the shards of a stage, in place."""
 
 
 def rows_read(step: Step) -> I32 | None:
-    """How many of each sequence's last rows, [B], hold all that are sampled; None where that is nearly all of them, or
-    where rows are more than tokens at their positions."""
+    """For each sequence, the number [B] of its last rows that contain all sampled ones. None if these are nearly all
+    rows, or if some rows are more than tokens at their positions."""
     if step.num_tokens - len(step.samples) < _WORTH_LEAVING or has_more_than_tokens(step):
         return None
     starts = np.frombuffer(step.query_starts, "<i4")
@@ -43,7 +44,7 @@ def rows_read(step: Step) -> I32 | None:
 
 
 def has_more_than_tokens(step: Step) -> bool:
-    """Whether some of its rows have an adapter, belong to a picture, turn otherwise, or see other rows."""
+    """Whether some rows have an adapter, belong to a picture, have other rotary positions, or see later rows."""
     return bool(step.adapters or step.pictures or step.turns or step.ends_seen)
 
 
@@ -52,7 +53,7 @@ class StageLayers(Protocol):
 
     @property
     def note(self) -> str | None:
-        """What a user should know of how it is computed; None: nothing."""
+        """What a user should know about how the layers are computed; None: nothing."""
         ...
 
     @property
@@ -62,44 +63,44 @@ class StageLayers(Protocol):
 
     @property
     def look_over(self) -> LookOver:
-        """How rows of logits are looked over."""
+        """How the best tokens of rows of logits are found."""
         ...
 
     @property
     def alignment(self) -> bytes:
-        """What the latest step asked of its layers, see `StepResult.alignment`."""
+        """Attention weights that the latest step asked for: see `StepResult.alignment`."""
         ...
 
     def embed(self, token_ids_T: npt.NDArray[np.int32], x_TW: F32, sum_over_shards: SumOverShards | None) -> None:
-        """Writes the embedding of each token, whole, and what else rows carry. In the first stage only.
+        """Write the complete embedding of each token, and what else rows carry. Only in the first stage.
 
         Args:
             token_ids_T: of the whole vocabulary.
             x_TW: written to.
-            sum_over_shards: None where the stage is not sharded.
+            sum_over_shards: None: the stage is not sharded.
 
         Raises: ValueError for an id outside the whole vocabulary; what `sum_over_shards` raises.
         """
         ...
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
-        """Runs all layers.
+        """Run all layers.
 
         Args:
-            x_TD: what the first layer takes, [T, W].
-            step: the same rows.
-            sum_over_shards: None where the stage is not sharded.
+            x_TD: input of the first layer, [T, W].
+            step: describes the same rows.
+            sum_over_shards: None: the stage is not sharded.
 
-        Returns: what the next stage takes, [T, W]; in the last stage nothing of use, `logits` goes on from there.
+        Returns: the next stage's input, [T, W]; in the last stage nothing useful, as `logits` continues from there.
         Mutates: `x_TD`, and the KV cache's slots of the step's rows.
         Valid until: the next call.
-        Raises: ValueError when the step does not fit the KV cache; what `sum_over_shards` raises.
+        Raises: ValueError if the step does not fit the KV cache; what `sum_over_shards` raises.
         """
         ...
 
     def remember(self, slot: int, memory_PD: F32) -> None:
-        """Keeps what an encoder gave, [P, D], for sequences that have this slot. Raises ValueError for a slot that is
-        not there."""
+        """Store an encoder's output, [P, D], for sequences with this slot. Raises ValueError if there is no such
+        slot."""
         ...
 
     def logits(self, rows: Sequence[int]) -> F32:
@@ -110,18 +111,19 @@ class StageLayers(Protocol):
         ...
 
     def hidden(self, rows: Sequence[int]) -> F32:
-        """The hidden states [R, D] of some rows of the latest step behind the final norm, at most HEAD_ROWS.
+        """The hidden states [R, D] after the final norm of some rows of the latest step, at most HEAD_ROWS.
 
-        In the last stage only, on every shard the same.
+        Only in the last stage; the same on every shard.
 
         Valid until: the next call.
         """
         ...
 
     def expert_rows(self) -> list[list[int]]:
-        """Rows that chose each expert so far, by layer; see `Stage`. Empty where nobody counts (the ONNX form)."""
+        """For each layer, how many rows have chosen each expert so far; see `Stage`. Empty if they are not counted
+        (ONNX form)."""
         ...
 
     def touch_kv(self) -> None:
-        """Takes the KV cache's memory from the system now, not as steps write to it: for measuring."""
+        """Allocate the KV cache's memory now, not when steps write to it, for measurements."""
         ...

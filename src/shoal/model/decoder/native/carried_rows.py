@@ -1,5 +1,5 @@
-"""What makes rows of an embedding those that go from stage to stage, where these hold more than a hidden state. Native
-only.
+"""Turns rows of an embedding into the rows that stages pass on, for models whose rows carry more than a hidden state.
+Native form only.
 
 Shapes: T tokens, D hidden size, I inputs of all layers.
 """
@@ -23,7 +23,7 @@ _TABLE = "layer_embedding"
 
 
 class CarriedRows:
-    """The weights of a stage beside its layers, embedding and head, and the table of layers' inputs."""
+    """The weights of a stage outside its layers, embedding and head, and the table of layer inputs."""
 
     def __init__(self, source: WeightSource, config: StageConfig, packed: PackedWeights) -> None:
         """
@@ -37,10 +37,10 @@ class CarriedRows:
         shapes |= last_shapes(decoder) if config.last_layer == decoder.num_layers else {}
         matrices = dict(packed.beside([name for name, shape in shapes.items() if len(shape) == 2])) if shapes else {}
         self._table = matrices.pop(_TABLE, None)
-        """None: this shard has no rows of it, or the stage needs none"""
+        """None: this shard has no rows of the table, or the stage needs none."""
         vectors = {name: source.vector(name) for name, shape in shapes.items() if len(shape) == 1}
         self.weights = _native.StageLayer(matrices, vectors, None)
-        """by the names of `WeightSource`"""
+        """Weights by the names of `WeightSource`."""
         whole = source.whole_config if isinstance(source, ShardSource) else decoder
         self._num_rows = whole.layer_inputs.vocab_size if whole.layer_inputs is not None else 0
         self._first_id, self._width = min(config.first_token_id, self._num_rows), decoder.hidden_size
@@ -48,8 +48,8 @@ class CarriedRows:
         self._looked_up = np.empty((config.max_step_tokens if inputs else 0, inputs), np.float32)
 
     def look_up(self, token_ids_T: npt.NDArray[np.int32], sum_over_shards: SumOverShards | None) -> F32 | None:
-        """What the table has of each token, [T, I]; None where layers have no inputs. Tokens beyond the table have what
-        token 0 has.
+        """The layer inputs of each token, [T, I]; None if layers have no inputs. Tokens beyond the table get the inputs
+        of token 0.
 
         Valid until: the next call.
         """
@@ -63,7 +63,7 @@ class CarriedRows:
         return looked_up_TI
 
     def _add_up(self, looked_up_TI: F32, sum_over_shards: SumOverShards) -> None:
-        """In pieces as wide as a hidden state, which are what shards add up."""
+        """Sum over shards in pieces as wide as a hidden state, the width for which shards exchange sums."""
         for start in range(0, looked_up_TI.shape[1], self._width):
             columns_TD = np.zeros((len(looked_up_TI), self._width), np.float32)
             piece = looked_up_TI[:, start : start + self._width]

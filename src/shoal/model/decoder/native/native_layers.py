@@ -203,7 +203,7 @@ class NativeLayers:
         adapters: NativeAdapters,
         on_progress: Callable[[int, int], None],
     ) -> list[_native.StageLayer]:
-        """Embedding and head count as a piece that has been loaded before."""
+        """Load the layers. Embedding and head count as one piece that is already loaded."""
         num_pieces = config.last_layer - config.first_layer + 1
         on_progress(1, num_pieces)
         layers: list[_native.StageLayer] = []
@@ -212,7 +212,7 @@ class NativeLayers:
         for layer in range(config.first_layer, config.last_layer):
             vectors = {name: source.vector(f"layers.{layer}.{name}") for name in layer_vectors(decoder, layer)}
             vectors |= unit_vectors(decoder, layer)
-            if "router_norm" in vectors:  # its rows are of the length that rows of so many values have
+            if "router_norm" in vectors:  # its input has the length of rows with this many values
                 vectors["router_norm"] *= np.float32(decoder.hidden_size**-0.5)
             experts, recurrence = decoder.layer_experts(layer), decoder.layer_recurrence(layer)
             own = next(attention, None) if decoder.has_attention(layer) else None

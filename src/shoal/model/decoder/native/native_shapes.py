@@ -1,4 +1,4 @@
-"""What the native stage is told of a decoder: its shapes, and which vectors its layers have."""
+"""What the native stage is told about a decoder: its shapes, and which vectors its layers have."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from shoal.model.weights import WeightSource
 
 
 def has_plain_end(decoder: DecoderConfig) -> bool:
-    """Whether all that rows need of each other's last layer are keys and values. The same on every shard; a layer that
-    counts who chooses its experts needs all rows."""
+    """Whether the last layer reads nothing but keys and values of the rows whose output is not used. The same on every
+    shard. A layer that counts the rows of its experts needs all rows."""
     last = decoder.num_layers - 1
     is_causal = decoder.latent is None and decoder.encoder is None and not decoder.sees_all
     has_keys = decoder.has_attention(last) and decoder.kv_source(last) == last
@@ -23,7 +23,7 @@ def has_plain_end(decoder: DecoderConfig) -> bool:
 
 
 def unit_vectors(decoder: DecoderConfig, layer: int) -> dict[str, F32]:
-    """Weights of norms that have none."""
+    """Weights of 1 for norms that have none in the file."""
     has_keys = decoder.layer_recurrence(layer) is None and decoder.kv_source(layer) == layer
     if not decoder.unit_v_norm or not has_keys:
         return {}
@@ -31,21 +31,21 @@ def unit_vectors(decoder: DecoderConfig, layer: int) -> dict[str, F32]:
 
 
 def gate_cut(source: WeightSource, layer: int) -> tuple[float, int] | None:
-    """How far above their mean, in standard deviations, gates are that are not cut off, and how many the whole model
-    has in the layer; None where none are cut off."""
+    """Number of standard deviations above their mean at which gates are cut, and the number of gates in the whole
+    model's layer; None: they are not cut."""
     whole = source.whole_config if isinstance(source, ShardSource) else source.config
     deviations = whole.gate_cut(layer)
     return None if deviations is None else (deviations, whole.columns(layer))
 
 
 def most_columns(decoder: DecoderConfig) -> int:
-    """Of any layer's plain MLP, or of one beside experts."""
+    """Most columns of a plain MLP, or of one beside experts."""
     beside = decoder.experts.shared_columns if decoder.experts is not None and decoder.experts.has_own_norms else 0
     return max(beside, decoder.intermediate_size, *decoder.layer_columns)
 
 
 def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
-    """Names of the vectors of a layer, without `layers.i.`, that are not attention's or recurrence's own."""
+    """Names, without `layers.i.`, of a layer's vectors that are not attention's or a recurrence's own."""
     recurrence = decoder.layer_recurrence(layer)
     own = ("sinks",) if recurrence is None else recurrence.own_vectors
     own += ("q_norm", "k_norm") if decoder.norms_rotated else ()
@@ -54,7 +54,7 @@ def layer_vectors(decoder: DecoderConfig, layer: int) -> tuple[str, ...]:
 
 
 def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
-    """What all layers with experts have in common; None for a model without."""
+    """What all layers with experts have in common; None: the model has no experts."""
     experts = decoder.experts
     if experts is None:
         return None
@@ -75,7 +75,7 @@ def experts_shape(decoder: DecoderConfig) -> _native.ExpertsShape | None:
 
 
 def streams_shape(decoder: DecoderConfig) -> _native.StreamsShape | None:
-    """None where there is one residual stream."""
+    """The shape of the residual streams; None: there is one stream."""
     altup = decoder.altup
     if altup is None:
         return None
@@ -85,7 +85,7 @@ def streams_shape(decoder: DecoderConfig) -> _native.StreamsShape | None:
 
 
 def latent_shape(decoder: DecoderConfig) -> _native.LatentShape | None:
-    """Of the attention of all layers; None where heads have keys and values of their own."""
+    """The shape of all layers' latent attention; None: heads have keys and values of their own."""
     latent = decoder.latent
     if latent is None:
         return None

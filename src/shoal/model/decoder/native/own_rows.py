@@ -1,4 +1,4 @@
-"""Rows of a matrix of which a shard may hold some."""
+"""Rows of a matrix of which a shard may hold only some."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shoal.arrays import F32
 
 
 def unpack_own_rows(matrix: _native.Matrix | None, own_T: npt.NDArray[np.int32], out_TD: F32) -> None:
-    """Rows of a matrix by their numbers, and zeros for those that it does not have, which are other shards'."""
+    """Unpack rows of a matrix by their numbers; rows that belong to other shards become zeros."""
     num_rows = 0 if matrix is None else matrix.shape[0]
     is_own_T = (own_T >= 0) & (own_T < num_rows)
     if matrix is not None and is_own_T.all():

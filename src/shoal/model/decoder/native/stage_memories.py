@@ -1,5 +1,5 @@
-"""What an encoder gave, as the layers of a stage keep it: keys and values of a clip, computed once, in a slot of its
-own. Native only.
+"""An encoder's output as the layers of a stage keep it: keys and values of a clip, computed once, in a slot. Native
+form only.
 
 Shapes: B sequences, P positions of a clip, D hidden size, M KV blocks of a clip.
 """
@@ -20,7 +20,7 @@ from shoal.protocol.stage_config import StageConfig
 
 
 class StageMemories:
-    """Owns the slots of one stage. A sequence without a slot attends over zeros, in a further one."""
+    """Owns the slots of one stage. A sequence without a slot attends over zeros in an additional slot."""
 
     def __init__(
         self, decoder: DecoderConfig, encoder: EncoderConfig, config: StageConfig, pool: _native.ThreadPool, *, isa: str
@@ -64,22 +64,22 @@ class StageMemories:
             )
             for layer in range(config.first_layer, config.last_layer)
         ]
-        """Of the stage's layers, in order."""
+        """The cross-attention layers of the stage, in order."""
 
     @property
     def _num_blocks(self) -> int:
         return (self._num_slots + 1) * self._blocks_per_slot
 
     def touch(self) -> None:
-        """Takes the slots' memory from the system now."""
+        """Allocate the slots' memory now."""
         self._kv.touch()
 
     def step(self, step: Step) -> _native.StepMetadata:
-        """A step's rows over what their sequences have in their slots. Raises ValueError for a slot that is not there.
+        """Describe a step's rows over their sequences' slots. Raises ValueError if there is no such slot.
 
-        Every row counts as one of the last positions: none has a position of its own in a clip, and all see all of it.
-        Neighbors over one slot, such as the hypotheses of a search, count as one sequence, so that its keys and values
-        are read once for many rows.
+        Rows count as the last positions of a clip, since they have no positions in it and see all of it. Neighboring
+        sequences with the same slot, such as the hypotheses of a search, count as one, so that its keys and values are
+        read once for many rows.
         """
         slots_B = np.frombuffer(step.memory_slots, "<i4")
         if not slots_B.size:
@@ -92,17 +92,17 @@ class StageMemories:
         return self._metadata(positions, starts, np.where(slots_B < 0, self._num_slots, slots_B))
 
     def empty_queries(self, num_rows: int) -> F32:
-        """Room for what all layers ask with, of so many rows, [layers * T, heads * D]."""
+        """Memory for the queries of all layers and this many rows, [layers * T, heads * D]."""
         return np.empty((len(self.layers) * num_rows, self._num_heads * self._head_dim), np.float32)
 
     def align(self, queries: F32, wanted: Alignment) -> bytes:
-        """Where rows look in their clip, see `StepResult.alignment`: with those of the heads that are in this stage.
+        """Attention weights of rows over their clip, from the wanted heads in this stage: see `StepResult.alignment`.
 
         Args:
-            queries: of the step, as `empty_queries`.
-            wanted: of some of its rows.
+            queries: of the step, in the shape of `empty_queries`.
+            wanted: rows, heads and positions.
 
-        Raises ValueError for a slot, a head or positions that there are not.
+        Raises ValueError if the slot, a head or a position does not exist.
         """
         span, P = self._layer_span, wanted.num_positions
         if not 0 <= wanted.slot < self._num_slots or not 1 <= P <= self._num_positions:
@@ -123,7 +123,7 @@ class StageMemories:
         return b"".join(parts)
 
     def remember(self, stage: _native.Stage, slot: int, memory_PD: F32, max_rows: int) -> None:
-        """Compute a slot's keys and values of all layers, `max_rows` positions at once."""
+        """Compute a slot's keys and values for all layers, `max_rows` positions at a time."""
         if not 0 <= slot < self._num_slots:
             raise ValueError(f"memory slot {slot} is not below {self._num_slots}")
         for start in range(0, self._num_positions, max_rows):
@@ -149,7 +149,7 @@ class StageMemories:
 
 
 def _joined(slots_B: I32, starts_B1: I32, max_rows: int) -> tuple[I32, I32]:
-    """Slots and starts with neighbors over one slot made one, as far as no more than `max_rows` come together."""
+    """Slots and starts after joining neighbors with the same slot, up to `max_rows` rows together."""
     kept: list[int] = []
     for index, slot in enumerate(slots_B.tolist()):
         is_same = kept and slots_B[kept[-1]] == slot and starts_B1[index + 1] - starts_B1[kept[-1]] <= max_rows

@@ -1,4 +1,4 @@
-"""The recurrent layers of a stage: their states, and each step's description for them. Native only.
+"""The recurrent layers of a stage: their states, and the description of each step for them. Native form only.
 
 Shapes: B sequences, S snapshots, K taps, C channels.
 """
@@ -37,10 +37,10 @@ class StageRecurrence:
         self._states: list[F32] = []
 
     def layer(self, source: WeightSource, layer: int, recurrence: RecurrenceConfig) -> _native.RecurrentLayer | None:
-        """One layer with its states; None in a shard without a part of it.
+        """One layer with its states; None: this shard has no part of it.
 
         Args:
-            source: of the stage's or the shard's own weights.
+            source: weights of the stage or shard.
             layer: its number.
             recurrence: of the shard.
 
@@ -110,7 +110,8 @@ class StageRecurrence:
         )
 
     def describe(self, step: Step, metadata: _native.StepMetadata) -> None:
-        """Raises: ValueError where the step names slots that are not there."""
+        """Describe the step's sequences for recurrent layers. Raises ValueError if the step names slots that do not
+        exist."""
         if not self._states:
             return
         metadata.set_states(
@@ -120,12 +121,12 @@ class StageRecurrence:
         )
 
     def touch(self) -> None:
-        """Takes the states' memory from the system now."""
+        """Allocate the states' memory now."""
         for states in self._states:
             states.fill(0.0)
 
 
 def _taps(source: WeightSource, names: Sequence[str], num_taps: int) -> F32:
-    """[K, C] of convolutions whose channels lie beside each other."""
+    """Taps [K, C] of convolutions whose channels lie side by side."""
     taps_CK = np.concatenate([source.vector(name).reshape(-1, num_taps) for name in names])
     return np.ascontiguousarray(taps_CK.T)

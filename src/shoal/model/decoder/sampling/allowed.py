@@ -1,4 +1,4 @@
-"""The tokens that a row may draw, a bit each (`SampleRow.allowed`), applied to its logits.
+"""Applies the tokens that a row may draw, one bit for each (`SampleRow.allowed`), to its logits.
 
 Shapes: V vocabulary, or one shard's part of it; C tokens that are allowed.
 """
@@ -10,19 +10,20 @@ import numpy as np
 from shoal.arrays import F32, I64
 
 _MOST = 512
-"""Tokens that count as few. Within a schema two thirds of all masks allow fewer than 64 tokens and most of the others
-nearly all: the exact number hardly matters. Drawing one of few takes a quarter of the time of drawing one of 49152."""
+"""Most tokens that count as few. In a schema two thirds of all masks allow fewer than 64 tokens, and most of the
+others nearly all, so the exact number hardly matters. Drawing one of few takes a quarter of the time of drawing one
+of 49152."""
 _BIASES = np.where(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1, bitorder="little"),
     np.float32(0),
     -np.float32(np.inf),
 )
-"""[byte of a mask, bit]: what the logits of its tokens are added. A sum of floats is 25 times as fast as a copy by a
-condition (13 us for 49152 tokens in the place of 340)."""
+"""[byte of a mask, bit]: the value added to the token's logit. Adding floats is 25 times as fast as copying by a
+condition (13 us instead of 340 for 49152 tokens)."""
 
 
 def few_allowed(allowed: bytes, vocab_size: int) -> I64 | None:
-    """The tokens [C] whose bits are set, in order, where they are few; None where they are many, or none."""
+    """The tokens [C] whose bits are set, in order, if they are few; None if they are many, or if there are none."""
     codes = np.frombuffer(allowed, np.uint8, min(len(allowed), -(-vocab_size // 8)))
     has_tokens = codes != 0
     if np.count_nonzero(has_tokens) > _MOST:
@@ -35,10 +36,10 @@ def few_allowed(allowed: bytes, vocab_size: int) -> I64 | None:
 
 
 def forbid_others(logits_V: F32, allowed: bytes, first_id: int) -> None:
-    """Take out all tokens but those whose bits are set, which keep their logits.
+    """Remove all tokens except those whose bits are set, which keep their logits.
 
     Args:
-        logits_V: of the tokens from first_id on. Mutates: the others become -inf.
+        logits_V: of the tokens from first_id on. Mutates: logits of removed tokens become -inf.
         allowed: bits from token 0 on.
         first_id: this shard's first token.
     """

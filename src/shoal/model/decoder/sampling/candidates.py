@@ -12,17 +12,19 @@ from shoal.arrays import F32, I64
 from shoal.protocol.language_messages import Sampling
 
 _NUCLEUS_GUESS = 512
-"""Candidates sorted first when looking for the top-p nucleus; multiplied by NUCLEUS_GROWTH until it is inside."""
+"""Candidates that are sorted first in the search for the top-p nucleus; multiplied by NUCLEUS_GROWTH until they contain
+it."""
 NUCLEUS_GROWTH = 4
 _THRESHOLD_SPAN = 64
-"""Values of which the largest is taken when looking for few of many: one partition of 51864 values takes 400 us."""
+"""To find few of many values, the largest of each span of this many is taken first: one partition of 51864 values would
+take 400 us."""
 _PICK_CHUNK = 512
-"""Weights summed at once when looking for a draw. Measured for 49152 weights on a 2-core AVX2 machine: 26 us, as long
-with 256 or 1024, where the running sum of all takes 160 us; for 151936 weights 81 us and 1070 us."""
+"""Weights that are summed at once to find a draw. Measured for 49152 weights on a 2-core AVX2 machine: 26 us (the same
+with 256 or 1024), while a running sum of all takes 160 us; for 151936 weights 81 us and 1070 us."""
 
 
 def softmax_weights(logits_V: F32, best_logit: np.float32, temperature: float) -> F32:
-    """Unnormalized probabilities: the token of the vocabulary's best logit weighs 1."""
+    """Unnormalized probabilities, in which the token with the vocabulary's best logit weighs 1."""
     weights_V = logits_V - best_logit
     if temperature != 1.0:
         weights_V /= np.float32(temperature)
@@ -30,7 +32,7 @@ def softmax_weights(logits_V: F32, best_logit: np.float32, temperature: float) -
 
 
 def effective_top_k(sampling: Sampling, vocab_size: int) -> int:
-    """The number of most likely tokens to keep, 0 where that is all of them."""
+    """The number of most likely tokens to keep; 0 for all."""
     return sampling.top_k if 0 < sampling.top_k < vocab_size else 0
 
 
@@ -48,7 +50,8 @@ def candidates(weights_V: F32, sampling: Sampling) -> tuple[I64 | None, F32]:
 
 
 def truncate(ids_C: I64, weights_C: F32, sampling: Sampling, mass: float) -> tuple[I64, F32]:
-    """Top-p, then min-p, of candidates sorted most likely first. `mass` is what top-p is a part of."""
+    """Apply top-p, then min-p, to candidates that are sorted by falling likelihood. `mass`: the total that top-p is a
+    share of."""
     if sampling.top_p < 1.0:
         keep = nucleus_size(weights_C, sampling.top_p * mass)
         ids_C, weights_C = ids_C[:keep], weights_C[:keep]
@@ -58,7 +61,7 @@ def truncate(ids_C: I64, weights_C: F32, sampling: Sampling, mass: float) -> tup
 
 
 def above_floor(ids_C: I64 | None, weights_C: F32, min_p: float) -> tuple[I64 | None, F32]:
-    """Candidates at least min_p times as likely as the best token. Ids None: all of the vocabulary, in order."""
+    """Candidates at least min_p times as likely as the best token. Ids None: the whole vocabulary, in order."""
     if min_p <= 0.0:
         return ids_C, weights_C
     kept = np.flatnonzero(weights_C >= min_p)
@@ -66,7 +69,7 @@ def above_floor(ids_C: I64 | None, weights_C: F32, min_p: float) -> tuple[I64 | 
 
 
 def largest(values_V: F32, count: int) -> I64:
-    """Indices of the `count` largest values or of all, largest first; ties to the smaller index."""
+    """Indices of the `count` largest values or of all, largest first; of equal values the smaller index comes first."""
     if count == 0:
         return np.empty(0, np.int64)
     count = min(count, len(values_V))
@@ -76,8 +79,8 @@ def largest(values_V: F32, count: int) -> I64:
 
 
 def _low_threshold(values_V: F32, count: int) -> np.float32:
-    """A value that at least `count` values reach, and not many more: the smallest of the `count` largest, or, of many
-    values, the same of the largest of each span."""
+    """A value that at least `count` values reach, but not many more: the `count`-th largest value or, of many values,
+    that among the largest of each span."""
     if count * _THRESHOLD_SPAN * 2 > len(values_V):
         return np.partition(values_V, -count)[-count]
     tops = np.maximum.reduceat(values_V, np.arange(0, len(values_V), _THRESHOLD_SPAN))
@@ -85,14 +88,14 @@ def _low_threshold(values_V: F32, count: int) -> np.float32:
 
 
 def nucleus_size(weights_C: npt.NDArray[np.floating], mass: float) -> int:
-    """How many of the candidates, most likely first, it takes to reach that mass, or all."""
+    """How many candidates, most likely first, reach this mass together; all if they do not reach it."""
     return min(int(np.searchsorted(np.cumsum(weights_C, dtype=np.float64), mass)) + 1, len(weights_C))
 
 
 def pick(weights_C: npt.NDArray[np.floating], u: float) -> int:
     """Index of the candidate at u: the inverse of the cumulative distribution, for u in [0, 1).
 
-    Sums of chunks say in which one it is, so that running sums are formed of that chunk alone.
+    Sums of chunks tell which chunk it is in, so that a running sum is formed of that chunk only.
     """
     ends = np.cumsum(np.add.reduceat(weights_C, np.arange(0, len(weights_C), _PICK_CHUNK), dtype=np.float64))
     mass = u * ends[-1]
@@ -100,7 +103,7 @@ def pick(weights_C: npt.NDArray[np.floating], u: float) -> int:
     start = chunk * _PICK_CHUNK
     cumulative = np.cumsum(weights_C[start : start + _PICK_CHUNK], dtype=np.float64)
     index = start + _index_at(cumulative, mass - (ends[chunk - 1] if chunk else 0.0))
-    while index and not weights_C[index]:  # rounding may carry a draw past the last candidate that weighs anything
+    while index and not weights_C[index]:  # rounding may carry a draw past the last candidate with a positive weight
         index -= 1
     return index
 
@@ -110,7 +113,7 @@ def _index_at(cumulative: npt.NDArray[np.float64], mass: float) -> int:
 
 
 def _nucleus_and_more(weights_V: F32, mass: float) -> I64:
-    """Most likely tokens, at least as many as reach the mass. Source: arXiv 1904.09751, section 3.1."""
+    """The most likely tokens, at least as many as reach the mass. Source: arXiv 1904.09751, section 3.1."""
     count = min(_NUCLEUS_GUESS, len(weights_V))
     while True:
         ids_C = largest(weights_V, count)

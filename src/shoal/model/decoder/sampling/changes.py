@@ -1,4 +1,4 @@
-"""What a request changes in its logits before anything is drawn: biases, penalties, and tokens that it may not have.
+"""Changes that a request makes to its logits before a token is drawn: biases, penalties, forbidden tokens.
 
 Shapes: V vocabulary, or one shard's part of it.
 """
@@ -16,13 +16,13 @@ from shoal.protocol.language_messages import SampleRow
 
 
 def change_rows(logits: Sequence[F32], rows: Sequence[SampleRow], first_id: int = 0) -> list[bytes]:
-    """Apply biases and penalties, and take out single tokens that are forbidden: they have the logit -inf.
+    """Apply biases and penalties, and give single forbidden tokens the logit -inf.
 
     Args:
         logits: of each row [V], those of the tokens from first_id on.
             Mutates: rows whose request has biases, penalties or forbidden tokens.
 
-    Returns: the logits before that of rows that want them.
+    Returns: the original logits of rows that want them.
     """
     raw_R: list[bytes] = []
     for logits_V, row in zip(logits, rows, strict=True):
@@ -32,12 +32,12 @@ def change_rows(logits: Sequence[F32], rows: Sequence[SampleRow], first_id: int 
 
 
 def rule_out(logits_V: F32, row: SampleRow, first_id: int = 0) -> None:
-    """Take out the tokens that are not allowed, and those that are no times where times come before others: they have
-    the logit -inf.
+    """Give the logit -inf to tokens that are not allowed and, where a timestamp takes precedence, to tokens that are
+    not timestamps.
 
     Args:
         logits_V: of the tokens from first_id on, changed already.
-            Mutates: that of a row that may not draw any token, or draws times.
+            Mutates: the logits of a row whose tokens are restricted, or that draws timestamps.
     """
     if row.allowed:
         forbid_others(logits_V, row.allowed, first_id)
@@ -46,7 +46,7 @@ def rule_out(logits_V: F32, row: SampleRow, first_id: int = 0) -> None:
 
 
 def change_row(logits_V: F32, row: SampleRow, first_id: int = 0) -> None:
-    """As `change_rows`, of one."""
+    """As `change_rows`, for one row."""
     if row.sampling.logit_bias:
         ids, biases = zip(*row.sampling.logit_bias, strict=True)
         own, kept = _own(np.array(ids), len(logits_V), first_id)
@@ -63,7 +63,7 @@ def change_row(logits_V: F32, row: SampleRow, first_id: int = 0) -> None:
 
 
 def _own(ids: npt.NDArray[np.integer], num_columns: int, first_id: int) -> tuple[I64, npt.NDArray[np.bool_]]:
-    """The columns of those tokens that lie in this part of the vocabulary, and which tokens they are."""
+    """The columns of those tokens that lie in this part of the vocabulary, and which of the tokens these are."""
     kept = (ids >= first_id) & (ids < first_id + num_columns)
     return ids[kept].astype(np.int64) - first_id, kept
 
@@ -77,8 +77,8 @@ def _apply_penalties(logits_V: F32, row: SampleRow, first_id: int) -> None:
 
 
 def _prefer_times(logits_V: F32, first: int) -> None:
-    """Leave only times where they are together more likely than any other token. Whole vocabularies only: models with
-    times are not cut into shards."""
+    """Keep only timestamps if they are together more likely than any other token. For whole vocabularies only: models
+    with timestamps are not cut into shards."""
     times, others = logits_V[first:], logits_V[:first]
     best = times.max(initial=-np.inf)
     if best == -np.inf:

@@ -1,7 +1,7 @@
-"""Procedures that several ranks follow together, written as generators: they yield what this rank has to say and are
-sent what all ranks said. They know nothing of processes, so a test runs all ranks in one.
+"""Procedures that several ranks follow together, written as generators: they yield what this rank sends and receive
+what all ranks have sent. They know nothing of processes, so a test can run all ranks in one.
 
-In every exchange the payloads of all ranks have the same length, so no lengths need to be exchanged.
+In every exchange the payloads of all ranks have the same length, so lengths need not be exchanged.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Procedure: TypeAlias = Generator[bytes, list[bytes], T]
 
 
 def run_exchange(procedure: Procedure[T], exchange: Callable[[bytes], list[bytes]]) -> T:
-    """Follow the procedure to its end.
+    """Run the procedure to its end.
 
     Args:
-        exchange: takes this rank's payload, returns all ranks' in rank order.
+        exchange: takes this rank's payload, returns all ranks' payloads in rank order.
     """
     try:
         payload = next(procedure)
@@ -30,7 +30,7 @@ def run_exchange(procedure: Procedure[T], exchange: Callable[[bytes], list[bytes
 
 
 def group_exchange(group: ProcessGroup, *, timeout_s: float) -> Callable[[bytes], list[bytes]]:
-    """An exchange over a group: one all-gather each.
+    """Exchanges over a group, each as one all-gather.
 
     Raises (when called): as `ProcessGroup.all_gather`.
     """
@@ -44,7 +44,7 @@ def group_exchange(group: ProcessGroup, *, timeout_s: float) -> Callable[[bytes]
 
 
 def together(procedures: Sequence[Procedure[T]]) -> Procedure[list[T]]:
-    """Several procedures side by side: each exchange carries what all that are not done yet have to say."""
+    """Run several procedures side by side: each exchange carries the payloads of all that have not finished."""
     results: dict[int, T] = {}
     payloads: dict[int, bytes] = {}
 

@@ -1,8 +1,8 @@
-"""What is found in rows of logits: the best token of each and, where wanted, what log-probabilities are made of.
+"""What is found in rows of logits: the best token of each and, if wanted, the values for log-probabilities.
 
-Two implementations: NumPy's, which is the reference, and the native extension's, which reads a row two or three times
-and shares rows out over threads. For 40 rows of 51864 tokens, six of which are wanted of each, that is 2 ms on one
-thread in the place of 7 (AVX-512 and AVX2); without AVX2 it is 28.
+There are two implementations: NumPy's, which is the reference, and the native extension's, which reads a row two or
+three times and distributes rows over threads. For 40 rows of 51864 tokens, with six tokens wanted of each, that takes 2
+ms on one thread instead of 7 (AVX-512 and AVX2); without AVX2 it takes 28.
 
 Shapes: R rows, V vocabulary.
 """
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from shoal._native import ThreadPool
 
 _MOST_TOLD = 64
-"""Tokens that the native extension puts in order one by one; more of them are sorted."""
+"""Most tokens that the native extension sorts one by one; larger numbers are sorted with NumPy."""
 
 
 class Found(NamedTuple):
-    """What is found in one row."""
+    """What was found in one row."""
 
     best: int
-    """the token of the best logit, ties to the smaller id"""
+    """The token with the best logit; of equal ones the smallest id."""
     log_sum: float
-    """of exp(logit - best logit), where log-probabilities are wanted, else 0"""
+    """Log of the sum of exp(logit - best logit), if log-probabilities are wanted; otherwise 0."""
     top_ids: list[int]
-    """the most likely tokens, as many as are wanted, the likeliest first, ties to the smaller id"""
+    """The wanted number of most likely tokens, most likely first; of equal ones the smaller id comes first."""
 
 
 LookOver = Callable[[Sequence[F32], Sequence[SampleRow]], list[Found]]
-"""What is found in rows [V] of one length, whose biases and penalties are applied. Mutates: those that may not draw any
-token, or draw times, as `changes.rule_out`."""
+"""Returns what is found in rows [V] of one length, to which biases and penalties have been applied. Mutates: rows whose
+tokens are restricted, or that draw timestamps, as `changes.rule_out` does."""
 
 
 def look_over(logits: Sequence[F32], rows: Sequence[SampleRow]) -> list[Found]:
-    """A `LookOver` without the native extension."""
+    """A `LookOver` with NumPy."""
     return [_look_over_one(logits_V, row) for logits_V, row in zip(logits, rows, strict=True)]
 
 
@@ -58,7 +58,8 @@ def _look_over_one(logits_V: F32, row: SampleRow) -> Found:
 
 
 class NativeLookOver:
-    """A `LookOver` by the native extension. The bits do not depend on the instruction set or on the threads."""
+    """A `LookOver` with the native extension. Results are the same bits for all instruction sets and numbers of
+    threads."""
 
     def __init__(self, pool: ThreadPool, isa: str) -> None:
         """
@@ -96,7 +97,7 @@ class NativeLookOver:
 
 
 def _num_found(row: SampleRow, num_tokens: int) -> int:
-    """How many tokens the native extension looks for in a row, -1 where not even a sum is wanted."""
+    """How many tokens the native extension looks for in a row; -1 if not even a sum is wanted."""
     num_top = row.sampling.num_logprobs
     if num_top is None:
         return -1

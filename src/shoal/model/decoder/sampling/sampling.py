@@ -1,8 +1,8 @@
-"""Draw the next token of each row from its logits.
+"""Draws the next token of each row from its logits.
 
-Order: biases, penalties, tokens that are not allowed, times of speech before others, log-probabilities, temperature,
-top-k, top-p, min-p, draw. The draw's random number depends on nothing but (seed, token index), so a request that is
-computed again elsewhere goes on with the same tokens.
+Order: biases, penalties, tokens that are not allowed, precedence of timestamps in speech, log-probabilities,
+temperature, top-k, top-p, min-p, draw. The draw's random number depends only on (seed, token index), so a request that
+is computed again elsewhere continues with the same tokens.
 
 Shapes: R rows, V vocabulary, or one shard's part of it, C tokens among which one is drawn.
 """
@@ -24,13 +24,13 @@ _MASK = (1 << 64) - 1
 
 
 def sample_rows(logits_RV: F32, rows: Sequence[SampleRow], look: LookOver = look_over) -> list[SampledToken]:
-    """One token for each row.
+    """Draw one token for each row.
 
     Args:
         logits_RV: of the whole vocabulary.
-            Mutates: rows whose request has biases or penalties, or may not draw any token.
+            Mutates: rows whose request has biases or penalties, or restricts tokens.
         rows: what is wanted of each.
-        look: how whole rows are looked over.
+        look: finds the best tokens of rows.
     """
     few_R = [_few_candidates(row, logits_RV.shape[1]) for row in rows]
     whole = [index for index, ids_C in enumerate(few_R) if ids_C is None]
@@ -44,7 +44,7 @@ def sample_rows(logits_RV: F32, rows: Sequence[SampleRow], look: LookOver = look
 
 
 def uniform(seed: int, token_index: int) -> float:
-    """A number in [0, 1) keyed by (seed, token_index).
+    """A number in [0, 1) that depends on (seed, token_index).
 
     Source: SplitMix64, Steele, Lea and Flood, OOPSLA 2014, figure 16: the token index is the stream position.
     """
@@ -56,7 +56,8 @@ def uniform(seed: int, token_index: int) -> float:
 def token_logprobs(
     token_logit: np.float32, best_logit: np.float32, log_sum: float, top_ids: Sequence[int], top_logits: F32
 ) -> TokenLogprobs:
-    """Log-probabilities of the chosen token and of the most likely ones. `log_sum`: of exp(logit - best logit)."""
+    """Log-probabilities of the chosen token and of the most likely ones. `log_sum`: log of the sum of exp(logit - best
+    logit)."""
     return TokenLogprobs(
         logprob=float(token_logit - best_logit) - log_sum,
         top_ids=tuple(top_ids),
@@ -80,7 +81,7 @@ def _sample_row(logits_V: F32, row: SampleRow, found: Found, raw: bytes) -> Samp
 
 
 def _few_candidates(row: SampleRow, vocab_size: int) -> I64 | None:
-    """The tokens that may be drawn, where they are few and nothing else is wanted of the row than one of them."""
+    """The tokens that may be drawn, if they are few and the row wants nothing but one of them; otherwise None."""
     wants_more = row.target is not None or row.want_logits or row.sampling.num_logprobs is not None
     if not row.allowed or wants_more or row.forbidden or row.sampling.first_timestamp:
         return None
@@ -88,19 +89,19 @@ def _few_candidates(row: SampleRow, vocab_size: int) -> I64 | None:
 
 
 def _sample_among(logits_V: F32, ids_C: I64, row: SampleRow) -> int:
-    """The token that would be drawn from the whole row, where all others weigh nothing."""
+    """The token that would be drawn from the whole row if all other tokens had no weight."""
     if len(ids_C) == 1:
         return int(ids_C[0])
     change_row(logits_V, row)
     logits_C = logits_V[ids_C]
     num_missing = effective_top_k(row.sampling, len(logits_V)) + 1 - len(ids_C)
-    if num_missing > 0:  # the whole row has more than its top k tokens: they are drawn from by their order
+    if num_missing > 0:  # the row's top k include tokens without weight, which are drawn by their order
         logits_C = np.concatenate([logits_C, np.full(num_missing, -np.inf, np.float32)])
     return int(ids_C[_choose(logits_C, int(logits_C.argmax()), row)])
 
 
 def _choose(logits_C: F32, best: int, row: SampleRow) -> int:
-    """Index of the best token or of a draw."""
+    """Index of the best token, or of a drawn one."""
     return best if row.sampling.is_greedy else _draw(logits_C, row, logits_C[best])
 
 

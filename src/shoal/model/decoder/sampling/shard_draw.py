@@ -1,6 +1,6 @@
-"""Choose one row's token where every shard has the logits of a part of the vocabulary.
+"""Chooses one row's token when every shard has the logits of a part of the vocabulary.
 
-A weight is computed by the shard that owns the token and sent as it is, never computed again: processors of two kinds
+A weight is computed by the shard that owns the token and sent as it is, never computed again: two kinds of processors
 may round exp differently, and the shards must agree on what to exchange next.
 
 Shapes: V this shard's part of the vocabulary, C candidates, S shards.
@@ -31,22 +31,22 @@ from shoal.model.decoder.sampling.sampling import uniform
 from shoal.protocol.language_messages import SampleRow, Sampling
 
 _NUCLEUS_GUESS = 128
-"""Candidates that a shard sends first when looking for the top-p nucleus: 1 KB a row. Source: over 2 ranks in shared
+"""Candidates that a shard sends first in the search for the top-p nucleus: 1 KB a row. Source: over 2 ranks in shared
 memory an all-gather of 8 bytes each takes 1.7 us, of 1 KB 2.3 us, of 16 KB 7.9 us (2-core AVX2 machine)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRow:
-    """One row's logits in this shard, after penalties, and what all shards know of the row."""
+    """One row's logits in this shard, after penalties, and what all shards know about the row."""
 
     logits_V: F32
     first_id: int
-    """token of the first of these logits"""
+    """Token of the first of these logits."""
     best_id: int
     best_logit: np.float32
-    """of the whole vocabulary"""
+    """Best logit of the whole vocabulary."""
     columns_S: tuple[int, ...]
-    """tokens of each shard"""
+    """Number of tokens of each shard."""
 
     @property
     def vocab_size(self) -> int:
@@ -54,7 +54,7 @@ class ShardRow:
 
 
 def choose_token(row: ShardRow, sample: SampleRow) -> Procedure[int]:
-    """The target, the best token or a draw."""
+    """The target token, the best token or a drawn one."""
     if sample.target is not None:
         return sample.target
     if sample.sampling.is_greedy:
@@ -67,7 +67,7 @@ def choose_token(row: ShardRow, sample: SampleRow) -> Procedure[int]:
 
 
 def find_logit(row: ShardRow, token_id: int) -> Procedure[np.float32]:
-    """The logit of any token, from the shard that has it."""
+    """The logit of any token, from the shard that owns it."""
     if token_id == row.best_id:
         return row.best_logit
     index = token_id - row.first_id
@@ -78,16 +78,17 @@ def find_logit(row: ShardRow, token_id: int) -> Procedure[np.float32]:
 
 
 def gather_numbers(number: float) -> Procedure[F64]:
-    """Each shard's number, [S]."""
+    """The number that each shard passes, [S]."""
     received = yield struct.pack("<d", number)
     return np.frombuffer(b"".join(received), "<f8")
 
 
 def gather_largest(row: ShardRow, values_V: F32, count: int) -> Procedure[tuple[I64, F32]]:
-    """Tokens with the largest values of the whole vocabulary, largest first, ties to the smaller id.
+    """The tokens with the largest values of the whole vocabulary, largest first; of equal values the smaller id comes
+    first.
 
-    Each shard sends its `count` largest. What is returned is as much of the common order as those settle: `count`
-    tokens at least, or the whole vocabulary.
+    Each shard sends its `count` largest. The result is as much of the common order as these determine: at least `count`
+    tokens, or the whole vocabulary.
     """
     if count == 0:
         return np.empty(0, np.int64), np.empty(0, np.float32)
@@ -109,7 +110,7 @@ def _num_settled(order_C: I64, sent_S: Sequence[int], columns_S: Sequence[int]) 
     """How much of the common order is certain: a token that was not sent comes after the last one that its shard sent.
 
     Args:
-        order_C: positions among what the shards sent, each its own largest first.
+        order_C: positions in what the shards sent, each its largest first.
     """
     places_C = np.empty_like(order_C)
     places_C[order_C] = np.arange(len(order_C))
@@ -119,7 +120,7 @@ def _num_settled(order_C: I64, sent_S: Sequence[int], columns_S: Sequence[int]) 
 
 
 def _draw_candidate(row: ShardRow, weights_V: F32, sampling: Sampling, u: float) -> Procedure[int]:
-    """Top-k or top-p: every shard draws from the same few candidates."""
+    """Draw with top-k or top-p: every shard draws from the same few candidates."""
     top_k = effective_top_k(sampling, row.vocab_size)
     if top_k:
         ids_C, weights_C = yield from gather_largest(row, weights_V, top_k)
@@ -132,7 +133,7 @@ def _draw_candidate(row: ShardRow, weights_V: F32, sampling: Sampling, u: float)
 
 
 def _gather_nucleus(row: ShardRow, weights_V: F32, top_p: float) -> Procedure[tuple[I64, F32, float]]:
-    """Most likely tokens, at least as many as reach top_p of the mass of all, and that mass."""
+    """The most likely tokens, at least as many as reach top_p of the total mass, and the total mass."""
     count = _NUCLEUS_GUESS
     first: list[Procedure[Any]] = [
         gather_numbers(float(weights_V.sum(dtype=np.float64))),
@@ -147,7 +148,8 @@ def _gather_nucleus(row: ShardRow, weights_V: F32, top_p: float) -> Procedure[tu
 
 
 def _draw_by_mass(row: ShardRow, weights_V: F32, min_p: float, u: float) -> Procedure[int]:
-    """Any token, or any above the floor: the shard in whose mass the draw falls finds it and tells the others."""
+    """Draw any token, or any above the floor: the shard whose mass contains the draw finds the token and tells the
+    others."""
     kept, weights_C = above_floor(None, weights_V, min_p)
     masses_S = yield from gather_numbers(float(weights_C.sum(dtype=np.float64)))
     owner = pick(masses_S, u)

@@ -1,14 +1,14 @@
-"""Draw the next token of each row where every shard has the logits of a part of the vocabulary.
+"""Draws the next token of each row when every shard has the logits of a part of the vocabulary.
 
-The tokens are those that `sample_rows` draws from the whole: weights are the same numbers, because they are taken
-relative to the best logit of all shards, and everything after that is decided by every shard alike from what all of
-them sent. What is sent, for all rows in the same exchanges:
+The tokens are those that `sample_rows` draws from the whole vocabulary: weights are the same numbers, because they are
+relative to the best logit of all shards, and every shard decides everything after that in the same way from what all
+shards sent. They send, for all rows in the same exchanges:
 
     1. the best logit and its token: greedy rows are done
-    2. draws: the sum of the weights; for top-p and top-k the shard's most likely tokens
-       log-probabilities: the sum of exp, the most likely tokens and, once the token is known, its logit
-    3. temperature or min-p alone: the token that the shard found in whose mass the draw falls
-       top-p: more tokens, while the nucleus may have some that were not sent
+    2. for draws: the sum of the weights; for top-p and top-k the shard's most likely tokens
+       for log-probabilities: the sum of exp, the most likely tokens and, once the token is known, its logit
+    3. for temperature or min-p alone: the token found by the shard whose mass contains the draw
+       for top-p: more tokens, as long as the nucleus may have some that were not sent
 
 Shapes: R rows, V this shard's part of the vocabulary, S shards.
 """
@@ -34,11 +34,11 @@ from shoal.protocol.language_messages import SampledToken, SampleRow
 def sample_shard(
     logits_RV: F32, rows: Sequence[SampleRow], *, first_id: int, vocab_size: int
 ) -> Procedure[list[SampledToken]]:
-    """One token for each row, the same on every shard. Run it with `run_exchange`.
+    """Draw one token for each row, the same on every shard. Run it with `run_exchange`.
 
     Args:
-        logits_RV: of this shard's tokens, one at least; shards own the vocabulary in rank order.
-            Mutates: rows whose request has biases or penalties, or may not draw any token.
+        logits_RV: of this shard's tokens, at least one; shards own the vocabulary in rank order.
+            Mutates: rows whose request has biases or penalties, or restricts tokens.
         first_id: this shard's first token.
         vocab_size: tokens of all shards.
     """
@@ -74,13 +74,13 @@ def sample_shard(
 
 
 def _needs_more(sample: SampleRow) -> bool:
-    """Whether the best logit does not settle the row."""
+    """Whether the row needs more than the best logit."""
     is_drawn = sample.target is None and not sample.sampling.is_greedy
     return is_drawn or sample.want_logits or sample.sampling.num_logprobs is not None
 
 
 def _find_best(logits_RV: F32, own_best_R: I64, first_id: int) -> Procedure[tuple[tuple[int, ...], list[int], F32]]:
-    """How many tokens each shard has, and each row's best token and logit; ties to the smaller id."""
+    """The number of tokens of each shard, and each row's best token and logit; of equal ones the smallest id."""
     num_rows, num_columns = logits_RV.shape
     rows_R = np.arange(num_rows)
     own_ids_R = (own_best_R + first_id).astype("<i4")
@@ -102,7 +102,7 @@ def _sample_row(row: ShardRow, sample: SampleRow, raw: bytes) -> Procedure[Sampl
 
 
 def _choose_and_score(row: ShardRow, sample: SampleRow) -> Procedure[tuple[int, np.float32 | None]]:
-    """The token, and its logit where log-probabilities are wanted."""
+    """The token, and its logit if log-probabilities are wanted."""
     token_id = yield from choose_token(row, sample)
     if sample.sampling.num_logprobs is None:
         return token_id, None
@@ -120,7 +120,7 @@ def _normalize(row: ShardRow, num_top: int | None) -> Procedure[tuple[float, lis
 
 
 def _gather_logits(row: ShardRow, raw: bytes) -> Procedure[bytes]:
-    """The whole row before penalties, or nothing where it is not wanted."""
+    """The whole row before penalties; empty if it is not wanted."""
     if not raw:
         return b""
     received = yield raw.ljust(4 * max(row.columns_S), b"\0")
