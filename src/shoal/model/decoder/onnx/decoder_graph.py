@@ -1,21 +1,21 @@
-"""The graphs of one stage: a decoder cut into segments where something other than ONNX Runtime has to work.
+"""The graphs of one stage: a decoder cut into segments wherever something other than ONNX Runtime has to work.
 
-Attention runs in the native kernel, so segment i of whole layers holds all that lies between attention i-1 and i:
+Attention runs in the native kernel, so segment i of whole layers contains what lies between attention i-1 and i:
 
     first:   x -> norm -> qkv                                          (into attention of the stage's first layer)
     middle:  x, attention -> o, residual, MLP, residual -> x', norm -> qkv'     (one for each further layer)
     last:    x, attention -> o, residual, MLP, residual -> x'                   (handed to the next stage)
     head:    x, attention -> the same, final norm, vocabulary -> logits         (in the last stage, sampled rows only)
 
-A shard holds some heads, columns and vocabulary rows of each matrix. Its products with `o` and `down` are its terms of
-sums over all shards, and what follows (norm, residual) needs the whole sum, so there is a cut behind each of them:
+A shard holds some heads, columns and vocabulary rows of each matrix. Its products with `o` and `down` are terms of sums
+over all shards, and what follows (norm, residual) needs the complete sum, so there is a cut after each of them:
 
     qkv:     x, delta -> residual -> x', norm -> qkv                   (into attention; no delta in the first layer)
     o:       attention -> partial                                      (into a sum over the shards)
     mlp:     x, delta -> residual -> x', norm, MLP -> partial          (into a sum over the shards)
     last:    x, delta -> residual -> x'          or head:  x, delta -> residual, norm -> hidden, vocabulary -> logits
 
-Where attention and MLP are parallel, both read x, and a shard's o and mlp are one segment with one sum:
+If attention and MLP are parallel, both read x, and a shard's o and mlp are one segment with one sum:
 
     both:    x, attention -> o + MLP of x's norm -> partial            (into a sum over the shards)
 

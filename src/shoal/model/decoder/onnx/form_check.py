@@ -1,4 +1,4 @@
-"""Which models have an ONNX form. Apart from it, so that planning needs no ONNX Runtime."""
+"""Which models have an ONNX form. A module of its own, so that planning does not import ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from shoal.model.decoder_config import DecoderConfig
 
 
 def check_onnx_form(decoder: DecoderConfig, way_out: str) -> None:
-    """Raises ConfigError where a model has layers that the ONNX form does not have; `way_out`: what to do."""
+    """Raises ConfigError if a model has layers without an ONNX form; `way_out`: what the user can do."""
     parts = {
         "latent attention": decoder.latent is not None,
         "recurrent layers": decoder.recurrence is not None,

@@ -25,23 +25,23 @@ _IR_VERSION = 10
 _PROTOBUF_LIMIT_BYTES = 2**31 - 1
 """Source: protobuf's documented limit on one serialized message."""
 _EXACT_COMPUTE, _INT8_COMPUTE = 0, 4
-"""MatMulNBits `accuracy_level`: activations as they are, or 8-bit ones by block. Source: ONNX Runtime contrib
+"""`accuracy_level` of MatMulNBits: exact activations, or 8-bit ones in blocks. Source: ONNX Runtime contrib
 operators."""
 _MOST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphForm:
-    """In which of the ways that there are a decoder's graphs are written down."""
+    """How a decoder's graphs are written: the choices that depend on the provider and on the wanted precision."""
 
     exact_activations: bool = False
-    """quantized matrices meet activations as they are everywhere, never 8-bit ones"""
+    """Whether quantized matrices are always multiplied by exact activations, never by 8-bit ones."""
     floats: type[np.float32 | np.float16] = np.float32
-    """what activations, vectors and floating matrices are"""
+    """Type of activations, vectors and floating-point matrices."""
     narrow_bits: tuple[int, ...] = (4,)
-    """widths of blocks that meet exact activations as they are; others become floats first. Every provider that has
-    MatMulNBits takes 4 bits; ONNX Runtime's processor provider has no fast kernel for 8 (verifying SmolLM2 did not end
-    within 200 s)"""
+    """Widths of blocks that are multiplied by exact activations as they are; others become floats first. All providers
+    that have MatMulNBits take 4 bits; ONNX Runtime's processor provider has no fast kernel for 8 (verifying SmolLM2 did
+    not end within 200 s)."""
 
 
 USUAL_FORM = GraphForm()
@@ -50,11 +50,11 @@ USUAL_FORM = GraphForm()
 class GraphBuilder:
     """Puts nodes and weights of one segment into a model, then serializes it. Methods return the name of their result.
 
-    The model has the only copy of the weights: protobuf would make another one of each that is handed to it complete.
+    The model has the only copy of the weights: protobuf would copy each one that is passed to it complete.
     """
 
     def __init__(self, name: str, form: GraphForm = USUAL_FORM) -> None:
-        """An empty graph. `name`: for messages."""
+        """An empty graph. `name`: for error messages."""
         self._name, self._form = name, form
         self._compute_level = _EXACT_COMPUTE if form.exact_activations else _INT8_COMPUTE
         self._model = helper.make_model(
@@ -68,24 +68,24 @@ class GraphBuilder:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that a session holds of all weights so far."""
+        """Bytes that a session holds for all weights so far."""
         return self._weight_bytes + self._packing_bytes
 
     @property
     def num_nodes(self) -> int:
-        """Nodes so far."""
+        """Number of nodes so far."""
         return len(self._graph.node)
 
     def node(
         self, op: str, inputs: Sequence[str], *, domain: str = "", outputs: Sequence[str] = (), **attributes: Any
     ) -> str:
-        """Append a node; names its single output unless `outputs` are given. Returns the first output."""
+        """Append a node, and name its single output unless `outputs` are given. Returns the first output."""
         names = list(outputs) or [f"{op}_{len(self._graph.node)}"]
         self._graph.node.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
         return names[0]
 
     def constant(self, values: npt.NDArray[np.generic]) -> str:
-        """A weight or shape."""
+        """Add a weight or shape."""
         name = f"w{len(self._graph.initializer)}"
         values = self._as_floats(values)
         self._weight_bytes += values.nbytes
@@ -163,7 +163,7 @@ class GraphBuilder:
         return self.node("Mul", [swish, self.add(up, np.ones(1, np.float32))])
 
     def _swish(self, x: str, alpha: float) -> str:
-        """x sigmoid(alpha x). OpenVINO's form of the fused operator takes fp32 alone."""
+        """x sigmoid(alpha x). OpenVINO's form of the fused operator takes only fp32."""
         if self._form.floats is np.float32:
             return self.node("QuickGelu", [x], domain="com.microsoft", alpha=alpha)
         return self.node("Mul", [x, self.node("Sigmoid", [x if alpha == 1.0 else self.scale(x, alpha)])])
@@ -178,23 +178,23 @@ class GraphBuilder:
         return self.node("Mul", [self.node("Tanh", [self.node("Div", [x, factor])]), factor])
 
     def input(self, name: str, width: int) -> str:
-        """A value from outside, floats [T, width]."""
+        """Declare an input of floats [T, width]."""
         self._graph.input.append(self._rows_of(name, width))
         return name
 
     def declare_input(self, name: str, dtype: npt.DTypeLike, dims: Sequence[int | str]) -> str:
-        """A value from outside of any shape; dims of unknown size have names, and fp32 stands for the form's floats."""
+        """Declare an input of any shape; dims of unknown size have names, and fp32 stands for the form's floats."""
         data_type = self._float_type if dtype is np.float32 else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._graph.input.append(helper.make_tensor_value_info(name, data_type, list(dims)))
         return name
 
     def declare_output(self, name: str, value: str, dims: Sequence[int | str]) -> None:
-        """Hand a result, floats of any shape, outside under this name."""
+        """Declare floats of any shape as an output with this name."""
         self._graph.output.append(helper.make_tensor_value_info(name, self._float_type, list(dims)))
         self.node("Identity", [value], outputs=[name])
 
     def output(self, name: str, value: str, width: int) -> None:
-        """Hand a result, floats [T, width], outside under this name."""
+        """Declare floats [T, width] as an output with this name."""
         self._graph.output.append(self._rows_of(name, width))
         self.node("Identity", [value], outputs=[name])
 
@@ -203,7 +203,7 @@ class GraphBuilder:
         return self._model.SerializeToString()
 
     def clear(self) -> None:
-        """Free the weights: nothing can be serialized any more."""
+        """Free the weights. Nothing can be serialized afterwards."""
         self._model.Clear()
 
     def _matmul(self, x: str, weight: Weight) -> str:
@@ -216,7 +216,8 @@ class GraphBuilder:
                 return self._block_matmul(x, weight)
 
     def _block_matmul(self, x: str, weight: BlockWeight) -> str:
-        """Symmetric blocks through MatMulNBits; offsets as (block sums of x) times offsets, added in the same GEMM."""
+        """Multiply by symmetric blocks with MatMulNBits; offsets are multiplied by the block sums of x, in the same
+        GEMM."""
         num_out, num_in = weight.shape
         y = self.node(
             "MatMulNBits",
@@ -250,7 +251,8 @@ class GraphBuilder:
         return helper.make_tensor_value_info(name, self._float_type, ["T", width])
 
     def _as_floats(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """fp32 as the form has it; what 16 bits do not hold, such as very low scores, becomes the most that they do."""
+        """fp32 values in the form's type. Values beyond the range of 16 bits, such as very low scores, become the
+        largest ones in it."""
         if values.dtype != np.float32 or self._form.floats is np.float32:
             return values
         return np.clip(values, -_MOST_HALF, _MOST_HALF).astype(np.float16)

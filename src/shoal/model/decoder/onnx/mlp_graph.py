@@ -1,7 +1,7 @@
 """The MLP of a layer as ONNX nodes, and its experts.
 
-Every expert computes every row, and its weight is 0 for the rows that did not choose it: ONNX Runtime has no grouped
-product for processors. So this form is a reference and runs anywhere, but not fast.
+Every expert computes every row, with weight 0 for rows that did not choose it, because ONNX Runtime has no grouped
+product for processors. So this form is a reference that runs anywhere, but it is not fast.
 
 Shapes: T rows, D hidden size, E experts, k of them chosen, G groups of them.
 """
@@ -25,8 +25,8 @@ class MlpGraph:
         self._precision: Precision = precision
 
     def add(self, x_TD: str, name: str, *, has_biases: bool) -> str:
-        """down(activation(gate) * up) of the MLP whose names begin with `name`, without the bias of `down`; where there
-        is no gate, down(activation(up))."""
+        """down(activation(gate) * up), or down(activation(up)) without a gate, of the MLP whose names begin with
+        `name`, without the bias of `down`."""
         builder, config = self._builder, self._source.config
         if not config.gated_mlp:
             bias = self._vector(f"{name}up_bias") if has_biases else None
@@ -41,9 +41,9 @@ class MlpGraph:
         return builder.linear(builder.gated(config.activation, gate, up), [self._matrix(f"{name}down")])
 
     def route(self, x_TD: str, experts: ExpertsConfig, layer: int) -> str:
-        """The sum over the experts of each row, as far as they are held here, and the shared MLP.
+        """The weighted sum over each row's experts that are held here, plus the shared MLP.
 
-        Raises: ValueError where several shards hold the same experts, which only the native form computes.
+        Raises: ValueError if several shards hold the same experts, which only the native form supports.
         """
         if any(span.num_turns > 1 for span in experts.held_in(layer)):
             raise ValueError("copies of experts need the native extension")
@@ -72,7 +72,7 @@ class MlpGraph:
         return self._builder.node("Mul", [y_TD, weight])
 
     def _weights(self, x_TD: str, experts: ExpertsConfig) -> str:
-        """[T, E]: 0 for experts that a row did not choose."""
+        """Weights of experts [T, E]; 0 for those that a row did not choose."""
         builder = self._builder
         bias = self._vector("router_bias") if experts.router_bias else None
         logits_TE = builder.linear(x_TD, [self._matrix("router")], bias)
@@ -94,7 +94,7 @@ class MlpGraph:
         return builder.node("ScatterElements", [zeros_TE, chosen_Tk, weights_Tk], axis=1)
 
     def _mixed_weights(self, logits_TE: str, experts: ExpertsConfig) -> str:
-        """[T, E]: of experts that are chosen one after the other, see `ExpertsConfig.mixer_limit`."""
+        """Weights [T, E] of experts that are chosen one after the other, see `ExpertsConfig.mixer_limit`."""
         builder = self._builder
         lowest, limit = (builder.constant(np.array(value, np.float32)) for value in (-1e30, experts.mixer_limit))
         weights_TE, left_TE = builder.node("Sub", [logits_TE, logits_TE]), logits_TE
@@ -112,7 +112,7 @@ class MlpGraph:
         return weights_TE
 
     def _mask_groups(self, ranks_TE: str, experts: ExpertsConfig) -> str:
-        """Ranks lower than any other's in the groups that a row did not choose."""
+        """Ranks, lower than all others in groups that a row did not choose."""
         builder, size = self._builder, experts.num_experts // experts.num_groups
         shape = builder.constant(np.array([0, experts.num_groups, size], np.int64))
         grouped_TGe = builder.node("Reshape", [ranks_TE, shape])
@@ -128,7 +128,7 @@ class MlpGraph:
         return builder.node("Reshape", [masked_TGe, whole])
 
     def _highest(self, x: str, count: int) -> tuple[str, str]:
-        """The highest values of the last dim, and where they are."""
+        """The highest values of the last dim, and their indices."""
         names = [f"top_{self._builder.num_nodes}_values", f"top_{self._builder.num_nodes}_places"]
         self._builder.node("TopK", [x, self._builder.constant(np.array([count], np.int64))], outputs=names, axis=-1)
         return names[0], names[1]

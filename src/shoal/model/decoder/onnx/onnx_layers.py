@@ -1,5 +1,5 @@
-"""A stage's layers as ONNX graphs, cut where attention and sums over shards have to happen: runs without the native
-extension, and is the reference that the native layers are tested against.
+"""A stage's layers as ONNX graphs, cut where attention and sums over shards take place. This form runs without the
+native extension, and is the reference that the native layers are tested against.
 
 Shapes: T tokens in the step, R sampled rows, D hidden size, V vocabulary rows of the shard.
 """
@@ -30,8 +30,8 @@ from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 _FEWEST_ROWS = 2
-"""ONNX Runtime multiplies a single row by another kernel than several, with other bits in the result. A lone row goes
-with another beside it, which is whatever is in the buffer."""
+"""ONNX Runtime multiplies a single row with another kernel than several, which gives other bits. So a single row is
+computed together with whatever row follows it in the buffer."""
 
 
 class OnnxLayers:
@@ -72,7 +72,7 @@ class OnnxLayers:
         self._attention = StageAttention(source, config, ForcedForm(native=False))
 
     def expert_rows(self) -> list[list[int]]:
-        """Nobody counts: every expert computes every row."""
+        """Empty: every expert computes every row, so nothing is counted."""
         return []
 
     def touch_kv(self) -> None:
@@ -87,7 +87,7 @@ class OnnxLayers:
             sum_over_shards(x_TW)
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
-        """See `StageLayers`. Every segment but the head."""
+        """See `StageLayers`. Runs every segment except the head."""
         if added_rows(step, self._decoder, *self._span) is not None:
             raise ValueError("the ONNX form adds nothing to rows between layers")
         num_tokens = step.num_tokens
@@ -105,7 +105,7 @@ class OnnxLayers:
         return self._buffers.x_out[:num_tokens] if self._head is None else x_TD
 
     def remember(self, slot: int, memory_PD: F32) -> None:
-        """See `StageLayers`. Never called: models with an encoder are not computed in this form."""
+        """See `StageLayers`. Never called, because models with an encoder have no ONNX form."""
         raise NotImplementedError
 
     def logits(self, rows: Sequence[int]) -> F32:
@@ -149,7 +149,7 @@ class OnnxLayers:
             (segment.marker, buffers["partial"] if segment.marker is Marker.SUM else buffers["x"])
             for segment, buffers in zip(segments, bound, strict=True)
         ]
-        """what follows each segment, and the term of the sum that it wrote"""
+        """The marker after each segment, and the buffer of its term of the sum."""
 
 
 def load_embedding(source: WeightSource, config: StageConfig, vocab_size: int) -> tuple[Embedding, int]:

@@ -1,4 +1,4 @@
-"""One segment of a stage's layers as a graph in the making, and what has to happen behind it.
+"""Builds the graph of one segment of a stage's layers, and says what must happen after it.
 
 Shapes are those of `decoder_graph`.
 """
@@ -17,18 +17,18 @@ from shoal.model.weights import Precision, Weight, WeightSource, concatenate_row
 
 
 class Marker(Enum):
-    """What has to happen behind a segment before the next can run."""
+    """What must happen after a segment before the next one can run."""
 
     ATTENTION = "attention"
-    """qkv -> attention, of the next layer"""
+    """The next layer's attention: qkv -> attention."""
     SUM = "sum"
-    """of `partial`, over the shards; the next segment's `delta`"""
+    """The sum of `partial` over the shards, which is the next segment's `delta`."""
     END = "end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentGraph:
-    """One segment, not serialized yet: two copies of its weights are in memory only while its session is made."""
+    """One segment, not serialized yet, so that two copies of its weights exist only while its session is created."""
 
     name: str
     builder: GraphBuilder
@@ -36,7 +36,7 @@ class SegmentGraph:
 
 
 class SegmentBuilder:
-    """One graph in the making. Methods that compute return the name of their result."""
+    """Builds one graph. Methods that compute return the name of their result."""
 
     def __init__(self, name: str, source: WeightSource, precision: Precision, form: GraphForm) -> None:
         """
@@ -59,15 +59,15 @@ class SegmentBuilder:
         self._builder = GraphBuilder(name, form)
 
     def input(self, name: str) -> str:
-        """A value that comes from outside."""
+        """Declare an input of the graph."""
         return self._builder.input(name, self._width(name))
 
     def output(self, name: str, value: str) -> None:
-        """A value that goes outside."""
+        """Declare an output of the graph."""
         self._builder.output(name, value, self._width(name))
 
     def serialize(self, marker: Marker) -> SegmentGraph:
-        """The finished segment."""
+        """The finished segment, with the marker after it."""
         return SegmentGraph(name=self._name, builder=self._builder, marker=marker)
 
     def output_projection(self, layer: int) -> str:
@@ -75,8 +75,8 @@ class SegmentBuilder:
         return self._builder.linear(self.input("attention"), [self._matrix(layer, "o")])
 
     def add_attention(self, x: str, o: str, layer: int) -> tuple[str, str]:
-        """The residual stream with attention added, and its norm for the MLP. `o` is the sum over all shards, to which
-        the bias belongs once."""
+        """The residual stream with attention added, and its norm for the MLP. `o` is the sum over all shards; its bias
+        is added here, once."""
         if self._config.o_bias:
             o = self._builder.add(o, self._vector(layer, "o_bias"))
         if self._config.post_norms:
@@ -92,7 +92,7 @@ class SegmentBuilder:
         return self._builder.node("Add", [mlp, self.output_projection(layer)])
 
     def add_biases(self, delta: str, layer: int) -> str:
-        """What a parallel layer adds to the residual stream. `delta` is the sum over all shards."""
+        """What a parallel layer adds to the residual stream, biases included. `delta` is the sum over all shards."""
         if self._config.o_bias:
             delta = self._builder.add(delta, self._vector(layer, "o_bias"))
         if self._config.mlp_bias and self._config.layer_experts(layer) is None:
@@ -100,7 +100,7 @@ class SegmentBuilder:
         return self._scale_residual(delta)
 
     def add_delta(self, x: str, delta: str | None) -> str:
-        """The residual sum, an output where something was added."""
+        """The residual sum, which becomes an output if something was added."""
         if delta is None:
             return x
         total = self._builder.node("Add", [x, delta])
@@ -108,7 +108,7 @@ class SegmentBuilder:
         return total
 
     def mlp(self, norm: str, layer: int) -> str:
-        """down(activation(gate) * up), without a gate down(activation(up)), or the sum over the layer's experts."""
+        """down(activation(gate) * up), down(activation(up)) without a gate, or the sum over the layer's experts."""
         mlps = MlpGraph(self._builder, self._source, f"layers.{layer}.", self._precision)
         experts = self._config.layer_experts(layer)
         if experts is None:
@@ -124,19 +124,19 @@ class SegmentBuilder:
         return self._scale_residual(down)
 
     def begin_layer(self, x: str, delta: str | None, layer: int) -> None:
-        """Up to attention; the residual stream is an output only where something was added to it."""
+        """Compute up to attention. The residual stream becomes an output only if something was added to it."""
         total, norm = self._add_norm(x, delta, f"layers.{layer}.attn_norm")
         self.output("qkv", self._qkv(norm, layer))
         if delta is not None:
             self.output("x_out", total)
 
     def begin_layer_without_heads(self, x: str, delta: str | None) -> None:
-        """The same for a shard without attention: its term of the coming sum is zero."""
+        """As `begin_layer`, for a shard without attention, whose term of the next sum is zero."""
         x = self.add_delta(x, delta)
         self.output("partial", self._builder.node("Sub", [x, x]))
 
     def finish_stage(self, x: str, delta: str | None, last_layer: int) -> SegmentGraph:
-        """The model's end or the stage's."""
+        """Finish the model or the stage."""
         if last_layer == self._config.num_layers:
             _, norm = self._add_norm(x, delta, "final_norm")
             self.output("hidden", norm)
@@ -164,7 +164,7 @@ class SegmentBuilder:
         return builder.node("Concat", [q, k, v], axis=-1)
 
     def _head_norm(self, x: str, num_heads: int, weight: np.ndarray) -> str:
-        """Of every head by itself, with one weight for all or with each head's own."""
+        """The norm of each head, with one weight for all heads or with a weight for each."""
         builder, epsilon = self._builder, self._config.norm_epsilon
         normed = builder.center_norm if self._config.centers_norms else builder.rms_norm
         if num_heads == 1:
@@ -191,8 +191,8 @@ class SegmentBuilder:
         return delta if scale == 1.0 else self._builder.scale(delta, scale)
 
     def _add_norm(self, x: str, delta: str | None, norm_name: str) -> tuple[str, str]:
-        """The residual sum and its norm. With nothing to add, zeros are: the fused operator rounds otherwise than the
-        plain norm, and a stage that begins here must say what one that goes through here says."""
+        """The residual sum and its norm. If there is nothing to add, zeros are added: the fused operator rounds
+        differently from the plain norm, and a stage that begins here must give the same as a longer one."""
         if not self._config.pre_norms and norm_name != "final_norm":
             total = x if delta is None else self._builder.node("Add", [x, delta])
             return total, total

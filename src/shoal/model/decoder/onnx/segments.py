@@ -19,15 +19,15 @@ from shoal.model.runtime_sessions import session_options, start_session
 
 Bindings = tuple[tuple[ort.InferenceSession, ort.IOBinding], ...]
 _BINDINGS_KEPT = 96
-"""Ranges of rows whose bindings are kept. Binding 31 segments anew costs 0.4 ms, a lookup nothing."""
+"""Most ranges of rows whose bindings are kept. Binding 31 segments takes 0.4 ms, a lookup almost no time."""
 
 
 class Segment:
-    """One session and the names of what it takes and gives."""
+    """One session and the names of its inputs and outputs."""
 
     def __init__(self, name: str, model: bytes, marker: Marker) -> None:
         self.marker = marker
-        """what has to happen behind it"""
+        """What must happen after it."""
         try:
             self.session = start_session(model, session_options())
         except Exception as error:  # ONNX Runtime raises a class of its own per status code
@@ -48,7 +48,7 @@ class Segment:
 def load_segments(graphs: Iterable[SegmentGraph], *, on_loaded: Callable[[int], None]) -> tuple[list[Segment], int]:
     """Sessions of all graphs of a stage, and the bytes of weights that they hold.
 
-    `on_loaded` is called with the number of segments loaded so far.
+    `on_loaded`: called with the number of segments loaded so far.
     """
     segments, weight_bytes = list[Segment](), 0
     for graph in graphs:
@@ -62,7 +62,7 @@ def load_segments(graphs: Iterable[SegmentGraph], *, on_loaded: Callable[[int], 
 
 
 class BoundSegments:
-    """Segments with the buffers they work on; bindings are made once per range of rows."""
+    """Segments with their buffers; bindings are made once for each range of rows."""
 
     def __init__(self, segments: Sequence[Segment], buffers: Sequence[Mapping[str, F32]]) -> None:
         self._segments = tuple(zip(segments, buffers, strict=True))

@@ -1,4 +1,4 @@
-"""The memory that the segments of a stage work on, and which of it each segment reads and writes.
+"""The memory of a stage's segments, and what each segment reads and writes.
 
 Shapes: T rows of the flat batch, R rows whose logits are computed at once.
 """
@@ -21,7 +21,7 @@ class StageBuffers:
     the other."""
 
     def __init__(self, segments: Sequence[Segment], decoder: DecoderConfig, num_rows: int) -> None:
-        """`segments`: all of the stage's, in order; `decoder`: with a shard's own counts; `num_rows`: T at most."""
+        """`segments`: all of the stage, in order; `decoder`: with a shard's own counts; `num_rows`: largest T."""
         hidden, shape = decoder.hidden_size, AttentionShape.of(decoder, 0)
         is_shard = any("partial" in segment.outputs for segment in segments)
 
@@ -35,7 +35,7 @@ class StageBuffers:
         self.attention = buffer(shape.out_width)
         """[T, attention width]"""
         self.bound: list[dict[str, F32]] = []
-        """what each segment works on, by the names of its inputs and outputs"""
+        """The buffers of each segment, by the names of its inputs and outputs."""
         self._lay_out(segments)
         end = self.bound[-1]
         self._end_sources: list[tuple[F32, F32]] = []
@@ -50,26 +50,26 @@ class StageBuffers:
 
     @property
     def x(self) -> F32:
-        """Where the first segment reads, [T, hidden_size]."""
+        """Input of the first segment, [T, hidden_size]."""
         return self._x[0]
 
     @property
     def x_out(self) -> F32:
-        """What the next stage takes, [T, hidden_size]."""
+        """Input of the next stage, [T, hidden_size]."""
         return self.bound[-1]["x_out"]
 
     @property
     def logits(self) -> F32:
-        """[R, vocab_size], in the last stage."""
+        """Logits [R, vocab_size], in the last stage."""
         return self.bound[-1]["logits"]
 
     @property
     def hidden(self) -> F32:
-        """[R, hidden_size] behind the final norm, in the last stage."""
+        """Hidden states [R, hidden_size] after the final norm, in the last stage."""
         return self.bound[-1]["hidden"]
 
     def gather(self, rows: Sequence[int]) -> None:
-        """Copy those rows of the flat batch, at most HEAD_ROWS, to where the head reads."""
+        """Copy some rows of the flat batch, at most HEAD_ROWS, to the head's input."""
         for target, source in self._end_sources:
             target[: len(rows)] = source[rows]
 
