@@ -1,4 +1,4 @@
-"""Errors of a device that are not the fault of what it was given to compute: it is full, or gone."""
+"""Errors of a device that are not caused by what it computes: its memory is full, or it is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|exceeds the max buffer size",
     re.IGNORECASE,
 )
-"""How providers say it: CUDA, its libraries, Vulkan and D3D12 under WebGPU, ONNX Runtime's own arenas."""
+"""Messages of providers: CUDA, its libraries, Vulkan and D3D12 under WebGPU, ONNX Runtime's own arenas."""
 _GONE = re.compile(
     r"device (?:is |was )?lost|device_?lost|device (?:was )?removed|CUDA (?:error|failure)|HIP (?:error|failure)"
     r"|no CUDA-capable device|uncorrectable ECC",
@@ -32,29 +32,30 @@ _UNUSABLE = {
     r"is not registered in the OpenVINO Runtime": "OpenVINO has no plugin for that device here; choose another by "
     "--provider-option device_type=, or pip install --force-reinstall the package that brings it",
 }
-"""What providers, or the linker about them, say where nothing can be computed on a device, and what that means for a
-user."""
+"""Messages of providers, or of the linker, when a device cannot be used at all, and what they mean for a user."""
 
 
 def unusable(said: str) -> str | None:
-    """Why a device cannot be used at all, and the way out; None: that is not known to be so."""
+    """Why a device cannot be used at all, and what to do; None: the message is not known to mean that."""
     return next((why for pattern, why in _UNUSABLE.items() if re.search(pattern, said)), None)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a provider says that its device's memory does not suffice."""
+    """Whether a provider says that its device's memory is full."""
     return _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def device_loss(error: Exception, device: DeviceConfig) -> DeviceLost | None:
-    """What a run failed with, where the device is to blame and another worker could do it; None: the run is."""
+    """The loss that a failed run means, if the device is to blame and another worker could do the work; None: it is
+    not."""
     if is_out_of_memory(error):
         return DeviceLost(f"{device.name} ran out of memory: {_one_line(error)}")
     return DeviceLost(f"{device.name} is gone: {_one_line(error)}") if _GONE.search(str(error)) else None
 
 
 def most_that_fits(total: int, fits: Callable[[int], bool]) -> int:
-    """The largest number below `total` that fits, 0 for none, where everything below one that fits does as well."""
+    """The largest number below `total` for which `fits` is true; 0 if there is none. `fits` must be true below it,
+    too."""
     low, high = 0, total
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,6 +1,7 @@
-"""Libraries that a provider needs beside ONNX Runtime's own: brought before a session is opened, named if they lack.
+"""Libraries that a provider needs besides ONNX Runtime's own: loaded before a session is opened, named if they are
+missing.
 
-ONNX Runtime leaves a provider out whose libraries do not load, and computes on the processor without an error.
+ONNX Runtime leaves out a provider whose libraries do not load, and computes on the processor without an error.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _FATAL_ONLY = 4
 
 @cache
 def bring_libraries(provider: str) -> None:
-    """Load what the packages of a provider's maker bring, where ONNX Runtime does not find it by itself; and keep it
-    from writing lines of its own to stderr.
+    """Load libraries from the provider's own packages if ONNX Runtime does not find them by itself, and keep it from
+    writing to stderr.
 
     NVIDIA's packages put CUDA's libraries where no linker looks. Source: ONNX Runtime, CUDA Execution Provider,
     preloading of shared libraries.
@@ -36,7 +37,7 @@ def bring_libraries(provider: str) -> None:
 
 
 def left_out(device: DeviceConfig) -> ConfigError:
-    """A provider that ONNX Runtime was built with is not part of a session: why, and the way out."""
+    """The error for a provider that ONNX Runtime has, but left out of a session: why, and what to do."""
     name = PROVIDERS[device.provider].runtime_name
     why = _load_failure(device.provider)
     if why is None:
@@ -46,7 +47,7 @@ def left_out(device: DeviceConfig) -> ConfigError:
 
 
 def _load_failure(provider: str) -> str | None:
-    """What the linker says of a provider's library; None: it has nothing to say, or there is no such library."""
+    """The linker's message about a provider's library; None: there is no message, or no such library."""
     library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
     if not library.exists():
         return None

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime on a device, and what became of the nodes that were meant for it."""
+"""Opens ONNX Runtime sessions on a device, and checks where their nodes ended up."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from shoal.model.device.plugins import is_built_in, not_at_hand, plugin_devices
 from shoal.protocol.device_config import DeviceConfig
 
 _RECORD_NODES = "session.record_ep_graph_assignment_info"
-"""Session option after which the session tells which provider has which nodes."""
+"""Session option with which a session can say which provider has which nodes."""
 _MOST_KINDS = 6
-"""Of operators that are named."""
+"""Most kinds of operators that a message names."""
 
 Providers = Sequence[tuple[str, dict[str, str]]]
 
 
 def choose_device(options: ort.SessionOptions, device: DeviceConfig) -> Providers | None:
-    """Say in a session's options which device it is to compute on.
+    """Set the device on which a session computes.
 
     Returns:
-        The providers that the session is to be given beside the options; None where they are in the options.
+        The providers that the session must be given besides the options; None if they are in the options.
 
     Raises:
         ConfigError: the provider is not installed here, or has no such device.
@@ -53,10 +53,10 @@ def choose_device(options: ort.SessionOptions, device: DeviceConfig) -> Provider
 
 
 def check_nodes(session: ort.InferenceSession, device: DeviceConfig) -> str | None:
-    """What ONNX Runtime gave to the processor of a graph that was meant for a device, in words; None: nothing.
+    """Describe the nodes of a device's graph that ONNX Runtime gave to the processor; None: there are none.
 
     Raises:
-        ConfigError: the device has no node of it.
+        ConfigError: the device has no node of the graph.
     """
     runtime_name = PROVIDERS[device.provider].runtime_name
     nodes = _nodes_by_provider(session)
@@ -74,14 +74,14 @@ def check_nodes(session: ort.InferenceSession, device: DeviceConfig) -> str | No
 
 
 def _tells_all(version: str) -> bool:
-    """Whether a release of ONNX Runtime tells the provider of every node: 1.27 leaves most of a device's out, and those
+    """Whether a release of ONNX Runtime names the provider of every node: 1.27 leaves out most nodes of a device. Those
     of the processor are right in both."""
     numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
     return numbers >= [1, 32]
 
 
 def _nodes_by_provider(session: ort.InferenceSession) -> dict[str, list[str]]:
-    """Kinds of the nodes that each provider has; nothing where this release does not tell."""
+    """Kinds of the nodes that each provider has; empty if this release does not say."""
     tell: Callable[[], Any] | None = getattr(session, "get_provider_graph_assignment_info", None)
     found: dict[str, list[str]] = {}
     for part in () if tell is None else tell():

@@ -1,4 +1,4 @@
-"""Execution providers that ONNX Runtime does not bring itself: packages whose library adds one to it."""
+"""Execution providers that ONNX Runtime does not contain: packages whose library adds one to it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _RUNTIME = "onnxruntime"
 
 @cache
 def register_plugin(provider: str) -> bool:
-    """Whether the provider's plugin package is installed; it is registered then, once in the life of the process.
+    """Whether the provider's plugin package is installed. If so, it is registered, once in the life of the process.
 
     Raises:
-        ConfigError: ONNX Runtime refuses its library, or knows no plugins.
+        ConfigError: ONNX Runtime refuses its library, or does not support plugins.
     """
     plugin = PROVIDERS[provider].plugin
     if plugin is None or not _is_installed(plugin):
@@ -51,7 +51,7 @@ def is_built_in(provider: str) -> bool:
 
 
 def package_of(provider: str) -> str:
-    """The package that brings a provider which is at hand, with its version."""
+    """The package, with its version, that brings a provider which is available."""
     found = PROVIDERS[provider]
     is_plugin = found.plugin is not None and _is_installed(found.plugin)
     for name in (found.plugin if is_plugin else found.build, _RUNTIME):
@@ -64,9 +64,9 @@ def package_of(provider: str) -> str:
 
 
 def clashing_packages() -> tuple[str, ...]:
-    """Packages that share the module name `onnxruntime`, with their versions, where a provider is hidden by that."""
+    """Packages, with their versions, that share the module name `onnxruntime`, if this hides a provider."""
     others = [one for one in PROVIDERS.values() if one.build not in (None, _RUNTIME)]
-    builds = {one.build: one.runtime_name for one in reversed(others)}  # of several in a build, the first that we name
+    builds = {one.build: one.runtime_name for one in reversed(others)}  # the first of a build gives the name
     found = {name: one.version for one in distributions() if (name := one.name.lower()) in {_RUNTIME, *builds}}
     hidden = [name for name in found if name in builds and builds[name] not in ort.get_available_providers()]
     return tuple(f"{name} {version}" for name, version in sorted(found.items())) if hidden else ()
@@ -81,7 +81,7 @@ def _is_installed(plugin: str) -> bool:
 
 
 def not_at_hand(provider: str) -> ConfigError:
-    """The provider is not installed here: what is, and what to do."""
+    """The error for a provider that is not installed: what is installed, and what to do."""
     found: Provider = PROVIDERS[provider]
     clash = clashing_packages()
     if any(one.startswith(f"{found.build} ") for one in clash):

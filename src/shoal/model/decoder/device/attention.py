@@ -1,4 +1,4 @@
-"""The attention of a stage's layers on a device: their sessions, and the cache in the device's memory.
+"""The attention of a stage's layers on a device: the sessions, and the cache in the device's memory.
 
 Shapes: T rows, H query heads, D dimensions, O = H D.
 """
@@ -35,21 +35,21 @@ from shoal.protocol.language_messages import Step
 from shoal.protocol.stage_config import StageConfig
 
 Attend = Callable[[ort.OrtValue], ort.OrtValue | Array]
-"""What one layer makes of a step's queries, keys and values."""
+"""Computes one layer's attention from a step's queries, keys and values."""
 
 
 class DeviceAttention:
-    """Owns the cache."""
+    """Owns the cache and the sessions of all layers."""
 
     def __init__(self, source: WeightSource, config: StageConfig, device: DeviceConfig, form: GraphForm) -> None:
-        """Make the cache and the sessions of every kind of layer. Raises as `DeviceSession`."""
+        """Create the cache and a session for every kind of layer. Raises as `DeviceSession`."""
         self._config, self._decoder, self._device, self._form = config, source.config, device, form
         self._sessions: dict[Hashable, DeviceSession] = {}
         self._tables: dict[int, tuple[F32, F32]] = {}
         self._layers = [self._layer(source, layer) for layer in range(config.first_layer, config.last_layer)]
 
     def of_step(self, step: Step) -> Iterator[Attend]:
-        """Each layer's attention, in order. Raises ValueError when the step does not fit the cache."""
+        """Each layer's attention, in order. Raises ValueError if the step does not fit the cache."""
         config = self._config
         if step.block_copies:
             raise ValueError("a device has no beam search: it copies no blocks")
@@ -68,7 +68,7 @@ class DeviceAttention:
         return (partial(layer.run, metadata) for layer in self._layers)
 
     def touch(self) -> None:
-        """The cache's memory was taken at the beginning."""
+        """Does nothing, since the cache's memory is allocated at the beginning."""
 
     def _layer(self, source: WeightSource, layer: int) -> DeviceLayer:
         config, decoder = self._config, self._decoder
@@ -104,11 +104,11 @@ class DeviceAttention:
 
     @property
     def sessions(self) -> Iterable[DeviceSession]:
-        """Of all layers."""
+        """The sessions of all layers."""
         return self._sessions.values()
 
     def _session(self, key: Hashable, build: Callable[[], bytes], *, computes: bool = True) -> DeviceSession:
-        """Layers that are alike share theirs."""
+        """A session for a graph; layers with the same key share it."""
         if key not in self._sessions:
             self._sessions[key] = DeviceSession("attention", build(), self._device, computes=computes)
         return self._sessions[key]
@@ -121,7 +121,7 @@ class DeviceAttention:
 
 
 class AttentionMetadata:
-    """What all layers share of one step."""
+    """What all layers share in one step."""
 
     def __init__(self, step: NumpyStep, block_size: int) -> None:
         self._step, self._block_size = step, block_size
@@ -130,16 +130,16 @@ class AttentionMetadata:
 
     @cached_property
     def slots_T1(self) -> Array:
-        """Where rows are kept."""
+        """Slots where rows are kept."""
         return slots_of_rows(self._step, self._block_size)
 
     @cached_property
     def groups(self) -> tuple[RowGroup, ...]:
-        """Rows that attend together."""
+        """Groups of rows that attend together."""
         return tuple(row_groups(self._step, self._block_size))
 
     def mask(self, index: int, shape: AttentionShape) -> F32:
-        """Of one group, for layers of a shape."""
+        """Mask of one group, for layers of this shape."""
         key = index, shape
         if key not in self._masks:
             self._masks[key] = self.groups[index].mask(shape)
@@ -148,24 +148,24 @@ class AttentionMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLayer:
-    """One layer's attention."""
+    """The attention of one layer."""
 
     shape: AttentionShape
     vectors: AttentionVectors
     angles: tuple[F32, F32] | None
-    """cosines and sines by position; None: nothing rotates"""
+    """Cosines and sines by position; None: nothing is rotated."""
     append: DeviceSession
     attend: Mapping[str, DeviceSession]
-    """by the kind of group"""
+    """Sessions by the kind of group."""
     lone_row: DeviceSession | None
-    """of a step that is a single row; None: that is a group as others are"""
+    """Session for a step with a single row; None: that is computed as other groups are."""
     keys: ort.OrtValue
     values: ort.OrtValue
 
     def run(self, step: AttentionMetadata, qkv: ort.OrtValue) -> ort.OrtValue | Array:
-        """[T, O], on the device.
+        """Attention's result [T, O], on the device.
 
-        Mutates: the cache, where the step's rows are kept.
+        Mutates: the cache, at the slots of the step's rows.
         Raises: DeviceLost.
         """
         positions = step.positions_T

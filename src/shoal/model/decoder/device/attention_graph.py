@@ -1,11 +1,11 @@
-"""Attention over a paged cache in a device's memory, as ONNX graphs of plain operators, which every provider has.
+"""Attention over a paged cache in a device's memory, as ONNX graphs of plain operators that every provider has.
 
-A step's rows are first appended: rotated, normed where the model does that, keys and values written to their slots of
-the cache. Then groups of rows attend, each in a run of its own: all rows that are the only ones of their sequence
-together, and each longer piece of a prompt by itself, so that nothing is padded but contexts.
+A step's rows are first appended: rotated, normed if the model does that, keys and values written to their slots of the
+cache. Then groups of rows attend, each in a run of its own: all rows that are the only ones of their sequence together,
+and each longer piece of a prompt alone, so that nothing but contexts is padded.
 
-Shapes: T rows of the step, G rows of a group, B sequences of a group, L slots of context, C slots of the cache,
-H query heads, K key heads, g = H / K, D dimensions, R half the rotated ones, W = K D, O = H D.
+Shapes: T rows of the step, G rows of a group, B sequences of a group, L slots of context, C slots of the cache, H query
+heads, K key heads, g = H / K, D dimensions, R half the rotated ones, W = K D, O = H D.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ ALL_ROWS, ONE_ROW = "a piece of one sequence", "one row of each sequence"
 def append_graph(
     shape: AttentionShape, vectors: AttentionVectors, form: GraphForm = USUAL_FORM, *, gives_fresh: bool = False
 ) -> bytes:
-    """Inputs qkv [T, .], cos and sin [T, 1, R], factors [T, 1, 1], slots [T, 1], keys and values [C, W]; outputs q
-    [T, H, D], scaled, and keys_out and values_out, which may be the memory of keys and values; with `gives_fresh` also
-    what is written there, fresh_keys and fresh_values [T, W]."""
+    """Appends a step's rows. Inputs: qkv [T, .], cos and sin [T, 1, R], factors [T, 1, 1], slots [T, 1], keys and
+    values [C, W]. Outputs: q [T, H, D], scaled, and keys_out and values_out, which may be the memory of keys and
+    values; with `gives_fresh` also what is written there, fresh_keys and fresh_values [T, W]."""
     builder, width = GraphBuilder("append", form), shape.num_kv_heads * shape.head_dim
     qkv = builder.declare_input("qkv", np.float32, ["T", shape.qkv_width])
     slots = builder.declare_input("slots", np.int64, ["T", 1])
@@ -51,9 +51,9 @@ def append_graph(
 
 
 def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str, form: GraphForm = USUAL_FORM) -> bytes:
-    """Inputs q [T, H, D], keys and values [C, W], rows [G, 1], context [B, L], mask [B, 1, M, L], with M = g or, of a
-    piece of one sequence, G g; sinks [B, K, M, 1]; into [T, O]. Output attention [T, O], in which these rows are
-    written."""
+    """Computes the attention of a group. Inputs: q [T, H, D], keys and values [C, W], rows [G, 1], context [B, L], mask
+    [B, 1, M, L], with M = g or, for a piece of one sequence, G g; sinks [B, K, M, 1]; into [T, O]. Output: attention
+    [T, O], a copy of `into` with the group's rows."""
     builder, width = GraphBuilder("attend", form), shape.num_kv_heads * shape.head_dim
     num_kv, dim, group_size = shape.num_kv_heads, shape.head_dim, shape.num_heads // shape.num_kv_heads
     q = builder.declare_input("q", np.float32, ["T", shape.num_heads, dim])
@@ -88,12 +88,12 @@ def attend_graph(shape: AttentionShape, vectors: AttentionVectors, group: str, f
 
 
 def lone_row_graph(shape: AttentionShape, form: GraphForm = USUAL_FORM) -> bytes:
-    """A single row that sees all tokens before it, by one operator: inputs q [1, H, D], scaled, fresh_keys and
-    fresh_values [1, W], context [1, L], of the L tokens before, keys and values [C, W], before [1], which is L, and all
-    [1], which is L + 1. Output attention [1, O].
+    """Computes attention of a single row over all tokens before it with one operator. Inputs: q [1, H, D], scaled,
+    fresh_keys and fresh_values [1, W], context [1, L], of the L tokens before, keys and values [C, W], before [1],
+    which is L, and all [1], which is L + 1. Output: attention [1, O].
 
-    Source: ONNX Runtime's contrib operators, GroupQueryAttention. Of a context with room behind, or of several of
-    unlike lengths, WebGPU 1.27 computes something else.
+    Source: ONNX Runtime's contrib operators, GroupQueryAttention. WebGPU 1.27 computes it wrong for a context with
+    padding, and for several contexts of different lengths.
     """
     builder, width, heads = GraphBuilder("lone_row", form), shape.num_kv_heads * shape.head_dim, shape.num_kv_heads
     q = builder.declare_input("q", np.float32, ["T", shape.num_heads, shape.head_dim])
@@ -113,8 +113,9 @@ def lone_row_graph(shape: AttentionShape, form: GraphForm = USUAL_FORM) -> bytes
 
 
 def group_query_attention(builder: GraphBuilder, shape: AttentionShape, inputs: list[str]) -> str:
-    """The operator, of queries that are scaled and turned already. Keys and values with the row's own, of which nobody
-    has any use, become outputs: ONNX Runtime would put others into the memory of those before."""
+    """The operator GroupQueryAttention, for queries that are already scaled and rotated. Keys and values including the
+    row's own become outputs, although nobody needs them: otherwise ONNX Runtime overwrites the memory of the previous
+    ones."""
     outputs = ["grouped", "grown_keys", "grown_values"]
     builder.node(
         "GroupQueryAttention",
@@ -131,7 +132,7 @@ def group_query_attention(builder: GraphBuilder, shape: AttentionShape, inputs: 
 
 
 def zeros_graph(num_slots: int, width: int, form: GraphForm = USUAL_FORM) -> bytes:
-    """Output zeros [num_slots, width]: how memory of a device is had."""
+    """Output: zeros [num_slots, width]. This is how memory of a device is allocated."""
     builder = GraphBuilder("zeros", form)
     dims = builder.constant(np.array([num_slots, width], np.int64))
     zeros = builder.node("ConstantOfShape", [dims], value=numpy_helper.from_array(np.zeros(1, form.floats)))
@@ -140,7 +141,7 @@ def zeros_graph(num_slots: int, width: int, form: GraphForm = USUAL_FORM) -> byt
 
 
 def gather_graph(width: int, form: GraphForm = USUAL_FORM) -> bytes:
-    """Inputs x [T, width] and rows [R]; output gathered [R, width]."""
+    """Inputs: x [T, width] and rows [R]. Output: gathered [R, width]."""
     builder = GraphBuilder("gather", form)
     x, rows = builder.input("x", width), builder.declare_input("rows", np.int64, ["R"])
     builder.declare_output("gathered", builder.node("Gather", [x, rows], axis=0), ["R", width])
@@ -174,7 +175,7 @@ def _rotated(builder: GraphBuilder, x: str, angles: list[str], shape: AttentionS
 
 
 def _with_sinks(builder: GraphBuilder, scores: str) -> str:
-    """The softmax beside a further score of each head that has no value."""
+    """The softmax with an additional score for each head, which has no value."""
     sinks = builder.declare_input("sinks", np.float32, ["B", "K", "M", 1])
     last = builder.constant(np.array([-1], np.int64))
     largest = builder.node("Max", [builder.node("ReduceMax", [scores, last], keepdims=1), sinks])

@@ -1,11 +1,11 @@
 """A stage's layers on a device: the ONNX form's segments with attention between them.
 
-The same blocks and tables as on processors say what belongs to whom, so that the scheduler, prefixes in common and
-pipelines over both know no difference. Where a provider keeps values in the device's memory, attention and its cache
-are there, too, and between the first segment and the last everything stays on the device. Where all that a run gives
-comes back to the processor, attention is computed there.
+Blocks and tables are the same as on processors, so that scheduler, shared prefixes and mixed pipelines need not tell
+the two apart. If a provider keeps values in the device's memory, attention and its cache are there as well, and nothing
+leaves the device between the first segment and the last. If all results of a run come back to the processor, attention
+is computed there.
 
-Shapes: T tokens in the step, P >= T with rows that only pad, R sampled rows, D hidden size, V vocabulary rows.
+Shapes: T tokens in the step, P >= T with padding rows, R sampled rows, D hidden size, V vocabulary rows.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class DeviceLayers:
             on_progress: called with (done, total) segments.
 
         Raises:
-            ConfigError: the device is not at hand, the stage is sharded, or has layers without an ONNX form.
-            CapacityError: the device's memory does not hold the stage; says how many layers it would.
+            ConfigError: the device is missing, or the stage is sharded or has layers without an ONNX form.
+            CapacityError: the stage does not fit the device's memory; the message says how many layers would.
             ModelLoadError: ONNX Runtime refuses a segment.
         """
         if config.part is not None:
@@ -88,7 +88,7 @@ class DeviceLayers:
         )
         notes = (session.note for session in (*self._segments, *self._attention.sessions))
         self.note = next((note for note in notes if note), None)
-        """of the first graph that there is something to say of: the others are like it"""
+        """The note of the first graph that has one; the other graphs are like it."""
         is_last = config.last_layer == source.config.num_layers
         self._head = self._segments.pop() if is_last else None
         self._gathers = {
@@ -96,10 +96,10 @@ class DeviceLayers:
             for name, width in (self._head_widths() if self._keeps_values else {}).items()
         }
         self._end: dict[str, ort.OrtValue | Array] = {}
-        """what the head takes, of the latest step"""
+        """Input of the head in the latest step."""
 
     def expert_rows(self) -> list[list[int]]:
-        """Nobody counts: every expert computes every row."""
+        """Empty: every expert computes every row, so nothing is counted."""
         return []
 
     def touch_kv(self) -> None:
@@ -112,7 +112,7 @@ class DeviceLayers:
         x_TW[:] = self._embedding.rows(token_ids_T)
 
     def run(self, x_TD: F32, step: Step, sum_over_shards: SumOverShards | None) -> F32:
-        """See `StageLayers`. Every segment but the head."""
+        """See `StageLayers`. Runs every segment except the head."""
         if added_rows(step, self._decoder, self._config.first_layer, self._config.last_layer) is not None:
             raise ValueError("the ONNX form adds nothing to rows between layers")
         layers = self._attention.of_step(step)
@@ -128,7 +128,7 @@ class DeviceLayers:
         return x_TD if self._head is not None else _array(values["x"])[: len(x_TD)]
 
     def remember(self, slot: int, memory_PD: F32) -> None:
-        """See `StageLayers`. Never called: models with an encoder are not computed in this form."""
+        """See `StageLayers`. Never called, because models with an encoder have no ONNX form."""
         raise NotImplementedError
 
     def logits(self, rows: Sequence[int]) -> F32:
@@ -147,7 +147,7 @@ class DeviceLayers:
         return _array(self._head.run(gathered, fetched=("logits", "hidden"))[output])[: len(rows)]
 
     def _gathered(self, name: str, rows: I64) -> ort.OrtValue | Array:
-        """Rows of what the head takes, where that is."""
+        """Some rows of the head's input, gathered where that input is."""
         if not self._keeps_values:
             return _array(self._end[name])[rows]
         return self._gathers[name].run({"x": self._end[name], "rows": rows})["gathered"]
@@ -159,7 +159,7 @@ class DeviceLayers:
         return {name: widths[name] for name in self._head.inputs}
 
     def _load(self, graphs: Iterator[SegmentGraph], report: Callable[[int, int], None]) -> list[DeviceSession]:
-        """Sessions of all segments, as long as they and the cache of their layers fit. Raises CapacityError."""
+        """Sessions of all segments, while they and their layers' cache fit. Raises CapacityError."""
         config, sessions = self._config, list[DeviceSession]()
         num_layers = config.last_layer - config.first_layer
         layer_kv = self._layer_kv_bytes()
@@ -179,14 +179,14 @@ class DeviceLayers:
         return sessions
 
     def _layer_kv_bytes(self) -> int:
-        """What a layer's keys and values take on the device."""
+        """Bytes of a layer's keys and values on the device."""
         if not self._keeps_values:
             return 0
         token_bytes = kv_bytes_per_token(self._decoder, 1, device_floats(self._device))
         return token_bytes * self._config.num_blocks * self._config.block_size
 
     def _too_small(self, held: int, rest: Iterator[SegmentGraph], num_fitting: int, layer_kv: int) -> str:
-        """`held`: bytes of the first `num_fitting` segments and one more."""
+        """The error message. `held`: bytes of the first `num_fitting` segments and one more."""
         num_layers = self._config.last_layer - self._config.first_layer
         for index, graph in enumerate(rest, num_fitting + 1):
             held += graph.builder.weight_bytes + (layer_kv if index < num_layers else 0)
@@ -205,7 +205,7 @@ def _way_out(most: int, num_layers: int) -> str:
 
 
 def _padded(x_TD: F32) -> F32:
-    """[P, D]: zeros behind."""
+    """Rows with padding of zeros after them, [P, D]."""
     x_PD = np.zeros((padded_count(len(x_TD)), x_TD.shape[1]), np.float32)
     x_PD[: len(x_TD)] = x_TD
     return x_PD

@@ -1,7 +1,7 @@
-"""Whether a device attends for a single row by one operator, found by asking it and by looking at what it computes.
+"""Whether a device can compute attention of a single row with one operator, found by trying it and checking the result.
 
-A kernel of a provider may refuse a shape, or be wrong for it: WebGPU 1.27 gives 0.1 to 0.4 of the largest value beside
-the right one for several rows, and for several sequences of unlike lengths (SwiftShader).
+A provider's kernel may refuse a shape, or be wrong for it: for several rows, and for several sequences of different
+lengths, WebGPU 1.27 is off by 0.1 to 0.4 of the largest value (SwiftShader).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from shoal.model.runtime_sessions import session_options, start_session
 from shoal.protocol.device_config import DeviceConfig
 
 _BEFORE = 21
-"""Tokens before the row that is tried: more than a block of the cache, and no multiple of it."""
+"""Tokens before the row in the trial: more than a block of the cache, and not a multiple of it."""
 _TOLERANCE = {np.float32: 1e-4, np.float16: 1e-2}
-"""Of the largest value."""
+"""Relative to the largest value."""
 
 
 @cache
 def computes_lone_rows(device: DeviceConfig, shape: AttentionShape, form: GraphForm) -> bool:
-    """Whether a device has the operator for a layer of that shape, and agrees with the plain operators on it."""
+    """Whether a device has the operator for a layer of this shape, and its result agrees with the plain operators."""
     if shape.window or shape.softcap or shape.sees_all or shape.only_reads or not _has_operator(device, shape, form):
         return False
     chance = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def computes_lone_rows(device: DeviceConfig, shape: AttentionShape, form: GraphF
 
 
 def _has_operator(device: DeviceConfig, shape: AttentionShape, form: GraphForm) -> bool:
-    """Whether the device computes it itself."""
+    """Whether the device itself computes the operator."""
     builder, heads, dim = GraphBuilder("probe", form), shape.num_kv_heads, shape.head_dim
     rows = {"q": shape.out_width, "k": heads * dim, "v": heads * dim}
     inputs = [builder.declare_input(name, np.float32, [1, 1, width]) for name, width in rows.items()]

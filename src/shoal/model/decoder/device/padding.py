@@ -1,14 +1,14 @@
-"""How many rows a device is given for those that there are.
+"""How many rows a device computes for a given number of rows.
 
-Some providers compile a graph anew for each shape that is new to them (MIGraphX, TensorRT, OpenVINO on GPUs), which
-takes longer than any step. So rows are padded to a few dozen counts.
+Some providers compile a graph again for each new shape (MIGraphX, TensorRT, OpenVINO on GPUs), which takes longer than
+any step. So rows are padded to a few dozen different counts.
 """
 
 from __future__ import annotations
 
 _EVEN_STEPS = 64
-"""Rows from which on counts are its multiples, so that long pieces of prompts are padded by little; below they are
-powers of two."""
+"""From this many rows on, counts are multiples of it, so that long pieces of prompts are padded little; smaller counts
+are powers of two."""
 
 
 def padded_count(num_rows: int) -> int:

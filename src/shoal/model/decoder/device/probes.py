@@ -1,4 +1,4 @@
-"""What a device's provider computes itself, found by asking it: a graph of one product that may not fall back."""
+"""What a device's provider computes itself, found by trying a graph of one product that may not fall back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BITS: tuple[Bits, ...] = (_ALWAYS, 8)
 
 @cache
 def device_form(device: DeviceConfig) -> GraphForm:
-    """How a language model's graphs are written down for a device: blocks of 8 bits stay where it multiplies them.
+    """How a language model's graphs are written for a device: blocks of 8 bits are kept if it multiplies them.
 
     Raises:
         ConfigError: the device does not compute with the floats that were asked for.
@@ -36,7 +36,7 @@ def device_form(device: DeviceConfig) -> GraphForm:
 
 
 def _refusal(bits: Bits, floats: type[np.float32 | np.float16], device: DeviceConfig) -> str | None:
-    """Why a device does not itself multiply blocks of so many bits with such floats; None: it does."""
+    """Why a device does not itself multiply blocks of this many bits with such floats; None: it does."""
     builder = GraphBuilder("probe", GraphForm(exact_activations=True, floats=floats, narrow_bits=_BITS))
     q_NGB = np.zeros((BLOCK, 1, BLOCK * bits // 8), np.uint8)
     weight = BlockWeight(bits=bits, q_NGB=q_NGB, scales_NG=np.ones((BLOCK, 1), np.float32))

@@ -1,9 +1,10 @@
-"""The attention of a stage on a device from which every result comes back: the processor's own, with its KV cache.
+"""The attention of a stage on a device that returns every result: computed by the processor, with its KV cache.
 
-A cache that such a provider computes on would travel to the device and back in every layer of every step, whole: 4 s a
-token for SmolLM2 with 30,000 tokens of cache on OpenVINO. Queries, keys and values of a step's rows come back anyway.
+With such a provider, a cache on the device would travel to it and back, whole, in every layer of every step: 4 s a
+token for SmolLM2 with 30,000 tokens of cache on OpenVINO. Queries, keys and values of a step's rows come back in any
+case.
 
-Shapes: T rows, P >= T rows with those that only pad, Q fused width of queries, keys and values, O = H D.
+Shapes: T rows, P >= T rows with padding, Q fused width of queries, keys and values, O = H D.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ProcessorAttention:
     """Owns the cache, and the threads that compute on it."""
 
     sessions: tuple[DeviceSession, ...] = ()
-    """none on the device"""
+    """Sessions on the device: none."""
 
     def __init__(self, source: WeightSource, config: StageConfig) -> None:
         """`source`: of the stage's weights."""
@@ -42,7 +43,7 @@ class ProcessorAttention:
         ]
 
     def of_step(self, step: Step) -> Iterator[Attend]:
-        """Each layer's attention, in order. Raises ValueError when the step does not fit the cache."""
+        """Each layer's attention, in order. Raises ValueError if the step does not fit the cache."""
         checked = self._attention.step(step)
         return (partial(layer.run, checked) for layer in self._layers)
 
@@ -53,16 +54,16 @@ class ProcessorAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorLayer:
-    """One layer's attention."""
+    """The attention of one layer."""
 
     layer: AttentionLayer
     width: int
     """O"""
 
     def run(self, step: AttentionStep, qkv: ort.OrtValue) -> F32:
-        """[P, O] of [P, Q]; rows that only pad are zeros.
+        """Attention's result [P, O] from qkv [P, Q]; padding rows are zeros.
 
-        Mutates: the cache, where the step's rows are kept.
+        Mutates: the cache, at the slots of the step's rows.
         """
         qkv_PQ = np.asarray(qkv.numpy(), np.float32)
         attention_PO = np.zeros((len(qkv_PQ), self.width), np.float32)

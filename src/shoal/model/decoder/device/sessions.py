@@ -1,4 +1,4 @@
-"""Sessions of a decoder's graphs on one device; what they hand to each other stays in its memory."""
+"""Sessions of a decoder's graphs on one device. Values that they pass to each other stay in its memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from shoal.protocol.device_config import DeviceConfig
 
 
 class DeviceSession:
-    """One graph."""
+    """A session for one graph."""
 
     def __init__(self, name: str, model: bytes, device: DeviceConfig, *, computes: bool = True) -> None:
-        """Load it.
+        """Load the graph.
 
         Args:
-            name: for messages.
+            name: for error messages.
             model: the graph.
             device: to compute on.
-            computes: whether there is something to compute, which the device must be able to do.
+            computes: whether the graph has something to compute, which the device must be able to do.
 
         Raises:
-            ConfigError: the device is not at hand.
-            CapacityError: its memory does not hold the graph's weights.
+            ConfigError: the device is missing.
+            CapacityError: the graph's weights do not fit its memory.
             ModelLoadError: ONNX Runtime refuses the graph.
         """
         self._device, self._floats = device, device_floats(device)
@@ -41,7 +41,7 @@ class DeviceSession:
         except RUNTIME_ERRORS as error:
             raise _load_error(name, device, error) from error
         self.note = check_nodes(self._session, device) if computes else None
-        """what a user should know of how it is computed; None: nothing"""
+        """What a user should know about how the graph is computed; None: nothing."""
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -52,15 +52,15 @@ class DeviceSession:
         fetched: tuple[str, ...] = (),
         into: Mapping[str, ort.OrtValue] | None = None,
     ) -> dict[str, ort.OrtValue]:
-        """Every output.
+        """Run the graph. Returns every output.
 
         Args:
-            values: of the inputs, and perhaps others; arrays are brought to the device, floats as it computes with.
+            values: of the inputs, and possibly others; arrays are copied to the device, floats in its type.
             fetched: outputs that are wanted in the processor's memory.
             into: values whose memory outputs are to be written to.
 
         Raises:
-            DeviceLost: the device is full, or gone.
+            DeviceLost: the device is full or gone.
         """
         binding = self._session.io_binding()
         for name in self.inputs:
@@ -83,7 +83,7 @@ class DeviceSession:
 
 
 def device_floats(device: DeviceConfig) -> type[np.float32 | np.float16]:
-    """What a language model's floats are on a device."""
+    """The type of a language model's floats on a device."""
     return np.float16 if device.precision == "fp16" else np.float32
 
 

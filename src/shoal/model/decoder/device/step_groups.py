@@ -1,4 +1,4 @@
-"""Which rows of a step attend together, and to what: host-side metadata of the attention graphs.
+"""Which rows of a step attend together, and over which slots: host-side metadata of the attention graphs.
 
 Shapes: T rows, G rows of a group, B sequences of a group, L slots of context, S tokens of a block.
 """
@@ -16,8 +16,8 @@ from shoal.model.attention.interface import AttentionShape
 from shoal.model.attention.paged_attention_numpy import NumpyStep
 
 _UNSEEN = np.float32(-6e4)
-"""Added to scores of what a row does not see; finite, since some kernels subtract the largest score first, and in 16
-bits as well. Scores are far from as large."""
+"""Added to scores of tokens that a row does not see. It is finite even in 16 bits, since some kernels subtract the
+largest score first; real scores are far smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,33 +25,34 @@ class RowGroup:
     """Rows that attend in one run."""
 
     rows_G1: I64
-    """of the step"""
+    """Numbers of the rows in the step."""
     positions_G: I64
-    """in their sequences"""
+    """Positions of the rows in their sequences."""
     context_BL: I64
-    """slots of the cache, whole blocks; those behind a context's end are of block 0, and nobody sees them"""
+    """Slots of the cache, in whole blocks. Slots beyond a context's end are those of block 0, which no row sees."""
     lengths_B: I64
-    """tokens of each context"""
+    """Number of tokens in each context."""
 
     @property
     def is_one_sequence(self) -> bool:
-        """Whether all rows are of one sequence; otherwise each is of one of its own."""
+        """Whether all rows belong to one sequence; otherwise each belongs to another one."""
         return len(self.lengths_B) == 1
 
     @property
     def is_lone_row(self) -> bool:
-        """Whether it is a single row, with tokens before it."""
+        """Whether the group is a single row with tokens before it."""
         return len(self.rows_G1) == 1 and self.lengths_B[0] > 1
 
     @property
     def lone_row(self) -> dict[str, Array]:
-        """Of a lone row: what its graph takes beside values on the device."""
+        """The inputs of a single row's graph that are not on the device."""
         before = int(self.lengths_B[0]) - 1
         lengths = {name: np.array([length], np.int32) for name, length in (("before", before), ("all", before + 1))}
         return {"context": self.context_BL[:, :before], **lengths}
 
     def mask(self, shape: AttentionShape) -> F32:
-        """[B, 1, M, L], M query heads of a key head, or as many of every row: 0 where a row sees, else very low."""
+        """Mask [B, 1, M, L], with M the query heads of a key head, or those of all rows: 0 for what a row sees,
+        otherwise very low."""
         keys_L = np.arange(self.context_BL.shape[1])
         distance_GL = self.positions_G[:, None] - keys_L
         seen_GL = distance_GL >= 0
@@ -64,14 +65,14 @@ class RowGroup:
         return mask_ML.reshape(len(self.lengths_B), 1, -1, keys_L.size)
 
     def sinks(self, sinks_H: F32, shape: AttentionShape) -> F32:
-        """[B, K, M, 1]: each head's sink beside the rows of `mask`."""
+        """Sinks [B, K, M, 1]: each head's sink in the order of the rows of `mask`."""
         num_rows = len(self.rows_G1) if self.is_one_sequence else 1
         sinks_KM = np.tile(sinks_H.reshape(shape.num_kv_heads, -1), (1, num_rows))
         return np.broadcast_to(sinks_KM[None, :, :, None], (len(self.lengths_B), *sinks_KM.shape, 1))
 
 
 def row_groups(step: NumpyStep, block_size: int) -> Iterator[RowGroup]:
-    """Pieces of prompts one by one, then all rows that are alone in their sequence."""
+    """Each piece of a prompt as a group, then one group of all rows that are alone in their sequence."""
     starts, counts = step.query_starts_B1[:-1], np.diff(step.query_starts_B1)
     for b in np.flatnonzero(counts > 1):
         yield _group(step, np.arange(starts[b], starts[b] + counts[b]), np.array([b]), block_size)
@@ -80,7 +81,7 @@ def row_groups(step: NumpyStep, block_size: int) -> Iterator[RowGroup]:
 
 
 def slots_of_rows(step: NumpyStep, block_size: int) -> I64:
-    """[T, 1]: where each row's key and value are kept."""
+    """The slot in which each row's key and value are kept, [T, 1]."""
     sequences_T = np.repeat(np.arange(step.num_sequences), np.diff(step.query_starts_B1))
     blocks_T = step.block_tables_BM[sequences_T, step.positions_T // block_size]
     return (blocks_T.astype(np.int64) * block_size + step.positions_T % block_size).reshape(-1, 1)
