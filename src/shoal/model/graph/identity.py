@@ -1,4 +1,4 @@
-"""Tells graphs apart by what they compute with, not by the numbers in their weights.
+"""Identifies graphs by what they compute, not by the numbers in their weights.
 
 Times, cuts and plans hold for every graph of the same structure: one that was trained further needs no new plan.
 """
@@ -18,7 +18,8 @@ _SHOWN_DIGITS = 12
 
 
 def graph_digest(graph: GraphFile) -> str:
-    """Of nodes, inputs, outputs, and the weights' names, types and sizes; of small weights the content, too."""
+    """Digest of nodes, inputs, outputs, and the weights' names, types and sizes; of small weights their content,
+    too."""
     source = graph.model.graph
     digest = hashlib.sha256()
     for part in (*graph.model.opset_import, *source.input, *source.output, *graph.model.functions, *source.node):
@@ -31,7 +32,7 @@ def graph_digest(graph: GraphFile) -> str:
 
 
 def graph_shape(graph: GraphFile) -> str:
-    """What a graph looks like, in one line that no other structure has."""
+    """A graph's shape and digest in one line, which no other structure has."""
     size_mb = weight_bytes(graph, 0, graph.num_nodes) / _MB
     names = ", ".join(spec.name for spec in graph.inputs)
     return f"{graph.num_nodes} nodes on {names}, {size_mb:.1f} MB of weights, {graph_digest(graph)[:_SHOWN_DIGITS]}"

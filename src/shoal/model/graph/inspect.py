@@ -1,4 +1,4 @@
-"""What `shoal inspect` tells of an ONNX graph."""
+"""The facts that `shoal inspect` shows of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from shoal.model.graph.tensor_parallel.shard_model import split_figures
 from shoal.protocol.stage_interface import TensorSpec
 
 NUM_NARROWEST = 5
-"""Cut points that the report lists: enough to see where the graph is thin."""
+"""Cut points that the report lists: enough to show where little crosses a cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphReport:
-    """Plain facts about one graph. Symbolic dimensions count as 1 in FLOPs and bytes."""
+    """Facts about one graph. Symbolic dimensions count as 1 in FLOPs and bytes."""
 
     opsets: Mapping[str, int]
-    """operator set version by domain"""
+    """Operator set version by domain."""
     operators: Mapping[str, int]
-    """nodes by operator, those inside bodies included; most frequent first"""
+    """Number of nodes of each operator, including those inside bodies; most frequent first."""
     num_nodes: int
-    """at the top level: what cuts count"""
+    """Nodes at the top level, by which cuts are numbered."""
     num_parameters: int
-    """elements of all weights"""
+    """Elements of all weights."""
     weight_bytes: int
     flops: int
-    """floating-point operations of one run, 2 per multiply-add, of products and convolutions at the top level"""
+    """Floating-point operations of one run, 2 for each multiply-add, of products and convolutions at the top level."""
     num_unsized: int
-    """products and convolutions left out of `flops`: inside bodies, or of unknown shape"""
+    """Products and convolutions left out of `flops`: inside bodies, or of unknown shape."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     num_cuts: int
     narrowest_cuts: tuple[CutPoint, ...]
-    """fewest bytes first"""
+    """Cut points with the fewest bytes, in ascending order."""
     two_shards: SplitReport
-    """what two equal shards would share between them"""
+    """What two equal shards would split between them."""
 
 
 def describe_graph(graph: GraphFile) -> GraphReport:
-    """Collect the facts. Runs nothing; the graph's weights are not read. Raises ModelLoadError."""
+    """Collect the facts without running the graph or reading its weights. Raises ModelLoadError."""
     with while_reading(graph.path):
         return _describe(graph)
 

@@ -1,4 +1,4 @@
-"""ONNX graphs that are built of a model's weights once, and kept in the user's cache."""
+"""ONNX graphs that are built once from a model's weights, and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from shoal.errors import ModelLoadError
 from shoal.model.allocator import give_memory_back
 
 _MOST_KEPT = 8
-"""Built graphs of a kind in the cache; the oldest go."""
+"""Built graphs of one kind that the cache keeps; older ones are removed."""
 
 
 def kept_graph(kind: str, files: Iterable[Path], what: str, build: Callable[[], bytes]) -> Path:
-    """The graph in the cache, by the states of the files that it is built of.
+    """Path of a graph in the cache, identified by the states of the files that it is built from.
 
     Args:
         kind: of graph, a folder in the cache.
-        files: that it is built of.
-        what: is built of it, and by which version of the builder.
-        build: builds it where it is not there.
+        files: that it is built from.
+        what: is built, and by which version of the builder.
+        build: builds the graph if it is not in the cache.
 
     Raises:
-        ModelLoadError: it cannot be built or written.
+        ModelLoadError: the graph cannot be built or written.
     """
     digest = hashlib.sha256(what.encode())
     for path in sorted(files):
@@ -43,7 +43,7 @@ def kept_graph(kind: str, files: Iterable[Path], what: str, build: Callable[[], 
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Beside its place and then there, so that nobody reads half of it. Raises ModelLoadError."""
+    """Write a file under another name and then rename it, so that nobody reads half of it. Raises ModelLoadError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

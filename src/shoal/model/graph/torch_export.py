@@ -1,4 +1,4 @@
-"""A `torch.nn.Module` as an ONNX file. torch is not needed for anything else and imported here only."""
+"""Exports a `torch.nn.Module` as an ONNX file. Only this module imports torch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import Any
 from shoal.errors import ConfigError, MissingExtra, ModelLoadError
 
 _SINGLE_FILE_BYTES = 1 << 30
-"""Weights beyond this go beside the file. Source: Protocol Buffers' limit of 2 GiB a message; half is for the rest."""
+"""Weights beyond this go into a file beside it. Source: Protocol Buffers' limit of 2 GiB for a message; half is for the
+rest."""
 
 
 def export_module(module: Any, example_inputs: Any, folder: Path) -> Path:
-    """Export a module with a dynamic first dimension where it has one.
+    """Export a module, with a dynamic first dimension if it has one.
 
     Args:
-        module: a `torch.nn.Module`; it is exported in evaluation mode and left in the mode it was in.
+        module: a `torch.nn.Module`; it is exported in evaluation mode and keeps the mode it was in.
         example_inputs: a tuple of tensors (or one tensor), or a mapping of argument names to tensors.
         folder: where the file, and its external data if it is large, are written.
 
     Raises:
-        ConfigError: no module, or no example inputs.
+        ConfigError: `module` is not a module, or there are no example inputs.
         MissingExtra: torch or onnxscript is not installed.
-        ModelLoadError: torch cannot export it.
+        ModelLoadError: torch cannot export the module.
     """
     try:
         import onnxscript  # noqa: F401  (torch's exporter needs it)
@@ -62,7 +63,7 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _export(torch: Any, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], path: Path) -> None:
-    """With a dynamic batch if the module allows one, with the sizes of the example otherwise."""
+    """Export with a dynamic batch if the module allows one, otherwise with the sizes of the example."""
     shape = {0: torch.export.Dim.DYNAMIC}
     dims = tuple(shape if value.dim() else None for value in arguments)
     named = {name: shape if value.dim() else None for name, value in keywords.items()}

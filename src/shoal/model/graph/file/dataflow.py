@@ -1,4 +1,4 @@
-"""Who reads what in an ONNX graph, and which nodes depend on constants only.
+"""Which nodes of an ONNX graph read which values, and which nodes depend on constants only.
 
 A node with bodies (`If`, `Loop`, `Scan`, also nested) counts as one node that reads whatever its bodies take from the
 graph around them.
@@ -16,9 +16,10 @@ from shoal.errors import ModelLoadError
 RANDOM_OPERATORS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
 )
-"""Their results differ from run to run, so they must run once however many stages read them.
+"""Operators whose results differ from run to run, so they must run once however many stages read them.
 
-Source: the ONNX operators that their schema calls non-deterministic, those with bodies aside."""
+Source: the ONNX operators that their schema calls non-deterministic, apart from those with bodies.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,24 +27,24 @@ class Dataflow:
     """A graph's edges. Nodes are named by their index in the graph; empty (optional) names are left out."""
 
     reads: tuple[tuple[str, ...], ...]
-    """per node: values of the graph that it or its bodies take, each once"""
+    """For each node, the values of the graph that it or its bodies read, each once."""
     writes: tuple[tuple[str, ...], ...]
     producer: Mapping[str, int]
-    """the node that computes a value; inputs and initializers have none"""
+    """The node that computes each value; inputs and initializers have none."""
     constant: frozenset[int]
-    """nodes that depend on weights only: every stage that needs one repeats it"""
+    """Nodes that depend on weights only. Every stage that needs one computes it again."""
     active: frozenset[int]
-    """nodes that depend on inputs (or chance) and that some output of the graph needs"""
+    """Nodes that depend on inputs (or chance) and that some output of the graph needs."""
 
     def is_constant(self, value: str, weights: Collection[str]) -> bool:
         """Whether the value is one of `weights` or computed from them alone."""
         return value in weights or self.producer.get(value) in self.constant
 
     def nodes_for(self, outputs: Iterable[str], first_node: int, last_node: int) -> tuple[list[int], set[str]]:
-        """The nodes that compute `outputs` inside a stage, constant ones from before it included.
+        """The nodes that compute `outputs` inside a stage, including constant ones from before it.
 
         Returns:
-            Their indices, ascending, and every value that they read or that is asked for.
+            Their indices, ascending, and all values that they read or that are among `outputs`.
         """
         values = set(outputs)
         nodes: list[int] = []
@@ -77,10 +78,10 @@ def weight_names(graph: onnx.GraphProto) -> set[str]:
 
 
 def trace(model: onnx.ModelProto, *, run_once: Collection[str] = ()) -> Dataflow:
-    """Follow the edges of a model whose nodes are in topological order (see `sort_nodes`).
+    """Find the edges of a model whose nodes are in topological order (see `sort_nodes`).
 
     Args:
-        run_once: operators that are no constants even where they read weights only, beside the random ones.
+        run_once: operators, besides the random ones, that never count as constant, even if they read weights only.
     """
     graph = model.graph
     reads = tuple(_node_reads(node) for node in graph.node)
@@ -99,10 +100,10 @@ def trace(model: onnx.ModelProto, *, run_once: Collection[str] = ()) -> Dataflow
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Put the nodes into topological order, as ONNX Runtime does with files that break this rule of the format.
 
-    Mutates: `graph`, only where it has to.
+    Mutates: `graph`, only if necessary.
 
     Raises:
-        ModelLoadError: a value is read that nothing computes, or nodes wait for each other in a ring.
+        ModelLoadError: a node reads a value that nothing computes, or nodes wait for each other in a cycle.
     """
     order = _topological_order(graph)
     if order != list(range(len(order))):
@@ -146,7 +147,7 @@ def _node_reads(node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def captured(body: onnx.GraphProto) -> Iterator[str]:
-    """Values that a body takes from the graph around it; its outputs may be such values too."""
+    """Values that a body reads from the graph around it, directly or as its outputs."""
     own = {value.name for value in body.input} | weight_names(body)
     own.update(name for node in body.node for name in node.output)
     for node in body.node:
@@ -171,9 +172,9 @@ def _constant_nodes(
 
 
 def _random_operators(model: onnx.ModelProto) -> set[str]:
-    """Operators that draw random numbers, the model's own functions included."""
+    """Operators that draw random numbers, including the model's own functions."""
     random = set(RANDOM_OPERATORS)
-    for _ in model.functions:  # a function may call functions: as many rounds as there are levels suffice
+    for _ in model.functions:  # functions may call functions: as many rounds as there are functions suffice
         found = {f.name for f in model.functions if any(_uses(node, random) for node in f.node)}
         if found <= random:
             break

@@ -1,6 +1,6 @@
-"""Inputs that may be left out: initializers that the file lists among its inputs too, whose values are the defaults.
+"""Inputs that may be left out: initializers that the file also lists as inputs, whose values are the defaults.
 
-Some exporters list all weights among the inputs. Those are weights and stay such (decision 0020).
+Some exporters list all weights as inputs. These stay weights (decision 0020).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from shoal.arrays import Array
 from shoal.model.graph.file.weight_tensors import BITS, num_bytes
 
 MIN_IR_VERSION = 4
-"""The first version of the format in which weights need not be inputs too; in earlier ones all are, and none may be
+"""First version of the format in which weights need not be inputs as well. In earlier versions all are, and none may be
 given. Source: onnx.proto, `Version`."""
 MAX_DEFAULTS = 32
-"""Files with more list their weights: hand-written defaults are a few switches, biases and thresholds."""
+"""Files with more than this list their weights: hand-written defaults are a few switches, biases and thresholds."""
 MAX_DEFAULT_BYTES = 1 << 20
-"""Of all defaults together: they travel with every request that leaves them out."""
+"""Limit for all defaults together, which are added to every request that leaves them out."""
 
 
 def take_defaults(model: onnx.ModelProto, folder: Path) -> dict[str, Array]:
-    """Make inputs of the initializers that a request may give, and say what they are where it does not.
+    """Turn the initializers that a request may replace into inputs, and return their values as defaults.
 
-    Mutates: `model`, whose initializers they no longer are.
+    Mutates: `model`, from whose initializers they are removed.
 
     Args:
         model: the file.
-        folder: where external data lie.
+        folder: of external data.
     """
     found = _replaceable(model)
     size = sum(map(num_bytes, found))

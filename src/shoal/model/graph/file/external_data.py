@@ -1,8 +1,8 @@
-"""Weights in files of their own: where they really lie.
+"""Weights in separate files, and where these really lie.
 
-ONNX Runtime takes a file's external data from the folder where the file is named and from the one where it really lies,
-which are different where the names are links (the cache of huggingface_hub has nothing else). A stage is loaded from
-memory, where ONNX Runtime knows of one folder only; so the names in an opened model lead past all links.
+ONNX Runtime reads external data from the folder of the file's name and from the folder where the file really lies,
+which differ if names are links (as in the cache of huggingface_hub). A stage is loaded from memory, where ONNX Runtime
+knows only one folder, so names in an opened model point to files behind all links.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class ExternalData:
     """Files that belong to a model."""
 
     folder: Path
-    """that the names in the opened model start from"""
+    """Folder that names in the opened model are relative to."""
     names: frozenset[str]
-    """as the file has them, from the folder where the file is named"""
+    """Names in the file, relative to the folder in which the file is named."""
 
 
 def settle_external_data(model: onnx.ModelProto, path: Path) -> ExternalData:
-    """See that every external tensor's file is there and long enough, without reading any.
+    """Check that every external tensor's file exists and is long enough, without reading any.
 
-    Mutates: names that go over links, in `model`.
+    Mutates: names in `model` that lead through links.
 
     Args:
         model: from the file.
         path: of the file.
 
     Raises:
-        ModelLoadError: a name or number makes no sense; a file is missing, too short or outside the model's folder.
+        ModelLoadError: a name or number is invalid, or a file is missing, too short or outside the model's folder.
     """
     tensors = [(tensor, _info(tensor)) for tensor in all_tensors(model) if uses_external_data(tensor)]
     places = {location: _place(location, path, tensor.name) for tensor, (location, _, _) in tensors}
@@ -60,7 +60,7 @@ def settle_external_data(model: onnx.ModelProto, path: Path) -> ExternalData:
 
 
 def _info(tensor: onnx.TensorProto) -> tuple[str, int, int]:
-    """Location, offset and length; 0 where none is said."""
+    """Location, offset and length; 0 for a number that is not given."""
     try:
         info = ExternalDataInfo(tensor)
     except ValueError as error:
@@ -71,7 +71,7 @@ def _info(tensor: onnx.TensorProto) -> tuple[str, int, int]:
 
 
 def _place(location: str, path: Path, weight: str) -> Path:
-    """The file itself, behind all links."""
+    """The path of the file, with all links resolved."""
     name = PurePosixPath(location)
     outside = f"weight {weight!r} lies at {location!r}, outside the model's folder; put it beside the model"
     if name.is_absolute() or ".." in name.parts:
@@ -79,7 +79,7 @@ def _place(location: str, path: Path, weight: str) -> Path:
     try:
         place = (path.parent / name).resolve(strict=True)
         is_regular = stat.S_ISREG(place.stat().st_mode)
-    except (OSError, RuntimeError):  # links in a ring are a RuntimeError
+    except (OSError, RuntimeError):  # a cycle of links raises RuntimeError
         raise ModelLoadError(
             f"the model keeps its weights in {location!r}, which is missing; put that file into {str(path.parent)!r}"
         ) from None

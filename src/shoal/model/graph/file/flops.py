@@ -1,4 +1,4 @@
-"""How many floating-point operations a node takes, from the shapes of what it reads and writes."""
+"""Floating-point operations of a node, from the shapes of what it reads and writes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Rule = Callable[[onnx.NodeProto, Sequence[Shape | None], Shape | None], int | No
 
 
 def node_flops(node: onnx.NodeProto, specs: Mapping[str, TensorSpec], weights: Mapping[str, Shape]) -> int | None:
-    """Operations of one product or convolution, 2 per multiply-add, symbolic dimensions as 1.
+    """Operations of one product or convolution, 2 for each multiply-add; symbolic dimensions count as 1.
 
     Returns:
-        None where the operator is neither or a shape that matters is unknown.
+        None if the operator is neither, or a shape that matters is unknown.
     """
     if node.op_type not in SHARDABLE_OPERATORS:
         return None
@@ -79,4 +79,4 @@ SHARDABLE_OPERATORS: Mapping[str, Rule] = {
     "QLinearConv": _convolution(3),
     "ConvTranspose": _transposed_convolution,
 }
-"""Operators whose time is multiply-adds with a weight, and the count of these for one run."""
+"""Operators whose time is multiply-adds with a weight, with the function that counts the operations of a run."""

@@ -1,7 +1,7 @@
-"""A model's own functions: whether they end, and how large the graph is once they are all written out.
+"""Checks a model's own functions: whether they end, and how large the graph is with all calls expanded.
 
-ONNX Runtime writes every call out before it optimizes a graph. Functions that each call the next one twice double the
-graph with every level, so that a file of a few kilobytes would keep it busy for hours.
+ONNX Runtime expands every call before it optimizes a graph. If each function calls the next one twice, the graph
+doubles with every level, so that a file of a few kilobytes would keep it busy for hours.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from shoal.errors import ModelLoadError
 from shoal.model.graph.file.dataflow import nested_nodes
 
 MAX_CALLED_NODES = 1 << 15
-"""Nodes that calls may add. Source: ONNX Runtime 1.32 takes 8 s to write out 2^14 nodes and four minutes for 2^16."""
+"""Nodes that calls may add. Source: ONNX Runtime 1.32 takes 8 s to expand 2^14 nodes and four minutes for 2^16."""
 MAX_CALLED_BYTES = 1 << 31
-"""Bytes that calls may add: the most that a graph in the protobuf format can have."""
+"""Bytes that calls may add: the largest graph in the protobuf format."""
 
 _Key = tuple[str, str, str]
 _Size = tuple[int, int]
-"""Nodes and bytes."""
+"""Number of nodes, and bytes."""
 
 
 def check_functions(model: onnx.ModelProto) -> None:
-    """See that no function calls itself, and that the calls can be written out.
+    """Check that no function calls itself, and that the calls can be expanded.
 
     Raises:
         ModelLoadError: names the function, or the size.
@@ -61,14 +61,14 @@ def _total(sizes: Iterable[_Size]) -> _Size:
 
 
 def _callees_first(calls: Mapping[_Key, list[_Key]]) -> list[_Key]:
-    """Every function behind those that it calls. Raises ModelLoadError where they go round."""
+    """Functions ordered so that each comes after those that it calls. Raises ModelLoadError for a cycle."""
     waiting = {key: len(set(callees)) for key, callees in calls.items()}
     callers: dict[_Key, list[_Key]] = {key: [] for key in calls}
     for key, callees in calls.items():
         for callee in set(callees):
             callers[callee].append(key)
     order = [key for key, count in waiting.items() if not count]
-    for key in order:  # grows while it is read
+    for key in order:  # the list grows during the loop
         for caller in callers[key]:
             waiting[caller] -= 1
             if not waiting[caller]:

@@ -1,4 +1,4 @@
-"""An ONNX file, opened: its graph with weights left where they are, checked for what would fail later."""
+"""An opened ONNX file: its graph without the weights' content, checked for errors that would otherwise show later."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from shoal.protocol.stage_interface import TensorSpec
 from shoal.protocol.worker_messages import FileState
 
 MAX_FILE_BYTES = 1 << 31
-"""The most that a message in the protobuf format can have. Source: protobuf's encoding guide."""
+"""Largest message in the protobuf format. Source: protobuf's encoding guide."""
 ONNX_FIRST_BYTE = b"\x08"
 """Every exporter writes `ModelProto.ir_version`, field 1 (a varint), first. Source: onnx.proto, protobuf encoding."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GraphFile:
-    """One ONNX model. What is derived from it is computed when first asked for and kept (hence no slots)."""
+    """One ONNX model. Derived values are computed when first asked for and kept (hence no slots)."""
 
     path: Path
     model: onnx.ModelProto
-    """nodes in topological order; external data not loaded; must not be changed"""
+    """The model: nodes in topological order, external data not loaded. Must not be changed."""
     inputs: tuple[TensorSpec, ...]
-    """what a run may be given; weights that are listed as inputs too are left out"""
+    """Inputs of a run, without weights that the file also lists as inputs."""
     outputs: tuple[TensorSpec, ...]
     folder: Path
-    """that the names of external data start from"""
+    """Folder that the names of external data are relative to."""
     defaults: Mapping[str, Array] = field(default_factory=dict[str, Array])
-    """of inputs that may be left out"""
+    """Values of inputs that may be left out."""
     files: tuple[FileState, ...] = ()
-    """that it was read from, and those of its external data, as they were then"""
+    """States of the file and of its external data when they were read."""
 
     @property
     def num_nodes(self) -> int:
@@ -57,7 +57,7 @@ class GraphFile:
 
     @cached_property
     def has_loops(self) -> bool:
-        """Whether a run may take as long as its data say, or never end."""
+        """Whether a run's time may depend on its data, or even be infinite."""
         nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
         return any(node.op_type == "Loop" for node in nested_nodes(nodes))
 
@@ -68,13 +68,13 @@ class GraphFile:
 
     @cached_property
     def value_specs(self) -> Mapping[str, TensorSpec]:
-        """Types of inputs, computed values and outputs; values that are no tensors or of unknown type are absent."""
+        """Types of inputs, computed values and outputs; without values that are not tensors or have no known type."""
         with while_reading(self.path):
             return infer_specs(self.model, self.folder)
 
 
 def open_graph(path: Path) -> GraphFile:
-    """Read an ONNX file and check it. Its external data are looked for, but not read.
+    """Read an ONNX file and check it. External data must be there, but are not read.
 
     Raises:
         ModelLoadError: one line that says what is wrong with the file and what to do.
@@ -110,7 +110,7 @@ def open_graph(path: Path) -> GraphFile:
 
 def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would wait forever
             raise ModelLoadError(f"{str(path)!r} is not a regular file; give the path of an ONNX file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ModelLoadError(
@@ -154,7 +154,7 @@ _WAY_OUT = {
 
 
 def _typed_outputs(model: onnx.ModelProto, folder: Path) -> list[onnx.ValueInfoProto]:
-    """The graph's outputs, with inferred types where the file gives none."""
+    """The graph's outputs, with inferred types for those that have none in the file."""
     outputs = list(model.graph.output)
     untyped = [index for index, output in enumerate(outputs) if output.type.WhichOneof("value") is None]
     specs = infer_specs(model, folder) if untyped else {}

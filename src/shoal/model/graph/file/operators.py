@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime knows every operator of a model, asked before anything large is built."""
+"""Whether ONNX Runtime knows every operator of a model, checked before anything large is built."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shoal.model.graph.file.dataflow import nested_nodes
 from shoal.model.runtime_sessions import session_options, start_session
 
 MIN_OPSET = 7
-"""The oldest operator set that ONNX Runtime promises to run. Source: its compatibility page, "ONNX opset support"."""
+"""Oldest operator set that ONNX Runtime promises to run. Source: its compatibility page, "ONNX opset support"."""
 
 DEFAULT_DOMAIN = "ai.onnx"
 
 
 def check_operators(model: onnx.ModelProto) -> None:
-    """See that the operator sets and every node's operator are known, those in bodies and functions included.
+    """Check that operator sets and all operators are known, including those in bodies and functions.
 
     Raises:
         ModelLoadError: names the operator and its domain, or the operator set.
@@ -45,7 +45,7 @@ def check_operators(model: onnx.ModelProto) -> None:
 
 
 def _check_versions(model: onnx.ModelProto) -> None:
-    """Ask ONNX Runtime with an empty graph of the same versions, since it publishes no list of those it knows."""
+    """Try ONNX Runtime with an empty graph of the same versions, since it publishes no list of supported ones."""
     empty = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     value = make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     empty.graph.MergeFrom(onnx.GraphProto(name="empty", input=[value], output=[value]))

@@ -1,4 +1,4 @@
-"""The types of a graph's values: what the file says, what ONNX infers, and what ONNX Runtime infers where ONNX cannot.
+"""The types of a graph's values: from the file, from ONNX's inference, and from ONNX Runtime's where ONNX's fails.
 
 Inference runs on a skeleton of the model: large weights become inputs of the same type, so nothing large is read.
 """
@@ -26,14 +26,14 @@ from shoal.model.runtime_sessions import session_options, start_session
 from shoal.protocol.stage_interface import Dim, TensorSpec
 
 UNNAMED_DIMS = ("", "?")
-"""Names that some exporters give to every dimension that they do not know, whether equal or not."""
+"""Names that some exporters give to every dimension they do not know, so that equal names do not mean equal sizes."""
 
 ELEMENT_TYPES = {
     "string" if number == onnx.TensorProto.STRING else tensor_dtype_to_np_dtype(number).name: number
     for number in onnx.TensorProto.DataType.values()
     if number != onnx.TensorProto.UNDEFINED
 }
-"""ONNX's element type by the dtype name that Shoal uses."""
+"""ONNX's element types by the dtype names that Shoal uses."""
 _DTYPES = {number: dtype for dtype, number in ELEMENT_TYPES.items()}
 _RUNTIME_DTYPES = {"float": "float32", "double": "float64"} | {
     onnx.TensorProto.DataType.Name(number).lower(): dtype
@@ -43,7 +43,7 @@ _RUNTIME_DTYPES = {"float": "float32", "double": "float64"} | {
 
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec | None:
-    """What the file says of a value; None where it is no (dense) tensor or has no type."""
+    """The type of a value in the file; None if it is not a (dense) tensor, or has no type."""
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or kind.elem_type not in _DTYPES:
         return None
@@ -62,7 +62,7 @@ def dtype_of_element(element_type: int) -> str:
 
 
 def infer_with_onnx(skeleton: onnx.ModelProto) -> dict[str, TensorSpec]:
-    """What ONNX's own inference finds of a `skeleton_of` a model; nothing where one node is beyond it."""
+    """The result of ONNX's own inference on a skeleton from `skeleton_of`; empty if it fails at one node."""
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -74,14 +74,14 @@ def infer_with_onnx(skeleton: onnx.ModelProto) -> dict[str, TensorSpec]:
 def infer_specs(model: onnx.ModelProto, folder: Path) -> dict[str, TensorSpec]:
     """Types of the inputs, the computed values and the outputs of a graph, by name.
 
-    What inference finds goes before what the file says: files whose batch was edited by hand often keep old shapes
-    inside, and ONNX Runtime would hold a stage's inputs to them. Values that are no tensors are absent.
+    Inferred types take precedence over the file's: files whose batch was edited by hand often keep old shapes inside,
+    which ONNX Runtime would enforce for a stage's inputs. Values that are not tensors are absent.
 
     Args:
-        folder: where external data lie.
+        folder: of external data.
     """
     skeleton = skeleton_of(model, folder)
-    specs = infer_with_onnx(skeleton)  # empty where one node is beyond it; ONNX Runtime will be asked for all
+    specs = infer_with_onnx(skeleton)  # empty if one node is beyond it; ONNX Runtime is then asked for all
     names = [name for node in skeleton.graph.node for name in node.output if name]
     unclear = [name for name in names if name not in specs or specs[name].shape is None]
     specs |= _infer_with_runtime(skeleton, unclear, folder)
@@ -98,13 +98,13 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _without_sizes(spec: TensorSpec) -> TensorSpec:
-    """Only what cannot be stale: type and rank."""
+    """Only what cannot be out of date: type and rank."""
     shape = None if spec.shape is None else (None,) * len(spec.shape)
     return TensorSpec(name=spec.name, dtype=spec.dtype, shape=shape)
 
 
 def skeleton_of(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """The model without large weights, without types of inner values and with each input's unnamed dims unset."""
+    """The model without large weights, without types of inner values, and with each input's unnamed dims unset."""
     graph = model.graph
     skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import)
     skeleton.functions.extend(model.functions)
@@ -150,23 +150,23 @@ def _infer_with_runtime(skeleton: onnx.ModelProto, names: Iterable[str], folder:
     try:
         session = start_session(asked.SerializeToString(), options)
     except Exception:  # ONNX Runtime raises a class of its own per status code
-        return {}  # whoever builds the real session will hear why
+        return {}  # whoever builds the real session gets the reason
     specs = (runtime_spec(output) for output in session.get_outputs() if output.name in wanted)
     return {spec.name: spec for spec in specs if spec is not None}
 
 
 def runtime_spec(output: ort.NodeArg) -> TensorSpec | None:
-    """What ONNX Runtime says of a session's input or output; None where it is no (dense) tensor."""
+    """The type of a session's input or output; None if it is not a (dense) tensor."""
     kind, _, element = output.type.rstrip(")").partition("(")
     if kind != "tensor" or element not in _RUNTIME_DTYPES:
         return None
-    # ONNX Runtime shows an unknown rank as it shows a scalar
+    # ONNX Runtime shows an unknown rank in the same way as a scalar
     shape = tuple(dim if isinstance(dim, int) else dim or None for dim in output.shape) or None
     return TensorSpec(name=output.name, dtype=_RUNTIME_DTYPES[element], shape=shape)
 
 
 def output_type(output: ort.NodeArg) -> onnx.TypeProto:
-    """What ONNX Runtime says of a session's output, as the format says it."""
+    """The type of a session's output in ONNX's form."""
     wrappers = output.type.split("(")
     if wrappers[0] == "tensor":
         spec = runtime_spec(output)
@@ -179,10 +179,10 @@ def output_type(output: ort.NodeArg) -> onnx.TypeProto:
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes of one element as an array holds it; of a text 1, since nobody knows."""
+    """Bytes of one element in an array; 1 for text, whose size is unknown."""
     return 1 if dtype == "string" else np.dtype(dtype).itemsize
 
 
 def is_exact(dtype: np.dtype[Any]) -> bool:
-    """Whether its values are compared for equality: whole numbers (also of fewer bits than NumPy has), texts."""
+    """Whether values are compared for equality: whole numbers (also of fewer bits than NumPy's types) and texts."""
     return dtype.kind in "iubOUS" or dtype.name in ("int4", "uint4", "int2", "uint2")

@@ -1,4 +1,4 @@
-"""The tensors that a model file holds: where they hide, how large they are and where external ones lie."""
+"""The tensors in a model file: everywhere they may be, their sizes, and where external ones lie."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BITS = {
 
 _ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 MAX_ELEMENTS = 1 << 48
-"""Of one tensor: far more than any memory holds, and few enough that no size overflows."""
+"""Limit for one tensor: far more than any memory holds, and few enough that no size overflows."""
 SMALL_WEIGHT_BYTES = 1024
-"""Weights up to here may be shapes, axes or sizes, whose numbers decide the shapes of other values."""
+"""Weights up to this size may be shapes, axes or sizes, whose numbers determine the shapes of other values."""
 
 
 def num_elements(tensor: onnx.TensorProto) -> int:
@@ -38,19 +38,19 @@ def num_elements(tensor: onnx.TensorProto) -> int:
 
 
 def num_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor in memory, by its type and dimensions; external data are not touched."""
+    """Bytes of a tensor in memory, from its type and dimensions; external data are not read."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(map(len, tensor.string_data))
     return math.ceil(num_elements(tensor) * BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type), 0) / 8)
 
 
 def sparse_bytes(sparse: onnx.SparseTensorProto) -> int:
-    """Bytes of a sparse tensor: its values and where they are."""
+    """Bytes of a sparse tensor: its values and their positions."""
     return num_bytes(sparse.values) + num_bytes(sparse.indices)
 
 
 def inner_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """Tensors inside nodes: values of `Constant` nodes and everything that bodies hold."""
+    """Tensors inside nodes: values of `Constant` nodes, and all tensors in bodies."""
     for node in nested_nodes(nodes):
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -64,7 +64,7 @@ def inner_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]
 
 
 def inner_bytes(nodes: Iterable[onnx.NodeProto]) -> int:
-    """Bytes of the weights inside nodes: `inner_tensors`, and lists of numbers where operators keep weights in them."""
+    """Bytes of the weights inside nodes: `inner_tensors`, and lists of numbers in which some operators keep weights."""
     nodes = list(nodes)
     lists = [a for node in nested_nodes(nodes) if _holds_lists(node) for a in node.attribute]
     list_bytes = sum(4 * len(a.floats) + 8 * len(a.ints) + sum(map(len, a.strings)) for a in lists)
@@ -72,7 +72,8 @@ def inner_bytes(nodes: Iterable[onnx.NodeProto]) -> int:
 
 
 def _holds_lists(node: onnx.NodeProto) -> bool:
-    """Trees, linear models and scalers of the machine-learning domain, and the list forms of `Constant`."""
+    """Whether a node keeps weights in lists: trees, linear models and scalers of the machine-learning domain, and the
+    list forms of `Constant`."""
     return node.domain == "ai.onnx.ml" or node.op_type == "Constant"
 
 
@@ -86,7 +87,7 @@ def named_weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 
 def check_tensors(model: onnx.ModelProto) -> None:
-    """See that every tensor of the file has a type and a size that can be.
+    """Check that every tensor of the file has a possible type and size.
 
     Raises:
         ModelLoadError: names the tensor.
@@ -104,7 +105,7 @@ def check_tensors(model: onnx.ModelProto) -> None:
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a file, wherever it hides."""
+    """All tensors of a file, wherever they are."""
     yield from model.graph.initializer
     for sparse in model.graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -114,7 +115,7 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def read_if_small(tensor: onnx.TensorProto, folder: Path) -> onnx.TensorProto:
-    """The tensor itself, or a copy with its data inside where these are external and small."""
+    """The tensor itself, or a copy that contains its data if these are external and small."""
     if not uses_external_data(tensor) or num_bytes(tensor) > SMALL_WEIGHT_BYTES:
         return tensor
     copy = onnx.TensorProto()

@@ -1,7 +1,7 @@
-"""Along which axis each input and output holds independent rows: guessed from the file, then measured.
+"""The axis along which each input and output holds independent rows: guessed from the file, then measured.
 
-A wrong guess would mix up the rows of different requests, so it is believed only after runs of 1, 2 and 3 rows have
-shown that the outputs grow with the inputs and that each row's result is the same alone and in company.
+A wrong guess would mix the rows of different requests. So it counts only after runs of 1, 2 and 3 rows have shown that
+outputs grow with the inputs and that each row's result is the same alone and in a batch.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from shoal.protocol.stage_interface import TensorSpec
 
 _ROWS = 3
 _RELATIVE_TOLERANCE = 1e-3
-"""Of the output's largest value: far above what another kernel for another number of rows rounds differently, far below
-what a row that sees its neighbors would differ by."""
+"""Relative to the output's largest value: far above rounding differences between kernels for different numbers of rows,
+far below the difference in a row that sees its neighbors."""
 _NAMED_TOLERANCE = 0.1
-"""Where the user says that there is a batch. Graphs that find the scale of their integers in each batch as a whole
-(ONNX Runtime's dynamic quantization) let rows sway each other by percents; rows that read each other differ more."""
+"""The tolerance if the user says that there is a batch. Graphs that choose the scale of their integers for each batch
+as a whole (ONNX Runtime's dynamic quantization) let rows influence each other by a few percent; rows that read each
+other differ more."""
 
 
 def guess_axes(
     inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], named: Mapping[str, int | None]
 ) -> BatchAxes:
-    """What the file says, and the user where it does not.
+    """The axes that the user gave and, for the rest, those that the file suggests.
 
     The batch is the symbol with "batch" in its name, wherever it stands. Inputs without it have the batch in their
-    first dimension if that is open. Where none is open, it is the size that all first dimensions have in common.
+    first dimension if that is open. If none is open, the batch is the size that all first dimensions share.
 
     Args:
         inputs: of the graph.
         outputs: of the graph.
-        named: axes that the user gave, by name; negative ones count from the end, None: an input without rows.
+        named: axes that the user gave, by name; negative ones count from the end; None: an input without rows.
 
     Raises:
-        ConfigError: a name that the graph does not have, or an axis that the tensor does not have.
+        ConfigError: the graph has no input or output of this name, or the tensor has no such axis.
     """
     given = {name: _checked_axis(name, axis, (*inputs, *outputs)) for name, axis in named.items()}
     for spec in outputs:
@@ -64,21 +65,22 @@ def guess_axes(
 
 
 def no_batch(axes: BatchAxes) -> BatchAxes:
-    """The same inputs and outputs, every request on its own."""
+    """The same inputs and outputs without a batch, so that each request runs alone."""
     return BatchAxes(inputs=dict.fromkeys(axes.inputs), outputs=dict.fromkeys(axes.outputs), rows=None)
 
 
 def measure_axes(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: Mapping[str, Array]) -> BatchAxes:
-    """The guess, corrected and confirmed by running the graph.
+    """Correct and confirm the guess by running the graph.
 
     Args:
         guess: from `guess_axes`.
-        named: axes that the user gave: outputs in it are not looked for, and rows may sway each other a little.
+        named: axes that the user gave: those of outputs are not searched for, and rows may influence each other
+            slightly.
         run: the graph.
-        sample: inputs that it runs on.
+        sample: inputs for the run.
 
     Raises:
-        NoBatch: it does not hold.
+        NoBatch: the guess does not hold.
     """
     if all(axis is None for axis in guess.inputs.values()):
         raise NoBatch("no input has rows")
@@ -90,7 +92,7 @@ def measure_axes(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: M
 
 
 def take(inputs: Mapping[str, Array], axes: BatchAxes, rows: Sequence[int]) -> dict[str, Array]:
-    """These rows of every batched input, the others as they are."""
+    """These rows of every batched input, and the other inputs unchanged."""
     return {
         name: array if (axis := axes.inputs.get(name)) is None else np.take(array, rows, axis=axis)
         for name, array in inputs.items()
@@ -98,7 +100,7 @@ def take(inputs: Mapping[str, Array], axes: BatchAxes, rows: Sequence[int]) -> d
 
 
 def vary_rows(sample: Mapping[str, Array], axes: BatchAxes, num_rows: int) -> dict[str, Array]:
-    """So many rows that differ, made of the sample's: floats by a factor, whole numbers by their order."""
+    """`num_rows` different rows made from the sample's: floats are scaled, whole numbers reordered."""
     return {
         name: array if (axis := axes.inputs.get(name)) is None else _vary(array, axis, num_rows)
         for name, array in sample.items()
@@ -106,7 +108,7 @@ def vary_rows(sample: Mapping[str, Array], axes: BatchAxes, num_rows: int) -> di
 
 
 class NoBatch(Exception):
-    """A guess does not hold; the message says what speaks against it."""
+    """The guess does not hold; the message says why."""
 
 
 def _measure_open(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: Mapping[str, Array]) -> BatchAxes:
@@ -124,7 +126,7 @@ def _measure_open(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: 
 
 
 def _measure_fixed(guess: BatchAxes, named: Mapping[str, int], run: Run, sample: Mapping[str, Array]) -> BatchAxes:
-    """Of a fixed number of rows: in a batch of nothing but copies, a row gives what it gives among others."""
+    """For a fixed number of rows: a row must give the same in a batch of nothing but its copies as among other rows."""
     assert guess.rows is not None
     varied = _varied(sample, guess)
     straight = run(varied)
@@ -143,7 +145,7 @@ def _measure_fixed(guess: BatchAxes, named: Mapping[str, int], run: Run, sample:
 
 
 def _varied(sample: Mapping[str, Array], axes: BatchAxes) -> dict[str, Array]:
-    """_ROWS rows (or as many as are fixed) that differ."""
+    """_ROWS different rows, or the fixed number of them."""
     num_rows = axes.rows or _ROWS
     for name, axis in axes.inputs.items():
         if axis is not None:
@@ -155,7 +157,7 @@ def _varied(sample: Mapping[str, Array], axes: BatchAxes) -> dict[str, Array]:
 
 
 def _vary(array: Array, axis: int, num_rows: int) -> Array:
-    """Rows whose values are moved along, and floats scaled, so that no normalization makes them the same again."""
+    """Rows whose values are shifted and, for floats, scaled, so that no normalization makes them equal again."""
     rows: list[Array] = []
     for row in range(num_rows):
         one = np.take(array, [row % array.shape[axis]], axis=axis)
@@ -171,7 +173,7 @@ def _named_axis(name: str, axis: int, array: Array) -> int:
 
 
 def _growing_axis(together: Mapping[int, Mapping[str, Array]], name: str) -> int:
-    """The one axis in which the output has k entries for each row of the input."""
+    """The one axis along which the output has k entries for each row of the input."""
     small, large = (together[rows][name].shape for rows in (_ROWS - 1, _ROWS))
     grown = [axis for axis, sizes in enumerate(zip(small, large, strict=False)) if sizes[0] != sizes[1]]
     if len(small) != len(large) or len(grown) != 1 or small[grown[0]] * _ROWS != large[grown[0]] * (_ROWS - 1):
@@ -180,7 +182,7 @@ def _growing_axis(together: Mapping[int, Mapping[str, Array]], name: str) -> int
 
 
 def _axis_of_size(outputs: Mapping[str, Array], name: str, rows: int) -> int:
-    """The first axis if it has the size, or else the one that has."""
+    """The first axis if it has this size, otherwise the only one that has."""
     shape = outputs[name].shape
     found = [axis for axis, size in enumerate(shape) if size == rows]
     if not found or (len(found) > 1 and found[0] != 0):
@@ -189,7 +191,7 @@ def _axis_of_size(outputs: Mapping[str, Array], name: str, rows: int) -> int:
 
 
 def _check_close(name: str, one: Array, other: Array, named: Mapping[str, int]) -> None:
-    """Raises NoBatch where the output differs with the company that its rows are in."""
+    """Raises NoBatch if the output depends on the other rows of the batch."""
     if one.shape != other.shape:
         raise NoBatch(f"output {name!r} has shape {list(one.shape)} alone and {list(other.shape)} in a batch")
     if is_exact(one.dtype):
@@ -208,14 +210,14 @@ def _epsilon(dtype: np.dtype[Any]) -> float:
 
 
 def _batch_symbols(inputs: Sequence[TensorSpec]) -> set[str]:
-    """Names of the batch: those that say so, or else all that a first dimension has."""
+    """Names of the batch: those that contain "batch", otherwise the names of all first dimensions."""
     symbols = {dim for spec in inputs for dim in spec.shape or () if isinstance(dim, str)}
     said = {symbol for symbol in symbols if "batch" in symbol.lower()}
     return said or {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
 
 
 def _guess_axis(spec: TensorSpec, symbols: set[str]) -> int | None:
-    """Where a batch's symbol stands, or else the first dimension if it is open."""
+    """The axis of the batch's symbol, otherwise the first dimension if it is open."""
     if not spec.shape or spec.is_optional:
         return None
     said = next((axis for axis, dim in enumerate(spec.shape) if dim in symbols), None)

@@ -1,7 +1,7 @@
-"""Whether the rows of a batch may be put together or taken apart: proved from the graph, and confirmed by runs.
+"""Whether the rows of a batch may be joined and split: proved from the graph, and confirmed by runs.
 
-Both must agree. A proof holds for all values, a run only for its own; but a proof trusts ONNX Runtime to compute what
-the operators' descriptions say, which the runs check. The user may say better than either (decision 0019).
+Both must agree. A proof holds for all values and a run only for its own, but a proof assumes that ONNX Runtime computes
+what the operators' descriptions say, which the runs check. The user's own word overrides both (decision 0019).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _WAY_OUT = "if you know that they do not, name the batch axis of an input with -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchDecision:
-    """Where rows are, if they are independent."""
+    """The axes of rows, if rows are independent."""
 
     axes: BatchAxes
     note: str | None
-    """what the user should hear of it; None: nothing"""
+    """What the user should know; None: nothing."""
 
 
 def decide_batch(
@@ -36,17 +36,17 @@ def decide_batch(
     run: Run | None,
     sample: Mapping[str, Array],
 ) -> BatchDecision:
-    """The guess, if it is proved and confirmed, or if the user has said so and no run contradicts; or no batch.
+    """The guess, if it is proved and confirmed, or if the user has named it and no run contradicts; otherwise no batch.
 
     Args:
         graph: the file.
         guess: from `guess_axes`.
         named: axes that the user gave.
-        run: the graph; None: it cannot be run, and the proof must do.
-        sample: inputs that it runs on.
+        run: the graph; None: it cannot be run, so the proof alone decides.
+        sample: inputs for the run.
 
     Raises:
-        ConfigError: the guess is the user's and does not hold.
+        ConfigError: the user gave the axes, and they do not hold.
     """
     said = {name: axis for name, axis in named.items() if axis is not None}
     if all(axis is None for axis in guess.inputs.values()) and not said:
@@ -76,7 +76,7 @@ def _said(guess: BatchAxes, said: Mapping[str, int], run: Run, sample: Mapping[s
 
 
 def _agreed(axes: BatchAxes, proof: RowProof | None, *, is_measured: bool) -> BatchAxes:
-    """Raises NoBatch where an output has its rows elsewhere than the proof says."""
+    """Raises NoBatch if an output has its rows along another axis than the proof says."""
     if proof is None:
         return axes
     if is_measured:

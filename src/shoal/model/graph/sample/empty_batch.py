@@ -1,4 +1,4 @@
-"""Batches without rows: their answer is known from the shapes alone, and no worker has to be asked."""
+"""Batches without rows: their outputs follow from the shapes alone, so no worker is asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal.protocol.stage_interface import Dim, TensorSpec
 
 
 def is_empty(tensors: Mapping[str, Array], batch: BatchAxes) -> bool:
-    """Whether every input that has rows has none."""
+    """Whether every input that has rows has zero of them."""
     sizes = [
         array.shape[axis]
         for name, array in tensors.items()
@@ -26,13 +26,13 @@ def empty_outputs(
 ) -> dict[str, Array]:
     """Outputs without rows, of the graph's types.
 
-    Their other dimensions are the fixed ones of the graph, those that an input has by the same name, and 0 where only a
-    run would tell.
+    Other dimensions are the graph's fixed sizes, sizes that an input has under the same name, or 0 if only a run would
+    tell.
 
     Args:
-        inputs: the graph's.
-        outputs: the graph's.
-        batch: where rows lie; every output has them.
+        inputs: of the graph.
+        outputs: of the graph.
+        batch: the axes of rows; every output has one.
         tensors: the inputs, without rows.
     """
     sizes: dict[Dim, int] = {}

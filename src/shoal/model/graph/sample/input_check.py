@@ -1,4 +1,4 @@
-"""Whether arrays are what a graph takes, and if not, what it wants instead."""
+"""Checks whether arrays fit a graph's inputs, and says what it expects if they do not."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def check_inputs(
     batch: BatchAxes | None = None,
     convert: bool,
 ) -> dict[str, Array]:
-    """The tensors in the graph's order, contiguous, each of the type and shape that the graph asks for.
+    """The tensors in the graph's order, contiguous, each of the type and shape that the graph expects.
 
     Args:
         specs: the graph's inputs.
         tensors: what was given.
         defaults: of inputs that may be left out; None: all must be given.
-        batch: where rows lie: along those axes any number goes, even where the graph fixes it (rows are then computed
-            as many at a time as it wants). None: every fixed size must be met.
-        convert: take other types where no value changes (integers) or only rounding does (floats).
+        batch: the axes of rows, along which any size is accepted even if the graph fixes it (rows are then computed in
+            groups of that size). None: all fixed sizes must match.
+        convert: accept other types if no value changes (integers) or values are only rounded (floats).
 
     Raises:
         InvalidRequest: `param` names the input; the message says what was expected.
@@ -57,7 +57,7 @@ def check_inputs(
 
 
 def expected(spec: TensorSpec) -> str:
-    """`float32 of shape [N, 3, 224, 224]`."""
+    """The expected type and shape, such as `float32 of shape [N, 3, 224, 224]`."""
     if spec.shape is None:
         return f"{spec.dtype} of any shape"
     return f"{spec.dtype} of shape [{', '.join('any' if dim is None else str(dim) for dim in spec.shape)}]"
@@ -95,7 +95,7 @@ def _texts(spec: TensorSpec, array: Array) -> Array:
 
 
 def _converted(array: Array, wanted: np.dtype[Any]) -> Array | None:
-    """The same numbers in another type: floats may be rounded, whole numbers must all fit. None where neither holds."""
+    """The same numbers in another type: floats may be rounded, whole numbers must all fit. None if they do not."""
     if array.dtype.kind not in "biuf" or wanted.kind == "b" or wanted.kind == "c":
         return None
     is_float = wanted.kind not in "biu"
@@ -107,7 +107,7 @@ def _converted(array: Array, wanted: np.dtype[Any]) -> Array | None:
 
 
 def _check_shape(spec: TensorSpec, array: Array, batch: BatchAxes | None, sizes: dict[str, tuple[int, str]]) -> None:
-    """`sizes`: what each symbolic dimension was seen to be, and in which input. Mutates: `sizes`."""
+    """`sizes`: for each symbolic dimension, the size seen so far and the input that had it. Mutates: `sizes`."""
     batch_axis = None if batch is None else batch.inputs.get(spec.name)
     if spec.shape is None:
         return

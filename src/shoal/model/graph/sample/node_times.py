@@ -1,8 +1,8 @@
-"""How long each node of a graph takes, and which values ONNX Runtime's optimizer leaves in place.
+"""The time of each node of a graph, and the values that ONNX Runtime's optimizer keeps.
 
-ONNX Runtime profiles the nodes of the graph that it has optimized. What it made of the file's nodes is read from the
-optimized model: a node that writes a value of the file, or is named after one, is charged to the file's node that
-computes that value; one that is new to the graph (a change of layout, say) to the last node that it waits for.
+ONNX Runtime profiles the nodes of the optimized graph. The optimized model shows what became of the file's nodes: the
+time of a node that writes a value of the file, or is named after one, counts for the node that computes this value in
+the file; that of a new node (such as a change of layout) for the last node that it waits for.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from shoal.model.graph.stage.session import compute_options, open_session, refus
 
 _WARM_UP_RUNS = 1
 _RUNS = 5
-"""Profiled runs; the median of each node's times counts."""
+"""Profiled runs, of which each node's median time counts."""
 _RUN_LIMIT_S = 600.0
-"""A run that takes longer is taken for a loop without end. A judgment."""
+"""A run that takes longer counts as an endless loop. A judgment."""
 _ESTIMATED_FLOPS_PER_S = 5e10
-"""One core with AVX2. Source: docs/design.md, first finding (160 GFLOP/s on 2 cores), less what small layers lose."""
+"""Speed of one core with AVX2. Source: docs/design.md, first finding (160 GFLOP/s on 2 cores), minus what small layers
+lose."""
 _NEW_LAYOUT = re.compile(r"_nchwc(_token_\d+)?$")
 """What ONNX Runtime appends to a value's name to name the node that computes it in a memory layout of its own."""
 _EVENT_SUFFIX = "_kernel_time"
@@ -44,27 +45,27 @@ _EVENT_SUFFIX = "_kernel_time"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeTimes:
-    """What a sample run showed."""
+    """Measurements of a sample run."""
 
     seconds: tuple[float, ...]
-    """of each node of the file, in order; nodes that were optimized away take none"""
+    """Seconds of each node of the file, in order; 0 for nodes that were optimized away."""
     kept_values: frozenset[str]
-    """values that are still there after the optimizer's fusions: a cut through these alone keeps all of them whole"""
+    """Values that still exist after the optimizer's fusions: cuts through these alone break no fusion."""
     output_bytes: tuple[int, ...]
-    """of each node of the file: what it writes; 0 for nodes whose values are not there after the optimization"""
+    """Bytes that each node of the file writes; 0 for nodes whose values do not exist after optimization."""
 
 
 def measure_nodes(graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]], *, threads: int) -> NodeTimes:
-    """Run the graph a few times under ONNX Runtime's profiler.
+    """Run the graph several times with ONNX Runtime's profiler.
 
     Args:
         graph: the whole file.
         inputs: of a typical run.
-        threads: compute threads, as the stages will have.
+        threads: compute threads, as many as stages will have.
 
     Raises:
         ModelLoadError: ONNX Runtime cannot load the graph.
-        ConfigError: it cannot run it on these inputs.
+        ConfigError: ONNX Runtime cannot run it on these inputs.
     """
     model = _named_model(graph)
     with tempfile.TemporaryDirectory(prefix="shoal-profile-") as name:
@@ -86,7 +87,7 @@ def measure_nodes(graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]], *, t
 
 
 def _run(session: ort.InferenceSession, graph: GraphFile, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Run the whole graph as often as is wanted; NumPy has not all types that it may take and hand out."""
+    """Run the whole graph _RUNS times. Values have ONNX Runtime's own types, since NumPy lacks some."""
     values = {spec.name: to_value(inputs[spec.name], spec.dtype) for spec in graph.inputs}
     names = [spec.name for spec in graph.outputs]
     limit = RunLimit()
@@ -96,9 +97,9 @@ def _run(session: ort.InferenceSession, graph: GraphFile, inputs: Mapping[str, n
 
 
 def estimate_nodes(graph: GraphFile) -> list[float]:
-    """What each node is likely to take, relative to each other: for a graph that this machine cannot hold whole.
+    """The nodes' likely times relative to each other, for a graph that does not fit this machine.
 
-    Products and convolutions count by their arithmetic; where all sizes are unknown every node counts the same.
+    Products and convolutions count by their arithmetic; if all sizes are unknown, all nodes count the same.
     """
     tensors = named_weights(graph.model.graph)
     weights = {name: tuple(tensor.dims) for name, tensor in tensors.items()}
@@ -107,7 +108,7 @@ def estimate_nodes(graph: GraphFile) -> list[float]:
 
 
 def _named_model(graph: GraphFile) -> str | bytes:
-    """The file where its nodes have names of their own, which the profile calls them by; otherwise a copy with such."""
+    """The file if its nodes have unique names, by which the profile calls them; otherwise a copy with such names."""
     names = [node.name for node in graph.model.graph.node]
     if all(names) and len(set(names)) == len(names):
         return str(graph.path)
@@ -119,7 +120,7 @@ def _named_model(graph: GraphFile) -> str | bytes:
 
 
 def _fuse(graph: GraphFile, model: str | bytes, path: Path) -> Sequence[onnx.NodeProto]:
-    """The nodes after all fusions. Layouts are left alone: they rename values without merging anything."""
+    """The nodes after all fusions. Layouts are not changed: that would rename values without merging any."""
     options = _saving_options(path, 1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     open_session(graph, model, options)
@@ -127,7 +128,8 @@ def _fuse(graph: GraphFile, model: str | bytes, path: Path) -> Sequence[onnx.Nod
 
 
 def _saving_options(path: Path, threads: int) -> ort.SessionOptions:
-    """Options of a session that writes the optimized model; weights into a file beside it, since they may be large."""
+    """Options of a session that writes the optimized model, with weights in a separate file, since they may be
+    large."""
     options = compute_options(threads)
     options.optimized_model_filepath = str(path)
     weights = f"{path.stem}.weights"
@@ -136,13 +138,13 @@ def _saving_options(path: Path, threads: int) -> ort.SessionOptions:
 
 
 def _read_nodes(path: Path) -> Sequence[onnx.NodeProto]:
-    """The nodes of a model that was written to be looked at; its weights are deleted."""
+    """The nodes of a model that was written for inspection; its weights are deleted."""
     path.with_suffix(".weights").unlink(missing_ok=True)
     return onnx.load(path, load_external_data=False).graph.node
 
 
 def _seconds_by_name(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Median seconds a run of each optimized node. Nodes inside a body are part of the node that holds it."""
+    """Median seconds of each optimized node in a run. Nodes inside a body belong to the node that contains it."""
     runs = [event["ts"] for event in events if event.get("cat") == "Session" and event["name"] == "model_run"]
     kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_EVENT_SUFFIX)]
     times: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * len(runs))
@@ -156,7 +158,7 @@ def _seconds_by_name(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _bytes_by_name(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """What each optimized node writes in a run."""
+    """Bytes that each optimized node writes in a run."""
     kernels = (event for event in events if event.get("cat") == "Node" and event["name"].endswith(_EVENT_SUFFIX))
     return {
         event["name"].removesuffix(_EVENT_SUFFIX): int(event.get("args", {}).get("output_size", 0)) for event in kernels
@@ -169,7 +171,7 @@ def _charge(
     seconds: Mapping[str, float],
     num_bytes: Mapping[str, int],
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Seconds, and bytes written, of each node of the file."""
+    """Seconds and written bytes of each node of the file."""
     producer = graph.dataflow.producer
     charged_s, written = [0.0] * graph.num_nodes, [0] * graph.num_nodes
     stands_for: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Made-up inputs that a graph runs on: to measure it, to find its batch axes, to see that a server answers."""
+"""Made-up inputs for a graph: to measure it, to find its batch axes, and to check that a server answers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from shoal.errors import ConfigError, InvalidRequest
 from shoal.protocol.stage_interface import TensorSpec
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Computes a graph's outputs; raises InvalidRequest where it cannot."""
+"""Computes a graph's outputs; raises InvalidRequest if it cannot."""
 
 _IMAGE_SIZES = (128, 64, 48, 224, 32, 256)
-"""The first is as small as it can be for stages to be balanced as for real lines of text (PP-OCR's recognizer)."""
+"""The first size is the smallest for which stages are balanced as for real lines of text (PP-OCR's recognizer)."""
 _SEQUENCE_SIZES = (32, 16, 576, 512, 128, 8, 1)
-"""576 and 512: frames of speech models at 16 kHz."""
+"""576 and 512 are frames of speech models at 16 kHz."""
 _SAMPLING_RATE = 16_000
 _SCALARS = (1, 0)
 _NUM_IDS = (5, 0)
-"""Token ids are 1 to this: nearly every vocabulary has them. 0: all are 0."""
+"""Largest token id, counting from 1, which nearly every vocabulary has. 0: all ids are 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sizes:
-    """One guess at everything that a graph leaves open."""
+    """One guess for all sizes that a graph leaves open."""
 
     rows: int
     image: int
@@ -43,16 +43,16 @@ class _Sizes:
 def sample_inputs(
     specs: Sequence[TensorSpec], run: Run | None, *, rows: int = 1, axes: BatchAxes | None = None
 ) -> dict[str, Array]:
-    """Inputs for a graph with these specs, tried until it runs.
+    """Inputs for a graph with these specs; guesses are tried until the graph runs.
 
     Args:
         specs: the graph's inputs.
-        run: the graph; None takes the first guess untried.
-        rows: of the batch, where the graph does not fix them.
-        axes: where the batch lies; None takes the first dimension of each input.
+        run: the graph; None: the first guess is taken without a trial.
+        rows: of the batch, if the graph does not fix them.
+        axes: of the batch; None: the first dimension of each input.
 
     Raises:
-        ConfigError: it runs on no guess; the message has its reason for the first.
+        ConfigError: the graph runs on no guess; the message has its reason for the first one.
     """
     reason = ""
     tried: set[Hashable] = set()
