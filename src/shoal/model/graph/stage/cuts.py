@@ -1,4 +1,4 @@
-"""Where a graph can be cut into stages, and what each stage then takes and hands out.
+"""Where a graph can be cut into stages, and what each stage then reads and writes.
 
 A stage is a run of nodes `[first_node, last_node)` in the file's order. What depends on weights only never crosses a
 cut: every stage computes it again from its own copy of the weights.
@@ -23,25 +23,25 @@ class CutPoint:
     """A place where the graph can be cut."""
 
     node: int
-    """the cut lies before this node"""
+    """The cut lies before this node."""
     tensors: tuple[TensorSpec, ...]
-    """computed before and read after; inputs of the graph are not among them, they come from the head"""
+    """Tensors computed before the cut and read after it, without inputs of the graph, which come from the head."""
 
     @property
     def bytes_per_run(self) -> int:
-        """Bytes that cross in one run, as far as sizes are known: others count as 1."""
+        """Bytes that cross the cut in one run; unknown sizes count as 1."""
         return sum(map(spec_bytes, self.tensors))
 
 
 def spec_bytes(spec: TensorSpec) -> int:
-    """Bytes of one tensor, with 1 for every dimension that is not fixed and for the length of a text."""
+    """Bytes of one tensor; dimensions that are not fixed, and the length of a text, count as 1."""
     return element_bytes(spec.dtype) * math.prod(dim if isinstance(dim, int) else 1 for dim in spec.shape or ())
 
 
 def cut_points(graph: GraphFile) -> list[CutPoint]:
-    """Every place where all that crosses is known to be a tensor that can travel. Ascending.
+    """All places where everything that crosses is known to be a tensor, in ascending order.
 
-    Of several places that differ in constant or unused nodes only, the first is listed.
+    Of several places that differ only in constant or unused nodes, the first is listed.
     """
     flow, specs = graph.dataflow, graph.value_specs
     last_reader = _last_readers(flow)
@@ -59,16 +59,16 @@ def cut_points(graph: GraphFile) -> list[CutPoint]:
 
 
 def stage_interfaces(graph: GraphFile, boundaries: Sequence[int]) -> list[StageInterface]:
-    """What the stages between these cuts take and hand out.
+    """Inputs and outputs of the stages between these cuts.
 
-    Every tensor goes straight from its producer to each stage that reads it. Outputs of the graph that no active node
-    computes (inputs passed through, constants) are the last stage's.
+    Every tensor goes directly from its producer to each stage that reads it. Outputs of the graph that no active node
+    computes (inputs passed through, constants) belong to the last stage.
 
     Args:
         boundaries: nodes of cut points, ascending; empty for one stage.
 
     Raises:
-        ConfigError: a boundary is no cut point.
+        ConfigError: a boundary is not a cut point.
     """
     _check_boundaries(graph, boundaries)
     edges = [0, *boundaries, graph.num_nodes]
@@ -100,7 +100,7 @@ def _last_readers(flow: Dataflow) -> Mapping[str, int]:
 
 
 def _stage_reads(graph: GraphFile, stage_of: Mapping[int, int], num_stages: int) -> list[list[str]]:
-    """Per stage, the values that come from outside it: other stages' and the graph's inputs."""
+    """For each stage, the values that come from outside it: from other stages or the graph's inputs."""
     flow = graph.dataflow
     inputs = {spec.name for spec in graph.inputs}
     reads: list[dict[str, None]] = [{} for _ in range(num_stages)]
@@ -116,7 +116,7 @@ def _stage_reads(graph: GraphFile, stage_of: Mapping[int, int], num_stages: int)
 
 
 def _consumers(graph: GraphFile, reads: Sequence[Sequence[str]]) -> dict[str, list[int]]:
-    """Who takes each value that leaves a stage, the graph's outputs first and in their order."""
+    """The readers of each value that leaves a stage; the graph's outputs come first, in their order."""
     inputs = {spec.name for spec in graph.inputs}
     consumers: dict[str, list[int]] = {spec.name: [HEAD] for spec in graph.outputs}
     for stage, names in enumerate(reads):
@@ -127,7 +127,7 @@ def _consumers(graph: GraphFile, reads: Sequence[Sequence[str]]) -> dict[str, li
 
 
 def _spec(graph: GraphFile, name: str) -> TensorSpec:
-    """Inside the graph, what inference says; at its border, what the file says."""
+    """The type of a value: inferred inside the graph, as in the file for its inputs and outputs."""
     found = graph.value_specs.get(name)
     if found is not None:
         return found

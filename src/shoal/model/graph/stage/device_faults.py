@@ -1,8 +1,8 @@
-"""Operators that a provider is known to compute wrongly, kept on the processor.
+"""Operators that a provider is known to compute wrongly; they are assigned to the processor.
 
-WebGPU (ONNX Runtime 1.27, on every driver that was tried): a convolution with 4 n output channels, whose input channels
-can be divided by 3 but not by 4 and are more than 3, with kernels wider than 1, is wrong in the first digit. Source:
-github.com/microsoft/onnxruntime/issues/29651, and tests/launch/graph/test_devices.py.
+WebGPU (ONNX Runtime 1.27, with every driver that was tried): a convolution with 4 n output channels, whose number of
+input channels is above 3 and divisible by 3 but not by 4, and with kernels wider than 1, is wrong in the first digit.
+Source: github.com/microsoft/onnxruntime/issues/29651, and tests/launch/graph/test_devices.py.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from shoal.model.graph.file.dataflow import bodies
 from shoal.protocol.device_config import DeviceConfig
 
 _FORCE_CPU = "forceCpuNodeNames"
-"""WebGPU's option: names of nodes, a line each, that the processor computes."""
+"""WebGPU's option for nodes that the processor computes: their names, one on each line."""
 Dims = Mapping[str, tuple[int, ...]]
 
 
 def avoid_faults(options: ort.SessionOptions, model: onnx.ModelProto, device: DeviceConfig) -> None:
-    """Say in a session's options which nodes its device is not to compute.
+    """Set in a session's options which nodes its device must not compute.
 
     Args:
         options: of a session on the device.
-        model: the graph, or one that has all nodes of it.
+        model: the graph, or one that contains all of its nodes.
         device: to compute on.
 
     Raises:
-        ConfigError: such a node has no name, by which it could be kept on the processor.
+        ConfigError: such a node has no name by which it could be assigned to the processor.
     """
     prefix = PROVIDERS[device.provider].config_prefix
     if device.provider != "webgpu" or prefix is None:
@@ -52,7 +52,7 @@ def avoid_faults(options: ort.SessionOptions, model: onnx.ModelProto, device: De
 
 
 def _wrong_convolutions(graph: onnx.GraphProto, outer: Dims) -> Iterator[onnx.NodeProto]:
-    """Of a graph and of those inside its nodes."""
+    """Wrong convolutions of a graph and of the graphs inside its nodes."""
     dims = {**outer, **{tensor.name: tuple(tensor.dims) for tensor in graph.initializer}, **_constants(graph.node)}
     for node in graph.node:
         if node.op_type == "Conv" and len(node.input) > 1 and _is_wrong(dims.get(node.input[1], ())):
@@ -72,7 +72,7 @@ def _constants(nodes: Iterable[onnx.NodeProto]) -> Dims:
 
 
 def _is_wrong(kernel: tuple[int, ...]) -> bool:
-    """`kernel`: output channels, input channels of a group, and its extent; empty: not known before it is computed."""
+    """`kernel`: output channels, input channels of a group, and the extent; empty: not known before it is computed."""
     if len(kernel) < 3:
         return False
     num_out, num_in, *extent = kernel

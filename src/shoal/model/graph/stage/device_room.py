@@ -1,4 +1,4 @@
-"""How much of a graph's stage a device holds, where it does not hold all of it."""
+"""How much of a graph's stage fits a device that cannot hold all of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shoal.protocol.stage_interface import StageInterface
 
 
 def check_room(graph: GraphFile, first_node: int, last_node: int, device: DeviceConfig) -> None:
-    """Compare a stage's weights with the memory that the worker may take of its device, if that is bounded.
+    """Compare a stage's weights with the device memory that the worker may use, if that is bounded.
 
     Raises:
-        CapacityError: what is needed, what may be taken, and how many of the nodes that would hold.
+        CapacityError: says what is needed, what may be used, and how many of the nodes would fit.
     """
     allowed = device.memory_bytes
     if allowed is None or (needed := weight_bytes(graph, first_node, last_node)) <= allowed:
@@ -39,14 +39,14 @@ def describe_room(
     device: DeviceConfig,
     load: Callable[[StageInterface], object],
 ) -> str:
-    """What to say where a device turned out to be too small for a stage: a smaller one is looked for that it holds.
+    """What to tell the user after a device turned out too small for a stage: how large a stage it can load.
 
     Args:
         graph: the file.
         first_node: of the stage.
         last_node: of the stage, exclusive.
         device: that was too small.
-        load: tries a smaller stage; raises CapacityError where that does not fit either.
+        load: tries a smaller stage; raises CapacityError if that does not fit either.
     """
     ends = [cut.node for cut in cut_points(graph) if first_node < cut.node < last_node]
 

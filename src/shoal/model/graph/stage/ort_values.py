@@ -1,4 +1,4 @@
-"""NumPy arrays and ONNX Runtime's values, which may be the same memory."""
+"""Converts between NumPy arrays and ONNX Runtime's values, which may share memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ NUMPY_KINDS = frozenset(
     {"bool", "float16", "float32", "float64", "string"}
     | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 )
-"""Types that the binding takes from NumPy and gives to it; others travel as typed bytes."""
+"""Types that the binding exchanges with NumPy directly; others are passed as typed bytes."""
 _PACKED_KINDS = frozenset({"int4", "uint4", "float4_e2m1fn", "int2", "uint2"})
-"""Types of which ONNX Runtime keeps several elements in a byte, and NumPy one."""
+"""Types of which ONNX Runtime packs several elements into a byte, while NumPy uses a byte for each."""
 _TEXT_MODEL_VERSIONS = (8, 17)
-"""File format and operator set of the model that makes a value of texts: any that ONNX Runtime knows."""
+"""File format and operator set of the model that makes a value of texts: any version that ONNX Runtime knows."""
 
 
 def to_value(array: Array, dtype: str) -> ort.OrtValue:
-    """The array as a value of the type that Shoal calls `dtype`, of the same rank.
+    """The array as a value of the type that Shoal calls `dtype`, with the same rank.
 
     Valid until: the array changes, unless the value holds texts or several elements a byte.
     """
@@ -41,12 +41,12 @@ def to_value(array: Array, dtype: str) -> ort.OrtValue:
 
 
 def to_array(value: ort.OrtValue, dtype: str) -> Array:
-    """The value as an array of its own."""
+    """A copy of the value as an array."""
     return value.numpy() if dtype in NUMPY_KINDS else as_array(value).copy()
 
 
 def as_array(value: ort.OrtValue) -> Array:
-    """The value's own memory as an array, writable; a copy of texts and of what has several elements a byte."""
+    """The value's own memory as a writable array; a copy if it holds texts or several elements a byte."""
     element = value.element_type()
     dtype = dtype_of_element(element)
     if dtype == "string":
@@ -59,7 +59,7 @@ def as_array(value: ort.OrtValue) -> Array:
 
 
 def _text_value(array: Array) -> ort.OrtValue:
-    """Texts as the result of a model that holds them: the binding makes no value of texts in any other way."""
+    """Texts as the output of a model that contains them, because the binding makes values of texts in no other way."""
     texts = onnx.TensorProto(name="texts", data_type=onnx.TensorProto.STRING, dims=array.shape)
     texts.string_data.extend(text if isinstance(text, bytes) else str(text).encode() for text in array.ravel().tolist())
     format_version, operator_set = _TEXT_MODEL_VERSIONS
@@ -77,7 +77,7 @@ def _packed_value(array: Array, element: int) -> ort.OrtValue:
 
 
 class _Memory:
-    """The bytes of a value, which stays alive as long as an array looks at them."""
+    """The bytes of a value, which they keep alive as long as an array uses them."""
 
     def __init__(self, value: ort.OrtValue) -> None:
         self._value = value

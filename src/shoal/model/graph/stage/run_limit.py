@@ -1,7 +1,7 @@
-"""Runs that end in time: a graph may hold a loop that never ends.
+"""Ends runs at a deadline, since a graph may contain an endless loop.
 
-ONNX Runtime looks between two nodes, inside loops as well, whether its run is to be given up. So a thread that looks at
-the clock now and then is enough; one single node that computes for hours is not stopped.
+Between two nodes, inside loops as well, ONNX Runtime checks whether its run should end. So a thread that checks the
+clock from time to time suffices, but a single node that computes for hours is not stopped.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ import onnxruntime as ort
 from shoal.errors import DeadlineExceeded
 
 _LOOK_S = 0.5
-"""Between two looks at the clock."""
+"""Time between two checks of the clock."""
 _FATAL_ONLY = 4
 """Log severity of a run, whose default is not that of its session."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """The run that is to end. Mutable."""
+    """The run that a thread watches. Mutable."""
 
     is_over: threading.Event = field(default_factory=threading.Event)
     run: tuple[ort.RunOptions, float] | None = None
-    """its options and its deadline"""
+    """The run's options and its deadline."""
 
 
 class RunLimit:
     """Limits the runs of one session, one at a time."""
 
     def __init__(self) -> None:
-        """Starts a thread with the first run that has a limit."""
+        """The thread starts with the first run that has a limit."""
         self._watched = _Watched()
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._watched.is_over.set)
 
     @contextmanager
     def run(self, limit_s: float | None) -> Generator[ort.RunOptions]:
-        """Options for a run that ends soon after `limit_s`; None: whenever it ends.
+        """Options for a run that ends soon after `limit_s`; None: it has no limit.
 
         Raises:
-            DeadlineExceeded: it was ended.
+            DeadlineExceeded: the run was ended.
         """
         options = ort.RunOptions()
         options.log_severity_level = _FATAL_ONLY

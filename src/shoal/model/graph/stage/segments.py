@@ -1,8 +1,8 @@
-"""A shard's model, cut at its collectives: what is computed before, between and after them.
+"""A shard's model, cut at its collectives into what is computed before, between and after them.
 
-A collective is a marker in the graph: `shoal.AllReduce(x) -> y` or `shoal.AllGather(x) -> y`. Segment `k` holds the
-nodes that wait for marker `k - 1` and for none after it, so that whatever can be computed early is. What depends on
-weights only is computed again by every segment that reads it.
+A collective is a marker in the graph: `shoal.AllReduce(x) -> y` or `shoal.AllGather(x) -> y`. Segment `k` contains the
+nodes that wait for marker `k - 1` but for none after it, so everything is computed as early as possible. What depends
+on weights only is computed again by every segment that reads it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ ALL_REDUCE, ALL_GATHER = "AllReduce", "AllGather"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduction:
-    """A value that every shard has a summand of."""
+    """A value of which every shard has one term of the sum."""
 
     source: str
     result: str
     is_last_use: bool
-    """nothing else reads the source, so that the sum may take its place"""
+    """Whether nothing else reads the source, so that the sum may overwrite it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathering:
-    """A value that every shard has a slice of."""
+    """A value of which every shard has a slice."""
 
     source: str
     result: str
     axis: int
-    """along which the slices lie, >= 0"""
+    """Axis along which it is sliced, >= 0."""
     sizes: tuple[int, ...]
-    """of each shard's slice along the axis"""
+    """Size of each shard's slice along the axis."""
 
 
 Marker = Reduction | Gathering
@@ -50,18 +50,19 @@ class GraphSegment:
     """Nodes that are computed without waiting for other shards."""
 
     nodes: tuple[int, ...]
-    """in order; constant ones that other segments may hold too included"""
+    """Nodes in order, including constant ones that other segments may contain as well."""
     weights: frozenset[str]
-    """initializers that they read"""
+    """Initializers that the nodes read."""
     inputs: tuple[str, ...]
-    """from the stage's inputs, other segments and markers"""
+    """Values from the stage's inputs, other segments and markers."""
     outputs: tuple[str, ...]
-    """for other segments, markers and the stage's outputs"""
+    """Values for other segments, markers and the stage's outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentedGraph:
-    """Run segment 0, marker 0, segment 1, ... : one segment more than markers, some of them without nodes."""
+    """Runs in the order segment 0, marker 0, segment 1, ...: one segment more than markers, some of them without
+    nodes."""
 
     segments: tuple[GraphSegment, ...]
     markers: tuple[Marker, ...]
@@ -91,10 +92,10 @@ def cut_at_markers(model: onnx.ModelProto) -> SegmentedGraph:
 def segment_model(
     model: onnx.ModelProto, segment: GraphSegment, input_types: Mapping[str, onnx.TypeProto]
 ) -> onnx.ModelProto:
-    """A segment as a model of its own. Outputs have no type: ONNX Runtime finds it.
+    """A segment as a separate model. Outputs have no type, because ONNX Runtime infers it.
 
     Args:
-        model: the whole shard's.
+        model: of the whole shard.
         segment: one of its segments.
         input_types: of the segment's inputs.
     """
@@ -129,7 +130,7 @@ def _levels(flow: Dataflow, places: Sequence[int]) -> dict[int, int]:
 
 
 def _crossing(flow: Dataflow, levels: Mapping[int, int]) -> set[str]:
-    """Values that a segment computes and a later one reads."""
+    """Values that one segment computes and a later one reads."""
     return {
         name
         for node, level in levels.items()
@@ -141,7 +142,7 @@ def _crossing(flow: Dataflow, levels: Mapping[int, int]) -> set[str]:
 def _segment(
     flow: Dataflow, weights: set[str], members: Iterable[int], crossing: set[str], constants: set[str]
 ) -> GraphSegment:
-    """The segment of these nodes; `constants` are to be handed out too."""
+    """The segment of these nodes; `constants` become outputs as well."""
     nodes = set(members)
     needed = constants.union(*(flow.reads[node] for node in nodes))
     for node in sorted(flow.constant, reverse=True):

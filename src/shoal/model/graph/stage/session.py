@@ -37,11 +37,11 @@ RUNTIME_ERRORS = (
     RuntimeError,
     ValueError,
 )
-"""ONNX Runtime's own errors share no base class; its binding adds these two."""
+"""ONNX Runtime's own errors have no common base class; its binding adds these two."""
 
 
 class StageLike(Protocol):
-    """A run of nodes and what crosses its border: a stage's interface or its plan."""
+    """A run of nodes and the tensors at its border: a stage's interface or its plan."""
 
     @property
     def first_node(self) -> int: ...
@@ -54,10 +54,10 @@ class StageLike(Protocol):
 
 
 class GraphStage:
-    """Runs one stage. One thread at a time."""
+    """Runs one stage. Use from one thread at a time."""
 
     def __init__(self, graph: GraphFile, stage: StageLike, *, threads: int, device: DeviceConfig | None = None) -> None:
-        """Load a stage: the file itself where the stage is all of it, an extracted model otherwise.
+        """Load a stage: the file itself if the stage is the whole graph, otherwise an extracted model.
 
         Args:
             graph: the whole file.
@@ -66,12 +66,12 @@ class GraphStage:
             device: what to compute on; None: the processor.
 
         Raises:
-            ModelLoadError: ONNX Runtime cannot load it; one line.
-            ConfigError: the device is not at hand, or can compute nothing of it.
-            CapacityError: the device's memory does not hold it; says what it would hold.
+            ModelLoadError: ONNX Runtime cannot load the stage; one line.
+            ConfigError: the device is missing, or can compute no node of it.
+            CapacityError: the stage does not fit the device's memory; the message says what would.
         """
         taken = [taken.spec for taken in stage.inputs]
-        unread = {spec.name for spec in graph.inputs} - {spec.name for spec in taken}  # the file's session wants them
+        unread = {spec.name for spec in graph.inputs} - {spec.name for spec in taken}  # its session takes them
         is_whole = stage.first_node == 0 and stage.last_node == graph.num_nodes and not unread
         self.weight_bytes = weight_bytes(graph, stage.first_node, stage.last_node)
         if device is not None:
@@ -89,7 +89,7 @@ class GraphStage:
         except CapacityError as error:
             raise CapacityError(self._describe_room(graph, stage, threads)) from error
         self.note = None if device is None else check_nodes(self._session, device)
-        """what a user should know of how it is computed; None: nothing"""
+        """What a user should know about how the stage is computed; None: nothing."""
         self._outputs = [output.spec for output in stage.outputs]
         self._names = [spec.name for spec in self._outputs]
         self._is_plain = all(spec.dtype in NUMPY_KINDS for spec in (*self._outputs, *taken))
@@ -106,15 +106,15 @@ class GraphStage:
         return describe_room(graph, stage.first_node, stage.last_node, self._device, load)
 
     def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
-        """Compute the stage's outputs. Inputs are read in place; those that the stage does not take are left alone.
+        """Compute the stage's outputs. Inputs are read in place; tensors that the stage does not read are ignored.
 
         Args:
             tensors: by name.
             limit_s: when to give up; None: never.
 
         Raises:
-            InvalidRequest: ONNX Runtime cannot run it on these tensors; one line with its reason.
-            DeadlineExceeded: it was not done in time.
+            InvalidRequest: ONNX Runtime cannot run the stage on these tensors; one line with its reason.
+            DeadlineExceeded: the run took longer than `limit_s`.
         """
         feed = {name: tensors[name] for name in self._dtypes}
         with refusing(self._device), self._limit.run(limit_s) as options:
@@ -124,7 +124,7 @@ class GraphStage:
             return self._run_typed(feed, options)
 
     def _run_typed(self, tensors: Mapping[str, Array], options: ort.RunOptions) -> dict[str, Array]:
-        """The same through typed values, for the types that NumPy itself does not have."""
+        """As `run`, with typed values, for types that NumPy does not have."""
         given = {name: to_value(array, self._dtypes[name]) for name, array in tensors.items()}
         values = self._session.run_with_ort_values(self._names, given, options)
         return {spec.name: to_array(value, spec.dtype) for spec, value in zip(self._outputs, values, strict=True)}
@@ -132,23 +132,23 @@ class GraphStage:
 
 @contextmanager
 def refusing(device: DeviceConfig | None = None) -> Generator[None]:
-    """Whatever ONNX Runtime or its binding raises while it computes is the fault of what it was given to compute.
+    """Turn whatever ONNX Runtime or its binding raises in the block into an error of the request or of the device.
 
     Raises:
-        InvalidRequest: one line with the reason.
-        DeviceLost: it is the fault of the device.
+        InvalidRequest: the tensors are to blame; one line with the reason.
+        DeviceLost: the device is to blame.
     """
     try:
         yield
     except ShoalError:
         raise
-    except Exception as error:  # ONNX Runtime raises a class of its own per status code, its binding any of Python's
+    except Exception as error:  # ONNX Runtime raises a class of its own for each status code, its binding any exception
         loss = None if device is None else device_loss(error, device)
         raise loss or InvalidRequest(runtime_reason(error) or type(error).__name__) from error
 
 
 def compute_options(threads: int) -> ort.SessionOptions:
-    """Options of every session that computes. `threads` >= 1."""
+    """Options of all sessions that compute. `threads` >= 1."""
     options = session_options(threads)
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -158,11 +158,11 @@ def compute_options(threads: int) -> ort.SessionOptions:
 def open_session(
     graph: GraphFile, model: str | bytes, options: ort.SessionOptions, device: DeviceConfig | None = None
 ) -> ort.InferenceSession:
-    """A session on a file or on a model made of the file's parts.
+    """Open a session on a file or on a model made of the file's parts.
 
     Raises:
         ModelLoadError: ONNX Runtime cannot load it.
-        ConfigError, CapacityError: the device is not at hand, or its memory does not hold it.
+        ConfigError, CapacityError: the device is missing, or its memory is too small.
     """
     if isinstance(model, bytes):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.folder))
@@ -183,7 +183,7 @@ def open_session(
 
 
 def runtime_reason(error: Exception) -> str:
-    """ONNX Runtime's message as one line without its own bookkeeping."""
+    """ONNX Runtime's message as one line, without its source locations."""
     text = " ".join(str(error).split())
     head, _, rest = text.partition(" : ")
     if head.startswith("[ONNXRuntimeError]"):
@@ -193,4 +193,4 @@ def runtime_reason(error: Exception) -> str:
 
 _REASON_CHARACTERS = 400
 _SOURCE_PLACE = re.compile(r"/onnxruntime(?:_src)?/\S+:\d+ (?:[^()]{0,200}\([^()]*\)(?: const)?(?: \[with [^]]*\])? )?")
-"""A line of ONNX Runtime's own source and the function there, which come before the reason itself."""
+"""A line of ONNX Runtime's source and a function name, which precede the reason."""

@@ -32,14 +32,15 @@ from shoal.protocol.device_config import DeviceConfig
 from shoal.protocol.stage_interface import StageInput, StageOutput
 
 _AGREEMENT_TIMEOUT_S = 30.0
-"""How long the other shards may take to fail where this one did."""
+"""How long the other shards may take to fail after this one failed."""
 _FAILURE = struct.Struct("<cI")
-"""What a shard that cannot go on shows the others: a letter and its marker. Five bytes, which no tensor's slice has."""
+"""What a shard that cannot continue sends to the others: a letter and the marker's number. No tensor's slice has five
+bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum:
-    """Wanted: the sum over all shards in the place of this summand."""
+    """Asks for the sum over all shards, which replaces this term."""
 
     x: F32
     """flat"""
@@ -47,19 +48,19 @@ class Sum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gather:
-    """Wanted: every shard's slice."""
+    """Asks for every shard's slice."""
 
     part: U8
-    """this shard's"""
+    """This shard's slice."""
     out: Sequence[U8]
-    """to be filled, one a shard"""
+    """Where to put the slices, one for each shard."""
 
 
 Collective = Sum | Gather
 
 
 class ShardSegments:
-    """The segments of a shard's model, in order. One thread at a time."""
+    """The segments of a shard's model, in order. Use from one thread at a time."""
 
     def __init__(
         self,
@@ -74,17 +75,17 @@ class ShardSegments:
         """Load all segments.
 
         Args:
-            model: with markers, for the shard's rank.
+            model: for the shard's rank, with markers.
             inputs: of the stage.
             outputs: of the stage.
-            folder: where the model's external data lie.
+            folder: of the model's external data.
             threads: compute threads, >= 1.
-            device: what to compute on; None: the processor. What one segment hands to another stays there.
+            device: what to compute on; None: the processor. Values that segments pass to each other stay on it.
 
         Raises:
             ModelLoadError: ONNX Runtime cannot load a segment; one line.
-            ConfigError: the device is not at hand, or can compute nothing of a segment.
-            CapacityError: the device's memory does not hold the shard.
+            ConfigError: the device is missing, or can compute no node of a segment.
+            CapacityError: the shard does not fit the device's memory.
         """
         cut = cut_at_markers(model)
         self._device = device
@@ -107,7 +108,7 @@ class ShardSegments:
 
     @property
     def note(self) -> str | None:
-        """What a user should know of how segments are computed; None: nothing."""
+        """What a user should know about how segments are computed; None: nothing."""
         notes = [f"segment {index}: {one.note}" for index, one in enumerate(self._segments) if one.note]
         return "; ".join(notes) or None
 
@@ -122,7 +123,7 @@ class ShardSegments:
 
         Raises:
             InvalidRequest: ONNX Runtime cannot run a segment on these tensors.
-            DeadlineExceeded: it was not done in time.
+            DeadlineExceeded: the run took longer than `limit_s`.
         """
         with self._limit.run(limit_s) as options:
             return (yield from self._run(tensors, options))
@@ -148,7 +149,7 @@ class ShardSegments:
 
 
 class GraphShard:
-    """Runs one shard of a stage together with the others of its group. One thread at a time."""
+    """Runs one shard of a stage together with the other shards of its group. Use from one thread at a time."""
 
     def __init__(self, segments: ShardSegments, group: ProcessGroup, *, timeout_s: float) -> None:
         """`timeout_s`: how long the other shards may take between two collectives before they count as lost."""
@@ -160,10 +161,10 @@ class GraphShard:
         """Compute the stage's outputs; all shards must be given the same tensors and limits.
 
         Raises:
-            InvalidRequest: ONNX Runtime cannot run it on these tensors, on any shard; one line with its reason.
-            DeadlineExceeded: it was not done in time.
-            WorkerLost: a shard is gone, or failed where others did not.
-            RemoteProtocolError: a shard is elsewhere in the graph.
+            InvalidRequest: ONNX Runtime cannot run the stage on these tensors, on any shard; one line with its reason.
+            DeadlineExceeded: the run took longer than `limit_s`.
+            WorkerLost: a shard is gone, or did not fail when this one did.
+            RemoteProtocolError: a shard is at another place in the graph.
         """
         steps = self._segments.run(tensors, limit_s)
         num_done = 0
@@ -187,7 +188,8 @@ class GraphShard:
                 assert_never(wanted)
 
     def _agree_on_failure(self, num_done: int) -> None:
-        """All shards see the same tensors, so all should fail alike; one that does not would answer wrongly."""
+        """Check that all shards failed. They read the same tensors, so a shard that does not fail would answer
+        wrongly."""
         own = _FAILURE.pack(b"!", num_done)
         seen = [bytearray(_FAILURE.size) for _ in range(self._group.size)]
         self._group.all_gather(own, seen, timeout_s=_AGREEMENT_TIMEOUT_S)
@@ -197,7 +199,7 @@ class GraphShard:
 
 
 class _LoadedSegment:
-    """One segment's session; none where it has no nodes."""
+    """One segment's session; none if the segment has no nodes."""
 
     def __init__(
         self,
@@ -238,10 +240,10 @@ class _LoadedSegment:
             self.output_types = {output.name: output_type(output) for output in self._session.get_outputs()}
 
     def run(self, values: dict[str, ort.OrtValue], options: ort.RunOptions) -> None:
-        """Mutates `values`: adds what the segment hands out. Raises InvalidRequest."""
+        """Run the segment. Mutates `values`: adds its outputs. Raises InvalidRequest."""
         if self._session is None:
             return
-        binding = self._session.io_binding()  # one a run: values that it has handed out look into it
+        binding = self._session.io_binding()  # one for each run, because its output values refer to it
         with refusing(self._device):
             for name in self._inputs:
                 binding.bind_ortvalue_input(name, values[name])
@@ -283,7 +285,7 @@ def _flat_bytes(array: Array) -> U8:
 
 
 def _result_type(source: onnx.TypeProto, marker: Reduction | Gathering) -> onnx.TypeProto:
-    """The whole value's type, of a summand or a slice."""
+    """The type of the whole value, given that of a term or a slice."""
     result = onnx.TypeProto()
     result.CopyFrom(source)
     if isinstance(marker, Gathering) and result.tensor_type.HasField("shape"):

@@ -1,4 +1,4 @@
-"""A stage as an ONNX model of its own: the nodes, the weights that they need, and nothing else."""
+"""Extracts a stage as a separate ONNX model with its nodes, the weights that they need, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def extract_stage(
     """The model of one stage.
 
     External data stay external, so the session must be told `graph.folder`; only small ones are read, since ONNX
-    Runtime's shape inference needs shapes and axes at hand. Weights that the file also lists as inputs
-    stay replaceable where they were, so that ONNX Runtime optimizes a stage as it does the whole file.
+    Runtime's shape inference needs shapes and axes. Weights that the file also lists as inputs stay replaceable, so
+    that ONNX Runtime optimizes a stage in the same way as the whole file.
     """
     nodes, values = graph.dataflow.nodes_for((output.spec.name for output in outputs), first_node, last_node)
     source = graph.model
@@ -54,10 +54,10 @@ def extract_stage(
 
 
 def weight_bytes(graph: GraphFile, first_node: int, last_node: int) -> int:
-    """Bytes of all weights that a stage holds, wherever they hide; one that several nodes share counts once.
+    """Bytes of all weights of a stage, wherever they are; one that several nodes share counts once.
 
-    Counted are initializers (external ones by their dimensions), `Constant` nodes, trees, and weights inside bodies and
-    the functions that the stage calls.
+    Initializers (external ones by their dimensions), `Constant` nodes, trees, and weights inside bodies and inside the
+    functions that the stage calls are counted.
     """
     flow = graph.dataflow
     results = [name for node in range(first_node, last_node) if node in flow.active for name in flow.writes[node]]
@@ -71,14 +71,14 @@ def weight_bytes(graph: GraphFile, first_node: int, last_node: int) -> int:
 
 
 def model_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of all weights of a model that holds nothing it does not need."""
+    """Bytes of all weights of a model that contains no unused ones."""
     dense = sum(map(num_bytes, model.graph.initializer))
     sparse = sum(map(sparse_bytes, model.graph.sparse_initializer))
     return dense + sparse + inner_bytes([*model.graph.node, *(node for f in model.functions for node in f.node)])
 
 
 def with_functions(graph: GraphFile, nodes: Iterable[int]) -> list[onnx.NodeProto]:
-    """These nodes and those of the model's own functions that they call, each function once."""
+    """These nodes, and those of the model's own functions that they call, each function once."""
     found = [graph.model.graph.node[node] for node in nodes]
     waiting = {(called.domain, called.name, called.overload): called for called in graph.model.functions}
     pending = list(found)
@@ -97,5 +97,5 @@ def _replaceable_weights(graph: GraphFile, values: set[str]) -> list[onnx.ValueI
 
 
 def _output_info(spec: TensorSpec) -> onnx.ValueInfoProto:
-    """Without a shape: ONNX Runtime finds its own, and the file's may be stale."""
+    """An output without a shape: ONNX Runtime infers it, and the file's may be out of date."""
     return make_tensor_value_info(spec.name, ELEMENT_TYPES[spec.dtype], None)
