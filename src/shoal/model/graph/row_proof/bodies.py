@@ -1,4 +1,5 @@
-"""Nodes with graphs inside: branches, loops and scans. Which branch and how many turns must be shared by all rows."""
+"""Nodes that contain graphs: branches, loops and scans. All rows must share the choice of the branch and the number of
+iterations."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ FollowNodes = Callable[[Walk, Sequence[onnx.NodeProto]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Value:
-    """What goes into a body or comes out of it."""
+    """An input or output of a body."""
 
     kind: Kind
     shape: Shape | None
@@ -31,10 +32,10 @@ class _Value:
 
 
 class BodyConstants:
-    """The constants of a body, and those around it."""
+    """The constants of a body and of the graphs around it."""
 
     def __init__(self, walk: Walk, body: onnx.GraphProto, own: Collection[str]) -> None:
-        """`own`: names that the body gives to values, which hide those around it."""
+        """`own`: names that the body gives to values, which hide the same names outside."""
         self._outer = walk.constants
         self._own = own
         model = onnx.ModelProto(ir_version=walk.model.ir_version, opset_import=walk.model.opset_import)
@@ -60,7 +61,7 @@ class BodyConstants:
 def _walk_body(
     walk: Walk, body: onnx.GraphProto, inputs: Sequence[_Value], scope: str, follow_nodes: FollowNodes
 ) -> list[_Value]:
-    """What the outputs of a body are, from its inputs and what it sees around it."""
+    """What the outputs of a body have to do with rows, given its inputs and the values around it."""
     own = {value.name for value in body.input} | weight_names(body)
     own |= {name for node in body.node for name in node.output}
     constants = BodyConstants(walk, body, own)
@@ -83,7 +84,7 @@ def _body(node: onnx.NodeProto, name: str) -> onnx.GraphProto:
 
 
 def branch(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[Kind, ...]:
-    """`If`: the branch that is always taken, or what both have in common."""
+    """`If`: the branch that is always taken, or what both branches have in common."""
     numbers = walk.known.numbers(node, 0)
     names = ["then_branch", "else_branch"] if not numbers else ["then_branch" if numbers[0] else "else_branch"]
     if not numbers:
@@ -105,7 +106,7 @@ def _common(kinds: Sequence[Kind]) -> Kind:
 
 
 def _learn_common_shape(walk: Walk, name: str, shapes: Sequence[Shape | None]) -> None:
-    """The sizes that all agree on and that were known outside."""
+    """Learn the sizes that all shapes agree on and that were known outside."""
     first = shapes[0]
     if not name or first is None or any(shape is None or len(shape) != len(first) for shape in shapes):
         return
@@ -121,7 +122,7 @@ def _learn_common_shape(walk: Walk, name: str, shapes: Sequence[Shape | None]) -
 
 
 def loop(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[Kind, ...]:
-    """`Loop`: so many turns for all rows, whatever is in them."""
+    """`Loop`: the number of iterations must be the same for all rows."""
     walk.check_shared(node.input[:2], "the number of turns")
     number = _Value(kind=SHARED, shape=())
     states = [_outside(walk, name) for name in node.input[2:]]
@@ -140,7 +141,7 @@ def loop(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[K
 
 
 def scan(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[Kind, ...]:
-    """`Scan`: over axes that are not the batch."""
+    """`Scan`: over axes other than the batch."""
     if walk.opset < _AXES_OF_SCAN:
         raise Mixing("Scan has a batch of its own in this operator set")
     num_scanned = attribute(node, "num_scan_inputs", 1)
@@ -165,7 +166,7 @@ def scan(walk: Walk, node: onnx.NodeProto, follow_nodes: FollowNodes) -> tuple[K
 def _settle(
     states: list[_Value], run: Callable[[list[_Value]], list[_Value]], *, num_before: int
 ) -> tuple[list[_Value], list[_Value]]:
-    """States that a body leaves as they are, so far as rows are concerned, and what it gives for them."""
+    """States whose rows a body does not change, and its outputs for them: the fixed point of `_kept`."""
     while True:
         outputs = run(states)
         after = outputs[num_before : num_before + len(states)]
@@ -176,7 +177,7 @@ def _settle(
 
 
 def _kept(before: _Value, now: _Value) -> _Value:
-    """The state, or a mixed one where a turn changes where its rows are."""
+    """The state, or a mixed one if an iteration moves its rows."""
     if isinstance(before.kind, Mixed):
         return before
     if isinstance(now.kind, Mixed):
@@ -191,7 +192,7 @@ def _outside(walk: Walk, name: str) -> _Value:
 
 
 def _entry(walk: Walk, name: str, axis: int) -> _Value:
-    """One turn's part of what is scanned. Raises Mixing where that is a row, or the turns cannot be told."""
+    """One iteration's part of what is scanned. Raises Mixing if that is a row, or if the iterations are unknown."""
     rows, rank = walk.plain_rows(name), walk.rank(name)
     axis = from_front(axis, rank)
     shape = tuple(walk.known.unknown(name, place) for place in range(rank - 1))
@@ -203,7 +204,7 @@ def _entry(walk: Walk, name: str, axis: int) -> _Value:
 
 
 def _stacked(kind: Kind, axis: int) -> Kind:
-    """Of what the turns give, one behind the other along a new axis."""
+    """The kind of the iterations' outputs after they are stacked along a new axis."""
     if not isinstance(kind, Rows):
         return kind
     axis = from_front(axis, kind.rank + 1)
@@ -216,6 +217,6 @@ def _learn_rank(walk: Walk, name: str, rank: int | None) -> None:
 
 
 _AXES_OF_SCAN = 9
-"""From this operator set on Scan takes its axes as attributes; before, its first axis is a batch."""
+"""From this operator set on, Scan has its axes as attributes; before, its first axis is a batch."""
 FOLLOW = {"If": branch, "Loop": loop, "Scan": scan}
-"""By operator of the default domain."""
+"""Functions by operator of the default domain."""

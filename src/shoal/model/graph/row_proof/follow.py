@@ -1,4 +1,4 @@
-"""The walk itself: every node in order says what its outputs have to do with rows."""
+"""The walk over a graph: for every node in order, what its outputs have to do with rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shoal.model.graph.tensor_parallel.shapes.nodes import DEFAULT_DOMAINS
 from shoal.model.graph.tensor_parallel.shapes.shape_rules import follow
 
 _QUIET = "Dropout"
-"""Draws random numbers only where it is told to train; its rule looks."""
+"""Draws random numbers only if it is told to train, which its rule checks."""
 _UNFIT = (LookupError, ValueError, TypeError, ArithmeticError, StopIteration)
-"""What rules raise at nodes that break their operator's description: nothing is known of those."""
+"""Exceptions of rules at nodes that contradict their operator's description; nothing is known of those nodes."""
 
 
 def follow_nodes(walk: Walk, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Learn what the outputs of nodes, which come in order, have to do with rows."""
+    """Learn what the outputs of nodes, given in order, have to do with rows."""
     for node in nodes:
         if not all(name in walk.constants for name in node.output if name):
             kinds = _kinds(walk, node)

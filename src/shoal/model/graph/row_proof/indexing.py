@@ -1,4 +1,4 @@
-"""Operators that pick entries, or write some: by numbers that are shared, or by each row's own."""
+"""Operators that read or write some entries, by indices that rows share or that belong to each row."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front
 from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 _TO_THE_END = 10**9
-"""What exporters write for "to the end of the axis", at least; no batch has so many rows."""
+"""Exporters write at least this for "to the end of the axis"; no batch has so many rows."""
 _BY_PLACE = "rows are picked by their place"
 
 
 def slice_out(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Ranges of other axes, and all of the rows' own."""
+    """Ranges along other axes, and all of the rows' own axis."""
     rows = walk.plain_rows(node.input[0])
     starts, ends = _bounds(walk, node, "starts", 1), _bounds(walk, node, "ends", 2)
     axes, steps = walk.axes(node, 3), _bounds(walk, node, "steps", 4)
@@ -35,7 +35,7 @@ def slice_out(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def _bounds(walk: Walk, node: onnx.NodeProto, name: str, index: int) -> list[Size | None] | None:
-    """Numbers that are an input, or an attribute in old operator sets; None where left out or unknown."""
+    """Numbers from an input, or from an attribute in old operator sets; None for those left out or unknown."""
     if not input_name(node, index):
         found = integers(node, name)
         return None if found is None else list(map(Size, found))
@@ -51,7 +51,7 @@ def _is_end(end: Size | None, rows: Rows, batch: Size) -> bool:
 
 
 def gather(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Entries of another axis; or those of a table for each row."""
+    """Entries along another axis, or entries of a table for each row."""
     data, indices = walk.plain_rows(node.input[0]), walk.rows(node.input[1])
     rank = walk.rank(node.input[0])
     axis = from_front(attribute(node, "axis", 0), rank)
@@ -78,7 +78,7 @@ def _is_simple(rows: Rows) -> bool:
 
 
 def gather_elements(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Each row's own entries, along another axis; or written there."""
+    """Each row's own entries along another axis, read or written."""
     rows = same_rows(walk, node.input)
     if from_front(attribute(node, "axis", 0), rows.rank) == rows.axis:
         raise Mixing("each row picks from all rows")
@@ -86,7 +86,7 @@ def gather_elements(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def gather_nd(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """As `gather`, with several numbers for each pick."""
+    """As `gather`, with several numbers in each index."""
     data, indices = walk.plain_rows(node.input[0]), walk.rows(node.input[1])
     num_batch = attribute(node, "batch_dims", 0)
     length = walk.shape(node.input[1])[-1].fixed
@@ -141,7 +141,7 @@ def _is_own_row(data: Rows, indices: Rows, length: int) -> bool:
 
 
 def one_hot(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """A new axis."""
+    """Adds an axis."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[1:], "a depth")
     if rows is None:
@@ -151,7 +151,7 @@ def one_hot(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def reverse_sequence(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Each row by its own length, along another axis."""
+    """Each row is reversed by its own length, along another axis."""
     rows, lengths = walk.plain_rows(node.input[0]), walk.plain_rows(node.input[1])
     is_batch = rows is not None and attribute(node, "batch_axis", 1) == rows.axis
     if rows is None or lengths is None or not is_batch or attribute(node, "time_axis", 0) == rows.axis:
@@ -162,7 +162,7 @@ def reverse_sequence(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def pad(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Along other axes, by numbers that are shared."""
+    """Pads other axes, by numbers that rows share."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[2:3], "a value for padding")
     listed = tuple(map(Size, integers(node, "pads") or ()))

@@ -1,4 +1,4 @@
-"""Layers whose operator fixes where the batch is: convolutions, windows, recurrent layers, attention, trees."""
+"""Layers whose operator determines where the batch is: convolutions, windows, recurrent layers, attention, trees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _NOT_FIRST = "rows lie where the layer does not expect them"
 
 
 def first_axis(*others: int, shift: int = 0) -> Callable[[Walk, onnx.NodeProto], Kind]:
-    """Rows along the first axis of the first input, and of `others` in the same number; all else is shared.
+    """Rows lie along the first axis of the first input, and of `others` in the same number; all other inputs are
+    shared.
 
     Args:
         others: indices of inputs, which may be left out.
@@ -53,7 +54,7 @@ def spectra(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def resize(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Other axes are stretched; the batch keeps its size."""
+    """Other axes are resized; the batch keeps its size."""
     rows = walk.plain_rows(node.input[0])
     is_old = node.op_type == "Upsample" or walk.opset < 11
     scales, sizes = (1, 3) if is_old else (2, 3)
@@ -98,7 +99,7 @@ def _check_scale(walk: Walk, node: onnx.NodeProto, index: int, place: int | None
 
 
 def recurrent(num_outputs: int) -> Rule:
-    """LSTM, GRU, RNN: time first, then the batch (`layout` 1: the batch first). States have theirs along axis 1."""
+    """LSTM, GRU, RNN: time first, then the batch (`layout` 1: the batch first). States have the batch along axis 1."""
 
     def rule(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
         is_first = bool(attribute(node, "layout", 0))
@@ -119,7 +120,8 @@ def recurrent(num_outputs: int) -> Rule:
 
 
 def _fits(walk: Walk, name: str, found: Rows | None, rows: Rows, axis: int) -> bool:
-    """Whether a state or a length comes with the rows, or is a constant that is the same for all of a fixed number."""
+    """Whether a state or a length belongs to the rows, or is a constant that is equal for all of a fixed number of
+    rows."""
     if found is not None:
         return _turn(found) == (axis, rows.before, rows.after)
     array = walk.constants.array(name) if name in walk.constants else None
@@ -129,11 +131,11 @@ def _fits(walk: Walk, name: str, found: Rows | None, rows: Rows, axis: int) -> b
 
 
 def attention(per_row: frozenset[int], outputs: Callable[[int], tuple[int, ...]]) -> Rule:
-    """Queries, keys, values, masks and what is kept of the past, each with the batch first; weights are shared.
+    """Queries, keys, values, masks and past keys and values have the batch first; weights are shared.
 
     Args:
         per_row: inputs with a batch; shared ones must have one entry there, or none.
-        outputs: ranks of the results, from that of the queries.
+        outputs: ranks of the results, given that of the queries.
     """
 
     def rule(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
@@ -157,7 +159,7 @@ def _is_one_for_all(walk: Walk, name: str) -> bool:
 
 
 def standard_attention(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
-    """ONNX's own: a mask is stretched to (batch, heads, queries, keys), so that its axes count from the end."""
+    """ONNX's own operator: a mask is broadcast to (batch, heads, queries, keys), so its axes count from the end."""
     mask = input_name(node, 3)
     if mask:
         rows = walk.plain_rows(mask)
@@ -169,7 +171,7 @@ def standard_attention(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, .
 
 
 def rotary(position_index: int, tables: tuple[int, int]) -> Rule:
-    """Turned by the angles at each row's own positions, or at those of all."""
+    """Rotated by the angles at each row's own positions, or at positions that all rows share."""
 
     def rule(walk: Walk, node: onnx.NodeProto) -> Kind:
         rows = walk.plain_rows(node.input[0])
@@ -194,7 +196,7 @@ def rotary(position_index: int, tables: tuple[int, int]) -> Rule:
 
 
 def row_by_row(*ranks: int) -> Rule:
-    """Models over a table (trees, linear ones, scalers): one result for each row of a matrix.
+    """Models over tables (trees, linear models, scalers): one result for each row of a matrix.
 
     Args:
         ranks: of the results; 0: that of the input.
@@ -211,7 +213,7 @@ def row_by_row(*ranks: int) -> Rule:
 
 
 def feature_vector(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Columns put side by side."""
+    """Columns are placed side by side."""
     found = [walk.plain_rows(name) for name in node.input]
     if any(rows is None or _turn(rows) != (0, ONE, ONE) for rows in found):
         raise Mixing(_NOT_FIRST)

@@ -1,4 +1,4 @@
-"""Operators that move, repeat or count entries without computing with them: the rows are found again behind them."""
+"""Operators that move, repeat or count entries without computing with them: where the rows are afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import Content
 
 
 def transpose(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """The rows go where their axis goes."""
+    """The rows move with their axis."""
     rows = walk.rows(node.input[0])
     if rows is None:
         return SHARED
@@ -23,7 +23,7 @@ def transpose(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def squeeze(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Axes of size 1 go, but not that of the rows, of which there may be one."""
+    """Removes axes of size 1, but must not remove the axis of the rows, of which there may be one."""
     rows = walk.rows(node.input[0])
     axes = walk.axes(node, 1)
     if rows is None:
@@ -40,7 +40,7 @@ def squeeze(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def unsqueeze(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Axes of size 1 come in."""
+    """Adds axes of size 1."""
     rows = walk.rows(node.input[0])
     axes = walk.axes(node, 1)
     if rows is None:
@@ -54,7 +54,7 @@ def unsqueeze(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def flatten(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Two axes: what lies before `axis`, and the rest."""
+    """Makes two axes: what lies before `axis`, and the rest."""
     rows = walk.rows(node.input[0])
     if rows is None:
         return SHARED
@@ -64,7 +64,7 @@ def flatten(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def reshape(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """The rows keep their distance in memory: they are where an axis begins and ends with them."""
+    """Rows keep their order in memory: they are on an axis that begins and ends at row boundaries."""
     rows = walk.rows(node.input[0])
     content = walk.content(node, 1)
     if content is None:
@@ -79,10 +79,10 @@ def reshape(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def _target(walk: Walk, node: onnx.NodeProto, shape: Shape, content: Content) -> Shape:
-    """The shape that a reshape gives. A number that only a run knows is what the others leave, where there is one.
+    """The shape that a reshape gives. If one number is known only in a run, it is what the others leave.
 
     Raises:
-        Mixing: there are several, and one of them may depend on rows.
+        Mixing: there are several such numbers, and one of them may depend on rows.
     """
     sizes: list[Size | None] = list(content)
     for axis, size in enumerate(content):
@@ -100,10 +100,10 @@ def _target(walk: Walk, node: onnx.NodeProto, shape: Shape, content: Content) ->
 
 
 def _carried(rows: Rows, shape: Shape, target: Shape, batch: Size) -> Rows:
-    """The rows of a value of one shape that becomes another. Raises Mixing where no axis of it is theirs.
+    """The rows of a value after a reshape. Raises Mixing if no axis of the new shape is made of rows.
 
-    An entry belongs to the row `place // stride % rows`, where `place` counts in memory, and there are `outer` runs
-    of all rows one after the other: an axis is theirs if its strides, or what lies before it, divide these.
+    In memory, entry number `place` belongs to row `place // stride % rows`, and `outer` runs of all rows follow each
+    other: an axis is made of rows if its strides, or what lies before it, divide these.
     """
     outer = product(shape[: rows.axis]).times(rows.before)
     stride = product(shape[rows.axis + 1 :]).times(rows.after)
@@ -119,7 +119,8 @@ def _carried(rows: Rows, shape: Shape, target: Shape, batch: Size) -> Rows:
 
 
 def expand(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Axes of size 1 are repeated; the rows' own is as long as before. What is shared may be repeated for each row."""
+    """Repeats axes of size 1, while the axis of the rows keeps its length. A shared value may be repeated for each
+    row."""
     rows, content = walk.rows(node.input[0]), walk.content(node, 1)
     if content is None:
         walk.rows(node.input[1])
@@ -137,7 +138,7 @@ def expand(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def _repeated(walk: Walk, node: onnx.NodeProto, content: Content) -> Kind:
-    """What is shared, stretched to a shape with the number of rows in one place."""
+    """A shared value, broadcast to a shape that contains the number of rows in one place."""
     rank = max(walk.rank(node.input[0]), len(content))
     rows = _rows_of_shape(walk, content, rank)
     check_single(walk, [node.input[0]], rows)
@@ -145,7 +146,8 @@ def _repeated(walk: Walk, node: onnx.NodeProto, content: Content) -> Kind:
 
 
 def _rows_of_shape(walk: Walk, content: Content, rank: int) -> Rows:
-    """Rows of a value that is the same in each, from its shape: the axis that is a multiple of their number."""
+    """Rows of a value that is equal in all of them, from its shape: they lie along the axis whose size is a multiple of
+    their number."""
     open_axes = [place for place, size in enumerate(content) if not walk.is_steady(size)]
     size = content[open_axes[0]] if len(open_axes) == 1 else None
     after = None if size is None else size.over(walk.batch)
@@ -155,7 +157,7 @@ def _rows_of_shape(walk: Walk, content: Content, rank: int) -> Rows:
 
 
 def tile(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Repeats of other axes, or of what is shared, for each row."""
+    """Repeats along other axes, or repeats a shared value for each row."""
     rows, content = walk.rows(node.input[0]), walk.content(node, 1)
     if content is None:
         walk.check_shared(node.input[1:], "a number of repeats")
@@ -171,7 +173,7 @@ def tile(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def constant_of_shape(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """One number everywhere: the same in each row."""
+    """The same number everywhere, hence in each row."""
     content = walk.content(node, 0)
     if content is None:
         walk.rows(node.input[0])
@@ -180,7 +182,7 @@ def constant_of_shape(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def counting(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """The range up to the number of rows: each entry is the place of its row. Others mix."""
+    """The range up to the number of rows, in which each entry is the number of its row. Other ranges mix rows."""
     start, limit, step = (walk.known.content(name) for name in node.input)
     if start == (Size(0),) and limit == (walk.batch,) and step == (ONE,):
         return Rows(rank=1, axis=0, index="all")
@@ -188,13 +190,13 @@ def counting(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def shape_of(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Sizes are followed as numbers; as a value a shape depends on how many rows there are."""
+    """Sizes are followed as numbers; as a value, a shape depends on the number of rows."""
     del walk, node
     return NUM_ROWS
 
 
 def concat(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Along other axes, of values that all have rows there."""
+    """Concatenates along other axes, if all values have rows in the same place."""
     found = [walk.rows(name) for name in node.input]
     first = found[0]
     if first is None or any(rows is None or (rows.rank, rows.place) != (first.rank, first.place) for rows in found):
@@ -212,7 +214,7 @@ def concat(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def split(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
-    """Along other axes."""
+    """Splits along other axes."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[1:], "a length")
     if rows is None:
@@ -223,7 +225,7 @@ def split(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
 
 
 def _kept(rows: Rows) -> Rows:
-    """`first` speaks of the last axis, which may now be another one."""
+    """The rows, whose `index` must not be `first`: that refers to the last axis, which may be another one now."""
     if rows.index == "first":
         raise Mixing("the place of a row in its batch")
     return rows

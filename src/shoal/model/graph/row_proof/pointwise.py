@@ -1,4 +1,4 @@
-"""Operators that compute every element on its own."""
+"""Operators that compute each element independently."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from shoal.model.graph.tensor_parallel.shapes.sizes import ONE
 
 
 def elementwise(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Inputs of one shape once they are stretched."""
+    """Inputs that have the same shape after broadcasting."""
     return broadcast(walk, node.input) or SHARED
 
 
 def first_only(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Of the other inputs only the type counts."""
+    """The other inputs only determine the type."""
     return walk.plain_rows(node.input[0]) or SHARED
 
 
@@ -27,14 +27,14 @@ def copy(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def cast(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """The same entries of another type. What says which row it is in may not fit there."""
+    """The same entries in another type, which may be too small for numbers of rows."""
     if attribute(node, "to", 0) in WIDE_TYPES:
         return walk.rows(node.input[0]) or SHARED
     return walk.plain_rows(node.input[0]) or SHARED
 
 
 def dropout(walk: Walk, node: onnx.NodeProto) -> tuple[Kind, ...]:
-    """Does nothing, unless it is told to train."""
+    """Does nothing unless it is told to train."""
     if input_name(node, 2) and walk.known.numbers(node, 2) != [0]:
         raise Mixing("Dropout draws random numbers where it is told to train")
     found = walk.plain_rows(node.input[0]) or SHARED
@@ -42,7 +42,7 @@ def dropout(walk: Walk, node: onnx.NodeProto) -> tuple[Kind, ...]:
 
 
 def quantize(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """One scale, or one for each index of an axis that is not the batch."""
+    """One scale, or one for each index of an axis other than the batch."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[1:], "a scale")
     scale = walk.shape(node.input[1])

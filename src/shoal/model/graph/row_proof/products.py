@@ -1,4 +1,4 @@
-"""Products of matrices: rows may be rows of a matrix, columns, or one matrix each, but nothing that is summed over."""
+"""Matrix products: rows of the batch may be matrix rows, columns, or whole matrices, but must not be summed over."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SUMMED = "a product sums over the rows"
 
 
 def matmul(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """As NumPy's `matmul`; zero points and the like behind the factors are shared numbers."""
+    """As NumPy's `matmul`; further inputs, such as zero points, are shared numbers."""
     check_numbers(walk, node.input[2:])
     return product(walk, node.input[0], node.input[1], 0, 0)
 
 
 def fused_matmul(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """With either factor transposed."""
+    """As `matmul`, with either factor transposed."""
     if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
         raise Mixing("FusedMatMul moves the batch")
     return product(walk, node.input[0], node.input[1], attribute(node, "transA", 0), attribute(node, "transB", 0))
@@ -36,7 +36,7 @@ def quantized_matmul(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def block_product(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """One factor in packed blocks: the last axis is summed over."""
+    """A product with packed blocks, which sums over the last axis."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[1:], "a weight")
     if rows is None:
@@ -47,7 +47,7 @@ def block_product(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def gemm(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Two matrices and a term that is added."""
+    """A product of two matrices, plus a third term."""
     found = product(walk, node.input[0], node.input[1], attribute(node, "transA", 0), attribute(node, "transB", 0))
     term = input_name(node, 2)
     rows = walk.plain_rows(term) if term else None
@@ -59,7 +59,7 @@ def gemm(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def check_numbers(walk: Walk, names: Iterable[str]) -> None:
-    """Raises Mixing unless each is one shared number."""
+    """Raises Mixing unless each value is one shared number."""
     names = list(names)
     walk.check_shared(names, "a scale")
     for name in names:
@@ -90,7 +90,7 @@ def product(walk: Walk, left: str, right: str, turns_left: int, turns_right: int
 
 
 def _turned(walk: Walk, name: str, turns: int) -> Rows | None:
-    """The rows of a factor, whose last two axes may be exchanged."""
+    """The rows of a factor whose last two axes may be exchanged."""
     rows = walk.plain_rows(name)
     if rows is None or not turns or rows.rank < 2 or rows.from_end > 2:
         return rows
@@ -98,7 +98,7 @@ def _turned(walk: Walk, name: str, turns: int) -> Rows | None:
 
 
 def einsum(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """The letter of the batch is in the result, and stands in every operand for the same rows."""
+    """The batch's letter must be in the result, and must stand for the same rows in every operand."""
     terms, _, result = attribute_text(node, "equation").replace(" ", "").partition("->")
     operands = terms.split(",")
     if "." in terms or not result or len(operands) != len(node.input):

@@ -1,10 +1,10 @@
 """Whether rows of a batch are independent: proved from the graph, for any number of rows and any values in them.
 
-The walk asks of every value whether it is shared by all rows, or holds entries that each depend on one row, and along
-which axis. What takes the batch axis to no batch axis (a reduction, a condition, a bound of a slice, the number of rows
-itself), and every operator that nothing is known of, gives a value that is neither; an output made of such a value is
-not proved. Shapes are followed with a name for the number of rows, so that a reshape that folds rows into each other is
-found whatever the sizes are.
+For every value, the walk finds whether all rows share it, or whether its entries each depend on one row, and along
+which axis. Whatever removes the batch axis (a reduction, a condition, a bound of a slice, the number of rows itself),
+and every unknown operator, gives a value that is neither, and an output made from such a value is not proved. Shapes
+are followed with a symbol for the number of rows, so that a reshape that merges rows is detected whatever the sizes
+are.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicSha
 from shoal.protocol.stage_interface import Dim, TensorSpec
 
 _MAX_NODES = 100_000
-"""Of a graph once the functions in it are written out: far more than any network has."""
+"""Most nodes of a graph with all functions expanded: far more than any network has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowProof:
-    """What could be proved."""
+    """Result of the proof."""
 
     outputs: Mapping[str, int]
-    """axis of each output whose rows depend on no other rows"""
+    """Axis of each output whose rows are proved to be independent."""
     reason: str | None
-    """why the others' may; None: there are none"""
+    """Why the rows of other outputs may depend on each other; None: there are none."""
 
 
 def prove_rows(graph: GraphFile, axes: BatchAxes) -> RowProof:
-    """Which outputs hold independent rows, if the inputs have theirs along these axes.
+    """Which outputs have independent rows, if the inputs have theirs along these axes.
 
     Args:
         graph: the file.
-        axes: where inputs have rows, and whether the graph fixes their number; the outputs' are not looked at.
+        axes: of the inputs' rows, and whether the graph fixes their number; those of outputs are ignored.
     """
     model = skeleton_of(graph.model, graph.folder)
     if model.functions:
@@ -79,7 +79,7 @@ def _given(spec: TensorSpec, axes: BatchAxes) -> Shared | Rows | Mixed:
 
 
 def _renamed(specs: Mapping[str, TensorSpec], inputs: Sequence[TensorSpec], axes: BatchAxes) -> dict[str, TensorSpec]:
-    """Computed values with fixed sizes only; inputs with names that no value and no batch has."""
+    """Types in which computed values have only fixed sizes, and inputs have names that no value and no batch has."""
     renamed = {name: replace(spec, shape=_fixed(spec.shape)) for name, spec in specs.items()}
     symbols = {spec.shape[axis] for spec in inputs if spec.shape and (axis := axes.inputs.get(spec.name)) is not None}
     for spec in inputs:
@@ -97,7 +97,7 @@ def _fixed(shape: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
 
 
 def _input_dim(dim: Dim, is_ambiguous: bool) -> Dim:
-    """A name that is also the batch's says nothing of another axis: rows of several requests are put together."""
+    """A name that is also the batch's says nothing about another axis, because rows of several requests are joined."""
     if isinstance(dim, int):
         return dim
     return None if dim is None or is_ambiguous else f"{dim}|dim"
@@ -120,7 +120,7 @@ def _outcome(walk: Walk, outputs: Sequence[TensorSpec]) -> RowProof:
 
 
 def _num_nodes_inlined(model: onnx.ModelProto) -> int:
-    """Nodes once every function is written out where it is called. Functions must not call themselves."""
+    """Number of nodes with every function expanded. Functions must not call themselves."""
     functions = {(function.domain, function.name): function for function in model.functions}
     sizes: dict[tuple[str, str], int] = {}
 
@@ -132,7 +132,7 @@ def _num_nodes_inlined(model: onnx.ModelProto) -> int:
         if key not in functions:
             return 1
         if key not in sizes:
-            sizes[key] = _MAX_NODES + 1  # while it is counted: what calls itself has no end
+            sizes[key] = _MAX_NODES + 1  # while it is counted: a function that calls itself is infinite
             sizes[key] = size(functions[key].node)
         return sizes[key]
 

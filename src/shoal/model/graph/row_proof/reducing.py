@@ -1,4 +1,4 @@
-"""Operators that take entries of some axes together: sums, norms, orders. The batch must be none of these axes."""
+"""Operators that combine entries along some axes: sums, norms, sorting. The batch must not be one of these axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.model.graph.row_proof.walk import Rule, Walk, broadcast
 from shoal.model.graph.tensor_parallel.shapes.nodes import attribute, from_front, integers, moved_axis
 
 _AXIS_OF_SOFTMAX = 13
-"""From this operator set on Softmax and its like take one axis; before, all from that one on."""
+"""From this operator set on, Softmax and similar operators use one axis; before, all axes from that one on."""
 
 
 def _taken_together(node: onnx.NodeProto) -> Mixing:
@@ -19,7 +19,7 @@ def _taken_together(node: onnx.NodeProto) -> Mixing:
 
 
 def reduction(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """`Reduce...`: without axes, all or none."""
+    """`Reduce...`: without axes, all or none are reduced."""
     rows = walk.plain_rows(node.input[0])
     axes = walk.axes(node, 1)
     if rows is None:
@@ -32,7 +32,7 @@ def reduction(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def arg_reduction(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Where the largest or smallest is, along one axis."""
+    """Index of the largest or smallest entry along one axis."""
     rows = walk.plain_rows(node.input[0])
     return SHARED if rows is None else _without(node, rows, [attribute(node, "axis", 0)])
 
@@ -47,7 +47,7 @@ def _without(node: onnx.NodeProto, rows: Rows, axes: list[int]) -> Rows:
 
 
 def softmax(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Over one axis, or in old operator sets over all from one on."""
+    """Over one axis or, in old operator sets, over all axes from one on."""
     rows = walk.plain_rows(node.input[0])
     if rows is None:
         return SHARED
@@ -59,7 +59,7 @@ def softmax(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def along_axis(name: str, default: int, num_outputs: int = 1) -> Rule:
-    """Over one axis that an attribute names; further inputs, if any, are shared."""
+    """Over one axis that an attribute names; further inputs are shared."""
 
     def rule(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
         rows = walk.plain_rows(node.input[0])
@@ -74,7 +74,7 @@ def along_axis(name: str, default: int, num_outputs: int = 1) -> Rule:
 
 
 def layer_norm(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]:
-    """Over all axes from one on, then scaled; mean and deviation come with the rows."""
+    """Normalizes over all axes from one on, then scales; mean and deviation belong to rows."""
     rows = broadcast(walk, node.input)
     data = walk.plain_rows(node.input[0])
     if rows is None:
@@ -97,7 +97,7 @@ def skip_layer_norm(walk: Walk, node: onnx.NodeProto) -> Kind | tuple[Kind, ...]
 
 
 def batch_norm(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """With the statistics of the training, not with those of the batch."""
+    """Uses the statistics of training, not those of the batch."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[1:], "a statistic")
     if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) > 1:
@@ -110,7 +110,7 @@ def batch_norm(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def mean_variance_norm(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Over some axes."""
+    """Normalizes over some axes."""
     rows = walk.plain_rows(node.input[0])
     axes = integers(node, "axes") or [0, 2, 3]
     if rows is None:
@@ -121,7 +121,7 @@ def mean_variance_norm(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def cumulated(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Sums so far, along one axis."""
+    """Cumulative sums along one axis."""
     rows = walk.plain_rows(node.input[0])
     axes = walk.axes(node, 1)
     if rows is None:
@@ -132,7 +132,7 @@ def cumulated(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 def fourier(walk: Walk, node: onnx.NodeProto) -> Kind:
-    """Along one axis that is neither the batch nor that of real and imaginary parts."""
+    """Along one axis, which is neither the batch nor that of real and imaginary parts."""
     rows = walk.plain_rows(node.input[0])
     walk.check_shared(node.input[1:], "a length")
     if rows is None:
@@ -148,11 +148,11 @@ def fourier(walk: Walk, node: onnx.NodeProto) -> Kind:
 
 
 _AXIS_OF_FOURIER = 20
-"""From this operator set on DFT takes its axis as an input."""
+"""From this operator set on, DFT has its axis as an input."""
 
 
 def last_axes(count: int) -> Callable[[Walk, onnx.NodeProto], Kind]:
-    """Over so many axes at the end; further inputs are shared."""
+    """Over the last `count` axes; further inputs are shared."""
 
     def rule(walk: Walk, node: onnx.NodeProto) -> Kind:
         rows = walk.plain_rows(node.input[0])

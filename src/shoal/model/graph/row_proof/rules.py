@@ -1,4 +1,4 @@
-"""Which rule an operator has. One without takes rows together, for all that is known."""
+"""The rule of each operator. An operator without a rule is assumed to mix rows."""
 
 from __future__ import annotations
 
@@ -153,4 +153,4 @@ RULES: Mapping[tuple[str, str], Rule] = {
     **{(MICROSOFT, name): rule for name, rule in _MICROSOFT.items()},
     **{(TABLES, name): rule for name, rule in _TABLES.items()},
 }
-"""By domain and operator."""
+"""Rules by domain and operator."""

@@ -1,4 +1,4 @@
-"""What rules see of a graph while they walk it: what each value has to do with rows, its shape, and numbers in it."""
+"""What rules know about a graph during the walk: what each value has to do with rows, its shape, and numbers in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shoal.model.graph.tensor_parallel.shapes.sizes import NUMBER_MARK, ONE, Sha
 from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import MAX_LENGTH, Content, SymbolicShapes
 
 BATCH = "|batch"
-"""Name of the number of rows. Names of other sizes end differently."""
+"""Symbol for the number of rows. Names of other sizes end differently."""
 NUM_ROWS = Mixed(reason="the number of rows")
 
 
 class Walk:
-    """One graph, or one body, while it is walked."""
+    """State of the walk over one graph or one body."""
 
     def __init__(
         self,
@@ -48,23 +48,23 @@ class Walk:
         self.opset = max((found.version for found in model.opset_import if found.domain in DEFAULT_DOMAINS), default=0)
         self.kinds: dict[str, Kind] = {} if outer is None else dict(outer.kinds)
         self._steady: set[str] = set() if outer is None else outer._steady
-        """names of sizes that are equal in every run"""
+        """Names of sizes that are equal in every run."""
 
     def kind(self, name: str) -> Kind:
-        """Of a value, or of an input that is left out."""
+        """The kind of a value, or of an input that is left out."""
         if not name or name in self.constants:
             return SHARED
         return self.kinds.get(name) or Mixed(reason=f"{name!r} comes from nowhere")
 
     def rows(self, name: str) -> Rows | None:
-        """Where a value has its rows; None where it is shared. Raises Mixing where they are mixed."""
+        """Where a value has its rows; None: rows share it. Raises Mixing if rows are mixed."""
         kind = self.kind(name)
         if isinstance(kind, Mixed):
             raise AlreadyMixed(kind.reason)
         return kind if isinstance(kind, Rows) else None
 
     def plain_rows(self, name: str) -> Rows | None:
-        """The same; raises Mixing also where the entries say which row of the batch they are in."""
+        """As `rows`; also raises Mixing if entries contain the number of their row in the batch."""
         rows = self.rows(name)
         if rows is not None and rows.index is not None:
             raise Mixing("the place of a row in its batch")
@@ -77,23 +77,23 @@ class Walk:
                 raise Mixing(f"{what} depends on a row")
 
     def shape(self, name: str) -> Shape:
-        """Raises Mixing where the rank is unknown."""
+        """The shape of a value. Raises Mixing if the rank is unknown."""
         found = self.known.shape(name)
         if found is None:
             raise Mixing(f"the shape of {name!r} is unknown")
         return found
 
     def rank(self, name: str) -> int:
-        """Raises Mixing where it is unknown."""
+        """The rank of a value. Raises Mixing if it is unknown."""
         kind = self.kind(name)
         return kind.rank if isinstance(kind, Rows) else len(self.shape(name))
 
     def content(self, node: onnx.NodeProto, index: int) -> Content | None:
-        """The numbers in an input, as far as they are known."""
+        """The known numbers in an input."""
         return self.known.content(input_name(node, index))
 
     def axes(self, node: onnx.NodeProto, index: int, name: str = "axes") -> list[int] | None:
-        """A list of axes that is an input or an attribute; None where it is left out. Raises Mixing if unknown."""
+        """A list of axes, from an input or an attribute; None if it is left out. Raises Mixing if it is unknown."""
         source = input_name(node, index)
         if not source:
             return listed(node, name, index, self.known.constants)
@@ -107,11 +107,11 @@ class Walk:
         return size is not None and all(name in self._steady for name in size.names)
 
     def is_followed(self, size: Size | None) -> bool:
-        """Whether a size is equal in every run but for the number of rows in it."""
+        """Whether a size is equal in every run, apart from the number of rows in it."""
         return size is not None and all(name == BATCH or name in self._steady for name in size.names)
 
     def learn(self, name: str, kind: Kind) -> None:
-        """Take what a rule found of a value, sharpened by the numbers in it."""
+        """Store what a rule found about a value, refined by the known numbers in it."""
         content = self.known.content(name)
         if content is not None and all(map(self.is_steady, content)):
             kind = SHARED
@@ -141,7 +141,7 @@ class Walk:
         self._name_numbers(name, shape)
 
     def _name_numbers(self, name: str, shape: Shape) -> None:
-        """Names for the integers in a short list that is shared, so far as they are not known."""
+        """Give names to unknown integers in a short shared list."""
         dtype, content = self.known.dtype(name), self.known.content(name)
         length = product(shape).fixed
         if content is None:
@@ -155,7 +155,7 @@ class Walk:
             self.known.learn_content(name, tuple(numbers))
 
     def _steady_size(self, name: str, axis: int, size: Size) -> Size:
-        """The size, or a name for it: of a value that is equal in every run, or whose rows lie along another axis."""
+        """The size, or a name for it, in a value that is equal in every run or whose rows lie along another axis."""
         if self.is_steady(size):
             return size
         unknown = self.known.unknown(name, axis)
@@ -168,10 +168,10 @@ class Walk:
 
 
 def broadcast(walk: Walk, names: Iterable[str]) -> Rows | None:
-    """Where rows lie in what is computed element by element from values that are stretched to each other's shape.
+    """Where the rows of an elementwise result lie, if its inputs are broadcast to each other's shape.
 
     Raises:
-        Mixing: rows meet rows along another axis, or one thing per row that does not come with the row.
+        Mixing: inputs have rows along different axes, or entries for each row that do not belong to the row.
     """
     names = [name for name in names if name]
     found = [(name, rows) for name in names if (rows := walk.plain_rows(name)) is not None]
@@ -186,10 +186,10 @@ def broadcast(walk: Walk, names: Iterable[str]) -> Rows | None:
 
 
 def check_single(walk: Walk, names: Iterable[str], rows: Rows) -> None:
-    """See that shared values have one entry, or none, along the axis where others have rows, counted from the end.
+    """Check that shared values have one entry or none along the axis where others have rows, counted from the end.
 
     Raises:
-        Mixing: one of them has several, or an unknown number: one for each place in the batch.
+        Mixing: one has several entries, or an unknown number: one for each place in the batch.
     """
     for name in names:
         shape = walk.shape(name)
@@ -200,7 +200,7 @@ def check_single(walk: Walk, names: Iterable[str], rows: Rows) -> None:
 
 
 def _is_uniform(walk: Walk, name: str, from_end: int) -> bool:
-    """Whether it is a constant that is the same all along the axis."""
+    """Whether the value is a constant that is equal along the whole axis."""
     array = walk.constants.array(name) if name in walk.constants else None
     if array is None or array.dtype == object:
         return False
@@ -209,7 +209,7 @@ def _is_uniform(walk: Walk, name: str, from_end: int) -> bool:
 
 
 def same_rows(walk: Walk, names: Iterable[str]) -> Rows:
-    """The rows of values that all have them at the same place. Raises Mixing."""
+    """The rows of values that must all have them in the same place. Raises Mixing."""
     found = [walk.plain_rows(name) for name in names]
     first = found[0]
     if first is None or any(rows is None or (rows.rank, rows.place) != (first.rank, first.place) for rows in found):
@@ -218,9 +218,10 @@ def same_rows(walk: Walk, names: Iterable[str]) -> Rows:
 
 
 def attribute_text(node: onnx.NodeProto, name: str) -> str:
-    """A string attribute; empty where it is left out."""
+    """A string attribute; empty if it is left out."""
     return next((found.s.decode(errors="replace") for found in node.attribute if found.name == name), "")
 
 
 Rule = Callable[[Walk, onnx.NodeProto], Kind | tuple[Kind, ...]]
-"""What a node's outputs have to do with rows, of which some input holds some; outputs that it leaves out are mixed."""
+"""Returns what a node's outputs have to do with rows, for a node with rows in some input. Outputs that it leaves out
+are mixed."""
