@@ -1,7 +1,7 @@
-"""The symbolic phase: every node in order gets a step, or is left to compute the whole on every rank.
+"""The symbolic phase: every node in order gets a step, or is computed whole on every rank.
 
-The walk is repeated while a node asks for other segments or a split is found not to pay. Choices only ever grow, so
-that it ends.
+The walk is repeated while a node asks for other segments or a split does not pay. It ends because constraints are only
+ever added.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ from shoal.model.graph.tensor_parallel.tracer import SPLIT_DTYPES, Choices, Segm
 
 Rule = Callable[[Tracer, onnx.NodeProto], NodeStep | None]
 MIN_OPSET = 11
-"""In older operator sets lists of numbers that the rewritten graph computes are attributes: their graphs stay whole."""
+"""In older operator sets, lists of numbers that the rewritten graph computes are attributes, so such graphs stay
+whole."""
 _MAX_WALKS = 200
-"""Far more than any network needs; what is not settled then stays whole."""
+"""Far more walks than any network needs; what is not settled by then stays whole."""
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 RULES: Mapping[str, Rule] = {
@@ -78,11 +79,11 @@ RULES: Mapping[str, Rule] = {
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }
-"""Operators of ai.onnx. Every other one reads whole values."""
+"""Rules for operators of ai.onnx. All other operators read whole values."""
 
 
 def decide(stage: SplitGraph, num_ranks: int) -> Decisions:
-    """Split what can be split and pays."""
+    """Split whatever can be split and pays."""
     choices = Choices(segments={})
     if stage.opset < MIN_OPSET or stage.must_be_whole:
         choices = replace(choices, whole=frozenset(range(len(stage.model.graph.node))))
@@ -118,6 +119,6 @@ def _walk(stage: SplitGraph, choices: Choices, num_ranks: int) -> Decisions:
 
 
 def _may_split(trace: Tracer, node: onnx.NodeProto) -> bool:
-    """Whether the results are of a type that may be split, or only the sizes of one that is."""
+    """Whether the results have a type that may be split, or are only the sizes of a value with such a type."""
     names = [name for name in node.output if name]
     return node.op_type == "Shape" or all(trace.shapes.dtype(name) in SPLIT_DTYPES for name in names)

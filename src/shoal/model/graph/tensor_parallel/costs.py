@@ -1,4 +1,4 @@
-"""Whether a split pays: what the ranks save in multiply-adds against what they must send each other for it."""
+"""Whether a split pays: the multiply-adds that ranks save against what they must send each other for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from shoal.model.graph.tensor_parallel.steps import Whole
 from shoal.protocol.stage_interface import TensorSpec
 
 FLOPS_PER_SENT_ELEMENT = 64
-"""Fewest operations of a split per element that is gathered or summed for it.
+"""Fewest operations of a split for each element that is gathered or summed because of it.
 
-Source: a core computes some 80 GFLOP/s in fp32 (docs/design.md) and moves 4-byte elements between two processes at
-some 5 GB/s, so that one element costs the time of 64 operations."""
+Source: a core computes about 80 GFLOP/s in fp32 (docs/design.md) and moves 4-byte elements between two processes at
+about 5 GB/s, so one element costs the time of 64 operations.
+"""
 _OPEN_SIZE = 16
-"""Taken for a size that is not known; it stands on both sides of nearly every comparison."""
+"""Assumed for an unknown size; it stands on both sides of nearly every comparison."""
 
 
 def useless_origins(stage: SplitGraph, found: Decisions) -> frozenset[int]:
@@ -44,7 +45,8 @@ def useless_origins(stage: SplitGraph, found: Decisions) -> frozenset[int]:
 
 
 def step_flops(stage: SplitGraph, found: Decisions, index: int) -> int:
-    """Operations of a product or convolution over all ranks, sizes that are not known as a small number; else 0."""
+    """Operations of a product or convolution over all ranks, with a small number for unknown sizes; 0 for other
+    nodes."""
     node = stage.model.graph.node[index]
     shapes = {name: found.shapes.shape(name) for name in (*node.input, *node.output) if name}
     specs = {
@@ -56,17 +58,17 @@ def step_flops(stage: SplitGraph, found: Decisions, index: int) -> int:
 
 
 def num_elements(shape: Shape | None) -> int:
-    """Of a tensor, with a small number for sizes that are not known."""
+    """Elements of a tensor, with a small number for unknown sizes."""
     return 1 if shape is None else number_of(product(shape))
 
 
 def number_of(size: Size) -> int:
-    """The size, with a small number for every name in it."""
+    """The size, with a small number for every symbol in it."""
     return size.number * _OPEN_SIZE ** len(size.names)
 
 
 def _whole_reads(stage: SplitGraph, found: Decisions, index: int) -> set[str]:
-    """Values that a node takes whole."""
+    """Values that a node reads whole."""
     step = found.steps.get(index)
     if step is None:
         return set(stage.flow.reads[index])
@@ -76,7 +78,7 @@ def _whole_reads(stage: SplitGraph, found: Decisions, index: int) -> set[str]:
 
 
 def _roots(found: Decisions, index: int, stage: SplitGraph) -> set[int]:
-    """Classes that a step's inputs and outputs are split by."""
+    """Classes by which a step's inputs and outputs are split."""
     node: onnx.NodeProto = stage.model.graph.node[index]
     step = found.steps[index]
     splits = [split for split in step.outputs if split is not None]

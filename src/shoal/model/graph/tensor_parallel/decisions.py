@@ -1,4 +1,4 @@
-"""A graph that is to be split, and what the symbolic phase decided on it."""
+"""A graph that is to be split, and the decisions of the symbolic phase."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class SplitGraph:
 
     @property
     def must_be_whole(self) -> bool:
-        """Whether it draws random numbers, which ranks would draw differently, or has a `Scan`.
+        """Whether the graph draws random numbers, which would differ between ranks, or contains a `Scan`.
 
-        ONNX Runtime must find every shape in the body of a `Scan`, and meeting places hide shapes.
+        ONNX Runtime must infer every shape in the body of a `Scan`, and markers hide shapes.
         """
         nodes = [*self.model.graph.node, *(node for function in self.model.functions for node in function.node)]
         return any(node.op_type == "Scan" or _is_random(node) for node in nested_nodes(nodes))
@@ -47,17 +47,17 @@ class SplitGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """What the symbolic phase found."""
+    """Result of the symbolic phase."""
 
     steps: Mapping[int, NodeStep]
-    """by node; nodes that are not in it compute the whole"""
+    """Steps by node; nodes without one are computed whole."""
     layouts: Mapping[str, AxisSplit]
-    """values that are split"""
+    """Layouts of the values that are split."""
     classes: SplitClasses
     shapes: SymbolicShapes
 
 
 def _is_random(node: onnx.NodeProto) -> bool:
-    """`Dropout` is not, unless it may be told at run time that it trains."""
+    """Whether a node draws random numbers. `Dropout` does not, unless it may be told to train at run time."""
     may_draw = node.op_type != "Dropout" or bool(input_name(node, 2))
     return node.op_type in RANDOM_OPERATORS and may_draw

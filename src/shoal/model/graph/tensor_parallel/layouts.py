@@ -1,7 +1,7 @@
-"""How a tensor lies over the ranks, and which splits must be cut at the same places.
+"""How a tensor is distributed over the ranks, and which splits must be cut at the same places.
 
-A tensor is whole on every rank unless it has an `AxisSplit`. Sums are never left open: a node that computes a part of a
-sum is followed by its `AllReduce` at once.
+A tensor is whole on every rank unless it has an `AxisSplit`. There are no partial sums between nodes: a node that
+computes a part of a sum is followed by its `AllReduce` at once.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Size
 
 @dataclass(frozen=True, slots=True)
 class AxisSegment:
-    """Consecutive indices of an axis that are cut into one range per rank."""
+    """Consecutive indices of an axis, cut into one range for each rank."""
 
     split_class: int
     length: int
-    """of the whole, over all ranks"""
+    """Length over all ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisSplit:
-    """One axis is cut: rank r holds its range of every segment, one after the other.
+    """A split along one axis: each rank holds its range of every segment, one after the other.
 
-    The axis is `period` after `period`, `repeats` times: heads that a reshape merged with the batch repeat per row;
-    queries, keys and values in one matrix are three segments.
+    The axis consists of `repeats` periods: heads that a reshape merged with the batch repeat for each row; queries,
+    keys and values in one matrix are three segments of a period.
     """
 
     axis: int
-    """from the front"""
+    """Number of the axis, counted from the front."""
     period: tuple[AxisSegment, ...]
     repeats: Size = ONE
 
@@ -43,19 +43,20 @@ class AxisSplit:
 
     @property
     def size(self) -> Size:
-        """Of the whole axis."""
+        """Size of the whole axis."""
         return self.repeats.times(Size(self.period_length))
 
     def at(self, axis: int) -> AxisSplit:
-        """The same on another axis."""
+        """The same split on another axis."""
         return replace(self, axis=axis)
 
 
 class SplitClasses:
-    """Which segments are cut at the same relative places: a union-find whose sets count equal, indivisible atoms.
+    """Which segments are cut at the same relative places: a union-find whose sets have a number of equal, indivisible
+    atoms.
 
-    A segment of length n whose class has a atoms may be cut at multiples of n / a. Joining two classes, or a reshape
-    that leaves fewer places to cut at, takes the greatest common divisor.
+    A segment of length n whose class has a atoms may be cut at multiples of n / a. Joining two classes takes the
+    greatest common divisor of their atoms, as does a reshape that leaves fewer places to cut at.
     """
 
     def __init__(self, num_ranks: int) -> None:
@@ -65,11 +66,11 @@ class SplitClasses:
         self._origins: list[frozenset[int]] = []
 
     def new(self, num_atoms: int, origin: int | None = None) -> int:
-        """A class of its own.
+        """Create a class.
 
         Args:
             num_atoms: at least the number of ranks.
-            origin: the node that chose to split; it may be told not to.
+            origin: the node that chose this split; it may be told not to.
         """
         self._parent.append(len(self._parent))
         self._atoms.append(num_atoms)
@@ -77,24 +78,24 @@ class SplitClasses:
         return len(self._parent) - 1
 
     def root(self, split_class: int) -> int:
-        """The class's representative."""
+        """The representative of a class."""
         while self._parent[split_class] != split_class:
             split_class = self._parent[split_class]
         return split_class
 
     def num_atoms(self, split_class: int) -> int:
-        """Into how many equal atoms segments of the class may be cut."""
+        """The number of equal atoms into which segments of the class may be cut."""
         return self._atoms[self.root(split_class)]
 
     def origins(self, split_class: int) -> frozenset[int]:
-        """Nodes that chose to split and ended up in this class."""
+        """Nodes that chose the splits in this class."""
         return self._origins[self.root(split_class)]
 
     def constrain(self, pairs: Iterable[tuple[int, int]] = (), limits: Iterable[tuple[int, int]] = ()) -> bool:
-        """Join pairs of classes and limit classes to divisors of a number of atoms: all of it, or nothing.
+        """Join pairs of classes, and limit classes to divisors of a number of atoms: all of it, or nothing.
 
         Returns:
-            Whether every class still has an atom for each rank; nothing has changed where not.
+            Whether every class still has an atom for each rank; if not, nothing has changed.
         """
         kept = (self._parent.copy(), self._atoms.copy(), self._origins.copy())
         roots: set[int] = set()
@@ -117,7 +118,7 @@ class SplitClasses:
 
 
 class RankRanges:
-    """Which indices each rank owns: every class's atoms dealt out by share, once."""
+    """The indices that each rank owns: every class's atoms are distributed by share, once."""
 
     def __init__(self, classes: SplitClasses, shares: Sequence[int]) -> None:
         self.num_ranks = len(shares)
@@ -126,7 +127,7 @@ class RankRanges:
         self._edges: dict[int, tuple[int, ...]] = {}
 
     def ranges(self, split: AxisSplit, rank: int) -> list[tuple[int, int]]:
-        """[first, last) of every segment of one period that the rank holds, in whole indices."""
+        """The rank's range [first, last) of every segment of one period, in indices of the whole axis."""
         found: list[tuple[int, int]] = []
         start = 0
         for segment in split.period:
@@ -136,7 +137,7 @@ class RankRanges:
         return found
 
     def all_ranges(self, split: AxisSplit, rank: int) -> list[tuple[int, int]]:
-        """The same over all periods. Only for axes of fixed size."""
+        """As `ranges`, over all periods. Only for axes of fixed size."""
         fixed = split.repeats.fixed
         assert fixed is not None, "an axis of open size has no list of ranges"
         length = split.period_length

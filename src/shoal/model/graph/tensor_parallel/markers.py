@@ -1,4 +1,4 @@
-"""The nodes at which ranks meet, as `segments` cuts the graph at them. ONNX Runtime knows none of them."""
+"""Markers for collectives, at which `segments` cuts the graph. ONNX Runtime does not know these operators."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shoal.model.graph.stage.segments import ALL_GATHER, ALL_REDUCE, MARKER_DOMA
 
 
 def all_reduce(part: str, total: str) -> onnx.NodeProto:
-    """A marker: every rank's `part` added up."""
+    """A marker for the sum of every rank's `part`."""
     return make_node(ALL_REDUCE, [part], [total], domain=MARKER_DOMAIN)
 
 
 def all_gather(part: str, whole: str, axis: int, sizes: Sequence[int]) -> onnx.NodeProto:
-    """A marker: every rank's `part` one after the other; `sizes` of them along the axis."""
+    """A marker for the concatenation of every rank's `part`, with these sizes along the axis."""
     return make_node(ALL_GATHER, [part], [whole], domain=MARKER_DOMAIN, axis=axis, sizes=list(sizes))

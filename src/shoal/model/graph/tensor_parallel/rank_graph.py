@@ -1,4 +1,4 @@
-"""A rank's graph while it is written: new nodes and weights, and each value in the forms in which it is needed."""
+"""Builds a rank's graph: new nodes and weights, and each value in the forms in which it is needed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TO_END = np.iinfo(np.int64).max
 
 
 class RankGraph:
-    """Nodes and weights of one rank. Values keep their names where they are whole; parts of them get new ones."""
+    """Nodes and weights of one rank. Whole values keep their names; parts of values get new ones."""
 
     def __init__(self, constants: Constants, ranges: RankRanges, rank: int, *, reads_weights: bool) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.cut_constants: set[str] = set()
-        """constants of the stage of which this rank holds a part somewhere"""
+        """Constants of the stage of which this rank holds a part somewhere."""
         self.layouts: dict[str, AxisSplit] = {}
-        """values that are there in part; the whole is there only where it was asked for"""
+        """Values that exist in part; the whole value exists only if it was asked for."""
         self.num_sums = 0
         self.num_gathers = 0
         self._constants = constants
@@ -40,32 +40,32 @@ class RankGraph:
         self._num_names = 0
 
     def add(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        """A node of the default domain with one output. Returns the output's name."""
+        """Add a node of the default domain with one output. Returns the output's name."""
         output = output or self.fresh(operator)
         self.nodes.append(make_node(operator, list(inputs), [output], **attributes))
         return output
 
     def fresh(self, hint: str) -> str:
-        """A name that nothing in the graph has."""
+        """A name that does not occur in the graph."""
         self._num_names += 1
         return f"{hint}::shard{self._num_names}"
 
     def weight(self, array: Array, hint: str = "weight") -> str:
-        """A new weight. Returns its name."""
+        """Add a weight. Returns its name."""
         name = self.fresh(hint)
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         return name
 
     def numbers(self, values: Sequence[int]) -> str:
-        """A new vector of int64."""
+        """Add a vector of int64. Returns its name."""
         return self.weight(np.array(values, np.int64), "numbers")
 
     def local(self, name: str) -> str:
-        """The name of a value as this rank has it."""
+        """The name of a value on this rank."""
         return local_name(name) if name in self.layouts else name
 
     def whole(self, name: str) -> str:
-        """The name of a whole value, which is gathered when that is first asked for."""
+        """The name of a whole value, which is gathered when it is first asked for."""
         if name in self.layouts and name not in self._wholes:
             self._gather(name, self.layouts[name])
             self._wholes.add(name)
@@ -94,11 +94,11 @@ class RankGraph:
         return self.weights[-1].name
 
     def period_sizes(self, split: AxisSplit) -> list[int]:
-        """Of every rank, the indices that it holds of one period."""
+        """For every rank, the number of indices of one period that it holds."""
         return [self._ranges.period_size(split, rank) for rank in range(self._ranges.num_ranks)]
 
     def own_size(self, split: AxisSplit) -> int:
-        """Of this rank, the indices that it holds of one period."""
+        """The number of indices of one period that this rank holds."""
         return self._ranges.period_size(split, self._rank)
 
     def _slices(self, name: str, axis: int, ranges: Sequence[tuple[int, int]]) -> str:
@@ -129,7 +129,7 @@ class RankGraph:
         return before, after, self.add("Div", [own, self.numbers([self.own_size(split)])])
 
     def _gather_period(self, part: str, whole: str, split: AxisSplit, axis: int) -> None:
-        """All ranks' parts of one period; several segments come interleaved and are put into order."""
+        """Gather one period from all ranks; several segments arrive interleaved and are put in order."""
         sizes = self.period_sizes(split)
         if len(split.period) == 1:
             self.nodes.append(all_gather(part, whole, axis, sizes))
@@ -147,5 +147,5 @@ class RankGraph:
 
 
 def local_name(name: str) -> str:
-    """What a rank's part of a value is called."""
+    """The name of a rank's part of a value."""
     return f"{name}::shard"

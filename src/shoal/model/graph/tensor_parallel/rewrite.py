@@ -1,4 +1,4 @@
-"""The second phase: the nodes of one rank, with its own sizes and smaller weights."""
+"""The second phase: writes the nodes of one rank, with its own sizes and smaller weights."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from shoal.model.graph.tensor_parallel.steps import (
 )
 
 _SPLIT_SIZES_ARE_INPUT = 13
-"""From this operator set on `AxisSplit` takes its sizes as an input. Source: the operator's changelog."""
+"""From this operator set on, `Split` has its sizes as an input. Source: the operator's changelog."""
 
 
 def write_rank(
     stage: SplitGraph, found: Decisions, ranges: RankRanges, rank: int, *, reads_weights: bool = True
 ) -> RankGraph:
-    """All nodes of one rank that depend on inputs, in order, markers between them.
+    """Write all nodes of one rank that depend on inputs, in order, with markers between them.
 
     Args:
         stage: the graph.
-        found: what the symbolic phase decided.
-        ranges: who owns what.
+        found: decisions of the symbolic phase.
+        ranges: indices of each rank.
         rank: the one to write for.
-        reads_weights: False gives parts of weights their sizes and no numbers.
+        reads_weights: False: parts of weights get only their sizes, not their numbers.
     """
     graph = RankGraph(stage.constants, ranges, rank, reads_weights=reads_weights)
     for index, node in stage.active_nodes():
@@ -53,7 +53,7 @@ def write_rank(
 
 
 class _Writer:
-    """One node of one rank."""
+    """Writes one node of one rank."""
 
     def __init__(self, graph: RankGraph, stage: SplitGraph, node: onnx.NodeProto, step: NodeStep) -> None:
         self._graph = graph
@@ -95,7 +95,7 @@ class _Writer:
                 assert_never(operand)
 
     def _scaled(self, name: str, entry: int, numerator: int, denominator: int) -> str:
-        """A vector of sizes with one entry times a fraction; the others may be -1 or 0 and stay so."""
+        """A vector of sizes in which one entry is multiplied by a fraction; the others may be -1 or 0 and stay so."""
         array = self._stage.constants.array(name) if name in self._stage.constants else None
         if array is not None:
             sizes = np.array(array)
@@ -104,7 +104,7 @@ class _Writer:
         return self._scale(name, entry, numerator, denominator)
 
     def _scale(self, name: str, entry: int, numerator: int, denominator: int, output: str = "") -> str:
-        """Over the entries up to the last, whose number is not known: the vector in three pieces."""
+        """Scale one entry. The vector may have any number of entries after it, so it is cut into three pieces."""
         graph = self._graph
         first, last, end = (graph.numbers([place]) for place in (entry, entry + 1, np.iinfo(np.int64).max))
         own = graph.add("Slice", [name, first, last])
@@ -113,7 +113,7 @@ class _Writer:
         return graph.add("Concat", pieces, output, axis=0)
 
     def _resize(self, node: onnx.NodeProto) -> None:
-        """Attributes that hold sizes."""
+        """Adjust attributes that hold sizes."""
         for name, split in self._step.sizes.items():
             _set(node, name, self._graph.own_size(split))
         if self._step.is_parted:
@@ -125,7 +125,7 @@ class _Writer:
                 node.attribute.append(onnx.helper.make_attribute("split", sizes))
 
     def _finish(self, node: onnx.NodeProto) -> None:
-        """The node itself, the sum that it is a part of and what is added to that once."""
+        """Write the node itself, the sum that it is a part of, and what is added to that sum once."""
         if self._step.restored_entry is not None:
             self._restore(node, *self._step.restored_entry)
         elif self._step.is_sum:

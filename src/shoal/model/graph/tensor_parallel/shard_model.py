@@ -1,4 +1,4 @@
-"""A stage's graph for one rank of a group that computes it together."""
+"""A stage's graph for one rank of a group that computes the stage together."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from shoal.protocol.stage_interface import StageInterface
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardModel:
-    """One rank's graph and what the split is worth."""
+    """One rank's graph, and what the split saves."""
 
     model: onnx.ModelProto
-    """inputs and outputs as those of the stage; nodes in order, with markers (see `markers`) at which ranks meet.
-    Weights that are not cut stay external where the file keeps them so"""
+    """The model: inputs and outputs are those of the stage, and nodes are in order, with markers (see `markers`) for
+    collectives. Weights that are not cut stay external if they are so in the file."""
     report: SplitReport
 
 
 def shard_model(graph: GraphFile, interface: StageInterface, shares: Sequence[int], rank: int) -> ShardModel:
-    """Rewrite a stage for one rank. Only the rank's own part of a weight that is cut is copied out of the file.
+    """Rewrite a stage for one rank. Only the rank's own part of a weight that is cut is copied from the file.
 
-    What is not recognized is computed whole by every rank, so the outputs are always those of the whole stage, up to
-    rounding: sums are added up in another order.
+    What is not recognized is computed whole by every rank. So outputs always equal those of the whole stage, except for
+    rounding, since sums are added in another order.
 
     Args:
         graph: the file.
@@ -55,7 +55,7 @@ def shard_model(graph: GraphFile, interface: StageInterface, shares: Sequence[in
 def split_figures(
     graph: GraphFile, interface: StageInterface, shares: Sequence[int]
 ) -> tuple[SplitReport, tuple[int, ...]]:
-    """What `shard_model` would say, and the weight bytes that every rank would hold.
+    """The report of `shard_model`, and the weight bytes that every rank would hold.
 
     Args: as `shard_model`.
     """
@@ -74,7 +74,7 @@ def _open_stage(graph: GraphFile, interface: StageInterface) -> SplitGraph:
 
 
 def _assemble(stage: SplitGraph, rewritten: RankGraph) -> onnx.ModelProto:
-    """The rank's model: its nodes, and of the stage's constants those that are still read."""
+    """The rank's model: its nodes, and the constants of the stage that they still read."""
     source, read = stage.model.graph, {name for node in rewritten.nodes for name in node.input}
     read |= {name for index in stage.flow.active for name in _captured(stage, index)}
     read |= {output.name for output in source.output}
@@ -103,7 +103,7 @@ def _assemble(stage: SplitGraph, rewritten: RankGraph) -> onnx.ModelProto:
 
 
 def _captured(stage: SplitGraph, index: int) -> list[str]:
-    """What the bodies of a node read from around it."""
+    """Values that the bodies of a node read from the graph around it."""
     direct = set(stage.model.graph.node[index].input)
     return [name for name in stage.flow.reads[index] if name not in direct]
 

@@ -1,4 +1,4 @@
-"""What the symbolic phase decides for a node: which part of each input every rank reads, and how its results lie."""
+"""Decisions of the symbolic phase for a node: which part of each input every rank reads, and how results are split."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from shoal.model.graph.tensor_parallel.layouts import AxisSplit
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Read whole: made so before the node where it is split."""
+    """Read whole; a split value is gathered before the node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Read as it lies, split."""
+    """Read as it is, split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Whole, and cut before the node: weights in the model, computed values by a slice when it runs."""
+    """A whole value that is cut before the node: weights in the model, computed values by a slice in each run."""
 
     split: AxisSplit
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledEntry:
-    """A tensor of whole sizes, of which the entry at `entry` becomes this rank's size."""
+    """A tensor with sizes of the whole, in which the number at `entry` becomes this rank's size."""
 
     split: AxisSplit
     entry: int
@@ -35,7 +35,7 @@ class ScaledEntry:
 
 @dataclass(frozen=True, slots=True)
 class OwnSize:
-    """A vector of one number: this rank's size of a split. What is a bound of a slice becomes this rank's."""
+    """A vector with one number, which becomes this rank's size of a split, such as a bound of a slice."""
 
     split: AxisSplit
 
@@ -45,13 +45,13 @@ Operand = Whole | Local | Cut | ScaledEntry | OwnSize
 
 @dataclass(frozen=True, slots=True)
 class AddedOnce:
-    """What is added to a sum after the ranks' parts are in it."""
+    """A value that is added to a sum after the ranks' parts are added up."""
 
     name: str
-    """a constant or whole value"""
+    """Name of a constant or whole value."""
     factor: float = 1.0
     num_spatial: int = 0
-    """axes of size 1 to put behind it, so that a vector lies on channels"""
+    """Axes of size 1 to append, so that a vector is aligned with channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +59,19 @@ class NodeStep:
     """How every rank computes one node."""
 
     operands: tuple[Operand, ...]
-    """one per input of the node; shorter: the inputs after it are left out"""
+    """One operand for each input of the node; if there are fewer, the remaining inputs are left out."""
     outputs: tuple[AxisSplit | None, ...]
-    """one per output of the node; None: whole (or a part of a sum)"""
+    """One split for each output of the node; None: whole (or a part of a sum)."""
     is_sum: bool = False
-    """the only output is a part of a sum, which is put together at once"""
+    """Whether the only output is a part of a sum, which is added up at once."""
     bias: AddedOnce | None = None
-    """only behind a sum"""
+    """Only after a sum."""
     sizes: Mapping[str, AxisSplit] = field(default_factory=dict[str, AxisSplit])
-    """integer attributes that become this rank's size of a split, such as a convolution's number of groups"""
+    """Integer attributes that become this rank's size of a split, such as a convolution's number of groups."""
     is_parted: bool = False
-    """a `AxisSplit` along the split axis: every part has this rank's size of it"""
+    """Whether the node is a `Split` along the split axis, whose parts get this rank's sizes."""
     restored_entry: tuple[int, AxisSplit] | None = None
-    """the output holds sizes, of which this one must be made the whole's again"""
+    """If the output holds sizes: the entry that must become the size of the whole again, and its split."""
 
     @property
     def is_split(self) -> bool:

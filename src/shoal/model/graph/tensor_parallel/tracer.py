@@ -1,4 +1,4 @@
-"""What rules see of a stage while they walk it, and how they tie the splits of a node's inputs to each other."""
+"""What rules know about a stage during the walk, and how they tie the splits of a node's inputs to each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import SymbolicSha
 from shoal.model.graph.tensor_parallel.steps import Cut, Local, Operand, Whole
 
 SPLIT_DTYPES = ("float32", "bool")
-"""Values of other types stay whole. Truth values are split with the floats that they were compared from."""
+"""Types of values that may be split. Truth values are split together with the floats that they were compared from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,17 +23,17 @@ class Choices:
     """What is known from earlier walks over the same stage."""
 
     whole: frozenset[int] = frozenset()
-    """nodes that must not start a split"""
+    """Nodes that must not start a split."""
     segments: Mapping[int, tuple[int, ...]]
-    """how nodes that start a split must cut their axis up, because of what comes after them"""
+    """Segments into which nodes that start a split must cut their axis, because of what follows them."""
 
 
 _MAX_SEGMENTS = 32
-"""Into more no weight is cut: each costs a copy when the value is made whole."""
+"""Most segments of a weight: each costs a copy when the value is gathered."""
 
 
 class SegmentsNeeded(Exception):
-    """A node needs an axis in other segments than it was split into: walk again with these."""
+    """A node needs an axis in other segments than it was split into; the walk must be repeated with these."""
 
     def __init__(self, segments: Mapping[int, tuple[int, ...]]) -> None:
         super().__init__("the walk starts again with other segments")
@@ -41,7 +41,7 @@ class SegmentsNeeded(Exception):
 
 
 class Tracer:
-    """One walk over a stage."""
+    """State of one walk over a stage."""
 
     def __init__(self, shapes: SymbolicShapes, constants: Constants, choices: Choices, num_ranks: int) -> None:
         self.shapes = shapes
@@ -49,7 +49,7 @@ class Tracer:
         self.classes = SplitClasses(num_ranks)
         self.layouts: dict[str, AxisSplit] = {}
         self.node = 0
-        """index of the node that is looked at"""
+        """Index of the current node."""
         self._choices = choices
 
     def shape(self, name: str) -> Shape | None:
@@ -57,7 +57,7 @@ class Tracer:
         return self.shapes.shape(name)
 
     def rank(self, name: str) -> int | None:
-        """Number of axes."""
+        """Number of axes of a value."""
         shape = self.shape(name)
         return None if shape is None else len(shape)
 
@@ -66,20 +66,20 @@ class Tracer:
         return self.layouts.get(name)
 
     def is_weight(self, name: str) -> bool:
-        """Whether it is a constant that may be cut by columns, rows or channels."""
+        """Whether the value is a constant that may be cut by columns, rows or channels."""
         kind = self.constants.kind(name) if name in self.constants else None
         return kind is not None and kind.dtype == np.float32
 
     def start(self, axis: int, length: int, num_atoms: int | None = None) -> AxisSplit | None:
-        """A new split that the node chooses to make.
+        """Start a new split, if the node may.
 
         Args:
             axis: of its result.
             length: of that axis.
-            num_atoms: equal parts that must not be cut; None: `length`.
+            num_atoms: number of equal parts that must not be cut; None: `length`.
 
         Returns:
-            None where there are too few atoms or the node must not start one.
+            None if there are too few atoms, or the node must not start a split.
         """
         if self.node in self._choices.whole:
             return None
@@ -102,10 +102,11 @@ class Tracer:
         return AxisSplit(axis=axis, period=(AxisSegment(self.classes.new(length), length),))
 
     def need_segments(self, split: AxisSplit, lengths: Sequence[int]) -> None:
-        """Have the axis started in finer segments, with edges between these lengths, if those who started it can.
+        """Ask for the axis to be started in finer segments, with edges between these lengths, if its origins can do
+        that.
 
         Raises:
-            SegmentsNeeded: they can; the walk starts again.
+            SegmentsNeeded: they can; the walk is repeated.
         """
         edges = set(accumulate(segment.length for segment in split.period))
         finer = sorted(edges | set(accumulate(lengths)))
@@ -119,7 +120,8 @@ class Tracer:
             raise SegmentsNeeded(dict(self._choices.segments) | dict.fromkeys(origins, parts))
 
     def pairs(self, first: AxisSplit, second: AxisSplit) -> list[tuple[int, int]] | None:
-        """Classes that must be one for two splits of the same axis to be cut alike; None where they cannot be."""
+        """Pairs of classes that must be joined for two splits of the same axis to be cut alike; None if that is
+        impossible."""
         is_alike = [part.length for part in first.period] == [part.length for part in second.period]
         if not is_alike or first.repeats != second.repeats:
             self._align(first, second)
@@ -132,9 +134,9 @@ class Tracer:
                 self.need_segments(other, [part.length for part in one.period] * one.repeats.fixed)
 
     def operand(self, name: str, axis: int, split: AxisSplit, pairs: list[tuple[int, int]]) -> Operand | None:
-        """How a value is to be read so that its axis lies as `split`. None: it cannot.
+        """How a value must be read so that its axis is split as `split`. None: it cannot be.
 
-        Mutates: `pairs` gains the classes that must be one.
+        Mutates: `pairs` gains the classes that must be joined.
         """
         layout = self.layout(name)
         if layout is not None and layout.axis == axis:
@@ -151,7 +153,7 @@ class Tracer:
     def aligned_operand(
         self, name: str, from_end: int, split: AxisSplit, pairs: list[tuple[int, int]]
     ) -> Operand | None:
-        """The same for an input that is broadcast: where its axis is 1 or absent it is read whole.
+        """As `operand`, for an input that is broadcast: it is read whole if its axis is 1 or absent.
 
         Args:
             from_end: the axis, 1 for the last.

@@ -13,7 +13,7 @@ from shoal.model.graph.tensor_parallel.steps import AddedOnce, Cut, Local, NodeS
 from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 _CHANNELS = 1
-"""The axis of channels in what a convolution reads and writes."""
+"""The axis of channels in inputs and outputs of convolutions."""
 
 
 def convolution(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
@@ -56,7 +56,7 @@ def _summed(
 
 
 def _grouped(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Whole groups: what they read, their weights and what they write are cut alike."""
+    """Whole groups: their inputs, weights and outputs are cut alike."""
     data, weight = trace.shape(node.input[0]), trace.shape(node.input[1])
     num_groups = attribute(node, "group", 1)
     channels = None if data is None else data[_CHANNELS].fixed
@@ -91,7 +91,7 @@ def _groups(trace: Tracer, data: str, channels: int, per_group: int) -> tuple[Op
 
 
 def _unrolled(split: AxisSplit) -> AxisSplit | None:
-    """Repeats as segments of their own."""
+    """The split with repeats as separate segments."""
     fixed = split.repeats.fixed
     return None if fixed is None else replace(split, period=split.period * fixed, repeats=ONE)
 

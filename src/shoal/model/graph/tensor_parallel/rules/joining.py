@@ -1,4 +1,4 @@
-"""Operators that put tensors together or take parts of them."""
+"""Operators that concatenate tensors or take parts of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 
 def concat(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Along another axis all inputs follow the split one; along the split axis their segments come one by one."""
+    """Along another axis all inputs are split as the first split one; along the split axis their segments are
+    chained."""
     leader = next((name for name in node.input if trace.layout(name) is not None), None)
     rank = None if leader is None else trace.rank(leader)
     if leader is None or rank is None:
@@ -50,7 +51,7 @@ def _chained(trace: Tracer, node: onnx.NodeProto, axis: int) -> NodeStep | None:
 
 
 def split_apart(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """`Split`: along another axis every part is split alike; along the split axis whole segments go to each part."""
+    """`Split`: along another axis every part is split alike; along the split axis each part gets whole segments."""
     layout, shape = trace.layout(node.input[0]), trace.shape(node.input[0])
     if layout is None or shape is None:
         return None
@@ -71,7 +72,7 @@ def split_apart(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def _parted(trace: Tracer, layout: AxisSplit, lengths: list[int]) -> tuple[AxisSplit, ...] | None:
-    """The segments that each part of the axis holds."""
+    """The segments that each part of the axis contains."""
     assert layout.repeats.fixed is not None
     flat = replace(layout, period=layout.period * layout.repeats.fixed, repeats=ONE)
     edges = [0, *accumulate(segment.length for segment in flat.period)]
@@ -86,7 +87,8 @@ def _parted(trace: Tracer, layout: AxisSplit, lengths: list[int]) -> tuple[AxisS
 
 
 def gather(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Rows of a split table along another axis. Along the split axis (one of queries, keys and values) it must move."""
+    """Rows of a table that is split along another axis. A split along the gathered axis (of queries, keys and values)
+    must move to another one."""
     layout, rank, index_rank = trace.layout(node.input[0]), trace.rank(node.input[0]), trace.rank(node.input[1])
     if layout is None or rank is None or index_rank is None or trace.layout(node.input[1]) is not None:
         return None
@@ -100,7 +102,7 @@ def gather(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def slice_out(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """`Slice`: along other axes than the split one, or along that one alone from segment to segment."""
+    """`Slice`: along other axes than the split one, or along the split axis alone at boundaries of segments."""
     layout, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     axes = trace.shapes.numbers(node, 3)
     if not input_name(node, 3):
@@ -114,7 +116,7 @@ def slice_out(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def _sliced_between_segments(trace: Tracer, node: onnx.NodeProto, layout: AxisSplit) -> NodeStep | None:
-    """Consecutive segments, as `AxisSplit` takes them."""
+    """Consecutive segments, which a `Split` would take as a part."""
     starts, ends, size = trace.shapes.numbers(node, 1), trace.shapes.numbers(node, 2), layout.size.fixed
     is_plain = not input_name(node, 4) or trace.shapes.numbers(node, 4) == [1]
     if not starts or not ends or size is None or not is_plain:
@@ -134,10 +136,10 @@ def _sliced_between_segments(trace: Tracer, node: onnx.NodeProto, layout: AxisSp
 
 
 def _ask_for_single_parts(trace: Tracer, layout: AxisSplit) -> None:
-    """An axis of few indices that are taken one by one belongs whole to every rank; what lies behind it is split."""
+    """Keep an axis whose few indices are taken one by one whole on every rank, and split the one after it."""
     if layout.repeats == ONE and layout.period_length <= _MAX_PARTS:
         trace.need_segments(layout, [1] * layout.period_length)
 
 
 _MAX_PARTS = 4
-"""Queries, keys, values and a gate at most share a weight."""
+"""At most queries, keys, values and a gate share a weight."""

@@ -1,4 +1,4 @@
-"""Operators that compute every element on its own."""
+"""Operators that compute each element independently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 
 def unary(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """The result lies as the input does."""
+    """The result is split as the input is."""
     split = trace.layout(node.input[0])
     if split is None:
         return None
@@ -17,12 +17,12 @@ def unary(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def dropout(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Outside training it does nothing; where somebody reads the mask it is left alone."""
+    """Does nothing outside training; left whole if anything reads the mask."""
     return unary(trace, node) if len([name for name in node.output if name]) == 1 else None
 
 
 def broadcasting(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """The result lies as the first input does that is split and that the others can follow."""
+    """The result is split as the first split input that the others can follow."""
     for name in node.input:
         split, rank = trace.layout(name), trace.rank(name)
         if split is not None and rank is not None and (step := _following(trace, node, name, rank)):

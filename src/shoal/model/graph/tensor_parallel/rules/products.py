@@ -1,7 +1,7 @@
-"""Matrix products: a weight is cut by columns, or by rows where the other factor is split already.
+"""Matrix products: a weight is cut by columns, or by rows if the other factor is split already.
 
 Column-cut products give slices, row-cut ones parts of a sum, as in Megatron-LM (Shoeybi et al. 2019, section 3).
-Products of two computed values, as in attention, are cut along axes that both have (heads) or that one alone has.
+Products of two computed values, as in attention, are cut along axes that both have (heads) or that only one has.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class _Factors:
 
     names: tuple[str, str]
     free: tuple[int, int] = (2, 1)
-    """where m lies in the left factor, n in the right one"""
+    """Axis of m in the left factor, and of n in the right one."""
     summed: tuple[int, int] = (1, 2)
-    """where k lies in each"""
+    """Axis of k in each factor."""
 
 
 def matmul(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
@@ -33,7 +33,7 @@ def matmul(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def gemm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """`Gemm`; its bias goes behind the sum where the product is a part of one."""
+    """`Gemm`; its bias is added after the sum if the product is a part of one."""
     free = (1 if attribute(node, "transA", 0) else 2, 2 if attribute(node, "transB", 0) else 1)
     names = (node.input[0], node.input[1])
     step = _product(trace, _Factors(names=names, free=free, summed=(3 - free[0], 3 - free[1])))
@@ -79,7 +79,7 @@ def _carry(trace: Tracer, factors: _Factors, side: int, split: AxisSplit, ranks:
 
 
 def _start(trace: Tracer, factors: _Factors, ranks: list[int]) -> NodeStep | None:
-    """By columns of a weight on the right, or by rows of one on the left."""
+    """Start a split by columns of a weight on the right, or by rows of one on the left."""
     for side in (1, 0):
         name = factors.names[side]
         if not trace.is_weight(name):

@@ -1,4 +1,4 @@
-"""Operators that move elements without computing: the split axis is found again behind them."""
+"""Operators that move elements without computing: where the split axis is afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TAKES_REST = Size(-1)
 
 
 def transpose(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """The split goes where its axis goes."""
+    """The split moves with its axis."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None:
         return None
@@ -27,7 +27,7 @@ def transpose(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def squeeze(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Axes of size 1 go; without a list of them, only where all sizes are known."""
+    """Removes axes of size 1; without a list of axes only if all sizes are known."""
     split, shape = trace.layout(node.input[0]), trace.shape(node.input[0])
     if split is None or shape is None or is_open(node, 1, trace.constants):
         return None
@@ -41,7 +41,7 @@ def squeeze(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def unsqueeze(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Axes of size 1 come in."""
+    """Adds axes of size 1."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     axes = listed(node, "axes", 1, trace.constants)
     if split is None or rank is None or axes is None:
@@ -52,7 +52,7 @@ def unsqueeze(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def shape_of(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """`Shape` of a split value, made that of the whole: nothing is gathered for it."""
+    """`Shape` of a split value, corrected to that of the whole, so that nothing is gathered for it."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None:
         return None
@@ -64,7 +64,7 @@ def shape_of(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def flatten(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Two axes: what lies before `axis`, and the rest."""
+    """Makes two axes: what lies before `axis`, and the rest."""
     shape = trace.shape(node.input[0])
     if shape is None:
         return None
@@ -74,7 +74,7 @@ def flatten(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def reshape(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """The split axis keeps its atoms: it may be divided into heads or merged with other axes."""
+    """The split axis keeps its atoms; it may be divided into heads or merged with other axes."""
     shape, content = trace.shape(node.output[0]), trace.shapes.content(node.input[1])
     layout = trace.layout(node.input[0])
     if layout is None or shape is None or content is None or len(content) != len(shape):
@@ -94,7 +94,7 @@ def reshape(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def expand(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Other axes of size 1 are repeated; the split one is as long as before."""
+    """Repeats other axes of size 1, while the split axis keeps its length."""
     layout, shape = trace.layout(node.input[0]), trace.shape(node.input[0])
     content = trace.shapes.content(node.input[1])
     if layout is None or shape is None or content is None:
@@ -136,7 +136,7 @@ def _carried(trace: Tracer, name: str, shape: Shape) -> AxisSplit | None:
 
 
 def _folded(trace: Tracer, split: AxisSplit) -> AxisSplit | None:
-    """Equal segments as repeats of one."""
+    """Equal segments expressed as repeats of one."""
     first = split.period[0]
     if len(split.period) == 1:
         return split
@@ -149,7 +149,7 @@ def _folded(trace: Tracer, split: AxisSplit) -> AxisSplit | None:
 
 
 def _on_axis(shape: Shape, axis: int, segment: AxisSegment, stride: Size) -> AxisSplit | None:
-    """The segment on an axis of the new shape: the axis holds it wholly, in steps that the cuts respect.
+    """The segment on an axis of the new shape, which must contain it completely, in steps that respect its cuts.
 
     Args:
         stride: elements between two indices of the segment.
@@ -164,7 +164,7 @@ def _on_axis(shape: Shape, axis: int, segment: AxisSegment, stride: Size) -> Axi
 
 
 def _ask_for_segments(trace: Tracer, split: AxisSplit, shape: Shape, stride: Size) -> None:
-    """Where an axis for queries, keys and values is too short, the split belongs on the one behind it."""
+    """Move the split to the next axis if this one, for queries, keys and values, is too short."""
     extent = Size(split.period_length).times(stride)
     for axis in range(1, len(shape)):
         if extent.over(product(shape[axis:])) == Size(_PARTS) and split.period_length % _PARTS == 0:

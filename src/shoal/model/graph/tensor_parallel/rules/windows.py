@@ -1,6 +1,6 @@
 """Operators that mix some axes and leave the others alone: norms, softmax, reductions, pooling, resizing.
 
-A split along an axis that is left alone stays; along one that is mixed, the value is made whole.
+A split along an axis that is left alone stays; a value that is split along a mixed axis is gathered.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shoal.model.graph.tensor_parallel.tracer import Tracer
 
 _CHANNELS = 1
 _SOFTMAX_OF_ONE_AXIS = 13
-"""Before this operator set softmax took all axes from `axis` on as one. Source: the operator's changelog."""
+"""Before this operator set, softmax used all axes from `axis` on as one. Source: the operator's changelog."""
 
 
 def channel_norm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Batch and instance normalization: numbers per channel are cut like the channels."""
+    """Batch and instance normalization: parameters of channels are cut like the channels."""
     split = trace.layout(node.input[0])
     if split is None or split.axis > _CHANNELS or _is_training(node):
         return None
@@ -45,7 +45,7 @@ def _is_training(node: onnx.NodeProto) -> bool:
 
 
 def layer_norm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Over all axes from `axis` on."""
+    """Normalizes over all axes from `axis` on."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None or split.axis >= from_front(attribute(node, "axis", -1), rank):
         return None
@@ -54,12 +54,12 @@ def layer_norm(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def _are_vectors(trace: Tracer, node: onnx.NodeProto, rank: int, split: AxisSplit) -> bool:
-    """Whether scale and bias do not reach to the split axis."""
+    """Whether scale and bias do not extend to the split axis."""
     return all((trace.rank(name) or rank) < rank - split.axis for name in node.input[1:] if name)
 
 
 def softmax(trace: Tracer, node: onnx.NodeProto, opset: int) -> NodeStep | None:
-    """`Softmax` and its kin."""
+    """`Softmax` and similar operators."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None:
         return None
@@ -70,7 +70,7 @@ def softmax(trace: Tracer, node: onnx.NodeProto, opset: int) -> NodeStep | None:
 
 
 def reduction(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """`ReduceMean` and its kin; `axes` is an attribute or an input."""
+    """`ReduceMean` and similar operators; `axes` is an attribute or an input."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None or is_open(node, 1, trace.constants):
         return None
@@ -85,7 +85,7 @@ def reduction(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def pooling(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Every channel of every row by itself."""
+    """Each channel of each row is pooled independently."""
     split = trace.layout(node.input[0])
     if split is None or split.axis > _CHANNELS or len(node.output) > 1:
         return None
@@ -93,7 +93,7 @@ def pooling(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
 
 
 def resize(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Channels and rows keep their number; a list of sizes gets this rank's number of channels."""
+    """Numbers of channels and rows stay; a list of sizes gets this rank's number of channels."""
     split = trace.layout(node.input[0])
     if split is None or split.axis > _CHANNELS or integers(node, "axes") is not None:
         return None
@@ -120,7 +120,7 @@ def text_is(node: onnx.NodeProto, name: str, value: str) -> bool:
 
 
 def pad(trace: Tracer, node: onnx.NodeProto) -> NodeStep | None:
-    """Nothing may be added along the split axis."""
+    """The split axis must not be padded."""
     split, rank = trace.layout(node.input[0]), trace.rank(node.input[0])
     if split is None or rank is None or is_open(node, 1, trace.constants) or is_open(node, 3, trace.constants):
         return None

@@ -1,4 +1,4 @@
-"""The numbers of a stage's weights, read where they lie and only as far as somebody looks at them."""
+"""The numbers of a stage's weights, read in place and only as far as they are needed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from shoal.model.runtime_sessions import session_options, start_session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayKind:
-    """What an array is, without its numbers."""
+    """Type and shape of an array, without its numbers."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
 
 class ConstantValues(Protocol):
-    """Values that no input changes: whether a value is one, what it is, and its numbers where they can be told."""
+    """Values that no input changes: whether a value is one, its type and shape, and its numbers if they are known."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -39,15 +39,15 @@ class ConstantValues(Protocol):
 
 
 class Constants:
-    """Every value of a stage that depends on weights only, as arrays. Large ones are views of the mapped file."""
+    """All values of a stage that depend on weights only, as arrays. Large ones are views of the mapped file."""
 
     def __init__(self, model: onnx.ModelProto, flow: Dataflow, folder: Path) -> None:
-        """Nothing is read yet.
+        """Reads nothing yet.
 
         Args:
             model: a stage; its nodes in topological order.
             flow: its edges.
-            folder: where external data lie.
+            folder: of external data.
         """
         self._model = model
         self._flow = flow
@@ -59,7 +59,7 @@ class Constants:
         return self._flow.is_constant(name, self._tensors)
 
     def kind(self, name: str) -> ArrayKind | None:
-        """Element type and shape; the numbers are read only where they must be computed. None as for `array`."""
+        """Element type and shape; numbers are read only if they must be computed. None in the same cases as `array`."""
         if name in self._tensors:
             return _tensor_kind(self._tensors[name])
         node = self._view_node(name)
@@ -73,7 +73,7 @@ class Constants:
         return ArrayKind(dtype=source.dtype, shape=tuple(source.shape[axis] for axis in order))
 
     def array(self, name: str) -> Array | None:
-        """The value; must not be written. None where it cannot be told as one dense array."""
+        """The value, which must not be written to. None if it is not one dense array."""
         if name in self._arrays:
             return self._arrays[name]
         if name in self._tensors:
@@ -94,11 +94,12 @@ class Constants:
         return self._flow.nodes_for([name], 0, len(self._model.graph.node))[1] & self._tensors.keys()
 
     def source_bytes(self, sources: Iterable[str]) -> int:
-        """Bytes of weights."""
+        """Total bytes of these weights."""
         return sum(num_bytes(self._tensors[name]) for name in sources)
 
     def _view_node(self, name: str) -> onnx.NodeProto | None:
-        """The node that only shows a weight in another order; exporters put such between a weight and its reader."""
+        """The node that only presents a weight in another order; exporters put such nodes between a weight and its
+        reader."""
         index = self._flow.producer.get(name)
         node = None if index is None else self._model.graph.node[index]
         is_view = node is not None and node.op_type in ("Identity", "Transpose") and node.domain in ("", "ai.onnx")
@@ -109,9 +110,9 @@ class Constants:
         return tensor.data_type != onnx.TensorProto.FLOAT and num_bytes(tensor) > SMALL_WEIGHT_BYTES
 
     def _compute(self, name: str) -> Array | None:
-        """What ONNX Runtime makes of it, for constants that are computed from floats.
+        """The value that ONNX Runtime computes, for constants that depend on floats.
 
-        Packed weights are not unpacked here: a part of the floats would take more memory than all of the integers.
+        Packed weights are not unpacked: a part of the floats would take more memory than all of the integers.
         """
         nodes, values = self._flow.nodes_for([name], 0, len(self._model.graph.node))
         if any(self._is_packed(source) for source in values & self._tensors.keys()):
@@ -132,13 +133,13 @@ class Constants:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
             found = start_session(model.SerializeToString(), options).run([name], {})[0]
-        except Exception:  # ONNX Runtime raises a class of its own per status code; whoever needs the value hears why
+        except Exception:  # ONNX Runtime has a class for each status code; whoever needs the value gets the reason
             return None
         return found if isinstance(found, np.ndarray) and found.dtype != object else None
 
 
 def take_ranges(array: Array, axis: int, ranges: Sequence[tuple[int, int]]) -> Array:
-    """These [first, last) ranges along an axis, in a new array of their own."""
+    """These [first, last) ranges along an axis, copied to a new array."""
     before = (slice(None),) * axis
     return np.concatenate([array[(*before, slice(first, last))] for first, last in ranges], axis=axis)
 

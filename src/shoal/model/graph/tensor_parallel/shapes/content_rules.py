@@ -1,4 +1,4 @@
-"""What each operator says of the numbers in its result where that is a shape itself, or a part of one."""
+"""For each operator, the numbers in its result if that is a shape or a part of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import MAX_LENGTH,
 
 
 def shape_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
-    """The sizes that the operator Shape gives; None where the shape of its input is not known."""
+    """The sizes that the operator Shape returns; None if its input's shape is unknown."""
     shape = known.shape(node.input[0])
     end = next((found.i for found in node.attribute if found.name == "end"), None)
     return None if shape is None else shape[attribute(node, "start", 0) : end]
@@ -30,7 +30,7 @@ def _same_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None
 
 
 def _cast_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
-    """Sizes fit into these types; others would cut numbers off, or make truth values of them."""
+    """Sizes fit these types; others would truncate numbers, or turn them into truth values."""
     return known.content(node.input[0]) if attribute(node, "to", 0) in WIDE_TYPES else None
 
 
@@ -118,7 +118,7 @@ def _chosen_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | No
 
 
 def _filled_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
-    """As many equal numbers as the one entry of the shape says."""
+    """Equal numbers, as many as the only entry of the shape says."""
     length = known.numbers(node, 0)
     value = next((found.t for found in node.attribute if found.name == "value"), None)
     if length is None or len(length) > 1 or math.prod(length) > MAX_LENGTH or value is None:
@@ -133,7 +133,7 @@ def _size_content(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None
 
 
 def _multiplied_together(known: SymbolicShapes, node: onnx.NodeProto) -> Content | None:
-    """The product of a whole list."""
+    """The product of all entries."""
     found, axes = known.content(node.input[0]), listed(node, "axes", 1, known.constants)
     if not axes and attribute(node, "noop_with_empty_axes", 0):
         return None
@@ -160,7 +160,7 @@ def _stretched(numbers: Content, other: Content) -> Content:
 
 
 def _entries(known: SymbolicShapes, name: str) -> Content | None:
-    """The content, or as many unknown numbers where only their count is known."""
+    """The content, or unknown numbers if only their count is known."""
     found, shape = known.content(name), known.shape(name)
     if found is not None or shape is None or len(shape) != 1 or (length := shape[0].fixed) is None:
         return found
@@ -168,14 +168,14 @@ def _entries(known: SymbolicShapes, name: str) -> Content | None:
 
 
 def _quotient(size: Size, divisor: Size) -> Size | None:
-    """Rounded down for plain numbers, as integers are divided."""
+    """Rounded down for plain numbers, as in integer division."""
     if size.fixed is None or divisor.fixed is None or size.fixed < 0 or divisor.fixed < 1:
         return size.over(divisor)
     return Size(size.fixed // divisor.fixed)
 
 
 WIDE_TYPES = (TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.DOUBLE)
-"""That sizes fit into."""
+"""Types that sizes fit into."""
 CONTENTS: Mapping[str, Callable[[SymbolicShapes, onnx.NodeProto], Content | None]] = {
     **dict.fromkeys(("Identity", "Squeeze", "Unsqueeze", "Reshape"), _same_content),
     "Cast": _cast_content,
@@ -195,4 +195,4 @@ CONTENTS: Mapping[str, Callable[[SymbolicShapes, onnx.NodeProto], Content | None
     "Shape": shape_content,
     "Slice": _sliced_content,
 }
-"""By operators."""
+"""Functions by operator."""

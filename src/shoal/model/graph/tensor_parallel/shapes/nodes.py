@@ -1,4 +1,4 @@
-"""Reading a node: attributes, and lists of numbers that newer operator sets take as inputs instead."""
+"""Reads a node's attributes, and lists of numbers that newer operator sets have as inputs instead."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def integers(node: onnx.NodeProto, name: str) -> list[int] | None:
 
 
 def input_name(node: onnx.NodeProto, index: int) -> str:
-    """An input that may be left out; empty if it is."""
+    """Name of an input that may be left out; then empty."""
     return node.input[index] if index < len(node.input) else ""
 
 
 def listed(node: onnx.NodeProto, name: str, index: int, constants: ConstantValues) -> list[int] | None:
-    """A list of integers that is an attribute in old operator sets and an input in new ones.
+    """A list of integers, which is an attribute in old operator sets and an input in new ones.
 
     Returns:
-        None where it is left out. Use `is_open` first to tell that from one that only a run knows.
+        None if it is left out or known only in a run; `is_open` tells which.
     """
     source = input_name(node, index)
     if not source:
@@ -51,16 +51,16 @@ def listed(node: onnx.NodeProto, name: str, index: int, constants: ConstantValue
 
 
 def is_open(node: onnx.NodeProto, index: int, constants: ConstantValues) -> bool:
-    """Whether an input is there whose value only a run knows."""
+    """Whether an input exists whose value is known only in a run."""
     source = input_name(node, index)
     return bool(source) and constants.array(source) is None
 
 
 def from_front(axis: int, rank: int) -> int:
-    """An axis that may count from the end, from the front."""
+    """An axis counted from the front, given one that may count from the end."""
     return axis + rank if axis < 0 else axis
 
 
 def moved_axis(axis: int, removed: Sequence[int]) -> int:
-    """Where an axis lies once others, counted from the front, are taken out."""
+    """The number of an axis after others, counted from the front, are removed."""
     return axis - sum(other < axis for other in removed)

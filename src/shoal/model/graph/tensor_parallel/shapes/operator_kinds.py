@@ -1,4 +1,4 @@
-"""Names of the operators that compute every element on its own."""
+"""Names of the operators that compute each element independently."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ UNARY = _words(
     "Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus "
     "Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 )
-"""One input, and perhaps limits that are numbers. Source: what the operators' texts call element-wise."""
+"""Operators with one input, and possibly limits that are numbers. Source: those whose descriptions say element-wise."""
 BROADCASTING = _words(
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mul Or Pow PRelu Sub Sum Where Xor"
 )
-"""Inputs of one shape once axes of size 1 are stretched."""
+"""Operators whose inputs are broadcast to one shape."""

@@ -1,4 +1,4 @@
-"""What each operator says of the shape of its result, and of the numbers in a result that is a shape itself."""
+"""For each operator, the shape of its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shoal.model.graph.tensor_parallel.shapes.symbolic_shapes import MAX_LENGTH,
 
 
 def follow(known: SymbolicShapes, node: onnx.NodeProto) -> None:
-    """Learn what one node says of its results. Nodes must come in order."""
+    """Learn what one node says about its results. Nodes must come in order."""
     if node.domain not in DEFAULT_DOMAINS or not node.output or node.output[0] in known.constants:
         return
     rule = _SHAPES.get(node.op_type)
@@ -161,7 +161,7 @@ def _sliced_size(known: SymbolicShapes, size: Size, start: int, end: Size | None
         return Size(len(range(size.fixed)[start : end.fixed]))
     if start != 0 or end.fixed is not None or not end.is_length:
         return None
-    limited = Size(1, (f"min({size}, {end})",))  # positions up to the length of a text
+    limited = Size(1, (f"min({size}, {end})",))  # slice of positions up to the length of a text
     known.limit(limited, end)
     return limited
 

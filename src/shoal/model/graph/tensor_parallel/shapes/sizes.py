@@ -1,4 +1,4 @@
-"""Sizes of dimensions as products of a number and names, so that reshapes can be followed without knowing the batch."""
+"""Sizes of dimensions as products of a number and symbols, to follow reshapes without knowing the batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NUMBER_MARK = "#"
-"""How names end that stand for numbers a graph computes, and not for the length of an axis."""
+"""End of names that stand for numbers which a graph computes, not for the length of an axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +16,16 @@ class Size:
 
     number: int
     names: tuple[str, ...] = ()
-    """sorted; a name stands once per power"""
+    """Sorted; a name stands once for each power."""
 
     @property
     def fixed(self) -> int | None:
-        """The size where no name is in it."""
+        """The size if it contains no name; otherwise None."""
         return None if self.names else self.number
 
     @property
     def is_length(self) -> bool:
-        """Whether it cannot be negative; a number that only a run knows could be."""
+        """Whether the size cannot be negative, unlike a number that is known only in a run."""
         return self.number >= 0 and not any(name.endswith(NUMBER_MARK) for name in self.names)
 
     def times(self, other: Size) -> Size:
@@ -33,7 +33,7 @@ class Size:
         return Size(self.number * other.number, tuple(sorted((*self.names, *other.names))))
 
     def over(self, other: Size) -> Size | None:
-        """The quotient; None where it is not certain to be whole."""
+        """The quotient; None if it is not certain to be a whole number."""
         if other.number == 0 or self.number % other.number or Counter(other.names) - Counter(self.names):
             return None
         left = Counter(self.names) - Counter(other.names)

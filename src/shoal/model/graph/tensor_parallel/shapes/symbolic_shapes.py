@@ -1,7 +1,7 @@
-"""Shapes of a stage's values with names for what is open, followed further than ONNX's inference goes.
+"""Shapes of a stage's values with symbols for what is open, followed further than by ONNX's inference.
 
-Exporters compute the shape of a reshape with `Shape`, `Gather`, `Concat` and their like. These are followed by value,
-so that a head axis behind a dynamic batch and a dynamic sequence still has a known size.
+Exporters compute the shape of a reshape with `Shape`, `Gather`, `Concat` and similar operators. These are followed by
+value, so that an axis of heads after a dynamic batch and a dynamic sequence still has a known size.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from shoal.model.graph.tensor_parallel.shapes.sizes import ONE, Shape, Size
 from shoal.protocol.stage_interface import TensorSpec
 
 Content = tuple[Size | None, ...]
-"""The numbers in a small tensor of integers, flat; None where one is not known."""
+"""The numbers in a small tensor of integers, flattened; None for unknown ones."""
 _INFERRED = "unk__"
-"""How names begin that ONNX's inference gives. Source: onnx's `SymbolTableImpl`."""
+"""Beginning of names that ONNX's inference gives. Source: onnx's `SymbolTableImpl`."""
 MAX_LENGTH = 64
-"""Entries of a tensor that may be a shape: more than any rank."""
+"""Most entries of a tensor that may be a shape: more than any rank."""
 
 
 class SymbolicShapes:
-    """Shapes and the contents of shape tensors, filled node by node (see `shape_rules`)."""
+    """Shapes and the contents of shape tensors, filled in node by node (see `shape_rules`)."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], constants: ConstantValues, scope: str = "") -> None:
-        """`scope` begins the names of unknown sizes: the bodies of two nodes may call their values the same."""
+        """`scope`: beginning of the names of unknown sizes, since the bodies of two nodes may use the same names for
+        values."""
         self._specs = specs
         self.constants = constants
         self._scope = scope
         self._shapes: dict[str, Shape] = {}
         self._contents: dict[str, Content] = {}
         self._aliases: dict[str, Size] = {}
-        """what names of ONNX's inference turned out to be"""
+        """What names of ONNX's inference turned out to be."""
         self._limits: dict[Size, Size] = {}
-        """sizes that are the smaller of a number and another size: broadcast with that one, they give that one"""
+        """Sizes that are the minimum of a number and another size: broadcast with that one, they give that one."""
 
     def shape(self, name: str) -> Shape | None:
-        """The whole shape; None where the rank is unknown."""
+        """The whole shape; None if the rank is unknown."""
         if name not in self._shapes:
             found = self._first_shape(name)
             if found is None:
@@ -58,7 +59,7 @@ class SymbolicShapes:
         return None if spec is None else spec.dtype
 
     def content(self, name: str) -> Content | None:
-        """The numbers in a tensor of integers, where it is small."""
+        """The numbers in a small tensor of integers."""
         if name not in self._contents and name in self.constants:
             kind = self.constants.kind(name)
             is_list = kind is not None and kind.dtype.kind in "iub" and _is_short(kind.shape)
@@ -68,15 +69,16 @@ class SymbolicShapes:
         return self._contents.get(name)
 
     def learn_shape(self, name: str, shape: Shape) -> None:
-        """A computed value has this shape."""
+        """Store that a computed value has this shape."""
         self._shapes[name] = self._sharpened(name, shape)
 
     def learn_content(self, name: str, content: Content) -> None:
-        """A computed tensor of at most one axis holds these integers."""
+        """Store that a computed tensor of at most one axis holds these integers."""
         self._contents[name] = content
 
     def inside(self, constants: ConstantValues, scope: str, own: Collection[str]) -> SymbolicShapes:
-        """For the body of a node, which sees what lies around it but for its `own` names; what it learns stays."""
+        """Shapes for the body of a node, which sees the values around it except its `own` names. What is learned there
+        is not seen outside."""
         inner = SymbolicShapes({}, constants, scope)
         inner._shapes = {**{name: shape for name in self._specs if (shape := self.shape(name))}, **self._shapes}
         inner._contents = dict(self._contents)
@@ -87,7 +89,7 @@ class SymbolicShapes:
         return inner
 
     def limit(self, size: Size, other: Size) -> None:
-        """`size` is the smaller of a number and `other`."""
+        """Store that `size` is the minimum of a number and `other`."""
         self._limits[size] = other
 
     def _first_shape(self, name: str) -> Shape | None:
@@ -108,11 +110,11 @@ class SymbolicShapes:
         return self._aliases.get(dim, Size(1, (dim,)))
 
     def unknown(self, name: str, axis: int) -> Size:
-        """A name of its own for a size that nothing is known of."""
+        """A unique name for a size about which nothing is known."""
         return Size(1, (f"{self._scope}{name}[{axis}]",))
 
     def _sharpened(self, name: str, shape: Shape) -> Shape:
-        """With the fixed sizes that inference found where following gave a name only, and the other way round."""
+        """The shape with fixed sizes from inference where following gave only a name, and the other way round."""
         spec = self._specs.get(name)
         if spec is None or spec.shape is None or len(spec.shape) != len(shape):
             return shape
@@ -145,7 +147,7 @@ class SymbolicShapes:
         return wide.pop() if len(wide) == 1 else None
 
     def numbers(self, node: onnx.NodeProto, index: int) -> list[int] | None:
-        """The fixed integers in an input; None where it is left out or only a run knows them all."""
+        """The fixed integers in an input; None if it is left out, or not all of them are known before a run."""
         content = self.content(input_name(node, index))
         fixed = [size.fixed for size in content or () if size is not None]
         known = [value for value in fixed if value is not None]
@@ -153,5 +155,5 @@ class SymbolicShapes:
 
 
 def _is_short(shape: tuple[int, ...]) -> bool:
-    """Whether it is a number or a list that may be a shape."""
+    """Whether the shape is that of a number, or of a list that may be a shape."""
     return len(shape) < 2 and max(shape, default=1) <= MAX_LENGTH
