@@ -4,7 +4,11 @@ A whole model of 4 layers takes 4 x 0.4 ms a prompt row and 4 x 2 ms an output r
 prompt the last MLP sees a single row: 10 x 0.3 - 1 = 2 ms less.
 """
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shoal.planner.predict.placement import PlacedReplica, PlacedShard, PredictedStage
 from shoal.planner.predict.predict import deal_streams, predict
@@ -126,6 +130,34 @@ def test_streams_go_where_they_end_first():
     assert deal_streams([lambda n: 1.0 * n, lambda n: 1.0 * n], 5) == [3, 2]
     assert deal_streams([lambda n: 1.0 * n, lambda n: 3.0 * n], 4) == [3, 1]
     assert deal_streams([lambda n: 1.0 * n, lambda n: 10.0 * n], 3) == [3, 0]
+
+
+def one_by_one(periods: list[Callable[[int], float]], num_streams: int) -> list[int]:
+    """What `deal_streams` says of itself, in the plainest form."""
+    counts = [0] * len(periods)
+    for _ in range(num_streams):
+        index = min(range(len(periods)), key=lambda one: (periods[one](counts[one] + 1), counts[one], one))
+        counts[index] += 1
+    return counts
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 50.0), st.floats(0.1, 30.0)), min_size=2, max_size=6), st.integers(1, 3000))
+@settings(max_examples=60, deadline=None)
+def test_many_streams_are_dealt_out_as_one_by_one(lines: list[tuple[float, float]], num_streams: int) -> None:
+    periods = [lambda n, fixed=fixed, slope=slope: fixed + slope * n for fixed, slope in lines]
+    assert deal_streams(periods, num_streams) == one_by_one(periods, num_streams)
+
+
+def test_a_hundred_million_streams_are_dealt_out_in_a_few_looks():
+    looks = 0
+
+    def period(streams: int) -> float:
+        nonlocal looks
+        looks += 1
+        return 1.0 * streams
+
+    assert deal_streams([period, lambda n: 3.0 * n], 100_000_000) == [75_000_000, 25_000_000]
+    assert looks < 1000
 
 
 def test_unequal_copies_get_unequal_streams():

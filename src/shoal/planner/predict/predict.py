@@ -25,6 +25,9 @@ from shoal.planner.predict.replica_times import ReplicaTimes, Setting, replica_t
 from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
 
+_ONE_BY_ONE = 16
+"""Streams for each replica that are dealt out one by one in any case: measured times are not always in order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -92,19 +95,27 @@ def predict(
 def deal_streams(periods: Sequence[Callable[[int], float]], num_streams: int) -> list[int]:
     """Streams of each replica: one by one to that whose period with it is shortest, then to that with the fewest.
 
+    Very many are dealt out in parts at first, each of which is at most an equal share of what is left. So no part takes
+    a replica beyond the period that all of them reach in the end: with less than a part more for each, there would be
+    streams left.
+
     Args:
-        periods: of each replica, from the number of its streams.
+        periods: of each replica, from the number of its streams; more streams take at least as long.
         num_streams: to deal out.
     """
     if len(periods) == 1:
         return [num_streams]
-    counts = [0] * len(periods)
-    waiting = [(period(1), 0, index) for index, period in enumerate(periods)]
-    heapify(waiting)
-    for _ in range(num_streams):
-        _, _, index = waiting[0]
-        counts[index] += 1
-        heapreplace(waiting, (periods[index](counts[index] + 1), counts[index], index))
+    counts, left = [0] * len(periods), num_streams
+    while left:
+        part = max(1, left // (2 * len(periods)) - _ONE_BY_ONE)
+        num_parts = len(periods) if part > 1 else left
+        waiting = [(period(counts[index] + part), counts[index], index) for index, period in enumerate(periods)]
+        heapify(waiting)
+        for _ in range(num_parts):
+            _, _, index = waiting[0]
+            counts[index] += part
+            heapreplace(waiting, (periods[index](counts[index] + part), counts[index], index))
+        left -= num_parts * part
     return counts
 
 
