@@ -30,9 +30,8 @@ from shoal.bench.load import Load
 from shoal.bench.load_generator import run_requests
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.generation.steps.step_work import StepWork
-from shoal.core.speed.step_times import StepShape
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
-from shoal.protocol.language_messages import SampledToken, Step, StepResult
+from shoal.protocol.language_messages import SampledToken, StepResult
 from shoal.router.engine import Engine
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation
@@ -77,7 +76,7 @@ class WaitingExecutor:
         self._thread.start()
 
     def submit(self, work: StepWork) -> None:
-        seconds = self._seconds(work.step)
+        seconds = self._seconds(work)
         self._free_s = max(time.monotonic(), self._free_s) + seconds
         tokens = (SampledToken(token_id=_TOKEN_ID),) * len(work.step.samples)
         result = StepResult(
@@ -116,8 +115,8 @@ class WaitingExecutor:
         os.close(self._readable)
         os.close(self._writable)
 
-    def _seconds(self, step: Step) -> float:
-        passage = self._plan.times.passage(StepShape.of(step), samples=len(step.samples), is_alone=True)
+    def _seconds(self, work: StepWork) -> float:
+        passage = self._plan.times.passage(work.shape, samples=work.num_samples, is_alone=True)
         return passage.chain_s
 
     def _wait(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shoal.core.generation.steps.step_work import GuidedRow, StepWork
+from shoal.core.speed.step_times import StepShape
 from shoal.executor.traffic import StepTraffic
 from shoal.protocol.codec import Message, decode
 from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepMasks
@@ -38,6 +39,10 @@ class RecordingGuide:
         return bytes([len(outputs)])
 
 
+def work_of(step: Step, guided: tuple[GuidedRow, ...] = ()) -> StepWork:
+    return StepWork(step=step, shape=StepShape.of([]), num_samples=len(step.samples), guided=guided)
+
+
 def sent(work: StepWork, log: Log, first_sampling: int) -> Log:
     workers: dict[int, Any] = {index: RecordingWorker(index, log) for index in range(4)}
     StepTraffic(first_sampling).send(work, workers)
@@ -52,7 +57,7 @@ def test_the_workers_have_the_step_before_any_guide_is_asked(first_sampling: int
     step = make_step(5, samples=rows)
     guide = RecordingGuide(log)
     guided = (GuidedRow(guide, array("i", (7, 7))), GuidedRow(guide, array("i")))
-    sent(StepWork(step=step, guided=guided), log, first_sampling)
+    sent(work_of(step, guided), log, first_sampling)
     masks = StepMasks(step_id=step.step_id, generation=step.generation, allowed=(b"\2", b"\0"))
     assert log[:4] == [(index, step) for index in range(4)]
     assert log[4:6] == [("asked", None)] * 2
@@ -61,4 +66,4 @@ def test_the_workers_have_the_step_before_any_guide_is_asked(first_sampling: int
 
 def test_a_step_without_guided_rows_is_one_message() -> None:
     step: Step = make_step()
-    assert sent(StepWork(step=step), [], 0) == [(index, step) for index in range(4)]
+    assert sent(work_of(step), [], 0) == [(index, step) for index in range(4)]

@@ -1,5 +1,6 @@
 """The engine over replicas that are fakes: routing, waiting, cancelling, losing replicas."""
 
+import dataclasses
 import select
 import threading
 from contextlib import closing
@@ -7,7 +8,6 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import RequestId
 from shoal.errors import CapacityError, InvalidRequest, WorkerLost
 from tests.router.fakes import (
@@ -206,8 +206,9 @@ def test_a_replica_that_answers_nonsense_is_lost() -> None:
     with open_engine(executor) as engine:
         engine.add(make_request("a"))
         engine.turn(0)
-        step = executor.waiting[0].step
-        executor.waiting[0] = StepWork(step=msgspec.structs.replace(step, samples=step.samples * 2))
+        work = executor.waiting[0]
+        twice = msgspec.structs.replace(work.step, samples=work.step.samples * 2)
+        executor.waiting[0] = dataclasses.replace(work, step=twice)
         executor.answer()
         with pytest.raises(WorkerLost, match="asked for 1 tokens"):
             engine.turn(TURN_S)

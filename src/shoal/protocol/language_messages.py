@@ -165,6 +165,21 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=1):
     ends_seen: bytes = b""
     """int32 [T], the position before which each row sees; empty: its own is the last that it sees"""
 
+    @classmethod
+    def without_contents(cls, step_id: StepId, generation: Generation) -> Step:
+        """One that no worker reads."""
+        nothing = b""
+        return cls(
+            step_id=step_id,
+            generation=generation,
+            token_ids=nothing,
+            positions=nothing,
+            query_starts=nothing,
+            context_lens=nothing,
+            block_tables=nothing,
+            samples=(),
+        )
+
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids) // 4

@@ -18,7 +18,6 @@ from shoal.core.recovery.events import ReplicaLost, ReplicaReady, ReportSpeed, T
 from shoal.core.sequences.request import RequestFinished
 from shoal.core.speed.routing import Routing
 from shoal.core.speed.slow_workers import WorkerRecovered, WorkerSlowed
-from shoal.core.speed.step_times import StepShape
 from shoal.protocol.language_messages import SampledToken, StepResult
 from tests.core.generation.scheduler_driver import make_config, make_request, next_token
 from tests.core.speed.plain_routing import choose_replica
@@ -84,7 +83,7 @@ class Machines:
         assert all(replica.meter.speed(self.now_s) for replica in self.fleet.replicas)
 
     def _compute(self, effect: SubmitStep) -> None:
-        shape, index = StepShape.of(effect.step), effect.replica
+        shape, index = effect.work.shape, effect.replica
         seconds = 0.001 * shape.prompt_rows + (0.008 + 0.002 * shape.output_rows) * (shape.output_rows > 0)
         seconds *= self.factors[index]
         self.free_s[index] = max(self.now_s, self.free_s[index]) + seconds

@@ -11,6 +11,7 @@ from shoal.core.generation.events import RequestCancelled, StepCompleted, Worker
 from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.beams import BeamProgress, BeamSearch, Hypothesis
 from shoal.core.sequences.request import Request, RequestFinished, RequestId, TokenProduced
+from shoal.core.speed.step_times import StepShape
 from shoal.errors import RemoteProtocolError
 from shoal.protocol.language_messages import SampledToken, Sampling, StepResult, TokenLogprobs
 from shoal.sim.invariants import check_state
@@ -49,7 +50,8 @@ class Run:
 
     def answer(self) -> None:
         step = self.driver.in_flight.pop(0)
-        effects = self.driver.tell(StepCompleted(result=self.replica.run(StepWork(step=step), 0.0)[0]))
+        work = StepWork(step=step, shape=StepShape.of([]), num_samples=len(step.samples))
+        effects = self.driver.tell(StepCompleted(result=self.replica.run(work, 0.0)[0]))
         self.told += [effect for effect in effects if isinstance(effect, TokenProduced)]
         check_state(self.driver.scheduler.state)
 

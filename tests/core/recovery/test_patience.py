@@ -1,6 +1,6 @@
 """How long workers may be silent."""
 
-from array import array
+from typing import NamedTuple
 
 import pytest
 
@@ -8,38 +8,33 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.patience import Patience
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
-from shoal.protocol.language_messages import Step, StepId
-from shoal.protocol.worker_messages import Generation
 
 CONFIG = RecoveryConfig(worker_timeout_s=2.0)
 
 
-def step(step_id: int, *, prompt: int = 0, outputs: int = 0, context: int = 0) -> Step:
+class Sent(NamedTuple):
+    """A step, as patience knows it."""
+
+    step_id: int
+    size: WorkSize
+
+
+def step(step_id: int, *, prompt: int = 0, outputs: int = 0, context: int = 0) -> Sent:
     """One sequence with prompt rows, or as many as there are output rows, each after so much context."""
     rows = [prompt] if prompt else [1] * outputs
-    starts = array("i", [sum(rows[:count]) for count in range(len(rows) + 1)])
-    return Step(
-        step_id=StepId(step_id),
-        generation=Generation(0),
-        token_ids=bytes(4 * sum(rows)),
-        positions=bytes(4 * sum(rows)),
-        query_starts=starts.tobytes(),
-        context_lens=array("i", [context + count for count in rows]).tobytes(),
-        block_tables=bytes(4 * len(rows)),
-        samples=(),
-    )
+    return Sent(step_id, WorkSize.of_step(StepShape.of((count, context + count) for count in rows)))
 
 
-def send(patience: Patience, sent: Step, now_s: float = 0.0) -> None:
-    patience.note_sent(sent.step_id, WorkSize.of_step(StepShape.of(sent)), now_s)
+def send(patience: Patience, sent: Sent, now_s: float = 0.0) -> None:
+    patience.note_sent(sent.step_id, sent.size, now_s)
 
 
-def answer(patience: Patience, sent: Step, seconds: float, now_s: float = 0.0) -> None:
+def answer(patience: Patience, sent: Sent, seconds: float, now_s: float = 0.0) -> None:
     send(patience, sent, now_s)
     patience.note_answered(sent.step_id, (seconds,), now_s)
 
 
-def allowance_s(patience: Patience, sent: Step, now_s: float = 0.0) -> float:
+def allowance_s(patience: Patience, sent: Sent, now_s: float = 0.0) -> float:
     send(patience, sent, now_s)
     overdue_s = patience.overdue_s()
     assert overdue_s is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent, WorkerRecovered, WorkerSlowed
-from shoal.core.speed.step_times import StageCost
-from shoal.protocol.language_messages import Step, StepId, StepResult
+from shoal.core.speed.step_times import StageCost, StepShape
+from shoal.protocol.language_messages import StepId, StepResult
 from shoal.protocol.worker_messages import Generation
 from tests.core.speed.plain_routing import choose_replica
 
@@ -28,21 +27,9 @@ LEARNED_PROMPT_ROWS = 8 * sum(LEARNED_ROWS[-8:]) / 8
 """Mean of the latest eight steps with prompts, which stand for those to come."""
 
 
-def make_step(step_id: int, *, output_rows: int = 0, prompt_rows: int = 0) -> Step:
+def make_shape(*, output_rows: int = 0, prompt_rows: int = 0) -> StepShape:
     """`output_rows` sequences of 100 tokens, and one prompt."""
-    starts = [*range(output_rows + 1), *([output_rows + prompt_rows] if prompt_rows else [])]
-    contexts = [100] * output_rows + [prompt_rows] * (prompt_rows > 0)
-    blank = array("i", [0] * (output_rows + prompt_rows)).tobytes()
-    return Step(
-        step_id=StepId(step_id),
-        generation=Generation(0),
-        token_ids=blank,
-        positions=blank,
-        query_starts=array("i", starts).tobytes(),
-        context_lens=array("i", contexts).tobytes(),
-        block_tables=array("i", [0] * len(contexts)).tobytes(),
-        samples=(),
-    )
+    return StepShape.of([(1, 100)] * output_rows + [(prompt_rows, prompt_rows)] * (prompt_rows > 0))
 
 
 class Pipeline:
@@ -62,17 +49,18 @@ class Pipeline:
     def run(self, count: int, *, output_rows: int = 0, prompt_rows: int = 0) -> list[SpeedEvent]:
         events: list[SpeedEvent] = []
         for _ in range(count):
-            step = make_step(self._num_steps, output_rows=output_rows, prompt_rows=prompt_rows)
+            step_id = StepId(self._num_steps)
             self._num_steps += 1
             seconds = tuple(
                 factor * (cost.step_s + cost.output_row_s * output_rows + cost.prompt_row_s * prompt_rows)
                 for factor, cost in zip(self.factors, self.costs, strict=True)
             )
-            self.meter.note_sent(step, self.now_s)
+            shape = make_shape(output_rows=output_rows, prompt_rows=prompt_rows)
+            self.meter.note_sent(step_id, shape, self.now_s)
             self.now_s += sum(seconds) + self.handover_s
             result = StepResult(
-                step_id=step.step_id,
-                generation=step.generation,
+                step_id=step_id,
+                generation=Generation(0),
                 tokens=(),
                 compute_s=seconds if self._tells else (),
                 wait_s=tuple(self.wait_share * one for one in seconds) if self._tells else (),
@@ -219,9 +207,8 @@ def test_a_prediction_is_there_from_the_start() -> None:
 
 def test_late_and_repeated_answers_are_ignored() -> None:
     meter = SpeedMeter()
-    step = make_step(0, prompt_rows=4)
-    result = StepResult(step_id=step.step_id, generation=Generation(0), tokens=(), compute_s=(0.1,))
-    meter.note_sent(step, 0.0)
+    result = StepResult(step_id=StepId(0), generation=Generation(0), tokens=(), compute_s=(0.1,))
+    meter.note_sent(StepId(0), make_shape(prompt_rows=4), 0.0)
     meter.forget_sent()
     assert meter.note_answered(result, 1.0) == []
     assert meter.slowdowns() == ()

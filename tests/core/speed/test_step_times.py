@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -11,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
-from shoal.protocol.language_messages import Step, StepId
-from shoal.protocol.worker_messages import Generation
 
 TRUE = StageCost(
     step_s=0.011,
@@ -39,23 +35,15 @@ def mixed(rng: Random) -> StepShape:
     return StepShape(rows, rows * contexts[0], prompt_rows, prompt_rows * contexts[1])
 
 
-def ints(values: Sequence[int]) -> bytes:
-    return array("i", values).tobytes()
-
-
 def test_the_shape_of_a_step_counts_the_context_of_every_row() -> None:
-    step = Step(
-        step_id=StepId(0),
-        generation=Generation(0),
-        token_ids=ints([1] * 6),
-        positions=ints([9, 4, 0, 1, 2, 3]),
-        query_starts=ints([0, 1, 2, 6]),
-        context_lens=ints([10, 5, 4]),
-        block_tables=ints([0, 1, 2]),
-        samples=(),
-    )
-    assert StepShape.of(step) == StepShape(
+    assert StepShape.of([(1, 10), (1, 5), (4, 4)]) == StepShape(
         output_rows=2, output_context=15, prompt_rows=4, prompt_context=1 + 2 + 3 + 4
+    )
+
+
+def test_rows_that_are_encoded_see_each_other() -> None:
+    assert StepShape.of([(1, 10)], [3, 2]) == StepShape(
+        output_rows=1, output_context=10, prompt_rows=5, prompt_context=3 * 3 + 2 * 2
     )
 
 

@@ -183,9 +183,9 @@ class ReplicaFleet:
 
     def _place(self, request: Request, progress: RequestProgress | None, candidates: Candidates, now_s: float) -> None:
         """Give it to one of the candidates; one that cannot hold it says so to the client."""
-        owner = self._placement.choose(candidates.able(request), request, progress, now_s)
+        owner, digests = self._placement.choose(candidates.able(request), request, progress, now_s)
         self._owner[request.request_id] = owner
-        owner.tell(RequestAdded(request=request, progress=progress))
+        owner.tell(RequestAdded(request=request, progress=progress, digests=digests))
 
     def _make_ready(self, ready: ReplicaReady[SchedulerConfig], now_s: float) -> list[FleetEffect]:
         replica = self.replicas[ready.replica]
@@ -262,7 +262,7 @@ class ReplicaFleet:
         for effect in effects:
             match effect:
                 case SendStep(work=work):
-                    replica.note_sent(work.step, now_s)
+                    replica.note_sent(work, now_s)
                     passed.append(SubmitStep(replica=replica.index, work=work))
                 case HandOver():
                     raise AssertionError("nobody has asked for this request")

@@ -17,15 +17,15 @@ from shoal.core.generation.events import (
 )
 from shoal.core.generation.scheduler import Scheduler
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.recovery.replica_recovery import ReplicaRecovery
 from shoal.core.recovery.worker_life import ReplicaLife
 from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.core.speed.routing import ReplicaLoad
 from shoal.core.speed.slow_workers import SpeedEvent
-from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.language_messages import Step, StepId, StepResult
+from shoal.protocol.language_messages import StepId, StepResult
 
 MakeMeter = Callable[[int], SpeedMeter]
 """From a replica's index to what follows its present workers."""
@@ -98,10 +98,11 @@ class FleetReplica:
             self._changes.told.add(self.index)
             raise
 
-    def note_sent(self, step: Step, now_s: float) -> None:
+    def note_sent(self, work: StepWork, now_s: float) -> None:
         """A step is on its way."""
-        self._recovery.note_sent(step.step_id, WorkSize.of_step(StepShape.of(step)), now_s)
-        self.meter.note_sent(step, now_s)
+        step_id = work.step.step_id
+        self._recovery.note_sent(step_id, WorkSize.of_step(work.shape), now_s)
+        self.meter.note_sent(step_id, work.shape, now_s)
 
     def take_answer(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
         """A step has come back. Returns what that says about the speed of the workers.
@@ -114,10 +115,10 @@ class FleetReplica:
         self.tell(StepCompleted(result=result))
         return self.meter.note_answered(result, now_s)
 
-    def note_steady(self, sent: Step, step_id: StepId, size: WorkSize, now_s: float) -> None:
+    def note_steady(self, first_id: StepId, step_id: StepId, size: WorkSize, now_s: float) -> None:
         """Of steps that were taken at once (core/generation/steady_steps.py), the one before the last was answered, and
-        the last was sent. `sent`: the first of them."""
-        self._recovery.note_answered(sent.step_id, (), now_s)
+        the last was sent. `first_id`: of the first of them."""
+        self._recovery.note_answered(first_id, (), now_s)
         self._recovery.note_sent(step_id, size, now_s)
 
     def lose(self, reason: str, now_s: float) -> list[Effect]:

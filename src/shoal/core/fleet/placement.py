@@ -31,27 +31,31 @@ class Placement:
 
     def choose(
         self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
-    ) -> FleetReplica:
-        """One of the candidates, at least one."""
+    ) -> tuple[FleetReplica, Sequence[bytes]]:
+        """One of the candidates, of which there is one at least.
+
+        Returns: it, and digests of the request's leading blocks there, if they had to be found.
+        """
         replicas = candidates.replicas
+        digests: Sequence[bytes] = ()
         if len(replicas) == 1:
             chosen = replicas[0]
         elif self._routing == "round-robin":
             chosen = replicas[next_in_turn([replica.index for replica in replicas], self._previous)]
         else:
-            chosen = self._replicas[self._earliest_finish(candidates, request, progress, now_s)]
+            chosen, digests = self._earliest_finish(candidates, request, progress, now_s)
         self._previous = chosen.index
-        return chosen
+        return chosen, digests
 
     def _earliest_finish(
         self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
-    ) -> int:
+    ) -> tuple[FleetReplica, Sequence[bytes]]:
         self._look_again(now_s)
         outputs = progress.outputs if progress else ()
         known_tokens = (*request.prompt_ids, *outputs)
         block_size = candidates.replicas[0].scheduler.config.block_size
         digests = reusable_digests(known_tokens, block_size, request.root, request.pictures)
-        return self._table.choose(
+        index = self._table.choose(
             candidates.indices,
             prompt_tokens=len(known_tokens) + (request.clip.num_rows if request.clip is not None else 0),
             output_tokens=request.max_tokens - len(outputs),
@@ -60,6 +64,8 @@ class Placement:
                 for index in self._may_have_cached(digests, request)
             },
         )
+        chosen = self._replicas[index]
+        return chosen, digests if chosen.scheduler.config.block_size == block_size else ()
 
     def _look_again(self, now_s: float) -> None:
         """At the replicas that have changed since they were last looked at."""

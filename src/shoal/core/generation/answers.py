@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 from shoal.core.generation.endings import finish, finish_search
 from shoal.core.generation.events import Event, StepCompleted
 from shoal.core.generation.scheduler_state import SchedulerState
-from shoal.core.generation.steps.step_builder import SequenceChunk, StepInFlight
+from shoal.core.generation.steps.step_in_flight import SequenceChunk, StepInFlight
 from shoal.core.sequences.request import FinishReason, TokenProduced
 from shoal.core.sequences.sequence import Sequence
 from shoal.errors import RemoteProtocolError
@@ -130,6 +130,8 @@ def _advance_search(state: SchedulerState, lead: Sequence) -> None:
 
 def _clear_losses(state: SchedulerState, sequence: Sequence) -> None:
     """A token has come, so the sequence does not break workers."""
+    if not sequence.num_losses:
+        return
     if sequence.is_suspect:
         state.suspects.remove(sequence)
     sequence.num_losses = 0

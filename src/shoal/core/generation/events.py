@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from shoal.core.generation.steps.step_work import StepWork
@@ -16,6 +17,8 @@ class RequestAdded:
     request: Request
     progress: RequestProgress | None = None
     """Where the request goes on if it began on other workers."""
+    digests: Seq[bytes] = ()
+    """Digests of its leading full blocks, as far as routing has found them: they need not be found again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig, check_reques
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.scheduler_stats import SchedulerStats, measure_load, take_stats
 from shoal.core.generation.step_forming import form_step
-from shoal.core.sequences.request import Clip, Request, RequestId, RequestProgress
+from shoal.core.sequences.request import Clip, RequestId, RequestProgress
 from shoal.core.sequences.sequence import Sequence
 from shoal.core.sequences.strikes import failure_message, is_given_up
 from shoal.core.speed.routing import ReplicaLoad
@@ -115,8 +115,8 @@ class Scheduler:
         match event:
             case StepCompleted(result=result):
                 take_answer(self._state, result)
-            case RequestAdded(request=request, progress=progress):
-                self._add(request, progress, now_s)
+            case RequestAdded():
+                self._add(event, now_s)
             case RequestCancelled(request_id=request_id):
                 self._cancel(request_id)
             case RequestWithdrawn(request_id=request_id):
@@ -128,8 +128,8 @@ class Scheduler:
             case _:
                 assert_never(event)
 
-    def _add(self, request: Request, progress: RequestProgress | None, now_s: float) -> None:
-        state = self._state
+    def _add(self, added: RequestAdded, now_s: float) -> None:
+        state, request, progress = self._state, added.request, added.progress
         assert request.request_id not in state.sequences, f"request id {request.request_id} is in use"
         try:
             check_request(self.config, request)
@@ -139,6 +139,7 @@ class Scheduler:
         max_tokens = output_limit(self.config, request)
         added_s = progress.added_s if progress else now_s
         sequence = Sequence(request, arrival=(added_s, state.next_arrival), added_s=added_s, max_tokens=max_tokens)
+        sequence.digests.extend(added.digests)
         state.next_arrival += 1
         state.sequences[request.request_id] = sequence
         if progress:

@@ -40,6 +40,9 @@ class SchedulerConfig:
     """Slots for what an encoder gave, which requests over one clip share; 0: the model has none."""
     generation: int = 0
     """Generation of the workers that are there at the start, >= 0."""
+    packs_steps: bool = True
+    """Whether steps hold what workers read. Without it a step is a number with a shape (`StepWork`), and no guide is
+    asked: for simulated workers, of which nothing but the time that they take matters."""
 
     def __post_init__(self) -> None:
         at_least = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 
 from shoal.core.generation.events import Effect
 from shoal.core.generation.scheduler_config import SchedulerConfig
-from shoal.core.generation.steps.step_builder import StepInFlight
+from shoal.core.generation.steps.step_in_flight import StepInFlight
 from shoal.core.generation.waiting_queue import WaitingQueue
 from shoal.core.kv.kv_cache import KvCache
 from shoal.core.kv.memory_slots import MemorySlots

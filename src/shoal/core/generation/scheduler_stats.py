@@ -54,9 +54,11 @@ def measure_load(state: SchedulerState) -> ReplicaLoad:
     """The known rows still to be computed, and the sequences whose outputs are not known. Forced outputs are known."""
     prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
-        prefill_tokens += sum(len(member.token_ids) - member.num_computed for member in sequence.members)
-        prefill_tokens += state.kv.rows_to_encode(sequence.request.clip)
-        num_decoding += 0 if sequence.request.targets else sequence.request.num_places
+        request = sequence.request
+        prefill_tokens += len(sequence.token_ids) - sequence.num_computed
+        prefill_tokens += sum(len(branch.token_ids) - branch.num_computed for branch in sequence.branches)
+        prefill_tokens += state.kv.rows_to_encode(request.clip)
+        num_decoding += 0 if request.targets else request.num_places
     return ReplicaLoad(
         prefill_tokens=prefill_tokens,
         num_decoding=num_decoding,
@@ -66,5 +68,6 @@ def measure_load(state: SchedulerState) -> ReplicaLoad:
 
 def _is_overloaded(state: SchedulerState) -> bool:
     """Whether requests wait for a place or for memory, and not just for their turn to be computed."""
-    is_full = state.num_places >= state.config.max_seqs
-    return bool(state.waiting) and (is_full or state.kv.blocks.num_free <= len(state.running))
+    if not state.waiting:
+        return False
+    return state.num_places >= state.config.max_seqs or state.kv.blocks.num_free <= len(state.running)

@@ -8,8 +8,10 @@ it, step by step, block by block (tests/core/generation/test_steady_steps.py).
 
 from __future__ import annotations
 
+from array import array
+
 from shoal.core.generation.scheduler_state import SchedulerState
-from shoal.core.generation.steps.step_builder import SequenceChunk, StepInFlight
+from shoal.core.generation.steps.step_in_flight import SequenceChunk, StepInFlight
 from shoal.core.kv.kv_cache import KvCache
 from shoal.core.sequences.sequence import Sequence
 from shoal.protocol.language_messages import StepId
@@ -29,10 +31,11 @@ def num_steady_steps(state: SchedulerState) -> int:
         and state.kv.states is None
         and state.kv.memories is None
     )
-    if not is_steady or any(_may_end_early(chunk.sequence) for chunk in step.chunks):
+    sequences = [chunk.sequence for chunk in step.chunks]
+    if not is_steady or any(map(_may_end_early, sequences)):
         return 0
-    count = min(chunk.sequence.max_tokens - chunk.sequence.num_outputs for chunk in step.chunks)
-    needed = sum(_num_new_blocks(state.kv, chunk.sequence, count - 1) for chunk in step.chunks)
+    count = min([one.max_tokens - one.num_outputs for one in sequences])
+    needed = sum([_num_new_blocks(state.kv, one, count - 1) for one in sequences])
     return count if needed <= state.kv.blocks.num_free else 0
 
 
@@ -42,9 +45,9 @@ def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
     Mutates: `state`, which must have more than `count` steady steps.
     """
     ((step_id, step),) = state.in_flight.items()
-    sequences = [chunk.sequence for chunk in step.chunks]
+    sequences, tokens = [chunk.sequence for chunk in step.chunks], array("i", [token_id]) * count
     for sequence in sequences:
-        sequence.token_ids.extend([token_id] * count)
+        sequence.token_ids.extend(tokens)
         sequence.num_outputs += count
         sequence.num_losses = 0
     _move_blocks(state.kv, sequences, count)

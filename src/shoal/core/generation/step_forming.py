@@ -32,7 +32,7 @@ from shoal.protocol.language_messages import StepId
 
 def form_step(state: SchedulerState) -> StepWork | None:
     """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
-    builder = StepBuilder(state.kv.states, state.kv.memories)
+    builder = StepBuilder(state.kv.states, state.kv.memories, packs=state.config.packs_steps)
     suspect = state.suspects[0] if state.suspects else None
     if suspect is None or any(sequence.lead is not suspect for sequence in state.prefilling):
         _add_decodes(state, builder)

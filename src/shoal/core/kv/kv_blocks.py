@@ -56,13 +56,11 @@ class KvBlocks:
 
     def release(self, block: int) -> None:
         """One reference less; the last one frees the block, or leaves it cached where it is in the index."""
-        assert self._references[block] > 0, f"block {block} released more often than held"
-        self._references[block] -= 1
-        if self._references[block] == 0:
-            if block in self.index:
-                self.index.retire(block)
-            else:
-                self._free.append(block)
+        references = self._references
+        assert references[block] > 0, f"block {block} released more often than held"
+        references[block] -= 1
+        if not references[block] and not self.index.retire(block):
+            self._free.append(block)
 
     def num_unreferenced(self, blocks: Iterable[int]) -> int:
         """How many of these cached blocks would leave the free ones if they were shared."""

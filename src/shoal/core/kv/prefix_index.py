@@ -102,9 +102,12 @@ class PrefixIndex:
         self._digest_of[block] = digest
         return True
 
-    def retire(self, block: int) -> None:
-        """Its last reference is gone: keep it, as the most recently used one."""
+    def retire(self, block: int) -> bool:
+        """Its last reference is gone: keep it if it is in, as the most recently used one. Returns whether it is."""
+        if block not in self._digest_of:
+            return False
         self._unreferenced[block] = None
+        return True
 
     def revive(self, block: int) -> None:
         """It is referenced again and may not be evicted."""

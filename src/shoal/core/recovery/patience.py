@@ -126,12 +126,11 @@ class Patience:
 
         Rows that cost more than any known one are expected to take as much more again, as attention does.
         """
-        own, *others = [size.kind, *(kind for kind in self._times if kind != size.kind)]
         stretch = max(1.0, size.row_cost / self._known_row_cost)
-        for kind in (own, *others):
-            if (times := self._times.get(kind)) is not None:
-                return times.predict(size.amount) * stretch
-        return self._row_s * size.rows * stretch**2 or None
+        times = self._times.get(size.kind) or next(iter(self._times.values()), None)
+        if times is None:
+            return self._row_s * size.rows * stretch**2 or None
+        return times.predict(size.amount) * stretch
 
     def _doublings(self, now_s: float) -> int:
         return self._num_doublings if now_s - self._doubled_s < _FORGIVING_S else 0

@@ -17,7 +17,7 @@ from shoal.core.speed.slow_workers import (
     trimmed_ratio,
 )
 from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
-from shoal.protocol.language_messages import Step, StepId, StepResult
+from shoal.protocol.language_messages import StepId, StepResult
 
 _FRESH_S = 10.0
 """A replica that slowed down and has had nothing to do for so long is taken to be well again: it is tried, and then it
@@ -144,9 +144,9 @@ class SpeedMeter:
         """For each stage, seconds that all answered steps took."""
         return tuple(stage.busy_s for stage in self._stages)
 
-    def note_sent(self, step: Step, now_s: float) -> None:
+    def note_sent(self, step_id: StepId, shape: StepShape, now_s: float) -> None:
         """A step is on its way to the workers."""
-        self._sent[step.step_id] = _Sent(StepShape.of(step), now_s, is_alone=not self._sent)
+        self._sent[step_id] = _Sent(shape, now_s, is_alone=not self._sent)
 
     def forget_sent(self) -> None:
         """The steps that are out will never be answered."""

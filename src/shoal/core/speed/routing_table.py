@@ -32,7 +32,7 @@ _Seconds = NDArray[np.float64]
 class RoutingTable:
     """Loads and speeds of the replicas of a fleet, by their indices."""
 
-    __slots__ = ("_among", "_comparable", "_decoding", "_lures", "_prefill", "_speeds")
+    __slots__ = ("_among", "_comparable", "_decoding", "_known", "_lures", "_prefill", "_speeds")
 
     def __init__(self) -> None:
         self._prefill = np.zeros(0, np.int64)
@@ -41,6 +41,8 @@ class RoutingTable:
         """whether what a replica has cached draws requests to it"""
         self._speeds: _Seconds = np.zeros((3, 0))
         """[seconds of `ReplicaSpeed`, replicas]; not a number: not known"""
+        self._known: list[ReplicaSpeed | None] = []
+        """what was noted of each replica"""
         self._among: _Indices | None = None
         self._comparable: _Seconds = np.zeros((3, 0))
         """of the replicas `_among`, an infinite step for all others: valid until a speed changes"""
@@ -51,9 +53,9 @@ class RoutingTable:
             self._grow()
         self._prefill[index], self._decoding[index] = load.prefill_tokens, load.num_decoding
         self._lures[index] = not (load.is_slow or load.is_overloaded)
-        speed = _UNKNOWN if load.speed is None else _seconds(load.speed)
-        if speed != tuple(self._speeds[:, index]):
-            self._speeds[:, index] = speed
+        if load.speed != self._known[index]:
+            self._known[index] = load.speed
+            self._speeds[:, index] = _UNKNOWN if load.speed is None else _seconds(load.speed)
             self._among = None
 
     def choose(
@@ -90,6 +92,7 @@ class RoutingTable:
         self._prefill, self._decoding = np.append(self._prefill, 0), np.append(self._decoding, 0)
         self._speeds = np.append(self._speeds, np.full((3, 1), nan), axis=1)
         self._lures.append(False)
+        self._known.append(None)
         self._among = None
 
     def _compare(self, among: _Indices) -> _Seconds:

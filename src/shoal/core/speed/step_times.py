@@ -8,13 +8,10 @@ their context together, and at most the last is sampled.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from math import sqrt
 from typing import NamedTuple
-
-from shoal.protocol.language_messages import Step
 
 _DECAY = 0.99
 """Weight of the past at every step: about a hundred steps count, a few seconds of decoding. A judgment."""
@@ -36,21 +33,25 @@ class StepShape(NamedTuple):
     prompt_context: int
 
     @classmethod
-    def of(cls, step: Step) -> StepShape:
-        """The shape of a step that is to be sent."""
-        starts, contexts = _ints(step.query_starts), _ints(step.context_lens)
-        output_rows = output_context = prompt_context = 0
-        for index, context in enumerate(contexts):
-            rows = starts[index + 1] - starts[index]
+    def of(cls, chunks: Iterable[tuple[int, int]], encoded_rows: Iterable[int] = ()) -> StepShape:
+        """The shape of a step.
+
+        Args:
+            chunks: of each sequence in the step its rows, and its tokens of context once the step has run.
+            encoded_rows: of each clip that the step encodes.
+        """
+        output_rows = output_context = prompt_rows = prompt_context = 0
+        for rows, context in chunks:
             if rows == 1:
                 output_rows += 1
                 output_context += context
             else:
+                prompt_rows += rows
                 prompt_context += rows * context - rows * (rows - 1) // 2
-        for encoding in step.encodings:  # of which all rows see each other
-            prompt_context += encoding.num_rows**2
-        num_encoded = sum(encoding.num_rows for encoding in step.encodings)
-        return cls(output_rows, output_context, step.num_tokens - output_rows + num_encoded, prompt_context)
+        for rows in encoded_rows:  # which see each other
+            prompt_rows += rows
+            prompt_context += rows * rows
+        return cls(output_rows, output_context, prompt_rows, prompt_context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +186,3 @@ def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
         known = sum(matrix[row][column] * right[column] for column in range(row + 1, size))
         right[row] = (right[row] - known) / matrix[row][row]
     return right
-
-
-def _ints(packed: bytes) -> array[int]:
-    values = array("i")
-    values.frombytes(packed)
-    return values

@@ -15,12 +15,13 @@ from shoal.core.fleet.fleet import ReplicaFleet
 from shoal.core.generation.admission import EndRate, reason_to_refuse
 from shoal.core.generation.events import RequestAdded
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.recovery.events import GiveUp, ReportRecovery, ReportSpeed, StartWorkers, StopWorkers
 from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduced
 from shoal.core.speed.replica_speed import SpeedMeter
 from shoal.errors import ShoalError
-from shoal.protocol.language_messages import Step, StepResult
+from shoal.protocol.language_messages import StepResult
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.known_speed import KnownSpeedMeter
 from shoal.sim.cluster.outcome import AnsweredRequests, SimulationOutcome, make_outcome
@@ -61,7 +62,7 @@ class _TakenIn:
     visit: Visit
 
 
-class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
+class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
     """One run. Raises AssertionError as soon as an invariant breaks."""
 
     starts_without_any = False
@@ -75,7 +76,7 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
         is_steady = scenario.is_steady
         self.workers += [self.make_workers(index, 0.0) for index in range(len(scenario.replicas))]
         self._fleet = ReplicaFleet(
-            [one.config for one in scenario.replicas],
+            [one.limits for one in self.workers],
             scenario.recovery,
             [one.row_s for one in self.workers],
             routing=scenario.routing,
@@ -206,14 +207,15 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
 
     def _receive(self, visit: Visit, now_s: float) -> None:
         """What a server does with a request before it decides anything about it."""
-        request = visit.request(self._num_sent)
+        number = self._num_sent
         self._num_sent += 1
         self._on_progress(now_s)
         if not self._open:
             self._end_rate.note_start(now_s)
         try:
-            self._fleet.check(request)
             self._check_queue(now_s)
+            request = visit.request(number)
+            self._fleet.check(request)
         except ShoalError:
             self._log.num_refused += 1
             return
@@ -235,8 +237,8 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
 
     def _obey(self, effect: FleetEffect, now_s: float) -> None:
         match effect:
-            case SubmitStep(replica=replica, step=step):
-                self._send_step(replica, step, now_s)
+            case SubmitStep(replica=replica, work=work):
+                self._send_step(replica, work, now_s)
             case TokenProduced(request_id=request_id):
                 one = self._open[request_id]
                 one.latest_s = self._head.tell(now_s)
@@ -256,12 +258,12 @@ class ClusterSimulation(VirtualShell[Step, StepResult, SchedulerConfig]):
     def settle(self, now_s: float) -> None:
         self._stretches.end_all(now_s)
 
-    def _send_step(self, replica: int, step: Step, now_s: float) -> None:
+    def _send_step(self, replica: int, work: StepWork, now_s: float) -> None:
         """With it, all that follow until something is decided."""
         workers = self.workers[replica]
         assert isinstance(workers, PredictedWorkers)
-        if not self._may_stretch or not self._stretches.begin(replica, workers, step, now_s):
-            self.send(replica, step, now_s)
+        if not self._may_stretch or not self._stretches.begin(replica, workers, work, now_s):
+            self.send(replica, work, now_s)
 
     def _finish(self, finished: RequestFinished, now_s: float) -> None:
         one = self._open.pop(finished.request_id)

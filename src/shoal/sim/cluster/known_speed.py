@@ -7,7 +7,7 @@ from shoal.core.speed.routing import ReplicaSpeed
 from shoal.core.speed.slow_workers import SpeedEvent
 from shoal.core.speed.step_times import StepShape
 from shoal.planner.predict.step_seconds import StepSeconds
-from shoal.protocol.language_messages import Step, StepResult
+from shoal.protocol.language_messages import StepId, StepResult
 
 _PROMPT = StepShape(output_rows=0, output_context=0, prompt_rows=256, prompt_context=256 * 128)
 _ROWS, _CONTEXT = 8, 256
@@ -22,7 +22,7 @@ class KnownSpeedMeter(SpeedMeter):
         super().__init__()
         self._speed = speed
 
-    def note_sent(self, step: Step, now_s: float) -> None:
+    def note_sent(self, step_id: StepId, shape: StepShape, now_s: float) -> None:
         """Nothing new."""
 
     def note_answered(self, result: StepResult, now_s: float) -> list[SpeedEvent]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from random import Random
 
 from shoal.core.generation.scheduler_config import SchedulerConfig
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.speed.routing import ReplicaSpeed
 from shoal.core.speed.step_times import StepShape
 from shoal.planner.predict.step_seconds import StepSeconds
-from shoal.protocol.language_messages import SampledToken, Step, StepId, StepResult
+from shoal.protocol.language_messages import SampledToken, StepId, StepResult
 from shoal.protocol.worker_messages import Generation
 from shoal.sim.cluster.known_speed import known_speed
 from shoal.sim.cluster.shared_head import SharedHead
@@ -41,12 +42,12 @@ class SimulatedReplicaPlan:
     """of each worker, where they share the cores of the head; empty: they have cores of their own"""
 
 
-class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
+class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
     """The workers that a replica has from one start to their end."""
 
     def __init__(self, plan: SimulatedReplicaPlan, head: SharedHead, rng: Random, now_s: float) -> None:
         passage = plan.times.passage(_LONE_ROW, samples=1, is_alone=True)
-        super().__init__(plan.config, passage.chain_s, _SOUND, rng, now_s)
+        super().__init__(replace(plan.config, packs_steps=False), passage.chain_s, _SOUND, rng, now_s)
         self._plan, self._head, self._factor = plan, head, 1.0
         self._stage_free_s = [now_s] * len(plan.stage_sizes)
         first = [sum(plan.stage_sizes[:stage]) for stage in range(len(plan.stage_sizes))]
@@ -64,11 +65,11 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
         """What they compute now is done so much later."""
         self._stage_free_s = [free_s + seconds for free_s in self._stage_free_s]
 
-    def compute(self, work: Step, now_s: float) -> tuple[StepResult, float]:
+    def compute(self, work: StepWork, now_s: float) -> tuple[StepResult, float]:
         """Every stage runs the steps in the order in which they come, each as soon as it is free."""
-        head, num_samples = self._head, len(work.samples)
+        head, step, num_samples = self._head, work.step, work.num_samples
         is_alone = head.computing_until_s <= now_s
-        passage = self._plan.times.passage(StepShape.of(work), samples=num_samples, is_alone=is_alone)
+        passage = self._plan.times.passage(work.shape, samples=num_samples, is_alone=is_alone)
         at_s = head.send(now_s, passage.head_s)
         stage_s: list[float] = []
         for stage, (alone_s, hop_s) in enumerate(zip(passage.stage_s, (*passage.hop_s, 0.0), strict=True)):
@@ -81,7 +82,7 @@ class PredictedWorkers(SimulatedWorkers[Step, StepResult, SchedulerConfig]):
                 head.busy_s[machine] = head.busy_s.get(machine, 0.0) + seconds
         head.computing_until_s = max(head.computing_until_s, at_s)
         result = StepResult(
-            step_id=work.step_id, generation=work.generation, tokens=_tokens(num_samples), compute_s=tuple(stage_s)
+            step_id=step.step_id, generation=step.generation, tokens=_tokens(num_samples), compute_s=tuple(stage_s)
         )
         return result, at_s
 

@@ -13,9 +13,10 @@ from typing import Protocol
 
 from shoal.core.fleet.fleet_replica import FleetReplica
 from shoal.core.generation.steady_steps import advance, num_steady_steps
+from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
-from shoal.protocol.language_messages import Step, StepId, StepResult
+from shoal.protocol.language_messages import StepId, StepResult
 from shoal.sim.cluster.predicted_workers import TOKEN_ID, PredictedWorkers
 
 _SHORTEST = 3
@@ -40,10 +41,8 @@ class Stretch:
 
     replica: int
     workers: PredictedWorkers
-    first: Step
+    first: StepWork
     """the one that was sent"""
-    shape: StepShape
-    """of the first step"""
     answers_s: Sequence[float]
     """when each step is answered, ascending"""
     seconds: Sequence[float]
@@ -56,13 +55,14 @@ class Stretch:
         Returns: the step that is in flight then, when it is answered, and its seconds.
         """
         self.is_over = True
+        first_id, shape = self.first.step.step_id, self.first.shape
         count = min(bisect_left(self.answers_s, now_s), len(self.answers_s) - 1)
         if not count:
-            return self.first.step_id, self.answers_s[0], self.seconds[0]
+            return first_id, self.answers_s[0], self.seconds[0]
         step_id = advance(replica.scheduler.state, count, TOKEN_ID)
-        rows, context = self.shape.output_rows, self.shape.output_context
-        shape = StepShape(rows, context + count * rows, 0, 0)
-        replica.note_steady(self.first, step_id, WorkSize.of_step(shape), self.answers_s[count - 1])
+        rows = shape.output_rows
+        latest = StepShape(rows, shape.output_context + count * rows, 0, 0)
+        replica.note_steady(first_id, step_id, WorkSize.of_step(latest), self.answers_s[count - 1])
         self.workers.note_computed(self.seconds[1 : count + 1], self.answers_s[count])
         return step_id, self.answers_s[count], self.seconds[count]
 
@@ -75,17 +75,14 @@ class Stretches:
         self._replicas, self._queue = replicas, queue
         self._under_way: dict[int, Stretch] = {}
 
-    def begin(self, replica: int, workers: PredictedWorkers, step: Step, now_s: float) -> bool:
+    def begin(self, replica: int, workers: PredictedWorkers, work: StepWork, now_s: float) -> bool:
         """Begin one with a step that is to be sent. Returns whether it is worth it; where not, the step is not sent."""
         state = self._replicas[replica].scheduler.state
         count = 0 if workers.is_silent else num_steady_steps(state)
         if count < _SHORTEST:
             return False
-        shape = StepShape.of(step)
-        answers_s, seconds = workers.compute_steadily(shape, now_s, count)
-        stretch = Stretch(
-            replica=replica, workers=workers, first=step, shape=shape, answers_s=answers_s, seconds=seconds
-        )
+        answers_s, seconds = workers.compute_steadily(work.shape, now_s, count)
+        stretch = Stretch(replica=replica, workers=workers, first=work, answers_s=answers_s, seconds=seconds)
         self._under_way[replica] = stretch
         self._queue.put(answers_s[-1], stretch)
         return True
@@ -96,7 +93,8 @@ class Stretches:
             return
         del self._under_way[stretch.replica]
         step_id, at_s, seconds = stretch.take(self._replicas[stretch.replica], now_s)
-        result = stretch.workers.answer(step_id, stretch.shape.output_rows, stretch.first.generation, seconds)
+        first = stretch.first
+        result = stretch.workers.answer(step_id, first.shape.output_rows, first.step.generation, seconds)
         self._queue.put_answer(stretch.replica, result, at_s)
 
     def end_of(self, replica: int | None, now_s: float) -> None:

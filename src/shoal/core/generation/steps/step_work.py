@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shoal.core.sequences.request import TokenGuide
+from shoal.core.speed.step_times import StepShape
 from shoal.protocol.language_messages import Step
 
 
@@ -27,6 +28,10 @@ class StepWork:
     """
 
     step: Step
+    shape: StepShape
+    """the step's size"""
+    num_samples: int
+    """rows whose next token is drawn"""
     guided: tuple[GuidedRow, ...] = ()
     """for each of the step's samples that is guided, in order"""
 
