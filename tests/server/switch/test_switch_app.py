@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 
 import anthropic
 import httpx
@@ -23,93 +21,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from shoal.errors import WorkerLost
 from shoal.server.assembly import AppOptions
 from shoal.server.http.draining import Drain
-from shoal.server.http.serve import AppServer, bind, url_of
+from shoal.server.http.serve import AppServer, bind
 from shoal.server.switch.app import create_switch_app
 from shoal.server.switch.switchboard import Switchboard
-from shoal.server.web.routes import PageOptions
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import MODEL, run_server
+from tests.server.switch.switched import AUTHORIZED, KEY, SERVER_KEY, FakeServer, Models, NoBackend, running, switched
 from tests.server.web.plans import page as page_options
 
-KEY, SERVER_KEY = "outside", "inside"
-AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 CROWD = 110
 """more than an HTTP client has connections by default"""
-
-
-@dataclass
-class FakeServer:
-    """A server of one model that runs in this process. Its end is an event."""
-
-    url: str
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait(self) -> int:
-        await self.ended.wait()
-        return 0
-
-    async def end(self) -> int:
-        self.ended.set()
-        return 0
-
-
-@dataclass
-class Models:
-    """What is started and what may not start."""
-
-    urls: dict[str, str]
-    started: list[str] = field(default_factory=list[str])
-    servers: list[FakeServer] = field(default_factory=list[FakeServer])
-    broken: set[str] = field(default_factory=set[str])
-    dying: range = range(0)
-    """which starts bring a server that takes no requests and ends"""
-
-    async def start(self, name: str) -> FakeServer:
-        self.started.append(name)
-        if name in self.broken:
-            raise WorkerLost("no memory")
-        self.servers.append(FakeServer(self.urls[name]))
-        if len(self.started) - 1 in self.dying:
-            self.servers[-1].url = "http://127.0.0.1:9"
-            self.servers[-1].ended.set()
-        return self.servers[-1]
-
-
-@contextmanager
-def running(app: Starlette) -> Iterator[str]:
-    """The address of any application while the block runs."""
-    sock = bind("127.0.0.1", 0)
-    started: queue.Queue[None] = queue.Queue()
-    server = AppServer(app, on_started=lambda: started.put(None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-    url = url_of(sock)
-    thread.start()
-    try:
-        started.get(timeout=30)
-        yield url
-    finally:
-        server.should_exit = True
-        thread.join(30)
-
-
-@contextmanager
-def switched(models: Models, *, max_loaded: int | None = None, page: PageOptions | None = None) -> Iterator[str]:
-    """The address while the block runs."""
-    board = Switchboard([*models.urls], models.start, max_loaded=max_loaded)
-    with running(create_switch_app(board, server_key=SERVER_KEY, options=AppOptions(api_key=KEY, page=page))) as url:
-        yield url
-    assert all(one.ended.is_set() for one in models.servers)
-
-
-@pytest.fixture
-def models() -> Iterator[Models]:
-    """Two servers, which both call their model by the name that the switch knows the first by."""
-    with ExitStack() as running:
-        servers = [running.enter_context(run_server(FakeEngine(), api_key=SERVER_KEY)) for _ in "ab"]
-        yield Models({MODEL: servers[0].url, "other": servers[1].url})
 
 
 PAGES = ("https://app.example", "http://shoal.example:8000")
@@ -189,15 +112,6 @@ def test_calls_that_name_no_model_here(models: Models, content: bytes, status: i
         answer = client.post("/v1/completions", content=content)
         assert answer.status_code == status
         assert named in answer.json()["error"]["message"]
-
-
-class NoBackend:
-    """Of an application with nothing behind it."""
-
-    on_death = None
-
-    async def close(self) -> None:
-        pass
 
 
 async def hear(request: Request) -> JSONResponse:
@@ -311,6 +225,18 @@ def test_a_call_whose_server_has_just_ended_goes_to_the_next_one_once(
     with switched(models, max_loaded=1) as url, http(url) as client:
         answer = client.post("/v1/completions", json={"model": "other", "prompt": "{abc}"})
         assert answer.status_code == (404 if status == 200 else 503), "its own server's answer, or none"
+        assert models.started == [MODEL, "other", "other"]
+
+
+@pytest.mark.parametrize(("num_killed", "status"), [(1, 404), (2, 503)])
+def test_a_model_that_is_killed_while_it_loads_is_tried_again_for_the_call_that_waits(
+    models: Models, num_killed: int, status: int
+) -> None:
+    models.killed = range(1, 1 + num_killed)
+    with switched(models, max_loaded=1) as url, http(url) as client:
+        answer = client.post("/v1/completions", json={"model": "other", "prompt": "{abc}"})
+        assert answer.status_code == status, "its own server's answer, or none"
+        assert status == 404 or "killed while it loaded" in answer.json()["error"]["message"]
         assert models.started == [MODEL, "other", "other"]
 
 

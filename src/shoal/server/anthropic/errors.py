@@ -26,6 +26,11 @@ def error_body(error: ApiError) -> bytes:
     return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": str(error)}})
 
 
+def failure_event(body: bytes) -> bytes:
+    """The event with which a stream ends after an error. `body`: the error as an answer of its own."""
+    return b"event: error\ndata: " + body + b"\n\n"
+
+
 async def answer_message_exception(request: Request, error: Exception) -> Response:
     """Starlette's exception handler for the paths of this dialect."""
     answer = from_exception(error)

@@ -13,7 +13,7 @@ from shoal.generation.generation import Usage
 from shoal.generation.output.choice import ChoiceDelta, FinishedChoice
 from shoal.model.text.answer.parts import AnswerPart, CallArguments, CallStarted, Content, Reasoning
 from shoal.model.text.answer.reasoning import plain_text
-from shoal.server.anthropic.errors import error_body
+from shoal.server.anthropic.errors import error_body, failure_event
 from shoal.server.openai.answers import AnswerReading
 from shoal.server.openai.errors import ApiError
 
@@ -63,7 +63,7 @@ class MessageForm:
 
     def failure(self, error: ApiError) -> bytes:
         """See `Form.failure`."""
-        return b"event: error\ndata: " + error_body(error) + b"\n\n"
+        return failure_event(error_body(error))
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """The whole answer as a `message` object."""

@@ -15,6 +15,11 @@ def error_body(error: ApiError) -> bytes:
     return msgspec.json.encode({"error": str(error)})
 
 
+def failure_line(body: bytes) -> bytes:
+    """The line with which a stream ends after an error. `body`: the error as an answer of its own."""
+    return body.rstrip(b"\n") + b"\n"
+
+
 async def answer_api_exception(request: Request, error: Exception) -> Response:
     """Starlette's exception handler for the paths of this dialect."""
     answer = from_exception(error)

@@ -14,7 +14,7 @@ from shoal.generation.generation import Usage
 from shoal.generation.output.choice import ChoiceDelta, FinishedChoice, PositionLogprobs
 from shoal.model.text.answer.parts import AnswerPart, CallArguments, CallStarted, Content, Reasoning
 from shoal.model.text.answer.reasoning import plain_text
-from shoal.server.ollama.errors import error_body
+from shoal.server.ollama.errors import error_body, failure_line
 from shoal.server.openai.answers import AnswerReading
 from shoal.server.openai.errors import ApiError
 from shoal.server.openai.form import finite, token_name, top_pairs
@@ -43,6 +43,11 @@ def in_response(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) ->
     return {"response": text, **({"thinking": thinking} if thinking else {})}
 
 
+def line_framing(model_name: str, place: Place) -> Framing:
+    """Lines; a sign of life is a line that adds nothing."""
+    return Framing(b"application/x-ndjson", _written(model_name, place("", "", ())))
+
+
 class OllamaForm:
     """The answer to one call."""
 
@@ -58,8 +63,8 @@ class OllamaForm:
 
     @property
     def framing(self) -> Framing:
-        """Lines; a sign of life is a line that adds nothing."""
-        return Framing(b"application/x-ndjson", self._line(self._place("", "", ())))
+        """See `line_framing`."""
+        return line_framing(self._model_name, self._place)
 
     def opening(self, num_choices: int) -> bytes:
         """Nothing: the first line is the first piece of text."""
@@ -77,7 +82,7 @@ class OllamaForm:
 
     def failure(self, error: ApiError) -> bytes:
         """See `Form.failure`."""
-        return error_body(error) + b"\n"
+        return failure_line(error_body(error))
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """The whole answer as one object."""
@@ -101,8 +106,7 @@ class OllamaForm:
         )
 
     def _line(self, fields: Mapping[str, Any]) -> bytes:
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        return _json({"model": self._model_name, "created_at": now, "done": False, **fields}) + b"\n"
+        return _written(self._model_name, fields)
 
     def _ending(self, usage: Usage) -> dict[str, Any]:
         """Source: Ollama's API reference: durations in nanoseconds."""
@@ -129,6 +133,12 @@ class OllamaForm:
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
         token = self._token_bytes(token_id)
         return {"token": token_name(token), "logprob": logprob, "bytes": list(token)}
+
+
+def _written(model_name: str, fields: Mapping[str, Any]) -> bytes:
+    """A line of an answer."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return _json({"model": model_name, "created_at": now, "done": False, **fields}) + b"\n"
 
 
 class _Calls:

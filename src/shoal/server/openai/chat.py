@@ -114,7 +114,7 @@ class ChatForm:
 
     def failure(self, error: ApiError) -> bytes:
         """See `Form.failure`."""
-        return failure_event(error)
+        return failure_event(error.body())
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """The whole answer as a `chat.completion` object."""

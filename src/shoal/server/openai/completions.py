@@ -89,7 +89,7 @@ class CompletionForm:
 
     def failure(self, error: ApiError) -> bytes:
         """See `Form.failure`."""
-        return failure_event(error)
+        return failure_event(error.body())
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
         """The whole answer as a `text_completion` object."""

@@ -44,9 +44,9 @@ class Form(Protocol):
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
-def failure_event(error: ApiError) -> bytes:
-    """The event with which a stream ends after an error."""
-    return b"data: " + error.body() + b"\n\n" + DONE_EVENT
+def failure_event(body: bytes) -> bytes:
+    """The events with which a stream ends after an error. `body`: the error as an answer of its own."""
+    return b"data: " + body + b"\n\n" + DONE_EVENT
 
 
 def usage_fields(usage: Usage) -> dict[str, object]:

@@ -125,15 +125,28 @@ async def send_pieces(
     await sender.end()
 
 
-async def send_stream(pieces: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
-    """The same of server-sent events with errors as OpenAI has them; the client going away ends the pieces."""
+def event_of(body: bytes) -> bytes:
+    """An event without a name. `body`: one line."""
+    return b"data: " + body + b"\n\n"
 
-    def failure(error: ShoalError) -> bytes:
-        return b"data: " + from_exception(error).body() + b"\n\n"
 
+def _error_event(error: ShoalError) -> bytes:
+    return event_of(from_exception(error).body())
+
+
+async def send_stream(
+    pieces: AsyncGenerator[bytes, None],
+    receive: Receive,
+    send: Send,
+    *,
+    framing: Framing = EVENTS,
+    rhythm: Rhythm | None = None,
+    failure: Callable[[ShoalError], bytes] = _error_event,
+) -> None:
+    """As `send_pieces`; the client going away ends the pieces, which are server-sent events unless it is said what."""
     async with aclosing(pieces):
         with suppress(ClientGone):
-            await run_until_disconnect(receive, send_pieces(pieces, send, EVENTS, Rhythm(), failure))
+            await run_until_disconnect(receive, send_pieces(pieces, send, framing, rhythm or Rhythm(), failure))
 
 
 class _Sender:

@@ -21,6 +21,20 @@ _json = msgspec.json.Encoder().encode
 _PLAIN = AnswerReading(plain_text, {}, 24)
 
 
+def failure_of_stream(body: bytes, num_events: int) -> bytes:
+    """The event with which a stream ends after an error, where there is no response that could have failed.
+
+    Source: OpenAI API reference, streaming events of Responses, `error`.
+
+    Args:
+        body: the error as an answer of its own.
+        num_events: that were sent before.
+    """
+    error = msgspec.json.decode(body)["error"]
+    told = {name: error.get(name) for name in ("code", "message", "param")}
+    return b"event: error\ndata: " + _json({"type": "error", "sequence_number": num_events, **told}) + b"\n\n"
+
+
 class ResponseForm:
     """The response to one call."""
 

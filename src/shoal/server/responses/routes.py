@@ -19,7 +19,7 @@ from shoal.server.responses.items import answer_message
 from shoal.server.responses.schemas import Message, ResponsesBody
 from shoal.server.responses.store import ResponseStore, StoredResponse
 
-_PATH = "/v1/responses"
+RESPONSES_PATH = "/v1/responses"
 
 
 class ResponsesApi:
@@ -34,10 +34,10 @@ class ResponsesApi:
     def routes(self) -> list[Route]:
         """For the app's router."""
         return [
-            Route(_PATH, self.create, methods=["POST"]),
-            Route(f"{_PATH}/input_tokens", self.count_input_tokens, methods=["POST"]),
-            Route(f"{_PATH}/{{name}}", self.get, methods=["GET"]),
-            Route(f"{_PATH}/{{name}}", self.delete, methods=["DELETE"]),
+            Route(RESPONSES_PATH, self.create, methods=["POST"]),
+            Route(f"{RESPONSES_PATH}/input_tokens", self.count_input_tokens, methods=["POST"]),
+            Route(f"{RESPONSES_PATH}/{{name}}", self.get, methods=["GET"]),
+            Route(f"{RESPONSES_PATH}/{{name}}", self.delete, methods=["DELETE"]),
         ]
 
     async def create(self, request: Request) -> Response:

@@ -17,6 +17,7 @@ from shoal.server.http.health.probes import Probes
 from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import HANDLED
 from shoal.server.openai.models import either_slash
+from shoal.server.openai.sse import Rhythm
 from shoal.server.openai.tokenize import TOKENIZE_PATHS
 from shoal.server.switch.calls import SwitchCalls
 from shoal.server.switch.switch_status import SwitchStatus
@@ -34,6 +35,7 @@ def create_switch_app(
     *,
     server_key: str,
     options: AppOptions,
+    rhythm: Rhythm | None = None,
 ) -> Starlette:
     """The HTTP application over servers of single models, which it ends with its own lifespan.
 
@@ -41,6 +43,7 @@ def create_switch_app(
         switchboard: the models' servers.
         server_key: that those servers want.
         options: how it is guarded.
+        rhythm: of streams; None: as everywhere.
     """
     drain = Drain()
     client = httpx.AsyncClient(
@@ -49,7 +52,7 @@ def create_switch_app(
         headers={"authorization": f"Bearer {server_key}"},
         trust_env=False,
     )
-    calls = SwitchCalls(switchboard, client)
+    calls = SwitchCalls(switchboard, client, rhythm or Rhythm())
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None, None]:

@@ -18,23 +18,30 @@ from shoal.server.bodies.forms import form_field
 from shoal.server.http.health.probes import server_version
 from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import ApiError, unknown_model
+from shoal.server.openai.sse import Rhythm
 from shoal.server.speech.paths import AUDIO_PATHS, MAX_UPLOAD_BYTES
-from shoal.server.switch.forwarding import ForwardedAnswer
+from shoal.server.switch.forwarding import ForwardedAnswer, ForwardedCall, ForwardedStream
+from shoal.server.switch.stream_forms import stream_form
 from shoal.server.switch.switchboard import Switchboard
+
+_TIMEOUT_S = 15.0
+"""Of a question to a model's server that takes it milliseconds."""
 
 
 class _Named(msgspec.Struct):
-    """The part of a body that says which model it is for."""
+    """The part of a body that says which model it is for, and whether it wants a stream."""
 
     model: Any = None
     name: Any = None
+    stream: Any = None
 
 
 class SwitchCalls:
     """Handlers of everything that is of one model, or of all."""
 
-    def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient) -> None:
-        self._switchboard, self._client = switchboard, client
+    def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient, rhythm: Rhythm) -> None:
+        """`rhythm`: of streams, also while their model is loaded."""
+        self._switchboard, self._client, self._rhythm = switchboard, client, rhythm
         self._bodies = RequestBodies(MAX_UPLOAD_BYTES)
         self._created_s = int(time.time())
 
@@ -47,7 +54,7 @@ class SwitchCalls:
         return _Forwarding(self, request)
 
     @asynccontextmanager
-    async def forwarded(self, request: Request) -> AsyncGenerator[ForwardedAnswer, None]:
+    async def forwarded(self, request: Request) -> AsyncGenerator[Response, None]:
         """The answer of the model that a body names; the body counts as in memory until the end of the block.
 
         Uploads of sound may be larger than JSON; where a model's own server takes less, it says so.
@@ -61,11 +68,13 @@ class SwitchCalls:
         async with self._bodies.read(request.scope, request.receive, limit_bytes) as body:
             content_type = request.headers.get("content-type", "")
             if content_type.lower().startswith("multipart/form-data"):
-                said = await self._bodies.off_loop(lambda: form_field(content_type, body, "model", "speech"))
-                name = self._served(said)
+                named = await self._bodies.off_loop(lambda: _of_form(content_type, body))
             else:
-                name = self._model_of(body)
-            yield ForwardedAnswer(self._switchboard, self._client, name, request, bytes(body))
+                named = _of_json(body)
+            name = self._served(named.model if named.model is not None else named.name)
+            call = ForwardedCall(self._switchboard, self._client, name, request, bytes(body))
+            form = stream_form(request.url.path, name, named.stream)
+            yield ForwardedAnswer(call) if form is None else ForwardedStream(call, form, self._rhythm)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""
@@ -87,7 +96,7 @@ class SwitchCalls:
         cards: list[object] = []
         for server in self._switchboard.servers.values():
             with suppress(httpx.HTTPError):  # it has just ended
-                answer = await self._client.get(f"{server.url}{API_PATH}ps")
+                answer = await self._client.get(f"{server.url}{API_PATH}ps", timeout=_TIMEOUT_S)
                 cards += answer.json().get("models", [])
         return JSONResponse({"models": cards})
 
@@ -99,17 +108,10 @@ class SwitchCalls:
         """GET and DELETE /v1/responses/{id}: from the server that has it."""
         for server in self._switchboard.servers.values():
             with suppress(httpx.HTTPError):  # it has just ended
-                answer = await self._client.request(request.method, server.url + request.url.path)
+                answer = await self._client.request(request.method, server.url + request.url.path, timeout=_TIMEOUT_S)
                 if answer.status_code != 404:
                     return Response(answer.content, answer.status_code, media_type="application/json")
         raise ApiError(404, f"No response has the id {request.path_params['name']!r}", code="not_found")
-
-    def _model_of(self, body: bytes | bytearray) -> str:
-        try:
-            named = msgspec.json.decode(body, type=_Named)
-        except msgspec.DecodeError as error:
-            raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
-        return self._served(named.model if named.model is not None else named.name)
 
     def _served(self, name: Any) -> str:
         """The model of a name as a client wrote it. Raises ApiError: there is none."""
@@ -125,6 +127,20 @@ class SwitchCalls:
     def _card(self, name: str) -> dict[str, object]:
         state = self._switchboard.residency.phase(name).value
         return {"id": name, "object": "model", "created": self._created_s, "owned_by": "shoal", "state": state}
+
+
+def _of_json(body: bytes | bytearray) -> _Named:
+    """Raises ApiError: it is no JSON."""
+    try:
+        return msgspec.json.decode(body, type=_Named)
+    except msgspec.DecodeError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+
+
+def _of_form(content_type: str, body: bytes | bytearray) -> _Named:
+    """Raises InvalidRequest: it is no form."""
+    model, stream = (form_field(content_type, body, name, "speech") for name in ("model", "stream"))
+    return _Named(model=model, stream=stream is not None and stream.lower() in ("true", "1"))
 
 
 class _Forwarding(Response):

@@ -7,14 +7,17 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import httpx
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from shoal.errors import WorkerLost
+from shoal.errors import ShoalError, WorkerLost
 from shoal.server.dialects import answer_in_dialect
 from shoal.server.http.disconnect import ClientGone, DisconnectWatch
 from shoal.server.http.request_log import HEADER, request_id_of
+from shoal.server.openai.sse import Rhythm, send_stream
+from shoal.server.switch.stream_forms import StreamForm
 from shoal.server.switch.switchboard import ModelServer, ServerEnded, Switchboard
 
 _HOP_BY_HOP = frozenset(
@@ -38,47 +41,39 @@ _HOP_BY_HOP = frozenset(
 """Headers of a request that are of its own connection, or that this server answers for. Source: RFC 9110, 7.6.1."""
 _KEPT_OF_ANSWERS = frozenset({"cache-control", "content-type", "retry-after", "x-accel-buffering"})
 _ATTEMPTS = 2
+_MAX_PLAIN_CHARS = 200
+"""of an error that is no JSON"""
 _NOTICED_S = 5.0
 """In which the end of a server is known that has broken a connection off."""
 
 
-class ForwardedAnswer(Response):
-    """The answer of a model's server, passed on as it comes."""
+class ForwardedCall:
+    """A call that a model's server is given, once it is there."""
 
     def __init__(
         self, switchboard: Switchboard, client: httpx.AsyncClient, name: str, request: Request, body: bytes
     ) -> None:
-        super().__init__()
-        self._switchboard, self._client, self._name = switchboard, client, name
-        self._request, self._content = request, body
+        self.request = request
+        self._switchboard, self._client, self._name, self._content = switchboard, client, name, body
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the call. A client that goes away ends it, also while the model is loaded for it."""
-        response: Response = Response(status_code=400)  # nobody reads it
-        async with AsyncExitStack() as held:
-            with suppress(ClientGone):
-                try:
-                    with DisconnectWatch(receive, 0.0):
-                        answer, while_answered = await self._begun()
-                    await held.enter_async_context(while_answered)
-                    headers = {name: value for name, value in answer.headers.items() if name in _KEPT_OF_ANSWERS}
-                    response = StreamingResponse(answer.aiter_raw(), answer.status_code, headers)
-                except (WorkerLost, httpx.HTTPError) as error:
-                    lost = error if isinstance(error, WorkerLost) else self._lost()
-                    response = await answer_in_dialect(self._request, lost)
-            try:
-                await response(scope, receive, send)
-            except httpx.HTTPError as error:  # the client sees that the answer was cut off
-                raise ClientDisconnect from error
-
-    async def _begun(self) -> tuple[httpx.Response, AsyncExitStack]:
-        """An answer that has begun, and what is held until it has ended. A call whose server ends before that is given
-        to the next server, once.
+    @asynccontextmanager
+    async def answered(self) -> AsyncGenerator[httpx.Response, None]:
+        """An answer that has begun; the server stays while the block runs. A call whose server ends before that is
+        given to the next server, once.
 
         Raises:
-            WorkerLost: the model cannot be loaded, or its server has ended again.
-            httpx.HTTPError: the server lives and does not answer.
+            WorkerLost: the model cannot be loaded, or its server has ended again, or does so within the block.
         """
+        try:
+            answer, held = await self._begun()
+            async with held:
+                yield answer
+        except httpx.HTTPError as error:
+            raise self._lost() from error
+
+    async def _begun(self) -> tuple[httpx.Response, AsyncExitStack]:
+        """The answer, and what is held until it has ended. Raises WorkerLost; httpx.HTTPError: the server lives and
+        does not answer."""
         for _ in range(_ATTEMPTS):
             with suppress(ServerEnded):
                 async with AsyncExitStack() as held:
@@ -103,11 +98,100 @@ class ForwardedAnswer(Response):
 
     @asynccontextmanager
     async def _asked(self, server: ModelServer) -> AsyncGenerator[httpx.Response, None]:
-        url = self._request.url
+        url = self.request.url
         target = server.url + url.path + (f"?{url.query}" if url.query else "")
-        headers = {**_passed_on(self._request.headers), HEADER.decode(): request_id_of(self._request.scope)}
-        async with self._client.stream(self._request.method, target, headers=headers, content=self._content) as answer:
+        headers = {**_passed_on(self.request.headers), HEADER.decode(): request_id_of(self.request.scope)}
+        async with self._client.stream(self.request.method, target, headers=headers, content=self._content) as answer:
             yield answer
+
+
+class ForwardedAnswer(Response):
+    """The answer of a model's server, passed on as it comes."""
+
+    def __init__(self, call: ForwardedCall) -> None:
+        super().__init__()
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call. A client that goes away ends it, also while the model is loaded for it."""
+        response: Response = Response(status_code=400)  # nobody reads it
+        async with AsyncExitStack() as held:
+            with suppress(ClientGone):
+                try:
+                    with DisconnectWatch(receive, 0.0):
+                        answer = await held.enter_async_context(self._call.answered())
+                    response = StreamingResponse(answer.aiter_raw(), answer.status_code, _kept(answer.headers))
+                except WorkerLost as error:
+                    response = await answer_in_dialect(self._call.request, error)
+            try:
+                await response(scope, receive, send)
+            except httpx.HTTPError as error:  # the client sees that the answer was cut off
+                raise ClientDisconnect from error
+
+
+class _NoStream(ShoalError):
+    """A call that asked for a stream is answered otherwise."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class ForwardedStream(Response):
+    """The same as a stream that shows signs of life from the call on, be the model loaded for it or not."""
+
+    def __init__(self, call: ForwardedCall, form: StreamForm, rhythm: Rhythm) -> None:
+        super().__init__()
+        self._call, self._form, self._rhythm = call, form, rhythm
+        self._num_events = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call. What goes wrong before the first sign of life has a status of its own."""
+        try:
+            await send_stream(
+                self._pieces(),
+                receive,
+                send,
+                framing=self._form.framing,
+                rhythm=self._rhythm,
+                failure=self._failure,
+            )
+        except _NoStream as error:
+            await error.answer(scope, receive, send)
+
+    def _failure(self, error: ShoalError) -> bytes:
+        assert isinstance(error, _NoStream)
+        return self._form.failure(bytes(error.answer.body), self._num_events)
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
+        """Whole ones, so that an error can follow any of them. Raises _NoStream."""
+        separator, rest = self._form.separator, b""
+        try:
+            async with self._call.answered() as answer:
+                content_type = answer.headers.get("content-type", "")
+                if answer.status_code != 200 or content_type.encode() != self._form.framing.content_type:
+                    raise _NoStream(await self._whole(answer, content_type))
+                async for data in answer.aiter_raw():
+                    whole, found, rest = (rest + data).rpartition(separator)
+                    if found:
+                        self._num_events += (b"\n" + whole).count(b"\nevent: ")
+                        yield whole + found
+                if rest:
+                    yield rest
+        except WorkerLost as error:
+            raise _NoStream(await answer_in_dialect(self._call.request, error)) from error
+
+    async def _whole(self, answer: httpx.Response, content_type: str) -> Response:
+        """An answer in one piece. One that is no JSON comes from below the API: too many connections are open."""
+        content = await answer.aread()
+        if not content_type.startswith("application/json"):
+            error = HTTPException(answer.status_code, answer.text[:_MAX_PLAIN_CHARS])
+            return await answer_in_dialect(self._call.request, error)
+        return Response(content, answer.status_code, _kept(answer.headers))
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name in _KEPT_OF_ANSWERS}
 
 
 def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,14 +18,19 @@ import psutil
 from shoal.errors import WorkerLost
 from shoal.executor.process.child_process import module_command
 from shoal.executor.process.living_workers import worker_processes
+from shoal.server.switch.switchboard import ServerKilled
 
 MODEL_NAME = "model"
 _START_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 60.0
 _ADDRESS = re.compile(r"^serving .+ at (http://\S+?)(/v2)?$")
+_READ_TIMEOUT_S = 5.0
+"""For the rest of what an ended server has written; a process that it has left behind may keep its stderr open."""
 _KEPT_LINES = 200
 _NOT_LIVING = (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED, psutil.STATUS_DEAD)
 _LAST_WORDS = 4
+_COMPLAINT = "shoal:"
+"""With which the command begins the line that says why it ends, see `cli.main`."""
 
 
 class ServerProcess:
@@ -41,7 +47,10 @@ class ServerProcess:
         """the latest of what it has written"""
         self._process = process
         self._on_line = on_line
-        self._psutil = psutil.Process(process.pid)
+        self._psutil: psutil.Process | None = None
+        """None: it had ended at once"""
+        with suppress(psutil.NoSuchProcess):
+            self._psutil = psutil.Process(process.pid)
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
@@ -56,18 +65,22 @@ class ServerProcess:
             on_line: see above.
 
         Raises:
-            WorkerLost: it has ended, or does not take requests after ten minutes.
+            ServerKilled: it was killed.
+            WorkerLost: it cannot be started, has ended, or does not take requests after ten minutes.
         """
         command = module_command("shoal.cli.main", "serve", *arguments, "--port", "0", "--end-with-parent")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_SERVE_")}
         environment.pop("SHOAL_API_KEY", None)
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment if api_key is None else {**environment, "SHOAL_API_KEY": api_key},
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment if api_key is None else {**environment, "SHOAL_API_KEY": api_key},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorkerLost(f"its server cannot be started: {error}") from error
         server = cls(process, on_line)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
@@ -93,12 +106,12 @@ class ServerProcess:
     @property
     def last_words(self) -> str:
         """What it wrote last."""
-        return " | ".join(list(self.lines)[-_LAST_WORDS:])
+        return _last_words(self.lines)
 
     def workers(self) -> list[int]:
         """Process ids of the workers that live and are not stopped, in order."""
         pids: list[int] = []
-        for worker in worker_processes(self._psutil):
+        for worker in worker_processes(self._psutil) if self._psutil is not None else ():
             with suppress(psutil.NoSuchProcess):
                 if worker.status() not in _NOT_LIVING:
                     pids.append(worker.pid)
@@ -111,13 +124,11 @@ class ServerProcess:
         return {name.partition("{")[0]: float(value) for name, _, value in samples}
 
     async def wait_until_started(self) -> None:
-        """Wait until it takes requests. Raises WorkerLost with its last words if it ends first."""
-        assert self._process.stderr is not None
+        """Wait until it takes requests. Raises WorkerLost, as `start`, with the reason if it ends first."""
         while not self.url:
-            line = (await self._process.stderr.readline()).decode(errors="replace")
-            if not line:
-                raise WorkerLost(f"the server did not start: {self.last_words}")
-            self.lines.append(line.strip())
+            line = await self._line()
+            if line is None:
+                raise ended_early(await self._process.wait(), self.lines)
             if found := _ADDRESS.match(_message_of(line.strip())):
                 self.url = found[1]
         self._reader = asyncio.create_task(self._read())
@@ -138,16 +149,49 @@ class ServerProcess:
             self._process.kill()
         status = await self._process.wait()
         if self._reader is not None:
-            await self._reader
+            await asyncio.wait({self._reader}, timeout=_READ_TIMEOUT_S)
+            self._reader.cancel()
         return status
 
     async def _read(self) -> None:
+        while (line := await self._line()) is not None:
+            if self._on_line is not None:
+                self._on_line(line)
+
+    async def _line(self) -> str | None:
+        """The next line that it writes, which is kept; None: it has closed its stderr."""
         assert self._process.stderr is not None
-        async for line in self._process.stderr:
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # longer than asyncio keeps: whoever stops reading stops the server
+                continue
+            if not line:
+                return None
             text = line.decode(errors="replace").rstrip("\n")
             self.lines.append(text.strip())
-            if self._on_line is not None:
-                self._on_line(text)
+            return text
+
+
+def ended_early(status: int, lines: Sequence[str]) -> WorkerLost:
+    """Why a server has ended before it took requests: what killed it, or its own complaint.
+
+    Args:
+        status: with which it ended; below 0: the signal that killed it.
+        lines: what it wrote last.
+    """
+    if status == -signal.SIGKILL:
+        return ServerKilled("its server was killed while it loaded the model: most likely memory did not suffice")
+    if status < 0:
+        return ServerKilled(f"its server was ended by {signal.Signals(-status).name} while it loaded the model")
+    complaint = next((line for line in reversed(lines) if line.startswith(_COMPLAINT)), None)
+    if complaint is not None:
+        return WorkerLost(complaint.removeprefix(_COMPLAINT).strip())
+    return WorkerLost(f"its server ended with status {status} before it took requests: {_last_words(lines)}")
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    return " | ".join(list(lines)[-_LAST_WORDS:])
 
 
 def _message_of(line: str) -> str:

@@ -52,6 +52,10 @@ class ServerEnded(WorkerLost):
     """A model's server ended just when a call was given to it."""
 
 
+class ServerKilled(WorkerLost):
+    """A model's server was killed before it took requests: nothing is wrong with the model."""
+
+
 class Switchboard:
     """Belongs to the running event loop."""
 
@@ -67,7 +71,8 @@ class Switchboard:
         """
         Args:
             names: of the models.
-            start: a model's server, which takes requests then. Raises ShoalError.
+            start: a model's server, which takes requests then. Raises ShoalError; ServerKilled: another attempt may
+                succeed.
             max_loaded: see `Residency`.
             idle_s: likewise.
             clock: monotonic seconds.
@@ -165,7 +170,7 @@ class Switchboard:
             server = await self._start(name)
         except ShoalError as error:
             _logger.error("model %s cannot be loaded: %s", name, error)
-            self._tell(LoadFailed(name=name, reason=str(error)))
+            self._tell(LoadFailed(name=name, reason=str(error), may_succeed=isinstance(error, ServerKilled)))
             return
         self._servers[name] = server
         self._tell(ModelLoaded(name=name))

@@ -1,0 +1,57 @@
+"""What a stream of each API looks like before the model's own server has said anything, and how it ends on an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shoal.server.anthropic.errors import failure_event as message_failure
+from shoal.server.anthropic.routes import MESSAGES_PATH
+from shoal.server.ollama.errors import failure_line
+from shoal.server.ollama.form import in_message, in_response, line_framing
+from shoal.server.ollama.routes import API_PATH
+from shoal.server.openai.form import failure_event
+from shoal.server.openai.sse import EVENTS, Framing, event_of
+from shoal.server.responses.form import failure_of_stream
+from shoal.server.responses.routes import RESPONSES_PATH
+from shoal.server.speech.paths import AUDIO_PATHS
+
+
+@dataclass(frozen=True, slots=True)
+class StreamForm:
+    """The pieces of one call's stream."""
+
+    framing: Framing
+    separator: bytes
+    """behind every piece, and nowhere within one"""
+    failure: Callable[[bytes, int], bytes]
+    """the last pieces after an error, from what an answer of its own would contain and the number of events sent"""
+
+
+_COMPLETIONS = StreamForm(EVENTS, b"\n\n", lambda body, num_events: failure_event(body))
+_MESSAGES = StreamForm(EVENTS, b"\n\n", lambda body, num_events: message_failure(body))
+_RESPONSES = StreamForm(EVENTS, b"\n\n", failure_of_stream)
+_TRANSCRIPTS = StreamForm(EVENTS, b"\n\n", lambda body, num_events: event_of(body))
+_FORMS = {
+    "/v1/chat/completions": _COMPLETIONS,
+    "/v1/completions": _COMPLETIONS,
+    MESSAGES_PATH: _MESSAGES,
+    RESPONSES_PATH: _RESPONSES,
+    **dict.fromkeys(AUDIO_PATHS, _TRANSCRIPTS),
+}
+_PLACES = {f"{API_PATH}chat": in_message, f"{API_PATH}generate": in_response}
+
+
+def stream_form(path: str, model: str, said: object) -> StreamForm | None:
+    """The form of a call's stream; None: its answer comes in one piece.
+
+    Args:
+        path: of the call.
+        model: that it asks for.
+        said: what it says of `stream`.
+    """
+    path = path.rstrip("/")
+    if place := _PLACES.get(path):
+        lines = StreamForm(line_framing(model, place), b"\n", lambda body, num_events: failure_line(body))
+        return None if said is False else lines
+    return _FORMS.get(path) if said is True else None
