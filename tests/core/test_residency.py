@@ -94,6 +94,34 @@ def test_a_failure_is_told_to_all_that_wait_and_the_next_call_tries_again() -> N
     assert models.handle(wanted(3, "a"), 2.0) == [LoadModel(name="a")]
 
 
+def killed(name: str) -> LoadFailed:
+    return LoadFailed(name=name, reason="killed", may_succeed=True)
+
+
+def test_a_model_that_was_killed_is_loaded_once_more_for_those_that_wait() -> None:
+    models = Residency(["a"])
+    models.handle(wanted(1, "a"), 0.0)
+    assert models.handle(killed("a"), 1.0) == [LoadModel(name="a")]
+    assert models.handle(wanted(2, "a"), 1.5) == []
+    assert models.handle(ModelLoaded(name="a"), 2.0) == admitted(1, 2)
+
+
+def test_a_model_that_is_killed_again_is_told_of_and_begins_anew_with_the_next_call() -> None:
+    models = Residency(["a"])
+    for start_s in (0.0, 10.0):
+        models.handle(wanted(1, "a"), start_s)
+        assert models.handle(killed("a"), start_s + 1.0) == [LoadModel(name="a")]
+        assert models.handle(killed("a"), start_s + 2.0) == [RefuseCall(call=CallId(1), reason="killed")]
+
+
+def test_a_model_that_was_killed_when_nobody_waits_any_more_stays_away() -> None:
+    models = Residency(["a"])
+    models.handle(wanted(1, "a"), 0.0)
+    models.handle(ended(1, "a"), 0.5)
+    assert models.handle(killed("a"), 1.0) == []
+    assert models.phase("a") is ModelPhase.ABSENT
+
+
 def test_nobody_waits_any_more_and_nothing_is_loaded() -> None:
     models = Residency(["a", "b"], max_loaded=1)
     models.handle(wanted(1, "a"), 0.0)
@@ -179,10 +207,11 @@ class ResidencyMachine(RuleBasedStateMachine):
         self.tell(CallEnded(call=call, name=name))
 
     @precondition(lambda self: self.loading)
-    @rule(fails=st.booleans())
-    def load(self, fails: bool) -> None:
+    @rule(fails=st.booleans(), may_succeed=st.booleans())
+    def load(self, fails: bool, may_succeed: bool) -> None:
         name = self.loading.popleft()
-        self.tell(LoadFailed(name=name, reason="no") if fails else ModelLoaded(name=name))
+        failed = LoadFailed(name=name, reason="no", may_succeed=may_succeed)
+        self.tell(failed if fails else ModelLoaded(name=name))
 
     @precondition(lambda self: self.unloading)
     @rule()

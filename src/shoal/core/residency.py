@@ -18,6 +18,9 @@ CallId = NewType("CallId", int)
 PATIENCE_S = 10.0
 """That a model waits for room while others have calls without end. A judgment: several times what a small one loads."""
 
+_MORE_LOADS = 1
+"""For calls whose model was killed while it was loaded. A judgment: memory that was short for a moment may be there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWanted:
@@ -48,6 +51,8 @@ class LoadFailed:
 
     name: str
     reason: str
+    may_succeed: bool = False
+    """Whether trying once more makes sense: something outside ended them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +123,8 @@ class _Model:
     """When the workers came."""
     wanted_s: float = 0.0
     """When the call came that was the first to wait."""
+    num_failures: int = 0
+    """Loads in a row that failed and were tried again."""
 
 
 class Residency:
@@ -171,11 +178,8 @@ class Residency:
                 self._end(self._models[name], call, now_s)
             case ModelLoaded(name=name):
                 self._become_ready(self._models[name], now_s, effects)
-            case LoadFailed(name=name, reason=reason):
-                model = self._models[name]
-                model.phase = ModelPhase.ABSENT
-                effects += [RefuseCall(call=call, reason=reason) for call in model.waiting]
-                model.waiting.clear()
+            case LoadFailed(name=name, reason=reason, may_succeed=may_succeed):
+                self._fail(self._models[name], reason, may_succeed, effects)
             case ModelUnloaded(name=name):
                 self._become_absent(self._models[name])
             case TimePassed():
@@ -196,7 +200,7 @@ class Residency:
             effects.append(AdmitCall(call=call))
             return
         if not model.waiting:
-            model.wanted_s = now_s
+            model.wanted_s, model.num_failures = now_s, 0
         model.waiting.append(call)
         if model.phase is not ModelPhase.LOADING and model.name not in self._queue:
             self._queue.append(model.name)
@@ -212,7 +216,19 @@ class Residency:
 
     def _become_ready(self, model: _Model, now_s: float, effects: list[ResidencyEffect]) -> None:
         model.phase, model.used_s, model.ready_s = ModelPhase.READY, now_s, now_s
+        model.num_failures = 0
         self._admit(model, effects)
+
+    def _fail(self, model: _Model, reason: str, may_succeed: bool, effects: list[ResidencyEffect]) -> None:
+        """Try once more for calls that wait, where that makes sense, and refuse them otherwise."""
+        model.phase = ModelPhase.ABSENT
+        if may_succeed and model.waiting and model.num_failures < _MORE_LOADS:
+            model.num_failures += 1
+            self._queue.appendleft(model.name)
+            return
+        model.num_failures = 0
+        effects += [RefuseCall(call=call, reason=reason) for call in model.waiting]
+        model.waiting.clear()
 
     def _admit(self, model: _Model, effects: list[ResidencyEffect]) -> None:
         """Those of its calls that wait."""
