@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from shoal.chains.functions import FunctionPool
 from shoal.chains.steps import FunctionStep
-from shoal.errors import DeadlineExceeded, InvalidRequest, RequestError, WorkerLost
+from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, RequestError, WorkerLost
 
 FILE = Path(__file__).with_name("functions.py")
 
@@ -66,6 +67,34 @@ def test_functions_that_raise(
     with pytest.raises(kind, match=said) as raised:
         call(pool, function, *outputs, word="silence")
     assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def prepare(image): pass", "defines no function 'prepared'; did you mean 'prepare'?"),
+        ("prepared = 5", "defines no function 'prepared'$"),
+        ("import nothing_of_this_name", "cannot be run: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("raise SystemExit(3)", "cannot be run: SystemExit: 3"),
+        ("def prepared(image, size): pass", "with the step's inputs: missing a required argument: 'size'"),
+        ("def prepared(): pass", "with the step's inputs: got an unexpected keyword argument 'image'"),
+        ("import os; os._exit(3)", "the process that runs the file has ended"),
+    ],
+)
+def test_functions_that_cannot_be_called_are_told_of_before_the_first_call(
+    pool: FunctionPool, tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "steps.py"
+    file.write_text(content)
+    wrong = FunctionStep(name="first", file=file, function="prepared", inputs=("image",), outputs=("y",))
+    with pytest.raises(ConfigError, match=re.escape(f"step 'first': {file}: ") + f".*{said}"):
+        pool.check([wrong])
+
+
+def test_functions_that_can_be_called(pool: FunctionPool) -> None:
+    half = FunctionStep(name="half", file=FILE, function="half", inputs=("x",), outputs=("y",))
+    pool.check([half])
+    assert call(pool, "half", x=2.0) == (1.0,)
 
 
 def test_the_number_of_values(pool: FunctionPool) -> None:

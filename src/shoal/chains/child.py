@@ -6,7 +6,9 @@ import importlib.util
 import pickle
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,6 +53,25 @@ def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) 
         return pickle.dumps(outputs, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         raise FunctionFailed(f"{_NO_VALUE} ({error})", is_input=False) from None
+
+
+def fault_of(file: str, function: str, inputs: Sequence[str]) -> str | None:
+    """What is wrong with a function that is to be called with values of these names; None: nothing can be told yet."""
+    try:
+        module = _module(file)
+    except BaseException as error:
+        return f"the file cannot be run: {type(error).__name__}: {error}"
+    found = getattr(module, function, None)
+    if not callable(found):
+        near = get_close_matches(function, [name for name, value in vars(module).items() if callable(value)], n=1)
+        return f"the file defines no function {function!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    try:
+        signature(found).bind(**dict.fromkeys(inputs))
+    except TypeError as error:
+        return f"{function!r} cannot be called with the step's inputs: {error}"
+    except ValueError:  # written in C, of which Python knows no names
+        return None
+    return None
 
 
 def values_of(returned: bytes) -> tuple[Any, ...]:

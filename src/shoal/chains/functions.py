@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.chains import child
 from shoal.chains.steps import FunctionStep
-from shoal.errors import DeadlineExceeded, InvalidRequest, MissingExtra, RequestError, WorkerLost
+from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, MissingExtra, RequestError, WorkerLost
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -20,13 +20,17 @@ MAX_TRIES = 3
 """Of a call whose process dies: a call that kills every process is the fault of what it was given."""
 
 
+_RUN_TIMEOUT_S = 60.0
+"""For a file of functions to be run once, which may import a lot. A judgment."""
+
+
 class FunctionPool:
     """Calls functions in a few processes. Belongs to one event loop."""
 
     def __init__(self, num_workers: int, timeout_s: float, *, max_tries: int = MAX_TRIES) -> None:
         """
         Args:
-            num_workers: processes, >= 1; started with the first call.
+            num_workers: processes, >= 1; started with the first call, or `check`.
             timeout_s: the most that one call may take, > 0; its process is killed then.
             max_tries: of a call whose process dies, >= 1.
 
@@ -38,6 +42,28 @@ class FunctionPool:
         self._max_tries = max_tries
         self._is_closed = False
         self._pool = self._new_pool()
+
+    def check(self, steps: Iterable[FunctionStep]) -> None:
+        """Have a process run the files of functions, and see whether they can be called as the steps say.
+
+        Blocks until that is done.
+
+        Raises:
+            ConfigError: a file cannot be run, or not in time, or one of its functions cannot be called so.
+        """
+        limit_s = max(self._timeout_s, _RUN_TIMEOUT_S)
+        for step in steps:
+            arguments = (str(step.file), step.function, step.inputs)
+            try:
+                fault = self._pool.schedule(child.fault_of, args=arguments, timeout=limit_s).result(
+                    limit_s + _RUN_TIMEOUT_S
+                )
+            except TimeoutError:
+                fault = f"the file has not been run within {limit_s:g} s"
+            except _process_ended() as error:
+                fault = f"the process that runs the file has ended: {error}"
+            if fault is not None:
+                raise ConfigError(f"step {step.name!r}: {step.file}: {fault}")
 
     async def call(self, step: FunctionStep, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """A function's values, one for each of the step's outputs.
@@ -87,8 +113,6 @@ class FunctionPool:
             self._pool = self._new_pool()
 
     async def _call(self, file: Path, function: str, values: Mapping[str, Any], num_outputs: int) -> tuple[Any, ...]:
-        from pebble import ProcessExpired
-
         pool, arguments = self._pool, (str(file), function, dict(values), num_outputs)
         try:
             future = pool.schedule(child.call, args=arguments, timeout=self._timeout_s)
@@ -97,11 +121,17 @@ class FunctionPool:
             raise _Died from error
         try:
             return child.values_of(await asyncio.wrap_future(future))
-        except BrokenProcessPool as error:
-            self._replace(pool)
+        except _process_ended() as error:
+            if isinstance(error, BrokenProcessPool):
+                self._replace(pool)
             raise _Died from error
-        except ProcessExpired as error:
-            raise _Died from error
+
+
+def _process_ended() -> tuple[type[Exception], ...]:
+    """What a call raises whose process ends under it."""
+    from pebble import ProcessExpired
+
+    return ProcessExpired, BrokenProcessPool
 
 
 class _Died(Exception):

@@ -64,7 +64,7 @@ class ServedChain:
         transcribers: Mapping[str, SoundTranscriber] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Serve nothing yet.
+        """Serve nothing yet; but what is wrong with its functions is found now.
 
         Args:
             chain: what to run.
@@ -75,14 +75,14 @@ class ServedChain:
 
         Raises:
             MissingExtra: the chain has functions and pebble is not installed.
+            ConfigError: a function cannot be called as its step says.
         """
         self.chain = chain
         self._models = _StepModels(repository, answerers or {}, transcribers or {})
         self.counts = RequestCounts()
         self._repository = repository
         self._clock = clock
-        has_functions = any(isinstance(step, FunctionStep) for step in chain.steps)
-        self._pool = FunctionPool(chain.num_workers, chain.timeout_s) if has_functions else None
+        self._pool = _function_pool(chain)
 
     @property
     def failure(self) -> str | None:
@@ -154,6 +154,20 @@ def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[st
             state = "READY" if reason is None else "UNAVAILABLE"
             entries.append({"name": chain.chain.name, "version": CHAIN_VERSION, "state": state, "reason": reason or ""})
     return entries
+
+
+def _function_pool(chain: Chain) -> FunctionPool | None:
+    """Processes for the functions of a chain, which are looked at; None: it has none. Raises as `ServedChain`."""
+    functions = [step for step in chain.steps if isinstance(step, FunctionStep)]
+    if not functions:
+        return None
+    pool = FunctionPool(chain.num_workers, chain.timeout_s)
+    try:
+        pool.check(functions)
+    except BaseException:
+        pool.close()
+        raise
+    return pool
 
 
 class _StepModels:
