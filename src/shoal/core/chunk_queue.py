@@ -1,12 +1,12 @@
-"""Which replica computes which chunk of an offline job, and what happens to the chunks of a lost one.
+"""The queue that assigns the chunks of an offline job to replicas, and reassigns those of a lost one.
 
-Chunks are pulled, not dealt: a replica gets the next one when it has room, so that a fast replica does more of them.
-A chunk that was in flight on two lost replicas is suspect: it runs where nothing else does, so that those beside it are
-not given up with it. Where workers crashed of what they computed, every chunk that was there is suspect at once, and a
+Replicas pull chunks: each gets the next one when it has room, so a fast replica computes more of them. A chunk that was
+in flight on two lost replicas is suspect: it runs on a replica that has nothing else in flight, so that no other chunk
+is given up with it. If the workers crashed on what they computed, every chunk in flight there is suspect at once, and a
 chunk that was there alone is given up.
 
-When nothing is left to hand out, an idle replica gets a copy of a chunk that others still have, and the first result
-counts. It never stays idle while there is such a chunk: the slower the others are, the more this is worth.
+When no chunk is left to hand out, an idle replica gets a copy of a chunk that others have in flight, and the first
+result counts. A replica never stays idle while there is such a chunk: the slower the others are, the more this gains.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from dataclasses import dataclass
 from typing import NewType
 
 Ticket = NewType("Ticket", int)
-"""Names one chunk in one queue; ascending in the order in which chunks were added."""
+"""The id of a chunk within one queue, ascending in the order in which chunks were added."""
 
 MAX_LOSSES = 3
-"""Lost replicas after which a chunk that was in flight on each of them is given up: one death is the machine's fault,
-three are the chunk's. The same bound as for a request that is being served."""
+"""A chunk that was in flight on this many lost replicas is given up: one loss is blamed on the machine, three on the
+chunk. Requests of a server have the same bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """Effect: let this replica compute this chunk."""
+    """An effect: this replica is to compute this chunk."""
 
     replica: int
     ticket: Ticket
 
 
 class ChunkQueue:
-    """The chunks that are read and not yet finished. Holds tickets only, never data."""
+    """The queue of chunks that were read and are not finished. It holds tickets, never data."""
 
     __slots__ = ("_has_input", "_holders", "_in_flight", "_last_ticket", "_losses", "_waiting", "_widths")
 
     def __init__(self, widths: Sequence[int]) -> None:
-        """`widths`: for each replica, how many chunks it computes at once; one more waits at its door."""
+        """`widths`: how many chunks each replica computes at once; it is sent one more, which waits there."""
         self._widths = list(widths)
         self._in_flight: list[list[Ticket] | None] = [[] for _ in widths]
         self._waiting: list[Ticket] = []
@@ -49,28 +49,28 @@ class ChunkQueue:
 
     @property
     def has_work(self) -> bool:
-        """Whether a chunk may still come or is unfinished."""
+        """Whether any chunk is unfinished or may still come."""
         return self._has_input or bool(self._holders)
 
     @property
     def wants_chunk(self) -> bool:
-        """Whether the next chunk could be handed to a replica at once, so that it is worth reading now."""
+        """Whether the next chunk should be read now, because a replica could take it at once."""
         return self._has_input and not self._waiting and self._roomiest(alone=False) is not None
 
     def num_in_flight(self, replica: int) -> int:
-        """Chunks handed to a replica and not answered, abandoned ones and copies included."""
+        """Chunks handed to a replica and not answered, including abandoned ones and copies."""
         return len(self._in_flight[replica] or ())
 
     def start_input(self) -> None:
-        """Chunks are going to come."""
+        """Announce that chunks will come."""
         self._has_input = True
 
     def end_input(self) -> None:
-        """No more chunks come."""
+        """Announce that no more chunks will come."""
         self._has_input = False
 
     def add(self) -> Ticket:
-        """A chunk has been read."""
+        """Add a chunk that has been read."""
         self._last_ticket += 1
         ticket = Ticket(self._last_ticket)
         self._waiting.append(ticket)
@@ -81,7 +81,7 @@ class ChunkQueue:
         """Hand out chunks while there are both chunks and room, the oldest first.
 
         Args:
-            copy_last: at the end, idle replicas take copies of what others have not finished.
+            copy_last: whether idle replicas get copies of what others have not finished, once the input has ended.
         """
         while self._waiting and (replica := self._roomiest(alone=self._is_suspect(self._waiting[0]))) is not None:
             yield self._hand(self._waiting.pop(0), replica)
@@ -89,18 +89,18 @@ class ChunkQueue:
             yield self._hand(copy.ticket, copy.replica)
 
     def finish(self, replica: int, ticket: Ticket) -> bool:
-        """A replica has answered. True where this is the first answer and anybody waits for it."""
+        """Note a replica's answer. Returns whether it is the first one for a chunk that is still wanted."""
         in_flight = self._in_flight[replica]
         assert in_flight is not None, "an answer from a lost replica"
         in_flight.remove(ticket)
         return self._forget(ticket)
 
     def lose(self, replica: int, *, is_crash: bool = False) -> list[Ticket]:
-        """A replica is gone: its chunks wait again, before younger ones. Returns those that are given up instead.
+        """Note a lost replica: its chunks wait again, ahead of younger ones. Returns those that are given up instead.
 
         Args:
-            replica: which.
-            is_crash: it is gone of what it was computing, as far as can be seen.
+            replica: the index of the lost replica.
+            is_crash: whether what it was computing appears to have crashed it.
         """
         is_alone = self.num_in_flight(replica) == 1
         least_losses = (MAX_LOSSES if is_alone else MAX_LOSSES - 1) if is_crash else 0
@@ -113,29 +113,29 @@ class ChunkQueue:
         return given_up
 
     def withdraw(self, replica: int) -> None:
-        """A replica's workers end because others take their place: its chunks wait again, and none is to blame."""
+        """Put a replica's chunks back because its workers are being replaced; none of them is to blame."""
         self._take_from(replica)
 
     def restore(self, replica: int, width: int) -> None:
-        """A lost replica is there again, with nothing to do. `width`: of its workers, see `__init__`."""
+        """Note that a lost replica has workers again. `width`: how many chunks they compute at once."""
         assert self._in_flight[replica] is None, "it was not lost"
         self._in_flight[replica] = []
         self._widths[replica] = width
 
     def join(self, width: int) -> None:
-        """There is one more replica. `width`: see `__init__`."""
+        """Add a replica. `width`: how many chunks it computes at once."""
         self._in_flight.append([])
         self._widths.append(width)
 
     def abandon(self) -> None:
-        """Nobody waits for any chunk any more. Those in flight still take up room until they are answered."""
+        """Drop all chunks because the job is over. Those in flight still take up room until they are answered."""
         self._has_input = False
         self._waiting.clear()
         self._holders.clear()
         self._losses.clear()
 
     def _take_from(self, replica: int) -> list[Ticket]:
-        """Chunks in flight on a replica that is in service no longer. Those that no other replica has wait again."""
+        """Take a replica out of service. Returns its chunks in flight; those that no other replica has wait again."""
         in_flight, self._in_flight[replica] = self._in_flight[replica] or [], None
         tickets = [ticket for ticket in in_flight if ticket in self._holders]
         for ticket in tickets:
@@ -158,14 +158,15 @@ class ChunkQueue:
         return Assignment(replica=replica, ticket=ticket)
 
     def _load(self, replica: int) -> float:
-        """Chunks in flight for each that can be computed at once."""
+        """Chunks in flight, divided by the number that the replica computes at once."""
         return self.num_in_flight(replica) / self._widths[replica]
 
     def _is_suspect(self, ticket: Ticket) -> bool:
         return self._losses.get(ticket, 0) == MAX_LOSSES - 1
 
     def _roomiest(self, *, alone: bool) -> int | None:
-        """The least loaded replica that can take one more, `alone`: that has none; equal ones: the lowest index."""
+        """The least loaded replica that can take another chunk (`alone`: that has none); ties go to the lowest
+        index."""
         open_ones = [
             replica
             for replica, tickets in enumerate(self._in_flight)
@@ -176,11 +177,11 @@ class ChunkQueue:
         return min(open_ones, key=self._load, default=None)
 
     def _choose_copy(self) -> Assignment | None:
-        """A copy, of a chunk that is not suspect, for the least loaded replica that would start on it at once.
+        """Choose a chunk that is not suspect and copy it to the least loaded replica that would start on it at once.
 
-        Chunks that the fewest replicas have come first. Replicas answer in the order in which they were asked, so among
-        those the chunk that has the most before it is the one that a copy brings forward the most; the one that a busy
-        replica is about to finish comes last.
+        Chunks with the fewest holders come first. Replicas answer in the order in which they were asked, so among those
+        a copy gains the most for the chunk with the most chunks ahead of it, and the least for one that a replica is
+        about to finish.
         """
         replica = self._roomiest(alone=False)
         if replica is None or self._load(replica) >= 1:

@@ -1,7 +1,7 @@
-"""What the shards of one stage do together: the interface of a group, and who owns what of a tensor.
+"""Collectives of the shards of one stage: the interface of a process group, and even division of a tensor.
 
-A shard is one rank of its stage's group. All ranks make the same calls in the same order; results are the same bits on
-every rank.
+A shard is one rank of its stage's group. All ranks make the same calls in the same order, and results are bit for bit
+the same on every rank.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ MAX_RANKS = 16
 
 
 class ProcessGroup(Protocol):
-    """The ranks of one group, each in a process of its own, in the same order everywhere.
+    """A group of ranks, each in a process of its own, in the same order everywhere.
 
-    Every call has a deadline. A peer that is dead or does not come in time raises `WorkerLost` on all survivors; the
-    group is then of no more use, and the survivors may join another one of a later generation.
+    Every call has a deadline. If a peer is dead or late, all survivors raise `WorkerLost`; the group cannot be used any
+    more, and the survivors may join a new one of a later generation.
     """
 
     @property
     def rank(self) -> int:
-        """This process's place, 0 <= rank < size."""
+        """This process's rank, 0 <= rank < size."""
         ...
 
     @property
@@ -37,20 +37,20 @@ class ProcessGroup(Protocol):
         """Sum over the ranks, in rank order.
 
         Args:
-            x: C-contiguous, of the same size everywhere. Mutates: becomes the sum.
+            x: C-contiguous, of the same size on every rank. Mutates: becomes the sum.
 
         Raises:
-            WorkerLost: a peer is dead, or did not come within timeout_s.
-            RemoteProtocolError: a peer called something else, or with another size.
+            WorkerLost: a peer is dead, or did not make the call within timeout_s.
+            RemoteProtocolError: a peer made another call, or used another size.
         """
         ...
 
     def all_gather(self, part: Buffer, out: Sequence[Buffer], *, timeout_s: float) -> None:
-        """Every rank's bytes, on every rank.
+        """Copy every rank's bytes to every rank.
 
         Args:
-            part: this rank's.
-            out: for each rank a writable buffer of exactly its part's size (sizes may differ). Mutates: filled.
+            part: this rank's bytes.
+            out: for each rank a writable buffer of exactly its part's size; sizes may differ. Mutates: filled.
 
         Raises: as `all_reduce`.
         """
@@ -60,24 +60,24 @@ class ProcessGroup(Protocol):
         """Copy the root's bytes to every rank.
 
         Args:
-            data: of the same size everywhere. Mutates: on all ranks but the root.
+            data: a buffer of the same size on every rank. Mutates: overwritten on all ranks but the root.
 
         Raises: as `all_reduce`.
         """
         ...
 
     def close(self) -> None:
-        """Leave; peers that wait for this rank learn of it at once. Idempotent."""
+        """Leave the group; peers that wait for this rank learn of it at once. Idempotent."""
         ...
 
 
 class SummingGroup(ProcessGroup, Protocol):
-    """A group whose sums may be handed to native code."""
+    """A group whose sum can be passed to native code as a callable."""
 
     def sum_within(self, timeout_s: float) -> Callable[[F32], None]:
-        """`all_reduce` with the same deadline for every call; for as long as the group's ranks stay the same.
+        """A callable that does `all_reduce` with this time-out. Valid until the group's ranks change.
 
-        Where it is the extension's own (`_native.GroupSum`), native code runs it without a call of Python.
+        If it is an object of the extension (`_native.GroupSum`), native code runs it without calling Python.
         """
         ...
 

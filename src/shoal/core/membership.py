@@ -1,8 +1,8 @@
-"""What becomes of machines that join, leave and come back while a model is served: events in, effects out.
+"""Decisions about machines that join, leave and return while a model is served: events in, effects out.
 
-A replica that had to do without some of its workers, or was given up, is given them back when its machines are all
-there again. New machines are used where that was asked for, one change at a time. Without whoever knows the machines
-this process leaves by itself, while there is time to finish what is open.
+A replica that had lost workers, or was given up, gets them back when all its machines are there again. New machines are
+used if the user asked for that, one change at a time. If the cluster's head is gone, this process ends by itself while
+there is still time to finish open requests.
 """
 
 from __future__ import annotations
@@ -14,61 +14,61 @@ from typing import assert_never
 from shoal.core.recovery.restoring import Restoring
 
 LEAVE_AFTER_S = 15.0
-"""Without Ray's head. Ray ends whatever is connected to it after 60 s; a drain takes 25 s by default.
-Source: Ray 2.60, `gcs_rpc_server_reconnect_timeout_s`."""
+"""Time without Ray's head after which this process ends. Ray ends connected processes after 60 s, and draining takes 25
+s by default. Source: Ray 2.60, `gcs_rpc_server_reconnect_timeout_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachinesSeen:
-    """Machines were looked for."""
+    """The cluster was polled for its machines."""
 
     joined: tuple[str, ...] = ()
-    """those that have joined or are back since the time before, in order"""
+    """Machines that have joined or returned since the previous poll, in order."""
     living: Set[str] = frozenset()
-    """all that are there"""
+    """All machines that are there now."""
     troubles: Mapping[str, str] = field(default_factory=dict[str, str])
-    """what is wrong with the others, by name; it follows the name in a sentence"""
+    """What is wrong with the other machines, by name; worded to follow the name in a sentence."""
     head_trouble: str | None = None
-    """why who knows the machines is taken to be gone; None: it answers"""
+    """Why the cluster's head is taken to be gone; None: it answers."""
     failure: str | None = None
-    """why the look failed, or a machine that has joined cannot be used"""
+    """Why the poll failed, or why a machine that has joined cannot be used; None: neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSeen:
-    """A replica as it is now."""
+    """The present state of a replica."""
 
     machines: Set[str]
-    """that it is planned on"""
+    """The machines on which the replica is planned."""
     is_whole: bool
-    """it has, or will have, all its workers"""
+    """Whether it has, or will have, all its workers."""
     is_changing: bool
-    """it is being given others"""
+    """Whether its workers are being replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicasSeen:
-    """Replicas were looked at."""
+    """The states of all replicas were read."""
 
     replicas: tuple[ReplicaSeen, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEnded:
-    """The planning that was asked for has ended."""
+    """The planning started by `FindPlan` has ended."""
 
     found: bool
-    """a change that pays was found, which is being made: `ChangeEnded` follows"""
+    """Whether a change that pays was found. It is being made, and `ChangeEnded` follows."""
     failure: str | None = None
-    """why there could be none"""
+    """Why planning failed; None: it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeEnded:
-    """The change that was found is made, or will never be."""
+    """The change that was found has been made, or has failed."""
 
     failure: str | None
-    """why it will not"""
+    """Why the change failed; None: it was made."""
 
 
 MembershipEvent = MachinesSeen | ReplicasSeen | PlanEnded | ChangeEnded
@@ -76,14 +76,14 @@ MembershipEvent = MachinesSeen | ReplicasSeen | PlanEnded | ChangeEnded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportJoined:
-    """Tell that machines have joined or are back."""
+    """Report that machines have joined or returned."""
 
     machines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportMachine:
-    """Tell what is newly wrong with a machine."""
+    """Report a new problem of a machine."""
 
     machine: str
     what: str
@@ -91,33 +91,33 @@ class ReportMachine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportHead:
-    """Tell that who knows the machines is gone, or answers again."""
+    """Report that the cluster's head is gone, or (`trouble` is None) that it answers again."""
 
     trouble: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportUnused:
-    """Tell why machines that joined are not used."""
+    """Report why machines that joined are not used."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
-    """Finish what is open and end this process."""
+    """Finish open requests and end this process."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindPlan:
-    """Measure what is new and look for a change that pays: `PlanEnded` is to follow."""
+    """Measure new machines and look for a change that pays; `PlanEnded` must follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
-    """Give a replica the workers that it is planned with."""
+    """Give a replica all the workers of its plan."""
 
     replica: int
 
@@ -126,29 +126,29 @@ MembershipEffect = ReportJoined | ReportMachine | ReportHead | ReportUnused | Le
 
 
 class ClusterMembership:
-    """Decides for one served model. All changes go through `handle`; `now_s` is on one monotonic clock."""
+    """Membership decisions for one served model. All changes go through `handle`; `now_s` is monotonic."""
 
     def __init__(self, troubles: Mapping[str, str], *, uses_new: bool) -> None:
         """
         Args:
-            troubles: what is known to be wrong with machines, by name.
-            uses_new: whether machines that join are to be used.
+            troubles: the known problems of machines, by name.
+            uses_new: whether machines that join are used.
         """
         self._uses_new = uses_new
         self._troubles = dict(troubles)
         self._living: Set[str] = frozenset()
         self._arrived: set[str] = set()
-        """machines that have joined since replicas were looked at"""
+        """Machines that have joined since the replicas were last read."""
         self._restoring = Restoring()
         self._headless_since_s: float | None = None
         self._has_left = False
         self._is_to_plan = False
         self._is_planning = False
-        """a plan is being looked for, or made"""
+        """Whether a plan is being searched for, or a change made."""
         self._latest_failure: str | None = None
 
     def handle(self, event: MembershipEvent, now_s: float) -> list[MembershipEffect]:
-        """Take in what has happened. Returns effects to carry out in order."""
+        """Take in an event. Returns effects to carry out in order."""
         match event:
             case MachinesSeen():
                 return self._see_machines(event, now_s)
@@ -161,7 +161,7 @@ class ClusterMembership:
                 return self._note_failure(failure)
             case ChangeEnded(failure=failure):
                 self._is_planning = False
-                self._is_to_plan = failure is None  # there may be more machines than one replica could use
+                self._is_to_plan = failure is None  # one replica may not have used all new machines
                 return self._note_failure(failure)
             case _:
                 assert_never(event)
@@ -182,7 +182,7 @@ class ClusterMembership:
         return effects
 
     def _see_head(self, trouble: str | None, now_s: float) -> list[MembershipEffect]:
-        """Tell at once that it is gone, and leave while there is time."""
+        """Report at once that the cluster's head is gone, and leave after LEAVE_AFTER_S."""
         if trouble is None:
             was_gone, self._headless_since_s = self._headless_since_s is not None, None
             return [ReportHead(trouble=None)] if was_gone else []
@@ -199,7 +199,7 @@ class ClusterMembership:
         return [ReportMachine(machine=name, what=what) for name, what in troubles.items() if told.get(name) != what]
 
     def _is_to_restore(self, index: int, replica: ReplicaSeen, now_s: float) -> bool:
-        """Whether to try now: at once when a machine of a replica that is not whole is back, else now and then."""
+        """Whether to restore a replica now: at once when one of its machines is back, otherwise now and then."""
         if not self._arrived.isdisjoint(replica.machines):
             self._restoring.note_back(index, now_s)
         if replica.is_whole:
@@ -212,7 +212,7 @@ class ClusterMembership:
         return True
 
     def _note_failure(self, failure: str | None) -> list[MembershipEffect]:
-        """Tell of trouble that stays once."""
+        """Report a failure, unless it is the same as the latest one."""
         if failure is None or failure == self._latest_failure:
             return []
         self._latest_failure = failure

@@ -1,4 +1,4 @@
-"""Whether the server is ready: a token was really produced lately, or a canary request produces one now."""
+"""Readiness of a server: a token was produced recently, or a canary request produces one now."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from enum import Enum, auto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
-    """How long evidence counts."""
+    """How long evidence of readiness is valid."""
 
     window_s: float
-    """a token this recent proves that the server works, > 0"""
+    """Seconds for which a token proves that the server works, > 0."""
     canary_deadline_s: float
-    """a canary must have produced its token by then, > 0"""
+    """Seconds within which a canary must produce its token, > 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthState:
-    """The evidence, on one monotonic clock."""
+    """The evidence of readiness; times are on one monotonic clock."""
 
     last_token_s: float | None = None
-    """when any request last produced a token, canaries included"""
+    """When any request, including canaries, last produced a token."""
     canary_sent_s: float | None = None
-    """when the latest canary was sent; None before the first and after one that failed with an error"""
+    """When the latest canary was sent; None before the first one and after one that failed with an error."""
 
 
 class Readiness(Enum):
-    """What the asker should do."""
+    """What the caller should do."""
 
     READY = auto()
     RUN_CANARY = auto()
-    """send a canary, then wait for it"""
+    """Send a canary, then wait for it."""
     AWAIT_CANARY = auto()
-    """one is out and may still answer"""
+    """Wait for a canary that may still answer."""
     NOT_READY = auto()
 
 
 def decide_readiness(config: HealthConfig, state: HealthState, now_s: float) -> Readiness:
-    """What /ready should answer, or do before it answers.
+    """Decide what /ready should answer, or do before it answers.
 
-    A canary whose deadline has passed keeps the answer at NOT_READY until a token comes, whoever asked for it: a second
-    canary would only queue behind the first.
+    Once a canary's deadline has passed, the answer is NOT_READY until any request produces a token: a second canary
+    would only queue behind the first.
     """
     if state.last_token_s is not None and now_s - state.last_token_s <= config.window_s:
         return Readiness.READY
@@ -53,7 +53,7 @@ def decide_readiness(config: HealthConfig, state: HealthState, now_s: float) -> 
 
 
 def _is_canary_out(state: HealthState) -> bool:
-    """A canary was sent and no token has come since."""
+    """Whether a canary was sent and no token has been produced since."""
     if state.canary_sent_s is None:
         return False
     return state.last_token_s is None or state.last_token_s < state.canary_sent_s

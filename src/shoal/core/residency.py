@@ -1,9 +1,9 @@
-"""Which of a server's models have their workers: events in, effects out. No I/O, no clock, no randomness.
+"""Which of a server's models are loaded: events in, effects out. No I/O, no clock, no randomness.
 
-A call wants a model. If its workers are there, it is admitted; else they are started, once there is room: when more
-models are loaded than may be at once, the one that nobody has used for longest goes first. A model that nobody uses for
-long enough goes as well. A model that has open calls never goes; but once others have waited for a while, the model
-that has been there for longest is given no new calls, which wait, so that it comes to an end of its open ones.
+A call wants a model. If the model is loaded, the call is admitted; otherwise the model is loaded once there is room. If
+too many models are loaded, the least recently used one is unloaded first; so is a model that is idle for long enough. A
+model with open calls is never unloaded. Once others have waited for a while, however, the model that has been loaded
+for the longest is held: new calls of it wait, so that it finishes its open ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NewType, assert_never
 
 CallId = NewType("CallId", int)
 PATIENCE_S = 10.0
-"""That a model waits for room while others have calls without end. A judgment: several times what a small one loads."""
+"""Seconds that a model waits for room before another one is held. A judgment: several times a small one's loading."""
 
 _MORE_LOADS = 1
 """For calls whose model was killed while it was loaded. A judgment: memory that was short for a moment may be there."""
@@ -32,7 +32,7 @@ class ModelWanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEnded:
-    """A call has its answer, or its client has gone away, admitted or not."""
+    """A call has its answer, or its client has gone away. The call may not have been admitted yet."""
 
     call: CallId
     name: str
@@ -40,14 +40,14 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLoaded:
-    """The workers of a model are there."""
+    """The workers of a model are ready."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFailed:
-    """They could not be started."""
+    """The workers of a model could not be started."""
 
     name: str
     reason: str
@@ -57,7 +57,7 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUnloaded:
-    """The workers of a model are gone, as was asked for or because they were lost for good."""
+    """The workers of a model are gone, as requested or because the model was given up."""
 
     name: str
 
@@ -72,14 +72,14 @@ ResidencyEvent = ModelWanted | CallEnded | ModelLoaded | LoadFailed | ModelUnloa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmitCall:
-    """The model of this call is there."""
+    """Let this call proceed: its model is loaded."""
 
     call: CallId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefuseCall:
-    """The model of this call cannot be had."""
+    """Refuse this call: its model cannot be loaded."""
 
     call: CallId
     reason: str
@@ -94,7 +94,7 @@ class LoadModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnloadModel:
-    """Stop them."""
+    """Stop the workers of this model."""
 
     name: str
 
@@ -103,7 +103,7 @@ ResidencyEffect = AdmitCall | RefuseCall | LoadModel | UnloadModel
 
 
 class ModelPhase(Enum):
-    """Where a model is."""
+    """Phase of a model's workers."""
 
     ABSENT = "unloaded"
     LOADING = "loading"
@@ -118,49 +118,49 @@ class _Model:
     open_calls: set[CallId] = field(default_factory=set[CallId])
     waiting: deque[CallId] = field(default_factory=deque[CallId])
     used_s: float = 0.0
-    """When the latest call ended, or the workers came."""
+    """When the latest call ended, or the model was loaded."""
     ready_s: float = 0.0
-    """When the workers came."""
+    """When the model was loaded."""
     wanted_s: float = 0.0
-    """When the call came that was the first to wait."""
+    """When the first of its waiting calls arrived."""
     num_failures: int = 0
     """Loads in a row that failed and were tried again."""
 
 
 class Residency:
-    """Decides for all models of one server. All changes go through `handle`."""
+    """Loads and unloads the models of one server. All changes go through `handle`."""
 
     def __init__(self, names: Sequence[str], *, max_loaded: int | None = None, idle_s: float | None = None) -> None:
-        """No model is there yet.
+        """Start without loaded models.
 
         Args:
-            names: of the models, at least one.
-            max_loaded: models that may be there at once, >= 1; None: all.
-            idle_s: seconds without a call after which a model goes; None: it stays.
+            names: the names of all models, at least one.
+            max_loaded: the most models that may be loaded at once, >= 1; None: all.
+            idle_s: seconds without a call after which a model is unloaded; None: never.
         """
         self._models = {name: _Model(name) for name in names}
         self._max_loaded = len(names) if max_loaded is None else max_loaded
         self._idle_s = idle_s
         self._queue: deque[str] = deque()
-        """Models that calls wait for and that have not begun to load, the longest wanted first."""
+        """Models that calls wait for and that are not loading yet, the one that waits longest first."""
         self._held: str | None = None
-        """The model that is given no new calls, which wait."""
+        """The held model, whose new calls wait."""
 
     def phase(self, name: str) -> ModelPhase:
-        """Where a model is."""
+        """The phase of a model."""
         return self._models[name].phase
 
     @property
     def has_room(self) -> bool:
-        """Whether another model may be loaded without one going for it."""
+        """Whether another model may be loaded without unloading one."""
         return len(self._there) < self._max_loaded
 
     def num_open(self, name: str) -> int:
-        """Calls that a model works on."""
+        """The number of a model's open calls."""
         return len(self._models[name].open_calls)
 
     def wake_s(self) -> float | None:
-        """When `TimePassed` is due at the latest; None: never, as things are."""
+        """The time at which `TimePassed` must be passed on; None: it need not be."""
         times = [model.used_s + (self._idle_s or 0.0) for model in self._models.values() if self._is_idle(model)]
         if self._idle_s is None:
             times.clear()
@@ -169,7 +169,7 @@ class Residency:
         return min(times, default=None)
 
     def handle(self, event: ResidencyEvent, now_s: float) -> list[ResidencyEffect]:
-        """Take in what has happened; what to do about it, in order."""
+        """Take in an event. Returns effects to carry out in order."""
         effects: list[ResidencyEffect] = []
         match event:
             case ModelWanted(call=call, name=name):
@@ -191,7 +191,7 @@ class Residency:
 
     @property
     def _there(self) -> list[_Model]:
-        """Those that take room."""
+        """The models that count towards `max_loaded`."""
         return [model for model in self._models.values() if model.phase is not ModelPhase.ABSENT]
 
     def _want(self, model: _Model, call: CallId, now_s: float, effects: list[ResidencyEffect]) -> None:
@@ -231,13 +231,14 @@ class Residency:
         model.waiting.clear()
 
     def _admit(self, model: _Model, effects: list[ResidencyEffect]) -> None:
-        """Those of its calls that wait."""
+        """Admit the waiting calls of a model."""
         effects += [AdmitCall(call=call) for call in model.waiting]
         model.open_calls |= set(model.waiting)
         model.waiting.clear()
 
     def _become_absent(self, model: _Model) -> None:
-        """Calls that came meanwhile are waited for anew; open ones were told by the workers' loss."""
+        """Note that a model is unloaded. Calls that have arrived since queue again; open ones failed with the
+        workers."""
         model.phase = ModelPhase.ABSENT
         model.open_calls.clear()
         self._let_go(model)
@@ -256,8 +257,8 @@ class Residency:
         while self._queue:
             model = self._models[self._queue[0]]
             if model.phase is ModelPhase.UNLOADING:
-                return  # its turn comes when it is gone
-            if model.phase is ModelPhase.READY:  # nobody waits any more for whom it was held
+                return  # it is loaded again once it is unloaded
+            if model.phase is ModelPhase.READY:  # the model for which it was held is not wanted any more
                 self._queue.popleft()
                 self._let_go(model)
                 self._admit(model, effects)
@@ -270,7 +271,7 @@ class Residency:
             effects.append(LoadModel(name=model.name))
 
     def _make_room(self, is_urgent: bool, effects: list[ResidencyEffect]) -> None:
-        """Of those that are there, let one go, or see to it that one comes to an end of its calls."""
+        """Unload the least recently used idle model or, if it is urgent, hold one so that it becomes idle."""
         there = self._there
         if any(one.phase is ModelPhase.UNLOADING for one in there):
             return
@@ -281,7 +282,7 @@ class Residency:
             self._held = min(ready, key=lambda one: one.ready_s).name if ready else None
 
     def _let_go(self, model: _Model) -> None:
-        """Give it new calls again, once it is there."""
+        """End the hold of a model, so that it gets new calls again."""
         if self._held == model.name:
             self._held = None
 

@@ -1,6 +1,6 @@
-"""What has happened to each replica lately, and what was done about it, in a few words each.
+"""The story of each replica: recent events and their effects, in a few words each.
 
-Source of the idea: dask's `story`, the transitions of a scheduler or worker that mention a key.
+Source: dask's `story`, the transitions of a scheduler or worker that mention a key.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 NUM_ENTRIES = 1000
-"""Of one replica that are kept: half a minute of decoding, with everything that was rare since much longer ago."""
+"""Entries kept for each replica: half a minute of decoding, and much longer without work."""
 NO_REPLICA = -1
-"""In the place of a replica: of a request that none has yet."""
+"""Stands for a replica while a request has none."""
 _MAX_DIGITS = 6
-"""Of a replica's number; what is longer is the id of a request."""
+"""The most digits of a replica's number; a longer one is the id of a request."""
 _MAX_EFFECTS = 8
-"""Of one entry that are told one by one."""
+"""The most effects of an entry that are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,32 +24,32 @@ class StoryEntry:
     """One event and its effects on one replica."""
 
     time_s: float
-    """on the engine's clock"""
+    """The time, on the engine's clock."""
     replica: int
-    """NO_REPLICA: none has the request"""
+    """The replica's index; NO_REPLICA: none has the request."""
     event: str
     effects: Sequence[str]
     request_ids: Sequence[str]
-    """of the requests that it is about"""
+    """Ids of the requests that the entry is about."""
 
     @property
     def text(self) -> str:
-        """One line, without the time."""
+        """The entry as one line, without the time."""
         return f"{self.event}: {'; '.join(self.effects)}" if self.effects else self.event
 
 
 class Story:
-    """A ring of entries for each replica. Belongs to the thread of its engine."""
+    """A ring buffer of entries for each replica. Only the thread of its engine may use it."""
 
     def __init__(self, num_entries: int = NUM_ENTRIES) -> None:
-        """`num_entries`: of one replica that are kept, >= 1."""
+        """`num_entries`: entries kept for each replica, >= 1."""
         self._num_entries = num_entries
         self._entries: dict[int, deque[StoryEntry]] = {}
 
     def note(
         self, now_s: float, replica: int, event: str, effects: Sequence[str] = (), request_ids: Iterable[str] = ()
     ) -> None:
-        """Remember an entry; the oldest one goes."""
+        """Add an entry; the oldest one is dropped if there are too many."""
         if len(effects) > _MAX_EFFECTS:
             effects = (*effects[:_MAX_EFFECTS], f"{len(effects) - _MAX_EFFECTS} more")
         entries = self._entries.get(replica)
@@ -58,10 +58,10 @@ class Story:
         entries.append(StoryEntry(now_s, replica, event, tuple(effects), tuple(request_ids)))
 
     def find(self, of: str) -> list[StoryEntry]:
-        """The oldest first; empty where nothing is known.
+        """Entries of a replica or request, oldest first; empty if there are none.
 
         Args:
-            of: the number of a replica; or the id of a request, or of a call, with which the ids of its parts begin.
+            of: the number of a replica, the id of a request, or the id of a call, with which its requests' ids begin.
         """
         if of.isdecimal() and len(of) <= _MAX_DIGITS:
             return self.of_replica(int(of))
@@ -75,5 +75,5 @@ class Story:
         return sorted(found, key=lambda entry: entry.time_s)
 
     def of_replica(self, replica: int) -> list[StoryEntry]:
-        """The oldest first; empty for a replica of which nothing is known."""
+        """Entries of a replica, oldest first; empty if there are none."""
         return [*self._entries.get(replica, ())]

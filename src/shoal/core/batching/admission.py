@@ -1,4 +1,4 @@
-"""Whether a request is worth queueing: is there room, and can it be done in its time?"""
+"""Admission control: whether the queue has room for a request and whether it can be finished before its deadline."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from shoal.core.batching.replicas import Replica, drain_s
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShoalError, WorkerLost
 
 _MAX_QUEUES = 16
-"""Rows of one request, in full queues: more would keep everybody else waiting for too long. A judgment."""
+"""A request may have at most this many times `max_queue_rows` rows: a larger one would block all others for too long. A
+judgment."""
 _UNKNOWN_RETRY_S = 1.0
-"""Retry-After where nothing has been measured yet: HTTP's smallest number of whole seconds (RFC 9110, 10.2.3)."""
+"""Retry-After before anything has been measured: the smallest whole number of seconds above 0 (RFC 9110, 10.2.3)."""
 _MIN_RETRY_S = 1e-3
-"""Never "at once", which would invite to a busy loop. A judgment."""
+"""The shortest Retry-After; 0 would invite a busy loop. A judgment."""
 
 
 def reason_to_refuse(
@@ -27,15 +28,15 @@ def reason_to_refuse(
     max_rows: int,
     now_s: float,
 ) -> ShoalError | None:
-    """Why a request should not even be tried, or None.
+    """Return the error with which a new request is refused, or None to admit it.
 
     Args:
         event: the request.
         config: the limits.
-        replicas: lost ones included.
-        queue: what waits before it.
-        max_rows: of one batch.
-        now_s: on the clock of the request's deadline.
+        replicas: all replicas, including lost ones.
+        queue: the rows that already wait.
+        max_rows: the most rows that one batch may have.
+        now_s: the time, on the same clock as the request's deadline.
     """
     if all(replica.life.is_given_up for replica in replicas):
         return WorkerLost("no replica of the model is left")
@@ -51,7 +52,8 @@ def reason_to_refuse(
     if event.deadline_s is None:
         return None
     if not queue and not all(replica.in_flight for replica in living) and now_s < event.deadline_s:
-        return None  # it starts at once; and were it refused, a measurement that is too high could never mend
+        # It starts at once; refusing it would keep an estimate that is too high from ever being corrected.
+        return None
     rows = queue.num_rows + event.num_rows
     num_batches = _num_batches(rows, max_rows, queue.num_signatures + (event.signature not in queue))
     done_s = now_s + (drain_s(replicas, rows=rows, num_batches=num_batches, now_s=now_s) or 0.0)
@@ -64,7 +66,7 @@ def reason_to_refuse(
 def retry_after_s(
     replicas: Sequence[Replica], queue: BatchingQueue, *, max_rows: int, now_s: float, rows: int | None = None
 ) -> float:
-    """Seconds until so many of the waiting rows, None for all, are likely to be done."""
+    """Expected seconds until `rows` of the waiting rows (None: all of them) are done."""
     rows = max(queue.num_rows if rows is None else rows, 1)
     num_batches = _num_batches(rows, max_rows, queue.num_signatures)
     expected_s = drain_s(replicas, rows=rows, num_batches=num_batches, now_s=now_s)
@@ -72,5 +74,5 @@ def retry_after_s(
 
 
 def _num_batches(rows: int, max_rows: int, num_signatures: int) -> int:
-    """Batches that rows need which do not all run together, at the least."""
+    """The least number of batches for so many rows with so many different signatures."""
     return max(-(-rows // max_rows), min(num_signatures, rows))

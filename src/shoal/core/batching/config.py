@@ -1,4 +1,4 @@
-"""How requests for an ONNX graph are put together to batches."""
+"""Limits for batching the requests of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from shoal.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchingConfig:
-    """What a batch may hold and how long anything may wait. Raises ConfigError where a value is out of range."""
+    """Limits of batches and of the queue. Raises ConfigError if a value is out of range."""
 
     max_batch: int = 32
-    """rows of one batch, >= 1; a graph with fixed rows runs with those, one without rows takes a request at a time"""
+    """The most rows of one batch, >= 1. A graph with a fixed number of rows uses that number instead; a graph without a
+    batch axis computes one request at a time."""
     batch_delay_s: float = 0.0
-    """a batch that is not full may wait so long for more, but only while its replica works on another, >= 0"""
+    """Seconds that a batch that is not full may wait for more rows while its replica computes another one, >= 0."""
     max_queue_rows: int = 4096
-    """rows that may wait, >= 1; a single larger request is taken while nothing else waits"""
+    """The most rows that may wait, >= 1. A single larger request is accepted while nothing else waits."""
     min_cut_rows: int = 8
-    """a request that fits into a batch is never cut into pieces smaller than this only to spread it over replicas and
-    stages, >= 1: a judgment, since what a run costs whatever its rows weighs more the fewer they are"""
+    """The smallest piece, in rows, into which a request that fits into one batch is cut to spread it over replicas and
+    stages, >= 1. A judgment: the fixed cost of a run weighs more the fewer rows it has."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_queue_rows", "min_cut_rows"):

@@ -1,4 +1,4 @@
-"""What happens to the batching of one model (events) and what it wants done (effects)."""
+"""Events that the batch scheduler of one model takes in, and effects that it returns."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from shoal.core.recovery.events import (
 from shoal.errors import ShoalError
 
 MAX_LOSSES = 3
-"""A request that was on so many lost replicas in a row is taken to be what breaks them."""
+"""A request that was in flight on this many lost replicas in a row is blamed for the losses and failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Some contiguous rows of a request: what batches are made of."""
+    """Contiguous rows of one request; batches consist of parts."""
 
     request_id: str
     arrival: int
-    """of its request: 0, 1, ... in the order of coming"""
+    """The number of its request in the order of arrival: 0, 1, ..."""
     first_row: int
     num_rows: int
     num_losses: int = 0
-    """replicas in a row that were lost while they had it"""
+    """The number of replicas in a row that were lost while they had it."""
     runs_alone: bool = False
-    """a batch with others has failed, so that it runs by itself now: the others are not to suffer for it"""
+    """Whether it runs in a batch of its own, because a batch that it shared with others has failed."""
 
     @property
     def order(self) -> tuple[int, int]:
-        """The oldest request first, its rows in their order."""
+        """The sort key of the queue: by the request's arrival, then by row."""
         return self.arrival, self.first_row
 
     @property
     def is_suspect(self) -> bool:
-        """Whether one more loss ends its request: it has its replica to itself then, so that no other is blamed."""
+        """Whether one more loss ends its request. A suspect gets a replica to itself, so that no other is blamed."""
         return self.num_losses + 1 >= MAX_LOSSES
 
 
@@ -50,18 +50,18 @@ class InferenceAdded:
 
     request_id: str
     num_rows: int
-    """>= 1; 1 where the graph has no rows"""
+    """The number of rows, >= 1; 1 if the graph has no batch axis."""
     signature: Hashable
-    """only rows of requests with equal signatures run together"""
+    """Only requests with equal signatures share a batch."""
     deadline_s: float | None
-    """on the clock of `now_s`; None: it may take any time"""
+    """The deadline on the clock of `now_s`; None: there is none."""
     row_cost: int = 1
-    """of one row, see `WorkSize`: the elements of the inputs"""
+    """The cost of one row (see `WorkSize`): the number of input elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceCancelled:
-    """The client went away. An id that is unknown or has ended is ignored: the two may cross."""
+    """The client went away. Ignored if the id is unknown or its request has ended, since the two may cross."""
 
     request_id: str
 
@@ -73,25 +73,25 @@ class BatchCompleted:
     replica: int
     batch_id: int
     compute_s: tuple[float, ...] = ()
-    """seconds of each stage; empty where they are not known"""
+    """Seconds that each stage computed; empty if not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRefused:
-    """A replica could not run a batch, because of what is in it. The replica goes on."""
+    """A replica could not run a batch because of its contents. The replica continues."""
 
     replica: int
     batch_id: int
     reason: str
-    """one line"""
+    """The error, in one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """What a replica's workers may be asked."""
+    """What the workers of one replica can do."""
 
     num_stages: int
-    """batches that can usefully be computed at once, >= 1"""
+    """Stages of the pipeline, >= 1: the number of batches that it can compute at once."""
 
 
 Event = (
@@ -109,28 +109,28 @@ Event = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitBatch:
-    """Run these rows, joined in this order, as one batch."""
+    """Run these parts, concatenated in this order, as one batch."""
 
     replica: int
     batch_id: int
-    """unique over all replicas"""
+    """The batch's id, unique over all replicas."""
     parts: tuple[Part, ...]
     num_rows: int
-    """of the parts together; a graph with fixed rows needs the batch padded"""
+    """Rows of all parts together. For a graph with a fixed number of rows the batch must be padded."""
     limit_s: float | None = None
-    """when a worker is to give it up, so that it can go on with others; None: never"""
+    """Seconds after which a worker gives up the batch, so that it can continue with others; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceCompleted:
-    """All rows of the request are computed. The last effect that names it."""
+    """All rows of the request are computed. No later effect names it."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceFailed:
-    """The request ends without outputs. The last effect that names it."""
+    """The request ends without outputs. No later effect names it."""
 
     request_id: str
     error: ShoalError

@@ -1,4 +1,4 @@
-"""Requests that have not ended: which of their rows wait, and until when they may."""
+"""Requests that have not ended, with the queue of their waiting rows and their deadlines."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class OpenRequest:
     deadline_s: float | None
     added_s: float
     waiting_rows: int
-    """in the queue"""
+    """Rows in the queue."""
     rows_left: int
-    """not computed: waiting or in flight"""
+    """Rows that are not computed yet: waiting or in flight."""
 
 
 class OpenRequests:
-    """All of them, with the queue that their rows wait in."""
+    """All open requests, with the queue in which their rows wait."""
 
     def __init__(self) -> None:
         self.queue = BatchingQueue()
-        """to look at only"""
+        """The waiting rows; read-only for callers."""
         self._requests: dict[str, OpenRequest] = {}
         self._deadlines = Deadlines(self._waits)
         self._next_arrival = 0
@@ -47,11 +47,11 @@ class OpenRequests:
 
     @property
     def num_waiting(self) -> int:
-        """Requests of which rows wait."""
+        """Requests that have waiting rows."""
         return sum(request.waiting_rows > 0 for request in self._requests.values())
 
     def add(self, event: InferenceAdded, now_s: float) -> None:
-        """Let all rows of a new request wait, behind all others."""
+        """Append all rows of a new request to the queue."""
         assert event.request_id not in self._requests, f"request id {event.request_id} is in use"
         request = OpenRequest(
             request_id=event.request_id,
@@ -70,30 +70,30 @@ class OpenRequests:
         self._note_waiting(request, event.num_rows)
 
     def take(self, line: Line, *, limit: int, max_rows: int, min_cut_rows: int) -> tuple[Part, ...]:
-        """The oldest rows of a line, which wait no longer. See `BatchingQueue.take`."""
+        """Remove and return the oldest rows of a line. See `BatchingQueue.take`."""
         parts = tuple(self.queue.take(line, limit=limit, max_rows=max_rows, min_cut_rows=min_cut_rows))
         for part in parts:
             self._requests[part.request_id].waiting_rows -= part.num_rows
         return parts
 
     def put_back(self, parts: Sequence[Part]) -> None:
-        """Let rows wait again, ahead of everything that came later."""
+        """Put parts back into the queue, ahead of everything that arrived later."""
         for part in parts:
             request = self._requests[part.request_id]
             self.queue.put_back([part], request.signature)
             self._note_waiting(request, part.num_rows)
 
     def owner(self, part: Part) -> OpenRequest | None:
-        """The request that a part is of; None where it has ended (its id may be in use again)."""
+        """The request to which a part belongs; None if it has ended (its id may be in use again)."""
         request = self._requests.get(part.request_id)
         return request if request is not None and request.arrival == part.arrival else None
 
     def of(self, parts: Sequence[Part]) -> list[Part]:
-        """Those parts whose requests have not ended."""
+        """The parts whose requests have not ended."""
         return [part for part in parts if self.owner(part) is not None]
 
     def complete(self, part: Part) -> bool:
-        """Count a part's rows as computed. Whether its request has ended with them."""
+        """Count a part's rows as computed. Returns whether that completes its request."""
         request = self.owner(part)
         if request is None:
             return False
@@ -104,7 +104,7 @@ class OpenRequests:
         return True
 
     def end(self, request_id: str) -> bool:
-        """Forget a request; its rows in flight are nobody's. Whether there was such a request."""
+        """Forget a request and drop its waiting rows. Returns whether there was such a request."""
         request = self._requests.pop(request_id, None)
         if request is None:
             return False
@@ -113,11 +113,12 @@ class OpenRequests:
         return True
 
     def first_deadline_s(self) -> float | None:
-        """The earliest deadline of a request of which rows wait; None: there is none."""
+        """The earliest deadline of a request with waiting rows; None if there is none."""
         return self._deadlines.first_s()
 
     def pop_expired(self, now_s: float) -> str | None:
-        """The id of a request whose rows still wait at its deadline; None: there is none."""
+        """Remove from the deadlines, and return, the id of an overdue request with waiting rows; None if there is
+        none."""
         return self._deadlines.pop_expired(now_s)
 
     def _note_waiting(self, request: OpenRequest, num_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""The rows that wait: a line for every signature, and which line holds the oldest."""
+"""The queue of waiting rows: one line for each signature, and a heap that finds the line with the oldest part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class BatchingQueue:
     def __init__(self) -> None:
         self._lines: dict[Hashable, Line] = {}
         self._heads: list[tuple[tuple[int, int], int, Line]] = []
-        """heap of (order of a line's head, tie-breaker, line); entries whose line has another head by now are stale"""
+        """Heap of (order of a line's first part, tie-breaker, line). An entry is stale once its line has another first
+        part."""
         self._num_pushed = 0
         self.num_rows = 0
 
@@ -37,11 +38,11 @@ class BatchingQueue:
 
     @property
     def num_signatures(self) -> int:
-        """Different signatures among the waiting parts: at least so many batches will be needed."""
+        """The number of different signatures among the waiting parts, which need at least as many batches."""
         return len(self._lines)
 
     def append(self, part: Part, signature: Hashable) -> None:
-        """Put the newest part behind all others."""
+        """Append a new part."""
         line = self._lines.get(signature)
         if line is None:
             line = self._lines[signature] = Line(signature)
@@ -52,12 +53,12 @@ class BatchingQueue:
             self._push_head(line)
 
     def put_back(self, parts: Iterable[Part], signature: Hashable) -> None:
-        """Put parts that were taken out before where they belong by age."""
+        """Put parts that were taken out earlier back to where they belong by age."""
         waiting = self._lines[signature].parts if signature in self._lines else ()
         self._replace(signature, sorted((*parts, *waiting), key=lambda part: part.order))
 
     def drop(self, request_id: str, signature: Hashable) -> None:
-        """Forget what waits of a request."""
+        """Remove all waiting parts of a request."""
         line = self._lines.get(signature)
         if line is not None:
             self._replace(signature, [part for part in line.parts if part.request_id != request_id])
@@ -72,13 +73,13 @@ class BatchingQueue:
             heappop(heads)
 
     def take(self, line: Line, *, limit: int, max_rows: int, min_cut_rows: int) -> tuple[Part, ...]:
-        """Take a batch from the front of a line: as many whole parts as `limit` rows hold, at least one.
+        """Take a batch from the front of a line: as many whole parts as fit into `limit` rows, but at least one.
 
         Args:
-            line: from `oldest_line`.
-            limit: rows wanted; a first part that is larger is cut, or taken whole where a piece would be too small.
+            line: a line returned by `oldest_line`.
+            limit: rows wanted. A larger first part is cut, or taken whole if a piece would be too small.
             max_rows: rows allowed, >= limit.
-            min_cut_rows: the smallest piece that is worth a cut; only a part of more than max_rows rows leaves less.
+            min_cut_rows: the smallest piece that a cut may leave, unless the part has more than max_rows rows.
         """
         parts = line.parts
         taken = [self._take_first(line, limit, max_rows, min_cut_rows)]
@@ -106,7 +107,7 @@ class BatchingQueue:
         return replace(first, num_rows=size)
 
     def _replace(self, signature: Hashable, parts: Sequence[Part]) -> None:
-        """Give a signature a new line in the place of its old one, if there is one."""
+        """Replace a signature's line, if it has one, by a new one."""
         old = self._lines.pop(signature, None)
         self.num_rows -= old.num_rows if old is not None else 0
         if parts:

@@ -1,4 +1,5 @@
-"""The replicas that a model's batches go to: what each has in flight, when it should be done, which comes next."""
+"""The replicas that compute a model's batches: what each has in flight, when it should finish, and which gets the
+next."""
 
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ from shoal.core.speed.slow_workers import SpeedEvent
 from shoal.core.speed.work_size import WorkSize
 
 _FRESH_S = 10.0
-"""No replica is left idle for being slow on a measurement that is older: what was slow once is tried again. A
+"""A replica is left idle for being slow only on a measurement younger than this; afterwards it is tried again. A
 judgment."""
 
 _LEAST_HOLD_S = 1e-4
-"""A shorter wait is none: where both replicas are overdue its end would move on with the clock. Found by simulation."""
+"""The shortest hold. With both replicas overdue, the end of a shorter one would recede with the clock. Found by
+simulation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A batch that was submitted and is not yet answered."""
+    """A batch that was submitted and has not been answered."""
 
     batch: SubmitBatch
     size: WorkSize
@@ -37,26 +39,26 @@ class Replica:
     __slots__ = ("_idle_since_s", "_recovery", "in_flight", "meter", "num_stages", "times")
 
     def __init__(self, num_stages: int, recovery: ReplicaRecovery) -> None:
-        """`recovery`: of this replica."""
+        """`recovery`: the state of this replica's workers."""
         self._recovery = recovery
         self.num_stages = num_stages
         self.in_flight: dict[int, Flight] = {}
-        """by batch id, oldest first"""
+        """Batches in flight by id, oldest first."""
         self.times = BatchTimes()
-        """kept when its workers are lost: others will be as fast"""
+        """Kept when the workers are lost, since their successors will be as fast."""
         self.meter = BatchMeter()
-        """of the workers that it has now"""
+        """The speed of its present workers."""
         self._idle_since_s = 0.0
-        """when it last answered: it has worked on the oldest batch in flight at most since then"""
+        """When it last answered; it cannot have begun the oldest batch in flight earlier."""
 
     @property
     def index(self) -> int:
-        """Its place among the replicas."""
+        """Its index among the replicas."""
         return self._recovery.index
 
     @property
     def life(self) -> ReplicaLife:
-        """To look at only."""
+        """The life of its workers; read-only for callers."""
         return self._recovery.life
 
     @property
@@ -66,21 +68,21 @@ class Replica:
 
     @property
     def rows_in_flight(self) -> int:
-        """Of all its batches."""
+        """Rows of all batches in flight."""
         return sum(flight.batch.num_rows for flight in self.in_flight.values())
 
     def has_room(self, *, is_full: bool, is_suspect: bool) -> bool:
-        """Whether it should be given another batch. One that holds a suspect takes no other beside it.
+        """Whether it should get another batch. While a suspect is in flight it gets none.
 
-        One batch a stage keeps every stage busy. One more spares the first stage the wait for the head, but rows that
-        are with the replica can no longer be joined by others, so only a batch that cannot grow goes there.
+        One batch per stage keeps all stages busy. One more saves the first stage from waiting for the head, but a batch
+        that was sent cannot grow any more, so only a full batch is sent as the extra one.
         """
         if self.is_lost or any(part.is_suspect for flight in self.in_flight.values() for part in flight.batch.parts):
             return False
         return not self.in_flight if is_suspect else len(self.in_flight) < self.num_stages + is_full
 
     def limit_s(self, size: WorkSize, now_s: float) -> float | None:
-        """When a worker is to give up a batch that is sent now; None: never."""
+        """Seconds after which a worker should give up a batch sent now; None: never."""
         return self._recovery.patience.limit_s(size, now_s)
 
     def submit(self, batch: SubmitBatch, size: WorkSize, now_s: float) -> None:
@@ -89,31 +91,32 @@ class Replica:
         self._recovery.note_sent(batch.batch_id, size, now_s)
 
     def complete(self, flight: Flight, compute_s: tuple[float, ...], now_s: float) -> list[SpeedEvent]:
-        """Take an answered batch out and learn from its time. Returns what that says about the workers."""
+        """Remove an answered batch and learn from its time. Returns events about the speed of the workers."""
         started_s = max(flight.submitted_s, self._idle_since_s)
         self.times.observe(flight.batch.num_rows, now_s - started_s, now_s)
         self.drop(flight, now_s, compute_s)
         return self.meter.note_answered(flight.size, compute_s)
 
     def drop(self, flight: Flight, now_s: float, compute_s: tuple[float, ...] = ()) -> None:
-        """Take a batch out that was answered; without `compute_s` its time says nothing."""
+        """Remove an answered batch; without `compute_s` nothing is learned from its time."""
         self._idle_since_s = now_s
         self._recovery.note_answered(flight.batch.batch_id, compute_s, now_s)
         del self.in_flight[flight.batch.batch_id]
 
     def withdraw(self) -> list[Part]:
-        """Take out everything in flight: its workers are gone."""
+        """Remove and return all parts in flight, because the workers are gone."""
         parts = [part for flight in self.in_flight.values() for part in flight.batch.parts]
         self.in_flight.clear()
         return parts
 
     def take_workers(self, limits: BatchLimits) -> None:
-        """It has others than before."""
+        """Replace the workers by new ones with these limits."""
         self.num_stages = limits.num_stages
         self.meter = BatchMeter()
 
     def remaining_s(self, now_s: float) -> float:
-        """Until everything in flight should be answered. What is overdue by x is expected to take another x."""
+        """Expected seconds until everything in flight is answered. What is overdue by x is expected to take another
+        x."""
         if not self.in_flight:
             return 0.0
         oldest_due_s = self._oldest_due_s()
@@ -121,11 +124,11 @@ class Replica:
         return behind_oldest_s + abs(oldest_due_s - now_s)
 
     def overdue_at(self, late_s: float) -> float:
-        """When its oldest batch will be overdue by `late_s`. It must have one."""
+        """The time at which its oldest batch, of which there must be one, will be overdue by `late_s`."""
         return self._oldest_due_s() + late_s
 
     def fresh_until_s(self) -> float:
-        """Until when its measured speed is believed enough to leave it idle for."""
+        """The time until which its measured speed is recent enough to leave it idle."""
         return -inf if self.times.observed_s is None else self.times.observed_s + _FRESH_S
 
     def _oldest(self) -> Flight:
@@ -143,12 +146,12 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class ChosenReplica:
-    """Where the next batch goes."""
+    """The replica that gets the next batch, or how long the batch is held."""
 
     replica: Replica | None
-    """None: it waits for a replica that is busy now"""
+    """The replica; None: the batch waits for one that is busy."""
     hold_until_s: float | None = None
-    """when to think again, whatever happens until then; None: only a batch's answer can change it"""
+    """When to choose again at the latest; None: only an answered batch can change the choice."""
 
 
 _NOWHERE = ChosenReplica(None)
@@ -163,18 +166,19 @@ def choose_replica(
     is_suspect: bool = False,
     now_s: float,
 ) -> ChosenReplica:
-    """Send the oldest batch where it is expected to finish first; equal ones: the emptier, then the lowest index.
+    """Choose the replica that is expected to finish the oldest batch first; ties go to the emptier, then the lower
+    index.
 
-    A busy fast replica is worth waiting for only if it would be through with *everything* that waits before the free
-    slow one is through with this batch: the more waits, the slower a replica may be and still help.
+    Waiting for a busy fast replica pays only if it would finish *everything* that waits before the free slow one
+    finishes this batch: the longer the queue, the slower a replica may be and still help.
 
     Args:
-        replicas: lost ones are passed over.
-        rows: that the batch will have.
-        waiting_rows: of all waiting requests, this batch included.
-        is_full: the batch cannot grow by waiting.
-        is_suspect: it needs a replica to itself.
-        now_s: on the clock of the replicas.
+        replicas: all replicas; lost ones are skipped.
+        rows: rows of the batch.
+        waiting_rows: rows of all waiting requests, including this batch.
+        is_full: whether the batch cannot grow by waiting.
+        is_suspect: whether the batch needs a replica to itself.
+        now_s: the time, on the clock of the replicas.
     """
     free = [replica for replica in replicas if replica.has_room(is_full=is_full, is_suspect=is_suspect)]
     if not free:
@@ -197,16 +201,16 @@ def choose_replica(
 
 
 def _finish_s(replica: Replica, rows: int, now_s: float) -> float:
-    """Seconds until the replica would have done so many more rows; a speed that is not known counts as perfect."""
+    """Expected seconds until the replica has computed so many more rows; 0 for each row if its speed is not known."""
     return replica.remaining_s(now_s) + replica.times.predict(rows)
 
 
 def share_rows(replicas: Sequence[Replica], chosen: Replica, *, waiting_rows: int) -> int:
-    """How many rows the chosen replica should take at once, so that every stage of every replica gets some.
+    """How many rows the chosen replica should take now, so that every stage of every replica gets some.
 
-    All unfinished rows are dealt to the replicas in proportion to their speed and then evenly to their stages; one
-    replica of one stage takes everything. Without that, requests that once came together would stay together, and all
-    stages but one would always be idle.
+    All unfinished rows are divided among the replicas in proportion to their speed, and then evenly among their stages;
+    a single replica of one stage takes everything. Otherwise requests that arrived together would stay in one batch,
+    and all stages but one would be idle.
     """
     if len(replicas) == 1:
         return ceil((waiting_rows + chosen.rows_in_flight) / chosen.num_stages)
@@ -222,9 +226,9 @@ def share_rows(replicas: Sequence[Replica], chosen: Replica, *, waiting_rows: in
 
 
 def drain_s(replicas: Sequence[Replica], *, rows: int, num_batches: int, now_s: float) -> float | None:
-    """Seconds until so many waiting rows would be done, spread over the replicas as water over uneven ground.
+    """Expected seconds until so many waiting rows are done, divided so that all replicas finish at the same time.
 
-    None: a replica has not been measured yet, or none has workers.
+    None if a replica has not been measured yet, or if none has workers.
     """
     grounds: list[tuple[float, float]] = []
     for replica in replicas:

@@ -1,9 +1,9 @@
-"""How requests become batches of one model: events in, effects out. No I/O, no clock, no arrays.
+"""The scheduler that forms batches from the requests of one model: events in, effects out. No I/O, no clock, no arrays.
 
-A request's way through it: `InferenceAdded` -> refused, or its rows wait in the queue -> a `Tick` finds a replica with
-room -> `SubmitBatch` with the oldest rows and others that fit them -> `BatchCompleted` -> `InferenceCompleted` once all
-its rows are there. A lost replica's rows go back to the queue, for other replicas or for its own next workers; every
-request ends exactly once.
+A request's life: `InferenceAdded` -> it is refused, or its rows wait in the queue -> a `Tick` finds a replica with room
+-> `SubmitBatch` with the oldest rows and others of the same signature -> `BatchCompleted` -> `InferenceCompleted` once
+all its rows are computed. The rows of a lost replica go back to the queue, for other replicas or for its next workers.
+Every request ends exactly once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from shoal.protocol.worker_messages import Generation
 
 
 class BatchScheduler:
-    """Decides for one model. All changes go through `handle`."""
+    """Forms the batches of one model. All changes go through `handle`."""
 
     def __init__(
         self,
@@ -59,25 +59,25 @@ class BatchScheduler:
         *,
         sample_row_cost: int = 1,
     ) -> None:
-        """Start with an empty queue and workers everywhere.
+        """Start with an empty queue; all replicas have workers.
 
         Args:
             config: the limits.
             axes: whether requests have rows and whether a run has a fixed number of them.
-            limits: one a replica.
+            limits: the limits of each replica.
             recovery: how lost workers are started again; None: the defaults.
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
-            sample_row_cost: of that row, see `WorkSize`.
+            sample_row_cost: the cost of that row, see `WorkSize`.
         """
         self.config = config
         self._recovery = Recovery(recovery)
         self._sample_row_cost = sample_row_cost
         self.replicas: list[Replica] = []
-        """to look at only"""
+        """All replicas; read-only for callers."""
         for own, seconds in zip(limits, row_s or [0.0] * len(limits), strict=True):
             self._add_replica(own, seconds)
         self.max_rows = (axes.rows or config.max_batch) if axes.is_batched else 1
-        """that one batch may have"""
+        """The most rows that one batch may have."""
         self._has_fixed_rows = not axes.is_batched or axes.rows is not None
         self._open = OpenRequests()
         self._next_batch_id = 0
@@ -85,44 +85,44 @@ class BatchScheduler:
 
     @property
     def death(self) -> str | None:
-        """Why no replica has workers or will have some; None: one has or will."""
+        """Why no replica has workers or will get them; None if one has or will."""
         return self._recovery.death
 
     @property
     def num_requests(self) -> int:
-        """Unfinished ones."""
+        """Unfinished requests."""
         return len(self._open)
 
     @property
     def num_waiting_requests(self) -> int:
-        """Unfinished ones of which rows wait."""
+        """Unfinished requests with waiting rows."""
         return self._open.num_waiting
 
     @property
     def waiting_rows(self) -> int:
-        """Rows in no batch yet."""
+        """Rows that are in no batch yet."""
         return self._open.queue.num_rows
 
     @property
     def wake_s(self) -> float | None:
-        """When a `Tick` may have effects though nothing else has happened; None: never."""
+        """The next time at which a `Tick` may have effects even if nothing else happens; None: never."""
         times = (self._think_again_s, self._open.first_deadline_s(), self._recovery.wake_s())
         return min((time_s for time_s in times if time_s is not None), default=None)
 
     def generation_of(self, index: int) -> Generation:
-        """Of the workers that a replica has, or will have next."""
+        """The generation of the workers that a replica has, or will have next."""
         return self._recovery.replicas[index].generation
 
     def recovery_stats(self) -> RecoveryStats:
-        """A snapshot for metrics, of the replicas' workers."""
+        """A snapshot of the replicas' recovery, for metrics."""
         return self._recovery.stats()
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
-        """Take in what has happened. Batches are formed by `Tick` only, so that requests told together run together.
+        """Take in an event. Only a `Tick` forms batches, so that requests that arrive together run together.
 
         Args:
-            event: in the order in which they happen. An `InferenceFailed` that answers `InferenceAdded` is a refusal.
-            now_s: monotonic.
+            event: what happened; events come in order. An `InferenceFailed` in reply to `InferenceAdded` is a refusal.
+            now_s: the monotonic time.
 
         Returns:
             Effects to carry out in order.
@@ -171,7 +171,7 @@ class BatchScheduler:
         return []
 
     def _expire(self, now_s: float) -> list[Effect]:
-        """End the requests of which rows still wait at their deadline; those wholly in flight may finish late."""
+        """End the requests whose rows still wait at their deadline; those wholly in flight may finish late."""
         effects: list[Effect] = []
         while (request_id := self._open.pop_expired(now_s)) is not None:
             retry_s = retry_after_s(self.replicas, self._open.queue, max_rows=self.max_rows, now_s=now_s)
@@ -192,7 +192,7 @@ class BatchScheduler:
         return effects
 
     def _choose(self, line: Line, now_s: float) -> ChosenReplica:
-        """Where the next batch of a line goes, and when."""
+        """Choose the replica for the next batch of a line, or hold the batch."""
         is_full = line.num_rows >= self.max_rows or line.parts[0].runs_alone
         rows = min(line.num_rows, self.max_rows)
         waiting_rows = self._open.queue.num_rows
@@ -241,7 +241,7 @@ class BatchScheduler:
         return effects + [InferenceCompleted(request_id=request_id) for request_id in ended]
 
     def _refuse(self, refused: BatchRefused, now_s: float) -> list[Effect]:
-        """Fail the request that is to blame; where there are several, run each alone to find out which it is."""
+        """Fail the request that is to blame. If the batch had several, run each alone to find out which one it is."""
         replica = self.replicas[refused.replica]
         flight = replica.in_flight.get(refused.batch_id)
         if flight is None:
@@ -254,18 +254,18 @@ class BatchScheduler:
         return [effect for part in parts for effect in self._end(part.request_id, InvalidRequest(refused.reason))]
 
     def _make_ready(self, ready: ReplicaReady[BatchLimits], now_s: float) -> list[Effect]:
-        """What running workers had that others take the place of runs again; nobody is to blame for that."""
+        """Queue again what the replaced workers had in flight, if any; no request is to blame for that."""
         replica = self.replicas[ready.replica]
         self._open.put_back(self._open.of(replica.withdraw()))
         replica.take_workers(ready.limits)
         return [self._recovery.become_ready(ready, now_s)]
 
     def _lose(self, lost: ReplicaLost, now_s: float) -> list[Effect]:
-        """Its rows run again, ahead of later ones; if no replica has or will have workers, everything ends."""
+        """Queue the lost replica's rows again, ahead of later ones; if all replicas are given up, end every request."""
         replica = self.replicas[lost.replica]
         flying = replica.withdraw()
         if lost.is_crash and flying:
-            replica.life.note_work()  # it was well until it was given these
+            replica.life.note_work()  # it worked until it was given these batches
         effects: list[Effect] = [*self._recovery.lose(lost, now_s)]
         if self.death is not None:
             return effects + self._die()
@@ -280,7 +280,7 @@ class BatchScheduler:
         return [effect for request in self._open for effect in self._end(request.request_id, error)]
 
     def _end(self, request_id: str, error: ShoalError) -> list[Effect]:
-        """End a request early; its rows in flight are ignored when they come. Unknown ids are ignored."""
+        """End a request early; its rows in flight are ignored when they are answered. Unknown ids are ignored."""
         if not self._open.end(request_id):
             return []
         return [InferenceFailed(request_id=request_id, error=error)]

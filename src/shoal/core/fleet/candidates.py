@@ -1,4 +1,4 @@
-"""Replicas that a request may go to, and which of them could ever serve it."""
+"""The replicas to which a request may go, and which of them can ever serve it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shoal.errors import ShoalError
 
 
 class Candidates:
-    """Some replicas of a fleet, in the order of their indices. Valid until one of them gets other limits."""
+    """Some replicas of a fleet, ordered by index. Valid until the limits of one of them change."""
 
     __slots__ = ("_able", "_configs", "indices", "replicas")
 
@@ -21,12 +21,12 @@ class Candidates:
         self.replicas = replicas
         self.indices = np.array([one.index for one in replicas], np.intp)
         self._configs = list(dict.fromkeys(one.scheduler.config for one in replicas))
-        """those that differ: usually one or a few"""
+        """The distinct limits of the replicas; usually one or a few."""
         self._able: dict[frozenset[SchedulerConfig], Candidates] = {}
-        """what is left without those that have such limits"""
+        """For a set of limits: the candidates without the replicas that have them."""
 
     def able(self, request: Request) -> Candidates:
-        """Those that can serve a request; all where none can, so that one of them says why."""
+        """The replicas that can serve a request; all of them if none can, so that one of them reports why."""
         refusing = frozenset(config for config in self._configs if refusal(config, request) is not None)
         if not refusing or len(refusing) == len(self._configs):
             return self
@@ -37,7 +37,7 @@ class Candidates:
 
 
 def refusal(config: SchedulerConfig, request: Request) -> ShoalError | None:
-    """Why a replica with such limits can never serve the request."""
+    """The reason for which a replica with such limits can never serve the request; None: it can."""
     try:
         check_request(config, request)
     except ShoalError as error:

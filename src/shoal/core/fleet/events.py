@@ -1,4 +1,4 @@
-"""What happens to a language model's replicas (events) and what the fleet wants done (effects)."""
+"""Events that a fleet of language-model replicas takes in, and effects that it returns."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What the replicas of one language model do together: events in, effects out. No I/O, no clock, no randomness.
+"""The fleet of all replicas of one language model: events in, effects out. No I/O, no clock, no randomness.
 
-A request is given to the replica that is expected to have finished it first. When that loses its workers, the request
-goes on elsewhere from its prompt and the tokens so far (`RequestProgress`), or, where nobody is left, waits for the
-first replica that has workers again; the client sees a pause. A lost replica is started again while the others go on
-(core/recovery). A request that takes down one replica after the other is failed (core/sequences/strikes.py), so that it
-does not take all of them.
+A request goes to the replica that is expected to finish it first. If that replica loses its workers, the request
+continues on another one from its prompt and the tokens so far (`RequestProgress`), or, if none is left, waits for the
+first replica that has workers again; the client sees a pause. A lost replica is started again while the others continue
+(core/recovery). A request that breaks one replica after the other is failed (core/sequences/strikes.py) before it has
+broken all of them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from shoal.core.speed.routing import Routing
 from shoal.errors import CapacityError, RemoteProtocolError, ShoalError
 
 _WORTH_WAITING_S = 0.5
-"""A replica that should be back so soon keeps its requests: elsewhere they would be computed again no earlier, and it
-would stand idle. Source: the pause that a client may see when its stream moves (0.5 s)."""
+"""A replica that is expected back within this time keeps its requests: other replicas would not continue them earlier,
+and it would be idle. Source: the pause that a client may see when its stream moves (0.5 s)."""
 
 
 class ReplicaFleet:
-    """Decides for all replicas of one model. All changes go through `handle`."""
+    """Routes requests among all replicas of one model and recovers lost ones. All changes go through `handle`."""
 
     def __init__(
         self,
@@ -49,27 +49,28 @@ class ReplicaFleet:
         routing: Routing = "earliest-finish",
         make_meter: MakeMeter | None = None,
     ) -> None:
-        """Start with workers everywhere.
+        """Start with workers on every replica.
 
         Args:
-            configs: one a replica, at least one.
-            recovery: None: the defaults.
+            configs: the limits of each replica, at least one.
+            recovery: how lost workers are started again; None: the defaults.
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
-            routing: which replica a request goes to.
-            make_meter: of a replica's speed, whenever it has other workers; None: one that learns from their answers.
+            routing: the rule that chooses a request's replica.
+            make_meter: makes a replica's speed meter whenever it has new workers; None: one that learns from their
+                answers.
         """
         self._make_meter = make_meter
         self._recovery = Recovery(recovery)
         self._changes = Changes()
         self.replicas: list[FleetReplica] = []
-        """to look at only"""
+        """All replicas; read-only for callers."""
         self._places: Candidates | None = None
-        """where requests can go; None: that is to be found anew"""
+        """The candidates for new requests; None: to be computed again."""
         self._max_running: int | None = None
         for config, seconds in zip(configs, row_s or [0.0] * len(configs), strict=True):
             self._add_replica(config, seconds)
         self._has_newcomer = False
-        """a replica has joined since the latest tick"""
+        """Whether a replica has joined since the latest tick."""
         self._placement = Placement(routing, self.replicas, self._changes)
         self._owner: dict[RequestId, FleetReplica] = {}
 
@@ -80,7 +81,7 @@ class ReplicaFleet:
 
     @property
     def death(self) -> str | None:
-        """Why no replica has workers or will have some; None: one has or will."""
+        """Why no replica has workers or will get them; None if one has or will."""
         return self._recovery.death
 
     @property
@@ -91,16 +92,16 @@ class ReplicaFleet:
         return self._max_running
 
     def replica_of(self, request_id: RequestId) -> int | None:
-        """Which replica has an unfinished request; None: there is no such request."""
+        """The index of the replica that has an unfinished request; None if there is no such request."""
         owner = self._owner.get(request_id)
         return None if owner is None else owner.index
 
     def check(self, request: Request) -> None:
-        """Refuse what no replica can ever serve, before it is added.
+        """Refuse a request that no replica can ever serve, before it is added.
 
         Raises:
-            InvalidRequest: it makes no sense as it is.
-            CapacityError: it fits into no replica's KV memory, or no replica is left.
+            InvalidRequest: the request is invalid.
+            CapacityError: the request fits into no replica's KV memory, or no replica is left.
         """
         first_error: ShoalError | None = None
         for replica in self.replicas:
@@ -112,11 +113,11 @@ class ReplicaFleet:
         raise first_error or CapacityError("no replica is left to serve requests")
 
     def handle(self, event: FleetEvent, now_s: float) -> list[FleetEffect]:
-        """Take in what has happened. Steps are formed by `Tick` only, so that requests told together run together.
+        """Take in an event. Only a `Tick` forms steps, so that requests that arrive together run together.
 
         Args:
-            event: in the order in which they happen.
-            now_s: monotonic.
+            event: what happened; events come in order.
+            now_s: the monotonic time.
 
         Returns:
             Effects to carry out in order.
@@ -154,15 +155,15 @@ class ReplicaFleet:
                 assert_never(event)
 
     def note_pause(self, pause_s: float) -> None:
-        """Time has gone by in which nothing could happen: that is no silence of any worker's."""
+        """Exclude a pause of the head itself from the time for which workers count as silent."""
         self._recovery.note_pause(pause_s)
 
     def wake_s(self) -> float | None:
-        """When a `Tick` may have effects though nothing else has happened; None: never."""
+        """The next time at which a `Tick` may have effects even if nothing else happens; None: never."""
         return self._recovery.wake_s()
 
     def stats(self) -> RecoveryStats:
-        """A snapshot for metrics."""
+        """A snapshot of the replicas' recovery, for metrics."""
         return self._recovery.stats()
 
     def _add_replica(self, config: SchedulerConfig, row_s: float) -> None:
@@ -171,18 +172,18 @@ class ReplicaFleet:
         self._forget_places()
 
     def _candidates(self) -> Candidates:
-        """Where a request can go: to replicas that serve; if none does, to those that will."""
+        """The replicas to which a request can go: those that serve or, if none does, those that are recovering."""
         if self._places is None:
             serving = [replica for replica in self.replicas if replica.is_serving]
             self._places = Candidates(serving or [one for one in self.replicas if one.life.is_recovering])
         return self._places
 
     def _forget_places(self) -> None:
-        """A replica has come, or has workers that it had not, or has lost them."""
+        """Forget the cached candidates, because a replica has joined or its workers have changed."""
         self._places = self._max_running = None
 
     def _place(self, request: Request, progress: RequestProgress | None, candidates: Candidates, now_s: float) -> None:
-        """Give it to one of the candidates; one that cannot hold it says so to the client."""
+        """Give a request to one of the candidates. If that one cannot hold it, its scheduler refuses it."""
         owner, digests = self._placement.choose(candidates.able(request), request, progress, now_s)
         self._owner[request.request_id] = owner
         owner.tell(RequestAdded(request=request, progress=progress, digests=digests))
@@ -205,7 +206,7 @@ class ReplicaFleet:
         return [stop, *told, *end, *self._rehome(now_s)]
 
     def _rehome(self, now_s: float) -> list[FleetEffect]:
-        """Requests of replicas that will not have workers soon go on where there are some, the oldest first."""
+        """Move requests, the oldest first, from replicas that will not have workers soon to those that have some."""
         candidates = self._candidates()
         leaving = [
             (replica, replica.withdraw_all(now_s))
@@ -215,7 +216,7 @@ class ReplicaFleet:
         return self._place_anew(leaving, candidates, now_s)
 
     def _share_with_newcomer(self, now_s: float) -> list[FleetEffect]:
-        """Requests that wait for room are given out again, the oldest first, as if they came now."""
+        """After a replica has joined, place the requests that wait for room again, the oldest first."""
         if not self._has_newcomer:
             return []
         self._has_newcomer = False
@@ -229,7 +230,7 @@ class ReplicaFleet:
         candidates: Candidates,
         now_s: float,
     ) -> list[FleetEffect]:
-        """Place what replicas hand over; all else that they say is passed on."""
+        """Place the requests that replicas hand over, and pass on their other effects."""
         effects: list[FleetEffect] = []
         handed_over: list[HandOver] = []
         for replica, said in told:
@@ -240,7 +241,7 @@ class ReplicaFleet:
         return effects
 
     def _take_turns(self, now_s: float) -> list[FleetEffect]:
-        """Let every scheduler see what has happened. A loss on the way gives others something to see."""
+        """Let the schedulers take in their events until none has any left; a loss on the way makes new ones."""
         effects: list[FleetEffect] = []
         while told := self._take_told():
             for replica in told:
@@ -251,13 +252,13 @@ class ReplicaFleet:
         return effects
 
     def _take_told(self) -> list[FleetReplica]:
-        """Those that have something in their inbox, in the order of their indices."""
+        """The replicas with events in their inbox, ordered by index."""
         told = sorted(self._changes.told)
         self._changes.told.clear()
         return [self.replicas[index] for index in told if self.replicas[index].inbox]
 
     def _pass_on(self, replica: FleetReplica, effects: Sequence[Effect], now_s: float) -> list[FleetEffect]:
-        """What a scheduler wants done, as the fleet's own wish."""
+        """Turn a scheduler's effects into effects of the fleet."""
         passed: list[FleetEffect] = []
         for effect in effects:
             match effect:

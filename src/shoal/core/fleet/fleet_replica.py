@@ -1,4 +1,4 @@
-"""One replica of a fleet: its scheduler, what that has not been told yet, and how its workers are."""
+"""One replica of a fleet: its scheduler, the scheduler's inbox, and the state of its workers."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ from shoal.errors import RemoteProtocolError
 from shoal.protocol.language_messages import StepId, StepResult
 
 MakeMeter = Callable[[int], SpeedMeter]
-"""From a replica's index to what follows its present workers."""
+"""Makes the speed meter for the present workers of the replica with this index."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """Replicas of a fleet, by their indices, that are to be looked at again. Mutable: whoever has looked clears it."""
+    """Indices of replicas that must be looked at again. Mutable: the reader of a set clears it."""
 
     told: set[int] = field(default_factory=set[int])
-    """those that may have something in their inbox"""
+    """Replicas that may have events in their inbox."""
     loads: set[int] = field(default_factory=set[int])
-    """those whose load, speed or memory may be another"""
+    """Replicas whose load, speed or memory may have changed."""
 
 
 class FleetReplica:
-    """Changes by its methods only; everything else is to look at."""
+    """One replica: scheduler, inbox, speed and workers. It is changed only by its methods; attributes are read-only."""
 
     def __init__(
         self, config: SchedulerConfig, recovery: ReplicaRecovery, make_meter: MakeMeter | None, changes: Changes
     ) -> None:
-        """`recovery`: of this replica. `make_meter`: see `ReplicaFleet`. `changes`: of the fleet's replicas."""
+        """`recovery`: the state of its workers. `make_meter`: see `ReplicaFleet`. `changes`: shared by the fleet."""
         self.index = recovery.index
         self.scheduler = Scheduler(config)
         self.inbox: list[Event] = []
-        """for the scheduler's next turn"""
+        """Events for the scheduler's next turn."""
         self._make_meter: MakeMeter = make_meter or _learning_meter
         self.meter = self._make_meter(self.index)
-        """of the workers that it has now"""
+        """The speed of its present workers."""
         self._recovery, self._changes = recovery, changes
         changes.loads.add(self.index)
 
     @property
     def life(self) -> ReplicaLife:
-        """To look at only."""
+        """The life of its workers; read-only for callers."""
         return self._recovery.life
 
     @property
@@ -69,13 +69,13 @@ class FleetReplica:
         return self._recovery.is_serving
 
     def tell(self, event: Event) -> None:
-        """Let the scheduler see this in its next turn."""
+        """Put an event into the inbox for the scheduler's next turn."""
         self.inbox.append(event)
         self._changes.told.add(self.index)
         self._changes.loads.add(self.index)
 
     def load(self, now_s: float) -> ReplicaLoad:
-        """Expected work, requests that the scheduler has not seen included."""
+        """The expected work, including requests in the inbox."""
         load = self.scheduler.load()
         added = [event for event in self.inbox if isinstance(event, RequestAdded)]
         return ReplicaLoad(
@@ -87,8 +87,11 @@ class FleetReplica:
         )
 
     def take_turn(self, now_s: float) -> list[Effect]:
-        """Let the scheduler see the inbox. Raises RemoteProtocolError: the workers are to be fenced; nothing is lost
-        but their answers."""
+        """Let the scheduler take in the inbox.
+
+        Raises:
+            RemoteProtocolError: an answer makes no sense. The workers must be fenced; only their answers are lost.
+        """
         events, self.inbox = self.inbox, []
         self._changes.loads.add(self.index)
         try:
@@ -99,15 +102,15 @@ class FleetReplica:
             raise
 
     def note_sent(self, work: StepWork, now_s: float) -> None:
-        """A step is on its way."""
+        """Note that a step was sent."""
         step_id = work.step.step_id
         self._recovery.note_sent(step_id, WorkSize.of_step(work.shape), now_s)
         self.meter.note_sent(step_id, work.shape, now_s)
 
     def take_answer(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
-        """A step has come back. Returns what that says about the speed of the workers.
+        """Take a step's answer. Returns events about the speed of the workers.
 
-        What others than the present workers left behind is not believed.
+        Answers of earlier generations of workers are ignored.
         """
         if not self.is_serving or result.generation != self.scheduler.generation:
             return []
@@ -122,13 +125,13 @@ class FleetReplica:
         self._recovery.note_sent(step_id, size, now_s)
 
     def lose(self, reason: str, now_s: float) -> list[Effect]:
-        """Its workers are gone. Returns what remains to be told of their answers; every request waits then."""
+        """Note the loss of its workers; every request waits afterwards. Returns the effects of their last answers."""
         self.tell(WorkersLost(reason=reason))
         self.meter.forget_sent()
         return self._close_books(now_s)
 
     def take_workers(self, config: SchedulerConfig, now_s: float) -> list[Effect]:
-        """It has workers again, or others instead of those it had. Returns what remains to be told of the old ones."""
+        """Take new workers, after a loss or in place of others. Returns the effects of the old ones' last answers."""
         effects: list[Effect] = []
         if self.is_serving:
             self.tell(WorkersLost(on_purpose=True))
@@ -139,25 +142,25 @@ class FleetReplica:
         return effects
 
     def withdraw_all(self, now_s: float) -> list[Effect]:
-        """Take every request out of a replica without workers: they are handed over, but for those that end here."""
+        """Hand over every request of a replica without workers, except those that end now."""
         effects = self.take_turn(now_s)
         self.inbox += [RequestWithdrawn(request_id=request_id) for request_id in self.scheduler.state.sequences]
         return effects + self.take_turn(now_s)
 
     def withdraw_waiting(self, now_s: float) -> list[Effect]:
-        """Hand over the requests that hold no KV blocks, of a replica that has been told everything."""
+        """Hand over the requests that hold no KV blocks. The inbox must be empty."""
         self.inbox += [RequestWithdrawn(request_id=one.request.request_id) for one in self.scheduler.state.waiting]
         return self.take_turn(now_s) if self.inbox else []
 
     def _close_books(self, now_s: float) -> list[Effect]:
-        """A turn after which no answer of the old workers counts: those that make no sense are as good as none."""
+        """Take the last turn with the old workers' answers; answers that make no sense are dropped."""
         try:
             return self.take_turn(now_s)
         except RemoteProtocolError:
             return self.take_turn(now_s)
 
     def _renew_scheduler(self, config: SchedulerConfig, now_s: float) -> list[Effect]:
-        """The same one goes on where its limits are still right; another takes over its requests where not."""
+        """Keep the scheduler if its limits still hold; otherwise a new one takes over its requests."""
         if replace(config, generation=self.scheduler.config.generation) == self.scheduler.config:
             self.tell(WorkersReady())
             return []
@@ -172,7 +175,7 @@ class FleetReplica:
 
 
 def _learning_meter(index: int) -> SpeedMeter:
-    """For any replica: one that knows nothing yet."""
+    """A meter that knows nothing yet, whichever the replica."""
     return SpeedMeter()
 
 

@@ -1,4 +1,4 @@
-"""Where in a fleet a request goes."""
+"""Placement: which replica of a fleet gets a request."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shoal.core.speed.routing_table import RoutingTable
 
 
 class Placement:
-    """Follows one rule."""
+    """Chooses replicas by one routing rule."""
 
     __slots__ = ("_changes", "_indexes", "_previous", "_replicas", "_routing", "_slow", "_table")
 
     def __init__(self, routing: Routing, replicas: Sequence[FleetReplica], changes: Changes) -> None:
-        """`replicas`: of the fleet, of which there may be more later. `changes`: of them."""
+        """`replicas`: the fleet's own list, which may grow. `changes`: which of them must be looked at again."""
         self._routing: Routing = routing
         self._replicas, self._changes = replicas, changes
         self._table = RoutingTable()
         self._indexes: list[PrefixIndex] = []
-        """of each replica"""
+        """The prefix index of each replica."""
         self._slow: set[int] = set()
-        """replicas with a slow worker, whose speed changes by their being idle"""
+        """Replicas with a slow worker, whose expected speed changes while they are idle."""
         self._previous = -1
-        """the replica that got the latest request"""
+        """The replica that got the latest request."""
 
     def choose(
         self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
@@ -68,7 +68,7 @@ class Placement:
         return chosen, digests if chosen.scheduler.config.block_size == block_size else ()
 
     def _look_again(self, now_s: float) -> None:
-        """At the replicas that have changed since they were last looked at."""
+        """Update the routing table for the replicas that have changed."""
         for index in sorted(self._changes.loads | self._slow):
             replica = self._replicas[index]
             load = replica.load(now_s)
@@ -78,7 +78,7 @@ class Placement:
         self._changes.loads.clear()
 
     def _may_have_cached(self, digests: Sequence[bytes], request: Request) -> Sequence[int]:
-        """Replicas that have the first block, or perhaps the clip."""
+        """Replicas that may have the start of the prompt cached, or the request's clip."""
         if request.clip is not None:
             return range(len(self._replicas))
         if not digests:

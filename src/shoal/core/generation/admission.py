@@ -1,4 +1,4 @@
-"""Whether a language-model request may wait in the queue, and when a refused one should come again."""
+"""Admission control for language models: whether a request may wait, and when a refused client should try again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from shoal.errors import ConfigError, QueueFull
 
 _UNKNOWN_RETRY_S = 1.0
-"""Used where nothing has been measured yet: HTTP's smallest number of whole seconds (RFC 9110, 10.2.3)."""
+"""Retry-After before anything has been measured: the smallest whole number of seconds above 0 (RFC 9110, 10.2.3)."""
 _DECAY = 0.97
-"""Weight of the past at every end: about thirty requests count, as many as one replica runs at once by default."""
+"""Weight of the past at every end: the average covers about thirty requests, as many as a replica runs by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionConfig:
-    """How many requests may wait. Raises ConfigError where a value is out of range."""
+    """How many requests may wait. Raises ConfigError if a value is out of range."""
 
     max_queue: int = 1024
-    """Requests that may wait beyond those that can run at once, >= 1. One larger call is taken while none waits."""
+    """The most requests that may wait beyond those that can run at once, >= 1. A single larger call is accepted while
+    none waits."""
 
     def __post_init__(self) -> None:
         if self.max_queue < 1:
@@ -25,7 +26,7 @@ class AdmissionConfig:
 
 
 class EndRate:
-    """How fast requests end, learned from the latest ends; times when there was nothing to do do not count."""
+    """The rate at which requests end, learned from recent ends. Idle time does not count."""
 
     __slots__ = ("_count", "_gaps_s", "_since_s")
 
@@ -45,7 +46,7 @@ class EndRate:
         self._since_s = now_s
 
     def expected_s(self, num_requests: int, now_s: float) -> float:
-        """Seconds until so many more requests have ended. One that is overdue by x is expected to take another x."""
+        """Expected seconds until so many more requests end. One that is overdue by x is expected to take another x."""
         if not self._count:
             return _UNKNOWN_RETRY_S
         gap_s = self._gaps_s / self._count
@@ -55,15 +56,15 @@ class EndRate:
 def reason_to_refuse(
     config: AdmissionConfig, *, num_new: int, num_unfinished: int, max_running: int, rate: EndRate, now_s: float
 ) -> QueueFull | None:
-    """Why a call should not even wait, or None.
+    """Return the error with which a call is refused, or None to let it wait.
 
     Args:
         config: the limit.
-        num_new: requests of the call, taken together or not at all.
+        num_new: requests of the call, which are accepted together or not at all.
         num_unfinished: requests that have not ended.
-        max_running: how many can run at once.
-        rate: at which they end.
-        now_s: on the clock of the rate.
+        max_running: how many requests can run at once.
+        rate: the rate at which requests end.
+        now_s: the time, on the clock of `rate`.
     """
     num_waiting = max(0, num_unfinished - max_running)
     num_excess = num_unfinished + num_new - max_running - config.max_queue

@@ -1,4 +1,4 @@
-"""What the workers' answers to steps mean for the sequences that had rows in them."""
+"""Taking the workers' answers to steps: tokens, finished sequences and the progress of beam searches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shoal.protocol.language_messages import SampledToken, StepResult
 
 
 def check_answers(state: SchedulerState, events: Seq[Event]) -> None:
-    """Refuse answers that do not fit their steps, before anything changes. Late or repeated ones are no offense.
+    """Check that answers fit their steps, before anything changes. Late and repeated answers pass.
 
     Raises:
-        RemoteProtocolError: a result does not answer its step.
+        RemoteProtocolError: a result does not fit its step.
     """
     in_flight = state.in_flight
     expected = iter(in_flight)
@@ -45,7 +45,7 @@ def _check_answer(step: StepInFlight, result: StepResult) -> None:
 
 
 def _lacks_candidates(step: StepInFlight, result: StepResult) -> bool:
-    """Whether a hypothesis of a search was not told what may follow it."""
+    """Whether the answer lacks the candidates for the next token of some beam hypothesis."""
     if all(chunk.sequence.lead.beams is None for chunk in step.chunks):
         return False
     searches = [chunk.sequence.lead.beams is not None for chunk in step.chunks for _ in range(chunk.num_samples)]
@@ -54,7 +54,7 @@ def _lacks_candidates(step: StepInFlight, result: StepResult) -> bool:
 
 
 def take_answer(state: SchedulerState, result: StepResult) -> None:
-    """Give a step's tokens to its sequences. Late results (of an older generation, or repeated) are dropped."""
+    """Give a step's tokens to its sequences. Late results (of an older generation, or repeated) are ignored."""
     if result.generation != state.generation:
         return
     step = state.in_flight.pop(result.step_id, None)
@@ -110,7 +110,7 @@ def _take_token(state: SchedulerState, sequence: Sequence, token: SampledToken) 
 
 
 def _advance_search(state: SchedulerState, lead: Sequence) -> None:
-    """Choose the next hypotheses of a search, if what may follow each of the present ones is known."""
+    """Choose the next hypotheses of a search once the candidates of all present ones are known."""
     search, progress = lead.request.beams, lead.beams
     assert search is not None
     assert progress is not None
@@ -129,7 +129,7 @@ def _advance_search(state: SchedulerState, lead: Sequence) -> None:
 
 
 def _clear_losses(state: SchedulerState, sequence: Sequence) -> None:
-    """A token has come, so the sequence does not break workers."""
+    """Clear a sequence's count of losses: a token has arrived, so it does not break workers."""
     if not sequence.num_losses:
         return
     if sequence.is_suspect:
@@ -138,7 +138,7 @@ def _clear_losses(state: SchedulerState, sequence: Sequence) -> None:
 
 
 def _finish_reason(sequence: Sequence) -> FinishReason | None:
-    """Why a sequence ends after its newest output, or None. Forced outputs end only with the last of them."""
+    """Why a sequence ends after its newest output, or None. Given outputs (targets) end only with the last one."""
     request = sequence.request
     if not request.targets and sequence.token_ids[-1] in request.stop_token_ids:
         return "stop"

@@ -1,4 +1,4 @@
-"""How requests end, and what their clients are told then."""
+"""The ends of requests, and what their clients are told."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def finish(
     """End a request that neither waits nor runs any more.
 
     Args:
-        state: of the scheduler; it forgets the sequence.
-        sequence: the request's own, or the lead of its search.
-        reason: that its client is told.
-        message: what went wrong; empty: nothing.
-        breaks_workers: whether it is given up because it has cost too many workers.
+        state: the scheduler's state. Mutates: it forgets the sequence.
+        sequence: the request's sequence, or the lead of its beam search.
+        reason: the finish reason that its client is told.
+        message: what went wrong; empty if nothing did.
+        breaks_workers: whether the request is given up because it has cost too many workers.
     """
     state.forget(sequence)
     state.outputs.append(
@@ -40,7 +40,7 @@ def finish(
 
 
 def finish_search(state: SchedulerState, lead: Sequence) -> None:
-    """End a beam search, of which nothing runs any more: its client is told the best hypothesis."""
+    """End a beam search that no longer runs; its client is told the best hypothesis."""
     search, progress = lead.request.beams, lead.beams
     assert search is not None
     assert progress is not None
@@ -56,7 +56,7 @@ def finish_search(state: SchedulerState, lead: Sequence) -> None:
 
 
 def refusal(request: Request, progress: RequestProgress | None, message: str) -> RequestFinished:
-    """What the client of a request is told that cannot be computed here."""
+    """The output for a request that cannot be computed here."""
     return RequestFinished(
         request_id=request.request_id,
         reason="error",

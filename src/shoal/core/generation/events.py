@@ -1,4 +1,4 @@
-"""What happens to a scheduler (events) and what it wants done (effects)."""
+"""Events that a replica's scheduler takes in, and effects that it returns."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class RequestAdded:
 
     request: Request
     progress: RequestProgress | None = None
-    """Where the request goes on if it began on other workers."""
+    """The tokens and state from which it continues, if it began on other workers."""
     digests: Seq[bytes] = ()
     """Digests of its leading full blocks, as far as routing has found them: they need not be found again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCancelled:
-    """The client went away. An id that is unknown or has ended is ignored: the two may cross."""
+    """The client went away. Ignored if the id is unknown or its request has ended, since the two may cross."""
 
     request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestWithdrawn:
-    """The request continues on another replica; it must hold no blocks here. An unknown id is ignored."""
+    """The request is to continue on another replica. It must hold no blocks here; an unknown id is ignored."""
 
     request_id: RequestId
 
@@ -44,17 +44,17 @@ class StepCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersLost:
-    """A worker of this replica is gone. Nothing late from the old generation is believed, no step is sent."""
+    """A worker of this replica is lost. Late answers of the old generation are ignored, and no step is sent."""
 
     reason: str = ""
-    """What the clients of requests that are blamed are told."""
+    """The reason that clients of blamed requests are told."""
     on_purpose: bool = False
-    """Whether the workers were stopped to be replaced, so that no request is to blame."""
+    """Whether the workers were stopped in order to be replaced, so that no request is to blame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersReady:
-    """The replica's workers are whole again, with empty KV memory, in the scheduler's present generation."""
+    """The replica has all its workers again, with empty KV memory, in the scheduler's present generation."""
 
 
 Event = RequestAdded | RequestCancelled | RequestWithdrawn | StepCompleted | WorkersLost | WorkersReady

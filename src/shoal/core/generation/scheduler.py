@@ -1,9 +1,9 @@
-"""What one replica computes next: events in, effects out. No I/O, no clock, no randomness.
+"""The scheduler of one replica of a language model: events in, effects out. No I/O, no clock, no randomness.
 
-A request's way through it: `RequestAdded` -> waiting -> admitted with KV blocks (waiting_queue.py, kv_cache.py) -> its
-prompt rows go out in one or more steps (step_forming.py) -> each `StepCompleted` brings tokens, full blocks enter the
-prefix index (answers.py) -> decode rows, one a step -> a reason to finish -> its blocks are given back (endings.py).
-Under beam search a request has a sequence for each live hypothesis; its outputs are told when the best is known.
+A request's life: `RequestAdded` -> waiting -> admitted with KV blocks (waiting_queue.py, kv_cache.py) -> its prompt
+rows are sent in one or more steps (step_forming.py) -> each `StepCompleted` brings tokens, and full blocks enter the
+prefix index (answers.py) -> decode rows, one per step -> a reason to finish -> its blocks are released (endings.py). A
+request with beam search has a sequence for each live hypothesis; its outputs are sent once the best one is known.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scheduler:
         self._state = SchedulerState(config)
 
     def successor(self, config: SchedulerConfig) -> Scheduler:
-        """A scheduler for other workers of the same replica, with other limits. It counts on where this one stops."""
+        """A scheduler for new workers of the replica with other limits, which continues this one's ids and counters."""
         assert not self.has_unfinished, "requests must be handed over first"
         successor = Scheduler(config)
         successor.state.count_on(self._state)
@@ -53,7 +53,7 @@ class Scheduler:
 
     @property
     def state(self) -> SchedulerState:
-        """The state itself, for the invariant checks of simulator and tests. They only look at it."""
+        """The state itself, read-only for callers: the fleet, the simulator and tests."""
         return self._state
 
     @property
@@ -63,7 +63,7 @@ class Scheduler:
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether a request is alive or a step in flight."""
+        """Whether a request is unfinished or a step in flight."""
         return bool(self._state.sequences or self._state.in_flight)
 
     def stats(self) -> SchedulerStats:
@@ -71,31 +71,30 @@ class Scheduler:
         return take_stats(self._state)
 
     def load(self) -> ReplicaLoad:
-        """The work still to be done here, at a speed that is not known."""
+        """The remaining work, with the replica's speed left unknown."""
         return measure_load(self._state)
 
     def cached_tokens(self, digests: Seq[bytes], clip: Clip | None = None) -> int:
-        """How many leading tokens of a prompt, given by the digests of its blocks, are cached here, and rows of
-        its clip that need not be encoded."""
+        """The number of cached leading tokens of a prompt, given by the digests of its blocks, plus the rows of its
+        clip that need not be encoded again."""
         kv = self._state.kv
         num_encoded = clip.num_rows - kv.rows_to_encode(clip) if clip is not None else 0
         return len(kv.cached_blocks(digests)) * self.config.block_size + num_encoded
 
     def handle(self, events: Seq[Event], now_s: float) -> list[Effect]:
-        """One turn: take in everything that has happened, then form as many steps as may be in flight.
+        """Take in all events since the last turn, then form as many steps as may be in flight.
 
-        Give it all events that have come since the last turn: a burst of requests taken in together is dealt evenly
-        over the micro-batches.
+        Requests that arrive in the same turn are divided evenly among the micro-batches.
 
         Args:
-            events: in the order in which they happened; may be empty.
-            now_s: any monotonic clock; requests that are added later wait behind those that are there.
+            events: what happened, in order; may be empty.
+            now_s: the time on any monotonic clock; a request's time of arrival.
 
         Returns:
-            Effects to carry out in order: steps first, so that the workers start before outputs are passed on.
+            Effects to carry out in order: steps come first, so that the workers start before outputs are passed on.
 
         Raises:
-            RemoteProtocolError: a result does not answer its step. Nothing has changed; the workers are to be fenced.
+            RemoteProtocolError: a result does not fit its step. Nothing has changed; the workers must be fenced.
         """
         check_answers(self._state, events)
         for event in events:
@@ -148,7 +147,7 @@ class Scheduler:
             state.waiting.append(sequence)
 
     def _resume(self, sequence: Sequence, progress: RequestProgress) -> None:
-        """Let a sequence from elsewhere wait by its age. It may have more tokens already than fit here."""
+        """Queue a sequence from another replica by its age. It may already have more tokens than fit here."""
         sequence.resume(progress)
         if sequence.is_suspect:
             self._state.suspects.append(sequence)
@@ -168,7 +167,7 @@ class Scheduler:
         self._state.outputs.append(HandOver(request=sequence.request, progress=sequence.progress()))
 
     def _lose_workers(self, lost: WorkersLost) -> None:
-        """Every request waits to be computed again, but for those that have lost too many workers."""
+        """Queue every request to be computed again, except those that have lost too many workers."""
         state = self._state
         if not lost.on_purpose:
             for sequence in state.sequences.values():

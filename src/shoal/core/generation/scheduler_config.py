@@ -1,4 +1,4 @@
-"""The limits of one replica, and whether a request can live within them."""
+"""The limits of one replica, and whether a request can be served within them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from shoal.core.sequences.request import Request
 from shoal.errors import CapacityError, ConfigError, InvalidRequest
 
 MAX_STEP_TOKENS = 512
-"""rows of a step, as `shoal run` and `serve` have it"""
+"""Rows of a step, as `shoal run` and `shoal serve` set it."""
 SMALLEST_CHUNK_TOKENS = 64
-"""Prefill chunks of a pipeline get no smaller than this: each reads all weights of a stage once."""
+"""The smallest prefill chunk of a pipeline, since every chunk reads all weights of a stage once."""
 _CHUNKS_PER_STAGE = 2
 """While a pipeline fills and drains each stage idles for one chunk, and output rows wait behind one in every stage.
 Source: docs/log.md, prefill chunks: a simulated pipeline gains 2 to 5 % over one chunk a stage, little from more."""
@@ -18,26 +18,26 @@ Source: docs/log.md, prefill chunks: a simulated pipeline gains 2 to 5 % over on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
-    """What one replica may use. Raises ConfigError where a value is out of range."""
+    """What one replica may use. Raises ConfigError if a value is out of range."""
 
     block_size: int
     """Tokens in a KV block, >= 1."""
     num_blocks: int
     """KV blocks of the replica, >= 1."""
     max_seqs: int
-    """Sequences that may hold KV blocks at once, >= 1."""
+    """The most sequences that may hold KV blocks at once, >= 1."""
     max_step_tokens: int
-    """Rows of a step's flat batch, >= 1."""
+    """The most rows of a step's flat batch, >= 1."""
     max_context: int
-    """Prompt and output tokens of one sequence, >= 2."""
+    """The most tokens of one sequence, prompt and output together, >= 2."""
     prefill_chunk_tokens: int
-    """Prefill rows in one step, 1 to max_step_tokens."""
+    """The most prefill rows in one step, 1 to max_step_tokens."""
     num_micro_batches: int = 1
     """The most steps in flight: as many as the pipeline has stages, >= 1."""
     num_states: int = 0
-    """Slots for the state of recurrent layers: one a sequence, the others for snapshots; 0: the model has none."""
+    """Slots for states of recurrent layers, one for each sequence and the rest for snapshots; 0: no such layers."""
     num_memories: int = 0
-    """Slots for what an encoder gave, which requests over one clip share; 0: the model has none."""
+    """Slots for an encoder's outputs, shared by the requests over one clip; 0: the model has no encoder."""
     generation: int = 0
     """Generation of the workers that are there at the start, >= 0."""
     packs_steps: bool = True
@@ -69,20 +69,20 @@ class SchedulerConfig:
             )
 
     def max_sequence_tokens(self, num_places: int = 1) -> int:
-        """The most tokens that a sequence can reach, prompt and output, beside others of the same request: `num_places`
-        in all. The last output token needs no KV."""
+        """The most tokens, prompt and output, of each sequence of a request that has `num_places` sequences. The last
+        output token needs no KV."""
         return min(self.max_context, self.num_blocks // num_places * self.block_size + 1)
 
 
 def prefill_chunk(num_stages: int, max_step_tokens: int = MAX_STEP_TOKENS) -> int:
-    """Prompt rows that a step of a replica takes at most."""
+    """The most prompt rows in one step of a replica."""
     if num_stages == 1:
         return max_step_tokens
     return min(max_step_tokens, max(SMALLEST_CHUNK_TOKENS, max_step_tokens // (_CHUNKS_PER_STAGE * num_stages)))
 
 
 def output_limit(config: SchedulerConfig, request: Request) -> int:
-    """Output tokens after which a request ends with `length`: its max_tokens, or the room that its prompt leaves."""
+    """The output tokens after which a request ends with `length`: its max_tokens, or the room left by its prompt."""
     wanted = len(request.targets) or request.max_tokens
     return min(wanted, config.max_sequence_tokens(request.num_places) - len(request.prompt_ids))
 
@@ -136,7 +136,7 @@ def _check_beams(config: SchedulerConfig, request: Request) -> None:
 
 
 def _check_pictures(config: SchedulerConfig, request: Request) -> None:
-    """A picture that must stay whole fits a step in which all other sequences have a row."""
+    """Check that a picture which must stay whole fits into a step beside one row of every other sequence."""
     room, pictures = config.max_step_tokens - config.max_seqs + 1, request.pictures
     if pictures is not None and pictures.sees_whole and pictures.most_rows > room:
         raise CapacityError(

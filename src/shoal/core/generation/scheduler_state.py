@@ -1,4 +1,4 @@
-"""Everything one scheduler knows."""
+"""The state of one scheduler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from shoal.protocol.worker_messages import Generation
 
 
 class SchedulerState:
-    """A live sequence waits or runs; a running one is prefilling, ready, or has all its known rows in flight."""
+    """Sequences, steps in flight, memory and counters of one scheduler.
+
+    A live sequence waits or runs; a running one is prefilling, ready, or has all its known rows in flight.
+    """
 
     __slots__ = (
         "config",
@@ -50,7 +53,7 @@ class SchedulerState:
         """Whether the workers are lost and not yet rebuilt, so that no step is sent."""
         self.kv = _empty_cache(config)
         self.sequences: dict[RequestId, Sequence] = {}
-        """Every live request, by its id."""
+        """The sequence of every live request, by request id."""
         self.waiting = WaitingQueue()
         self.running: dict[RequestId, Sequence] = {}
         """Sequences that hold KV blocks."""
@@ -59,24 +62,24 @@ class SchedulerState:
         self.ready: deque[Sequence] = deque()
         """Running sequences whose next decode row can be scheduled, longest ready first."""
         self.suspects: list[Sequence] = []
-        """Live sequences that are to be tried alone, one after the other, before anything else goes on."""
+        """Live sequences that must be tried alone, one after the other, before anything else continues."""
         self.in_flight: dict[StepId, StepInFlight] = {}
-        """Steps that were sent and not answered, oldest first."""
+        """Steps that were sent and not answered, by id, oldest first."""
         self.outputs: list[Effect] = []
-        """What the turn under way has produced for clients."""
+        """Outputs of the current turn for clients."""
         self.next_step_id = 0
         self.next_arrival = 0
         self.num_preemptions = 0
         self.num_replays = 0
-        """How often a request that had begun was taken from lost workers."""
+        """The number of times that a started request lost its workers."""
         self.replayed_tokens = 0
-        """Rows that lost workers had computed and others must compute again."""
+        """Rows that lost workers had computed and that must be computed again."""
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
 
     @property
     def num_places(self) -> int:
-        """Places for sequences that are taken: by a request under beam search all that it may need."""
+        """Taken places for sequences. A request with beam search takes all that it may need."""
         return sum(one.request.num_places for one in self.running.values() if one.lead is one)
 
     @property
@@ -93,13 +96,13 @@ class SchedulerState:
             self.ready.remove(sequence)
 
     def start_running(self, lead: Sequence) -> None:
-        """A sequence and its branches have been given blocks, and their known rows are to be computed."""
+        """Start a sequence and its branches, which have been given blocks, with the prefill of their known rows."""
         for member in lead.members:
             self.running[member.request.request_id] = member
             self.prefilling.append(member)
 
     def put_back(self, lead: Sequence) -> None:
-        """A sequence and its branches, of which nothing is in flight, give their blocks back and wait again."""
+        """Release the blocks of a sequence and its branches and let it wait again. Nothing of it may be in flight."""
         for member in lead.members:
             self.stop_running(member)
             self.kv.release(member)
@@ -109,11 +112,11 @@ class SchedulerState:
         self.num_preemptions += 1
 
     def follow(self, lead: Sequence, parents: Seq[int]) -> None:
-        """Let the sequences of a request go on with its live hypotheses, whose next rows are then ready.
+        """Let the sequences of a beam search continue with its live hypotheses, and make their next rows ready.
 
         Args:
-            lead: whose progress has just been made.
-            parents: for each hypothesis, the member whose hypothesis it goes on from.
+            lead: the lead of the search, whose progress has just been updated.
+            parents: for each hypothesis, the index of the member that it continues.
         """
         assert lead.beams is not None
         before = lead.members
@@ -144,7 +147,7 @@ class SchedulerState:
         self.prefix_query_tokens, self.prefix_hit_tokens = other.prefix_query_tokens, other.prefix_hit_tokens
 
     def fence(self) -> None:
-        """Forget the workers and all that they held; every live request waits to be recomputed."""
+        """Forget the workers and their memory, and let every live request wait to be recomputed."""
         self.generation = Generation(self.generation + 1)
         self.is_fenced = True
         self.in_flight.clear()
@@ -161,7 +164,7 @@ class SchedulerState:
 
 
 def _empty_cache(config: SchedulerConfig) -> KvCache:
-    """The memory of workers that have computed nothing yet."""
+    """The cache of workers that have computed nothing yet."""
     states = None
     if config.num_states:
         states = StateCache(num_running=config.max_seqs, num_states=config.num_states, block_size=config.block_size)

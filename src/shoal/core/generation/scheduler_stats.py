@@ -1,4 +1,4 @@
-"""What a scheduler shows of itself: counts for metrics, work left for routing."""
+"""A scheduler's counts for metrics, and its remaining work for routing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class SchedulerStats:
     num_running: int
     """Sequences that hold KV blocks."""
     num_waiting: int
+    """Requests that hold no KV blocks."""
     num_in_flight: int
     """Steps that were sent and not answered."""
     num_free_blocks: int
@@ -24,13 +25,13 @@ class SchedulerStats:
     prefix_query_tokens: int
     """Prompt tokens of all requests admitted so far."""
     prefix_hit_tokens: int
-    """Prompt tokens among them that were found in the prefix index."""
+    """Those of `prefix_query_tokens` that were found in the prefix index."""
     num_preemptions: int
-    """How often a running sequence gave its blocks back so far."""
+    """The number of times that a running sequence was preempted and released its blocks."""
     num_replays: int
-    """How often a request that had begun was taken from lost workers so far."""
+    """The number of times that a started request lost its workers."""
     replayed_tokens: int
-    """Tokens that lost workers had computed and others had to compute again so far."""
+    """Tokens that lost workers had computed and that had to be computed again."""
 
 
 def take_stats(state: SchedulerState) -> SchedulerStats:
@@ -51,7 +52,7 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
 
 
 def measure_load(state: SchedulerState) -> ReplicaLoad:
-    """The known rows still to be computed, and the sequences whose outputs are not known. Forced outputs are known."""
+    """The known rows still to be computed, and the outputs still to come. Given outputs (targets) count as known."""
     prefill_tokens = num_decoding = 0
     for sequence in state.sequences.values():
         request = sequence.request
@@ -67,7 +68,7 @@ def measure_load(state: SchedulerState) -> ReplicaLoad:
 
 
 def _is_overloaded(state: SchedulerState) -> bool:
-    """Whether requests wait for a place or for memory, and not just for their turn to be computed."""
+    """Whether requests wait for a place or for memory, not just for the next step."""
     if not state.waiting:
         return False
     return state.num_places >= state.config.max_seqs or state.kv.blocks.num_free <= len(state.running)

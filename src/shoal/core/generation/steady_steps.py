@@ -1,9 +1,9 @@
-"""Decode steps in which nothing is decided, taken at once.
+"""Decode steps without decisions, which a simulation takes together.
 
-While every running request has exactly one row in the one step that is in flight, and nobody waits, all that an answer
-changes is the same for each: a token more, a row more, now and then a block. A simulation may therefore take the steps
-up to the first end of a request together. What the state is afterwards is what `Scheduler.handle` would have made of
-it, step by step, block by block (tests/core/generation/test_steady_steps.py).
+While every running request has exactly one row in the only step in flight, and no request waits, each answer changes
+every request in the same way: one more token, one more row and now and then one more block. A simulation may therefore
+advance to the first end of a request in one go. The state afterwards equals what `Scheduler.handle` would have made of
+it step by step (tests/core/generation/test_steady_steps.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from shoal.protocol.language_messages import StepId
 
 
 def num_steady_steps(state: SchedulerState) -> int:
-    """Steps from the one in flight on, itself included, until a request ends; only the last answer has to be looked at.
-    0 where something else may be decided before: somebody waits, prompts are under way, memory may run out.
+    """The number of steps, including the one in flight, until a request ends; only the last answer needs `handle`.
+
+    0 if something else may be decided before: a request waits, prompts are being computed, or memory may run out.
     """
     if len(state.in_flight) != 1 or state.config.num_micro_batches != 1 or state.is_fenced:
         return 0
@@ -40,7 +41,8 @@ def num_steady_steps(state: SchedulerState) -> int:
 
 
 def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
-    """Take `count` answers at once, each with the same token for everybody. Returns the step that is in flight then.
+    """Take `count` answers at once, each with the same token for every request. Returns the id of the step then in
+    flight.
 
     Mutates: `state`, which must have more than `count` steady steps.
     """
@@ -60,7 +62,7 @@ def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
 
 
 def _may_end_early(sequence: Sequence) -> bool:
-    """By what it writes, or because it is cancelled or on trial."""
+    """Whether a sequence may end before its limit, or is cancelled or suspect."""
     request = sequence.request
     return bool(request.stop_token_ids or request.targets or sequence.is_cancelled or sequence.is_suspect)
 
@@ -71,7 +73,7 @@ def _num_new_blocks(kv: KvCache, sequence: Sequence, count: int) -> int:
 
 
 def _move_blocks(kv: KvCache, sequences: list[Sequence], count: int) -> None:
-    """Offer full blocks and take new ones in the order of the steps: in each, first what is full, then what is new."""
+    """Register full blocks and allocate new ones in the order of the steps; within a step, full ones come first."""
     due: list[tuple[int, bool, int]] = []
     for place, sequence in enumerate(sequences):
         computed, scheduled = sequence.num_computed, sequence.num_scheduled

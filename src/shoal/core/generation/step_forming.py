@@ -1,23 +1,24 @@
-"""What goes into the next step of a replica.
+"""Forming the next step of a replica.
 
-Decode rows first, then known rows of the oldest requests that have some, as far as the step's budget goes, cut so that
-the micro-batches in flight are equally long (micro_batches.py). When blocks run out the youngest sequence gives up its
-own and is recomputed later from its prompt and the outputs so far.
+Decode rows come first, then known rows of the oldest requests that have some, up to the step's budget, cut so that the
+micro-batches in flight are equally long (micro_batches.py). When blocks run out, the youngest sequence releases its own
+and is recomputed later from its prompt and the outputs so far.
 
 Successive prefill chunks of one prompt may be in flight together: every stage runs the steps in order, so a chunk finds
-its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent.
-A sequence has one chunk in a step. One that is computed again goes out like a prompt, its outputs behind it.
+its predecessor's KV, and one long prompt fills the whole pipeline. A row whose token is not known yet is never sent. A
+sequence has one chunk in a step. A sequence that is recomputed is sent like a prompt followed by its outputs.
 
-A clip that is to be encoded costs as much as a long chunk: the step that has one takes no more prompts behind it, and
-output rows of others go with each. The same holds where attention over a clip is to be told.
+Encoding a clip costs as much as a long chunk, so a step that encodes one takes no further prompts; decode rows of other
+requests go with it. The same holds for a step that reports attention over a clip.
 
-Under beam search each live hypothesis is a sequence, and its next row goes out like any other; when the rows of all of
-them are back, the scheduler chooses the next ones, which share the blocks that they have in common (kv_cache.py).
+In a beam search each live hypothesis is a sequence, whose next row is sent like any other. When all of them have been
+answered, the scheduler chooses the next hypotheses, which share their common blocks (kv_cache.py).
 
-A picture whose rows see all of it stays whole: the chunk ends before it, or goes on to its end, however long that is.
+A picture whose rows see all of it stays whole: a chunk ends before it or includes all of it, however long it is.
 
-A request that may be what breaks workers (recovery/strikes.py) is tried before anything else goes on: nobody is
-admitted, the prompt under way is finished, what is in flight returns, then its rows go out alone until its first token.
+A suspect, a request that may break workers (core/sequences/strikes.py), is tried before anything else continues: no
+other request is admitted, the prompt in progress is finished, steps in flight return, and then its rows are sent alone
+until its first token.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from shoal.protocol.language_messages import StepId
 
 
 def form_step(state: SchedulerState) -> StepWork | None:
-    """The next step to send, or None where nothing can be computed now. Mutates: `state`, the step counts as sent."""
+    """Form the next step, or return None if nothing can be computed now. Mutates: `state`; the step counts as sent."""
     builder = StepBuilder(state.kv.states, state.kv.memories, packs=state.config.packs_steps)
     suspect = state.suspects[0] if state.suspects else None
     if suspect is None or any(sequence.lead is not suspect for sequence in state.prefilling):
@@ -52,7 +53,7 @@ def _others_in_flight(state: SchedulerState, suspect: Sequence) -> bool:
 
 
 def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -> None:
-    """The next rows of a suspect; those that run keep their blocks, as far as it leaves them any, and pause."""
+    """Add the next rows of a suspect. Running sequences pause; they keep their blocks unless it needs them."""
     if suspect.request.request_id not in state.running and not _start_trial(state, suspect):
         return
     budget = state.config.prefill_chunk_tokens
@@ -62,7 +63,7 @@ def _add_trial(state: SchedulerState, builder: StepBuilder, suspect: Sequence) -
 
 
 def _start_trial(state: SchedulerState, suspect: Sequence) -> bool:
-    """Make room for a suspect, which there is at the latest when it is alone. Returns whether there is."""
+    """Preempt others until a suspect has room, and start it. Returns False if nothing more can be preempted yet."""
     num_places = state.config.max_seqs - suspect.request.num_places
     while state.num_places > num_places or not state.kv.admit_all(suspect.members, reserve=0):
         if not state.running or not _preempt_youngest(state):
@@ -84,7 +85,8 @@ def _add_decodes(state: SchedulerState, builder: StepBuilder) -> None:
 
 
 def _preempt_youngest(state: SchedulerState) -> bool:
-    """Take the blocks of the youngest running sequence. False where it is in flight, whose memory comes back later."""
+    """Preempt the youngest running sequence. Returns False if it has rows in flight, so that its blocks are not
+    free."""
     youngest = max(state.running.values(), key=lambda sequence: sequence.arrival).lead
     if any(member.num_in_flight for member in youngest.members):
         return False
@@ -110,8 +112,8 @@ def _add_prefills(state: SchedulerState, builder: StepBuilder) -> None:
 
 
 def _add_rows(state: SchedulerState, builder: StepBuilder, sequence: Sequence, limit: int) -> int:
-    """Add known rows of one sequence that has some left, as many as one chunk may hold. Returns how many: none where
-    they would cut a picture that must stay whole and others leave it too little room."""
+    """Add up to `limit` known rows of a sequence that has some left. Returns how many: 0 if they would cut a picture
+    that must stay whole and the step has too little room for all of it."""
     num_rows, pictures = min(limit, sequence.num_unscheduled), sequence.request.pictures
     if pictures is not None:
         room = state.config.max_step_tokens - builder.num_tokens
@@ -136,7 +138,7 @@ def _prefill_budget(state: SchedulerState, *, room: int) -> int:
 
 
 def _count_pending(state: SchedulerState, *, enough: int) -> int:
-    """Prefill rows that are next in line, counted up to about `enough`."""
+    """The number of prefill rows that come next, counted up to about `enough`."""
     num_pending = sum(sequence.num_unscheduled for sequence in state.prefilling)
     num_places = state.config.max_seqs - state.num_places
     for sequence in state.waiting:
@@ -150,7 +152,7 @@ def _count_pending(state: SchedulerState, *, enough: int) -> int:
 def _admit(state: SchedulerState) -> Sequence | None:
     """Start one waiting sequence, if there is a place and memory for it.
 
-    One block a running sequence stays free, or the newcomer would soon be preempted again.
+    One block per running sequence stays free; otherwise the new sequence would soon be preempted again.
     """
     num_places = state.config.max_seqs - state.num_places
     if state.suspects or num_places <= 0:

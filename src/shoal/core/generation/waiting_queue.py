@@ -1,4 +1,4 @@
-"""Who is admitted next: first come, first served, with a bounded number of exceptions."""
+"""The queue of waiting sequences: first come, first served, with a bounded number of exceptions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from shoal.core.kv.kv_cache import KvCache
 from shoal.core.sequences.sequence import Sequence
 
 MAX_OVERTAKES = 8
-"""Younger requests that may pass the oldest waiting one while it does not fit into the free KV blocks. A bound for
-fairness, not a tuned value: 0 would leave memory idle behind one long prompt, no bound would starve that prompt."""
+"""The number of younger requests that may overtake the oldest one while it does not fit into the free KV blocks. A
+bound for fairness, not a tuned value: 0 would leave memory idle behind a long prompt, and no bound would starve it."""
 
 
 class WaitingQueue:
@@ -32,7 +32,7 @@ class WaitingQueue:
         self._queue.append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
-        """Put a sequence that had been admitted back at its place by arrival."""
+        """Put a sequence that had been admitted back into its place by arrival."""
         place = 0
         for waiting in self._queue:
             if waiting.arrival > sequence.arrival:
@@ -41,19 +41,19 @@ class WaitingQueue:
         self._queue.insert(place, sequence)
 
     def replace(self, sequences: Iterable[Sequence]) -> None:
-        """Wait for all of these, and for nothing else."""
+        """Replace the whole queue by these sequences, ordered by arrival."""
         self._queue = deque(sorted(sequences, key=lambda sequence: sequence.arrival))
 
     def remove(self, sequence: Sequence) -> None:
-        """Remove a sequence that was cancelled."""
+        """Remove a sequence."""
         self._queue.remove(sequence)
 
     def admit_next(self, kv: KvCache, *, num_places: int, reserve: int) -> Sequence | None:
-        """Take out the next sequence for which there are places and blocks, and give it (and its branches) blocks.
+        """Remove the next sequence for which there are places and blocks, and give it and its branches blocks.
 
-        The oldest goes first. Where it does not fit, one of the next few that fits may pass it, MAX_OVERTAKES times in
-        its life; after that everybody waits until it fits, which it does at the latest when nothing else runs. Nobody
-        passes a preempted sequence: it lost its blocks because memory is short.
+        The oldest comes first. If it does not fit, one of the next few that does may overtake it, MAX_OVERTAKES times
+        in its life; then all others wait until it fits, at the latest when nothing else runs. No sequence overtakes a
+        preempted one, which lost its blocks because memory is short.
         """
         if not self._queue:
             return None

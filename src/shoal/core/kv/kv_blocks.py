@@ -1,4 +1,4 @@
-"""Who holds which KV block: reference counts over a fixed number of blocks.
+"""Reference counts over a fixed number of KV blocks.
 
 A block is free, referenced, or cached (unreferenced, but its content is still in the prefix index and can be revived).
 """
@@ -26,7 +26,7 @@ class KvBlocks:
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be had, cached ones included."""
+        """Blocks that can be allocated, including cached ones."""
         return len(self._free) + self.index.num_evictable
 
     def references(self, block: int) -> int:
@@ -38,7 +38,7 @@ class KvBlocks:
         return self._references.copy()
 
     def allocate(self) -> int | None:
-        """A block with one reference whose content is undefined; None where every block is referenced."""
+        """Allocate a block with one reference and undefined content; None if every block is referenced."""
         if self._free:
             block = self._free.pop()
         elif self.index.num_evictable:
@@ -49,13 +49,13 @@ class KvBlocks:
         return block
 
     def share(self, block: int) -> None:
-        """One more reference to a block of the prefix index."""
+        """Add a reference to a block of the prefix index."""
         if self._references[block] == 0:
             self.index.revive(block)
         self._references[block] += 1
 
     def release(self, block: int) -> None:
-        """One reference less; the last one frees the block, or leaves it cached where it is in the index."""
+        """Drop a reference. After the last one the block is free, or cached if the prefix index has it."""
         references = self._references
         assert references[block] > 0, f"block {block} released more often than held"
         references[block] -= 1
@@ -63,6 +63,6 @@ class KvBlocks:
             self._free.append(block)
 
     def num_unreferenced(self, blocks: Iterable[int]) -> int:
-        """How many of these cached blocks would leave the free ones if they were shared."""
+        """How many of these cached blocks would stop being free if they were shared."""
         references = self._references
         return sum(1 for block in blocks if references[block] == 0)

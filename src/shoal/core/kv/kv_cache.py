@@ -1,4 +1,4 @@
-"""Which blocks a sequence gets, keeps and gives back."""
+"""Allocation of KV blocks and slots to sequences."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ class KvCache:
         self.blocks = KvBlocks(num_blocks)
         self.block_size = block_size
         self.states = states
-        """Of recurrent layers; None: the model has none."""
+        """Slots for the states of recurrent layers; None: the model has none."""
         self.memories = memories
-        """Of an encoder; None: the model has none."""
+        """Slots for an encoder's outputs; None: the model has no encoder."""
 
     def cached_blocks(self, digests: Seq[bytes]) -> list[int]:
-        """The leading blocks that a sequence with these digests could take over."""
+        """The cached leading blocks that a sequence with these digests could share."""
         found = self.blocks.index.lookup(digests)
         return found if self.states is None else found[: self.states.num_reusable(digests[: len(found)])]
 
     def rows_to_encode(self, clip: Clip | None) -> int:
-        """Rows that an encoder has still to compute for a clip."""
+        """Rows of a clip that the encoder must still compute."""
         if clip is None or self.memories is None or self.memories.is_encoded(clip.key):
             return 0
         return clip.num_rows
 
     def admit(self, sequence: Sequence, *, reserve: int) -> bool:
-        """Give a sequence the blocks for every known token, cached ones first, or nothing where that does not fit.
+        """Give a sequence blocks for every known token, cached ones first. Returns False, and changes nothing, if they
+        do not fit.
 
-        The rows from the first sampled one on are always computed, so that there are logits.
+        Rows from the first sampled one on are always computed, because their logits are needed.
 
         Args:
-            sequence: holds no block yet.
-            reserve: blocks that must stay free, for the next tokens of those already running.
+            sequence: a sequence that holds no block yet.
+            reserve: blocks that must stay free for the next tokens of running sequences.
 
         Mutates: the sequence's blocks and its computed rows.
         """
@@ -81,7 +82,7 @@ class KvCache:
         return True
 
     def admit_all(self, sequences: Seq[Sequence], *, reserve: int) -> bool:
-        """`admit` several, or none of them."""
+        """`admit` all of these sequences or none of them."""
         for place, sequence in enumerate(sequences):
             if not self.admit(sequence, reserve=reserve):
                 for admitted in sequences[:place]:
@@ -91,7 +92,7 @@ class KvCache:
         return True
 
     def grow(self, sequence: Sequence) -> bool:
-        """Make sure that the next row has a block that nobody else writes to; False where none can be had.
+        """Ensure that the next row has a block of its own; a shared one is copied. Returns False if none is free.
 
         Mutates: the sequence's blocks, and what the next step copies.
         """
@@ -110,11 +111,11 @@ class KvCache:
         return True
 
     def follow(self, sequences: Seq[Sequence], parents: Seq[Sequence]) -> None:
-        """Let each sequence go on from the rows of its parent. They share blocks until one of them writes (`grow`).
+        """Let each sequence continue from the rows of its parent. They share blocks until one of them writes (`grow`).
 
         Args:
-            sequences: those that have rows already are among the parents' own; what they had is given back.
-            parents: one each; all their rows are computed.
+            sequences: the sequences that continue; their former blocks are released.
+            parents: the parent of each, with all rows computed.
 
         Mutates: blocks, slots and computed rows of the sequences.
         """
@@ -132,7 +133,7 @@ class KvCache:
             sequence.num_scheduled = sequence.num_computed = num_computed
 
     def register(self, sequence: Sequence) -> None:
-        """Offer the blocks that are now full and computed to the prefix index."""
+        """Enter the blocks that are full and computed by now into the prefix index."""
         num_full = sequence.num_computed // self.block_size
         if num_full == sequence.num_registered:
             return
@@ -144,7 +145,7 @@ class KvCache:
             self.states.register(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """Give every block back; the last ones are the first to be evicted, a prefix outlives its continuations."""
+        """Release every block. The last ones are evicted first, so that a prefix outlives its continuations."""
         for block in reversed(sequence.block_table):
             self.blocks.release(block)
         sequence.block_table = []
@@ -169,6 +170,6 @@ class KvCache:
 
 
 def _clip_key(sequence: Sequence) -> bytes:
-    """Of what an encoder reads for the sequence; empty: nothing."""
+    """The key of the sequence's clip; empty if it has none."""
     clip = sequence.request.clip
     return b"" if clip is None else clip.key

@@ -1,7 +1,7 @@
-"""Who holds which slot for what an encoder gave: a slot a clip, which all requests over the clip share.
+"""Slots for an encoder's outputs: one for each clip, shared by all requests over the clip.
 
-A clip is asked about more than once: for its language, for its text, and again at a higher temperature where the text
-is poor. Some slots that nobody holds therefore keep what they have, until they are needed or are too many.
+A clip gets several requests: for its language, for its text, and again at a higher temperature if the text is poor.
+Some slots therefore keep their contents after their last holder, until they are needed or there are too many.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 MAX_KEPT = 4
-"""Slots that nobody holds and that keep a clip: what is kept is memory that is not given back."""
+"""The most slots that keep a clip without a holder; their memory cannot be released."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class MemorySlots:
         self._free = list(range(num_slots - 1, -1, -1))
         self._clips: dict[bytes, _Clip] = {}
         self._kept: OrderedDict[bytes, None] = OrderedDict()
-        """Clips that nobody holds, least recently used first."""
+        """Kept clips without holders, least recently used first."""
 
     @property
     def slots(self) -> dict[bytes, int]:
@@ -39,11 +39,11 @@ class MemorySlots:
 
     @property
     def num_free(self) -> int:
-        """Slots with nothing in them."""
+        """Empty slots."""
         return len(self._free)
 
     def num_holders(self, key: bytes) -> int:
-        """Sequences that hold a clip."""
+        """The number of sequences that hold a clip."""
         return self._clips[key].num_holders if key in self._clips else 0
 
     def has_room(self, key: bytes) -> bool:
@@ -51,7 +51,7 @@ class MemorySlots:
         return key in self._clips or bool(self._free or self._kept)
 
     def take(self, key: bytes) -> int:
-        """The clip's slot, for one sequence more. There must be room."""
+        """Return the clip's slot to one more holder. There must be room."""
         clip = self._clips.get(key)
         if clip is None:
             clip = self._clips[key] = _Clip(self._free.pop() if self._free else self._evict())
@@ -60,17 +60,17 @@ class MemorySlots:
         return clip.slot
 
     def is_encoded(self, key: bytes) -> bool:
-        """Whether a slot holds what the encoder gave for the clip, or will when the steps sent so far are done."""
+        """Whether a slot has the encoder's outputs for the clip, or will once the steps sent so far are computed."""
         return key in self._clips and self._clips[key].is_encoded
 
     def encode_once(self, key: bytes) -> bool:
-        """Whether the clip is still to be encoded; the next time it counts as encoded."""
+        """Return whether the clip must still be encoded, and count it as encoded from now on."""
         clip = self._clips[key]
         was_encoded, clip.is_encoded = clip.is_encoded, True
         return not was_encoded
 
     def give_back(self, key: bytes) -> None:
-        """A sequence needs the clip no more."""
+        """Drop one holder of a clip."""
         clip = self._clips[key]
         clip.num_holders -= 1
         assert clip.num_holders >= 0, "a clip was given back before"
@@ -87,6 +87,6 @@ class MemorySlots:
         self._free.append(self._clips.pop(key).slot)
 
     def _evict(self) -> int:
-        """The slot of the clip that has not been used for longest, and that nobody holds."""
+        """Free and return the slot of the least recently used clip without holders."""
         self._forget(next(iter(self._kept)))
         return self._free.pop()

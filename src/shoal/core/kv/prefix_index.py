@@ -1,9 +1,9 @@
-"""Which KV block already holds which tokens: full blocks, found by a digest chained over everything before them.
+"""The index of cached KV blocks: full blocks, found by a digest that is chained over everything before them.
 
-A block's digest covers its own tokens, the keys of pictures that have rows in it and its predecessor's digest, and that
-of the first one the adapter, so equal digests mean equal contexts from the first token on. What a token writes depends
-on that context alone, whether it was read or generated (decision 0026), so the next turn of a conversation finds the
-answers as well as earlier prompts.
+A block's digest covers its own tokens, the keys of pictures with rows in it and its predecessor's digest; the first
+block's also covers the adapter. Equal digests therefore mean equal contexts from the first token on. A token's keys and
+values depend on that context alone, whether it was read or generated (decision 0026), so the next turn of a
+conversation finds the answers as well as the earlier prompts.
 
 Source: the idea of hash-chained blocks is vLLM's automatic prefix caching; eviction is least recently used.
 """
@@ -32,12 +32,12 @@ def extend_digests(
     """Append the digests of the full blocks up to `num_full_blocks` that `digests` lacks.
 
     Args:
-        digests: of the leading blocks. Mutates: grows.
-        token_ids: of the sequence.
+        digests: digests of the leading blocks. Mutates: grows.
+        token_ids: tokens of the sequence.
         block_size: tokens in a block.
-        num_full_blocks: blocks to have digests of.
-        root: what the sequence's keys and values depend on beside its tokens, see `Request.root`.
-        pictures: that have rows among these tokens.
+        num_full_blocks: the number of digests wanted.
+        root: what else the sequence's keys and values depend on, see `Request.root`.
+        pictures: pictures with rows among these tokens.
     """
     parent = digests[-1] if digests else root
     for block in range(len(digests), num_full_blocks):
@@ -50,14 +50,14 @@ def extend_digests(
 def reusable_digests(
     prompt_ids: Sequence[int], block_size: int, root: bytes = b"", pictures: Pictures | None = None
 ) -> list[bytes]:
-    """Digests of the blocks that a new request may find in an index: of all but the one with its last prompt row."""
+    """Digests of the blocks of a prompt that may be reused: all full blocks without the prompt's last row."""
     digests: list[bytes] = []
     extend_digests(digests, array("i", prompt_ids), block_size, (len(prompt_ids) - 1) // block_size, root, pictures)
     return digests
 
 
 class PrefixIndex:
-    """Digest -> block, and the order in which unreferenced cached blocks are given up."""
+    """A map from digests to blocks, with the order in which unreferenced blocks are evicted."""
 
     __slots__ = ("_block_of", "_digest_of", "_unreferenced")
 
@@ -95,7 +95,7 @@ class PrefixIndex:
         return found
 
     def register(self, digest: bytes, block: int) -> bool:
-        """Enter a referenced, fully computed block; False where its tokens or the block itself are already in."""
+        """Enter a referenced, fully computed block. Returns False if its digest or the block itself is already in."""
         if digest in self._block_of or block in self._digest_of:
             return False
         self._block_of[digest] = block
@@ -110,11 +110,11 @@ class PrefixIndex:
         return True
 
     def revive(self, block: int) -> None:
-        """It is referenced again and may not be evicted."""
+        """Make a block that is referenced again unevictable."""
         del self._unreferenced[block]
 
     def evict(self) -> int:
-        """Forget the least recently used unreferenced block and hand it over. There must be one."""
+        """Remove and return the least recently used unreferenced block. There must be one."""
         block, _ = self._unreferenced.popitem(last=False)
         del self._block_of[self._digest_of.pop(block)]
         return block

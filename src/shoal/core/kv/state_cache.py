@@ -1,16 +1,16 @@
-"""The state of recurrent layers beside the KV cache: which slot a sequence has, and when snapshots are taken.
+"""The states of recurrent layers beside the KV cache: which slot a sequence has, and when snapshots are taken.
 
-A prefix can be taken over only up to a block end that has a snapshot, and memory is for few of them. They are taken
-where they are likely to be met again:
+A prefix can be reused only up to a block end that has a snapshot, and memory is enough for few of them. They are taken
+where they are likely to be used again:
 
-* behind a prompt's last whole block, for the next turn of a conversation;
-* where a prompt leaves blocks that others have computed: the end of a beginning that several prompts have in common,
-  which nobody can know before the second of them has come. Source: Marconi, arXiv 2411.19379, section 4.1;
+* after a prompt's last whole block, for the next turn of a conversation;
+* where a prompt diverges from cached blocks: the end of a prefix that several prompts share, which becomes known only
+  with the second of them. Source: Marconi, arXiv 2411.19379, section 4.1;
 * at block ends of the output, of which only a sequence's latest is kept: for the next turn, and for a sequence that has
   lost its blocks.
 
-Steps are run in the order in which they were formed, and a step reads all snapshots before it writes any. So a slot may
-have another use as soon as the step that reads it has been formed.
+Steps run in the order in which they were formed, and a step reads all snapshots before it writes any, so a slot may be
+reused as soon as the step that reads it has been formed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shoal.core.kv.state_slots import StateSlots
 from shoal.core.sequences.sequence import Sequence
 
 NOTHING = -1
-"""slot that the first rows of a sequence are read from: all zeros"""
+"""Stands for the slot from which a sequence's first rows read: the state is all zeros."""
 
 
 class ChunkStates(NamedTuple):
@@ -31,9 +31,9 @@ class ChunkStates(NamedTuple):
     read: int
     """Slot of the state before the chunk, or NOTHING."""
     slot: int
-    """Slot of the sequence."""
+    """The sequence's own slot."""
     saves: list[tuple[int, int]]
-    """Rows of the chunk after which the state is copied, and the slot that it is copied to, in order."""
+    """(row of the chunk after which the state is copied, slot that it is copied to), in order."""
 
 
 class StateCache:
@@ -47,16 +47,16 @@ class StateCache:
         self._block_size = block_size
 
     def num_reusable(self, digests: Seq[bytes]) -> int:
-        """How many of these leading blocks may be taken over: up to the last one that has a snapshot."""
+        """How many of these leading blocks may be reused: up to the last one that has a snapshot."""
         return next((count for count in range(len(digests), 0, -1) if digests[count - 1] in self.slots), 0)
 
     def admit(self, sequence: Sequence, *, num_found: int, num_reused: int) -> None:
-        """Give a sequence a slot and say where its snapshots are to be. There must be a free slot.
+        """Give a sequence a slot and decide where its snapshots are taken. There must be a free slot.
 
         Args:
-            sequence: its digests reach as far as its blocks may be taken over.
+            sequence: a sequence with the digests of all blocks that may be reused.
             num_found: leading blocks that are cached.
-            num_reused: those of them that it takes over.
+            num_reused: those of them that the sequence reuses.
         """
         sequence.state_slot = self.slots.take()
         sequence.state_source = self.slots.use(sequence.digests[num_reused - 1]) if num_reused else NOTHING
@@ -65,7 +65,7 @@ class StateCache:
         sequence.snapshot_rows = sorted(ends)
 
     def schedule(self, sequence: Sequence, start: int, end: int) -> ChunkStates:
-        """Rows `start` to `end` of a sequence go into a step. Mutates: the sequence's snapshots under way."""
+        """Decide what a step with the rows start:end does with the state. Mutates: the sequence's pending snapshots."""
         read, sequence.state_source = sequence.state_source, sequence.state_slot
         saves: list[tuple[int, int]] = []
         while sequence.snapshot_rows and sequence.snapshot_rows[0] <= end:
@@ -78,7 +78,7 @@ class StateCache:
         return ChunkStates(read, sequence.state_slot, saves)
 
     def register(self, sequence: Sequence) -> None:
-        """Offer the snapshots that have been taken by now. The digests of the sequence's full blocks must be there."""
+        """Make the snapshots taken so far available to others. The digests of the sequence's full blocks must exist."""
         while sequence.snapshots and sequence.snapshots[0][0] <= sequence.num_computed:
             row, slot = sequence.snapshots.pop(0)
             digest = sequence.digests[row // self._block_size - 1]
@@ -86,7 +86,7 @@ class StateCache:
                 sequence.output_snapshot = digest
 
     def release(self, sequence: Sequence) -> None:
-        """Take back a sequence's slot, and those of snapshots that have not been taken."""
+        """Free a sequence's slot and those of snapshots that have not been taken."""
         self.slots.give_back(sequence.state_slot)
         for _, slot in sequence.snapshots:
             self.slots.drop(slot)

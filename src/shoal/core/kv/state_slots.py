@@ -1,8 +1,7 @@
-"""Who holds which slot for the state of recurrent layers: a slot a running sequence, the others for snapshots.
+"""Slots for the states of recurrent layers: one for each running sequence, the others for snapshots.
 
-A snapshot is the state after a whole number of KV blocks. It is found by the digest of the last of them, as the blocks
-are (prefix_index.py), and depends on what the digest covers alone, so that it stays true when a block is evicted and
-computed again.
+A snapshot is the state after a whole number of KV blocks. Like the blocks it is found by the digest of the last of them
+(prefix_index.py). It depends only on what the digest covers, so it stays valid when a block is evicted and recomputed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ class StateSlots:
     __slots__ = ("_free", "_free_for_snapshots", "_slot_of", "num_running")
 
     def __init__(self, *, num_running: int, num_snapshots: int) -> None:
-        """The first `num_running` slots are for sequences, those behind them for snapshots."""
+        """The first `num_running` slots are for sequences, the others for snapshots."""
         self.num_running = num_running
         self._free = list(range(num_running - 1, -1, -1))
         self._free_for_snapshots = list(range(num_running + num_snapshots - 1, num_running - 1, -1))
@@ -25,12 +24,12 @@ class StateSlots:
 
     @property
     def num_free(self) -> int:
-        """Slots that sequences can have."""
+        """Free slots for sequences."""
         return len(self._free)
 
     @property
     def num_free_for_snapshots(self) -> int:
-        """Slots that hold no snapshot and wait for none."""
+        """Slots that neither hold a snapshot nor are reserved for one."""
         return len(self._free_for_snapshots)
 
     @property
@@ -39,11 +38,11 @@ class StateSlots:
         return dict(self._slot_of)
 
     def take(self) -> int:
-        """A slot for a sequence. There must be one."""
+        """Take a slot for a sequence. One must be free."""
         return self._free.pop()
 
     def give_back(self, slot: int) -> None:
-        """A sequence needs its slot no more."""
+        """Free a sequence's slot."""
         assert slot < self.num_running, f"slot {slot} belongs to snapshots"
         assert slot not in self._free, f"slot {slot} was given back before"
         self._free.append(slot)
@@ -52,15 +51,15 @@ class StateSlots:
         return digest in self._slot_of
 
     def use(self, digest: bytes) -> int:
-        """The slot of a snapshot, which counts as used now. There must be one."""
+        """Return the slot of an existing snapshot and mark it as the most recently used."""
         self._slot_of.move_to_end(digest)
         return self._slot_of[digest]
 
     def reserve(self, *, may_evict: bool) -> int | None:
-        """A slot for a snapshot that is going to be written; None where none can be had.
+        """Reserve a slot for a snapshot to be written; None if there is none.
 
         Args:
-            may_evict: whether the least recently used snapshot may be given up for it.
+            may_evict: whether the least recently used snapshot may be evicted for it.
         """
         if self._free_for_snapshots:
             return self._free_for_snapshots.pop()
@@ -69,7 +68,7 @@ class StateSlots:
         return None
 
     def keep(self, digest: bytes, slot: int) -> bool:
-        """A reserved slot has been written; False where the snapshot is there already and the slot is free again."""
+        """Keep a snapshot in its reserved slot. If there is one for this digest, free the slot and return False."""
         if digest in self._slot_of:
             self._free_for_snapshots.append(slot)
             return False
@@ -77,11 +76,11 @@ class StateSlots:
         return True
 
     def drop(self, slot: int) -> None:
-        """A reserved slot is not going to be used."""
+        """Free a reserved slot that will not be used."""
         self._free_for_snapshots.append(slot)
 
     def discard(self, digest: bytes) -> None:
-        """Give a snapshot up. One that is not there any more is ignored."""
+        """Remove a snapshot. Ignored if it does not exist any more."""
         slot = self._slot_of.pop(digest, None)
         if slot is not None:
             self._free_for_snapshots.append(slot)

@@ -1,10 +1,11 @@
-"""A plan for an ONNX graph: which worker runs which nodes and where each tensor goes. Plain data.
+"""The plan for an ONNX graph: which worker runs which nodes and where each tensor goes. Plain data.
 
-A stage is a contiguous run of the graph's nodes in the file's (topological) order, so that tensors only ever flow
-from a lower stage to a higher one. A tensor that several stages read goes straight from its producer to each of them.
-The shards of a stage run the same nodes, each with its own part of the weights. All take the same inputs, and all end
-with the same outputs: shard `r` of a stage takes what shard `r % size` of the producing stage hands on, and the first
-shard of a stage answers the head.
+A stage is a contiguous run of the graph's nodes in the file's (topological) order, so tensors always flow from a lower
+stage to a higher one. A tensor that several stages read goes straight from its producer to each of them.
+
+The shards of a stage run the same nodes, each with its own part of the weights. All have the same inputs and the same
+outputs: shard `r` of a stage receives from shard `r % size` of the producing stage, and the first shard of a stage
+answers the head.
 """
 
 from __future__ import annotations
@@ -18,43 +19,42 @@ from shoal.protocol.stage_interface import StageInterface, TensorSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchAxes:
-    """Along which axis each input and output of a graph holds independent rows."""
+    """The axis along which each input and output of a graph holds independent rows."""
 
     inputs: Mapping[str, int | None]
-    """None: the input is shared by all rows (a sampling rate, say)"""
+    """Batch axis of each input; None: the input is shared by all rows (a sampling rate, for example)."""
     outputs: Mapping[str, int | None]
-    """None: the output cannot be cut into rows"""
+    """Batch axis of each output; None: the output cannot be divided into rows."""
     rows: int | None
-    """rows that every run must have, where the graph fixes them; None: any number"""
+    """The number of rows that the graph requires in every run; None: any number."""
 
     @property
     def is_batched(self) -> bool:
-        """Whether runs of several requests can be put together, or one run cut into rows."""
+        """Whether several requests can share a run, and one request can be divided into rows."""
         return any(axis is not None for axis in self.inputs.values()) and None not in self.outputs.values()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitReport:
-    """What became of a stage's weights and arithmetic when it was split over shards."""
+    """How much of a stage's weights and arithmetic is split over its shards."""
 
     weight_bytes: int
-    """of the whole stage"""
+    """Bytes of the whole stage."""
     split_weight_bytes: int
-    """of these, bytes of which every shard holds only its part"""
+    """Those of `weight_bytes` of which each shard holds only a part."""
     flops: float
-    """floating-point operations of one run, as far as sizes are known, with a small size for dimensions that are not
-    fixed"""
+    """Floating-point operations of one run, as far as sizes are known; dimensions that are not fixed count as small."""
     split_flops: float
-    """of these, what the shards share among them"""
+    """Those of `flops` that are divided among the shards."""
     num_sums: int
-    """all-reduces of one run"""
+    """All-reduces in one run."""
     num_gathers: int
-    """all-gathers of one run"""
+    """All-gathers in one run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphShardPlan(WorkerPlacement):
-    """One worker: a stage's nodes, with all of their weights or a part."""
+    """One worker: a stage's nodes with all of their weights or a part of them."""
 
     weight_bytes: int
 
@@ -64,17 +64,17 @@ class GraphStagePlan(StageInterface):
     """Contiguous nodes and the workers that compute them together."""
 
     shards: tuple[GraphShardPlan, ...]
-    """one where the stage is not split further; the order is that of the ranks in the stage's group"""
+    """The stage's workers in the order of their ranks; one if the stage is not split further."""
     shares: tuple[int, ...]
-    """what each shard is meant to hold and compute, relative to each other"""
+    """The relative share of the work that each shard is meant to have."""
     split: SplitReport | None
-    """None where there is one shard"""
+    """What the shards divide among them; None if there is one shard."""
     compute_s: float | None
-    """measured seconds of its nodes for the sample run, on one worker; None where nothing was measured"""
+    """Measured seconds of its nodes in the sample run, on one worker; None: not measured."""
 
     @property
     def interface(self) -> StageInterface:
-        """What a worker needs to know of the stage."""
+        """The part of the plan that a worker needs: nodes, inputs and outputs."""
         return StageInterface(
             first_node=self.first_node, last_node=self.last_node, inputs=self.inputs, outputs=self.outputs
         )
@@ -82,7 +82,7 @@ class GraphStagePlan(StageInterface):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphReplicaPlan:
-    """A pipeline of stages that together hold the whole graph."""
+    """One replica: a pipeline of stages that together hold the whole graph."""
 
     stages: tuple[GraphStagePlan, ...]
 
@@ -94,33 +94,33 @@ class GraphReplicaPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedRows:
-    """What a plan is expected to reach when it always has enough to do."""
+    """The predicted speed of a plan that always has enough work."""
 
     rows_per_s: float
     latency_s: float
-    """of one micro-batch alone"""
+    """Seconds for a single micro-batch without others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphPlan:
-    """The whole decision."""
+    """The complete plan for a graph."""
 
     model: str
-    """as the user named it"""
+    """The model as the user named it."""
     split: str
-    """canonical split, such as `dp=2,pp=3:1,tp=2`; `1` for none"""
+    """The canonical split, such as `dp=2,pp=3:1,tp=2`; `1`: none."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: BatchAxes
     replicas: tuple[GraphReplicaPlan, ...]
     shape: str = ""
-    """what the graph looks like, for a person and to tell whether a stored plan belongs to a graph"""
+    """A description of the graph, for the user and to recognize whether a stored plan belongs to it."""
     predicted: PredictedRows | None = None
-    """None where the split was said by hand"""
+    """The speed that `auto` predicted; None if the user gave the split."""
 
     @property
     def num_workers(self) -> int:
-        """Over all replicas."""
+        """Workers of all replicas."""
         return len(self.shards)
 
     @property
@@ -130,7 +130,7 @@ class GraphPlan:
 
     @property
     def split_report(self) -> SplitReport | None:
-        """All stages of one replica together; None where no stage is split over shards."""
+        """The sums over all stages of one replica; None if no stage is split over shards."""
         reports = [stage.split for stage in self.replicas[0].stages if stage.split is not None]
         if not reports:
             return None

@@ -1,4 +1,4 @@
-"""A plan: which worker runs which layers, or which part of them. Plain data, made by the planner."""
+"""The plan for a language model: which worker runs which layers, or which part of them. Plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal.protocol.stage_config import Precision, ShardPart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """The planner's atom: an embedding, one decoder layer or the head."""
+    """The planner's smallest unit: the embedding, one decoder layer or the head."""
 
     name: str
     """`embedding`, `layer.N` or `head`."""
@@ -25,33 +25,33 @@ class Block:
     output_bytes_per_token: int
     """Bytes per token that cross a cut placed after this block."""
     keeps_clips: bool = False
-    """Whether its state is what an encoder gave for a clip, in the place of a recurrent layer's."""
+    """Whether its state is an encoder's outputs for a clip instead of a recurrent layer's state."""
     state_bytes: int = 0
     """Bytes of one sequence's recurrent state, or of a snapshot of it."""
     expert_bytes: int = 0
     """The part of `weight_bytes` that belongs to experts."""
     expert_share: float = 1.0
-    """The share of the experts that a token goes through, 0 to 1."""
+    """The share of the experts that compute a token, 0 to 1."""
     can_begin: bool = True
-    """Whether a stage may begin with this block: a layer stays with those whose keys it attends over."""
+    """Whether a stage may begin with this block. A layer that attends over keys of other layers stays with them."""
     same_weights_as: str = ""
     """The block that shares these weights, which a worker with both holds once; empty: none."""
 
     def read_bytes(self, num_rows: int) -> float:
-        """Weights that a step of so many rows reads, if each row's experts are any of them."""
+        """Expected bytes of weights that a step of so many rows reads, if each row's experts are chosen at random."""
         unread = self.expert_bytes * (1.0 - self.expert_share) ** num_rows
         return self.weight_bytes - unread
 
 
 def stage_blocks(blocks: Sequence[Block], first_layer: int, last_layer: int) -> Sequence[Block]:
-    """Of a model's blocks those of a stage with the layers first:last, with the embedding where it begins the model and
-    the head where it ends it."""
+    """The blocks of a stage with the layers first:last, including the embedding in the first stage and the head in the
+    last."""
     last = last_layer + 1 if last_layer < len(blocks) - 2 else len(blocks)
     return blocks[first_layer + 1 if first_layer else 0 : last]
 
 
 def held_bytes(blocks: Iterable[Block]) -> int:
-    """Resident bytes of a worker's blocks."""
+    """Resident bytes of a worker's blocks; shared weights count once."""
     blocks = list(blocks)
     names = {block.name for block in blocks}
     return sum(block.weight_bytes for block in blocks if block.same_weights_as not in names)
@@ -67,8 +67,8 @@ class ShardPlan(WorkerPlacement):
     state_bytes: int = 0
     """Bytes of the slots for recurrent state."""
     process_bytes: int = 0
-    """Bytes that the process takes beside weights and KV: Python, sessions, the memory that steps work on. What a fork
-    shares with the process that it is forked from is not among them."""
+    """Bytes of the process beside weights and KV: Python, sessions and working memory of steps. What a forked process
+    shares with its parent is not included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class StagePlan:
     precision: Precision
     """Precision of the matrices."""
     shards: tuple[ShardPlan, ...]
-    """The stage's workers in the order of their ranks; one where the stage is not cut further."""
+    """The stage's workers in the order of their ranks; one if the stage is not split further."""
 
     @property
     def num_layers(self) -> int:
@@ -90,7 +90,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaPlan:
-    """A pipeline of stages that together hold one whole model. The first owns the embedding, the last the head."""
+    """One replica: a pipeline of stages. The first stage has the embedding, the last one the head."""
 
     stages: tuple[StagePlan, ...]
     num_blocks: int
@@ -106,10 +106,10 @@ class ReplicaPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedSpeed:
-    """What a plan is expected to reach under the load it was made for."""
+    """The predicted speed of a plan under the load that it was made for."""
 
     streams: int
-    """Requests that are always under way."""
+    """Concurrent requests."""
     prompt_tokens: int
     """Prompt tokens of each request."""
     output_tokens: int
@@ -124,7 +124,7 @@ class PredictedSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole decision about a model, as plain data."""
+    """The complete plan for a language model."""
 
     model: str
     """The model as the user named it."""
@@ -144,18 +144,17 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What a user should know about this plan, a line each."""
     has_memories: bool = False
-    """Whether state slots hold what an encoder gave, in the place of recurrent layers' states."""
+    """Whether state slots hold an encoder's outputs instead of states of recurrent layers."""
     exact_activations: bool = False
-    """Whether activations have 15 bits instead of 8 beside quantized weights, which is slower."""
+    """Whether activations have 15 bits instead of 8 in products with quantized weights, which is slower."""
     link_precision: LinkPrecision = "fp32"
     """Precision of hidden states between machines; inside a machine they stay fp32."""
     shape: str = ""
-    """The shape of the model, by which a person and the loader of a stored plan tell it from others."""
+    """A description of the model, for the user and to recognize whether a stored plan belongs to it."""
     predicted: PredictedSpeed | None = None
-    """What `auto` predicted; None where the split was given by hand."""
+    """The speed that `auto` predicted; None if the user gave the split."""
     forking_bytes: int = 0
-    """Bytes of the process that workers are forked from, which holds Python once for all of them; 0: none is
-    forked."""
+    """Bytes of the process from which workers are forked and with which they share Python; 0: none is forked."""
 
     @property
     def shards(self) -> tuple[ShardPlan, ...]:

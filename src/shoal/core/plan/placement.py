@@ -1,4 +1,4 @@
-"""Where a worker runs: what plans for every kind of model have in common. Plain data."""
+"""Where a worker runs: the part that plans of all kinds of models share. Plain data."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class WorkerPlacement:
     """The machine that a worker runs on, and how much of it the worker may use."""
 
     threads: int
-    """compute threads of this worker"""
+    """Compute threads of this worker."""
     cores: tuple[int, ...]
-    """CPU ids the worker is pinned to; empty: not pinned"""
+    """CPU ids to which the worker is pinned; empty: not pinned."""
     cpu_quota: float | None = None
-    """share of its cores' time that the worker is held to; None: all"""
+    """The share of its cores' time to which the worker is limited; None: all."""
     machine: str | None = None
-    """name of the machine that the worker is planned for; None: this one"""
+    """The name of the machine for which the worker is planned; None: this one."""
     device: DeviceConfig | None = None
-    """what the worker computes on; None: the processor"""
+    """The device on which the worker computes; None: the processor."""
     python: str | None = None
-    """path of the Python that runs the worker; None: the one that runs the head"""
+    """The path of the Python that runs the worker; None: the head's."""
 
     def placement(self) -> dict[str, Any]:
-        """Where it runs, as arguments of another worker that is to sit in the same place."""
+        """The fields of the placement, as keyword arguments for another worker in the same place."""
         return {field.name: getattr(self, field.name) for field in fields(WorkerPlacement)}

@@ -1,4 +1,4 @@
-"""A plan with other workers in the places of its own."""
+"""Copies of plans with other placements of their workers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ReplicaT = TypeVar("ReplicaT", bound=ReplicaPlan | GraphReplicaPlan)
 
 
 def with_placements(plan: PlanT, placements: Iterable[WorkerPlacement]) -> PlanT:
-    """The same plan with its workers elsewhere.
+    """The same plan with other placements.
 
     Args:
-        plan: of either kind.
-        placements: one for each worker, replica by replica, stage by stage, rank by rank.
+        plan: a plan of either kind.
+        placements: one for each worker: replica by replica, stage by stage, rank by rank.
     """
     rest = iter(placements)
     replicas = tuple(_moved_replica(replica, rest) for replica in plan.replicas)
@@ -27,7 +27,7 @@ def with_placements(plan: PlanT, placements: Iterable[WorkerPlacement]) -> PlanT
 
 
 def moved_replica(replica: ReplicaT, place: WorkerPlacement) -> ReplicaT:
-    """A replica of one worker, in another place."""
+    """A replica of a single worker with another placement."""
     assert len(replica.shards) == 1
     return _moved_replica(replica, iter([place]))
 

@@ -1,4 +1,4 @@
-"""Into what a decoder's layers can be cut for tensor parallelism: the model says it, the planner uses it."""
+"""The smallest pieces into which a decoder's layers can be divided for tensor parallelism."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardAtoms:
-    """Sizes of what is cut, and the smallest pieces that may be cut off."""
+    """Sizes of the divisible dimensions, and of the atoms in which they are divided."""
 
     num_kv_heads: int
     kv_heads_per_atom: int
-    """more than 1 where one KV head's queries are not a whole number of quantization blocks"""
+    """KV heads of an atom; more than 1 if the queries of one KV head are not a whole number of quantization blocks."""
     intermediate_size: int
-    """columns of the MLP"""
+    """Columns of the MLP."""
     column_atom: int
-    """the last one may be shorter"""
+    """Columns of an atom; the last atom may be smaller."""
     vocab_size: int
-    """rows of the embedding and of the head"""
+    """Rows of the embedding and of the head."""
     vocab_atom: int
-    """the last one may be shorter"""
+    """Rows of the vocabulary in an atom; the last atom may be smaller."""
     num_experts: int = 0
-    """of a layer, which may be dealt out whole in the place of columns; 0: there are none"""
+    """Experts of a layer, which may be divided as whole experts instead of by columns; 0: there are none."""
 
     def dealing_experts(self) -> ShardAtoms:
-        """The same where whole experts are dealt out: they take the columns' place."""
+        """The atoms for dividing by whole experts, which take the place of the columns."""
         return replace(self, intermediate_size=self.num_experts, column_atom=1)
 
     @property
@@ -41,10 +41,10 @@ class ShardAtoms:
 
     @property
     def max_shards(self) -> int:
-        """Workers that can have a piece of the MLP and of the vocabulary each."""
+        """The most workers that can each have a piece of the MLP and of the vocabulary."""
         return min(self.num_column_atoms, self.num_vocab_atoms)
 
     @property
     def max_expert_shards(self) -> int:
-        """Workers that can have an expert and a piece of the vocabulary each."""
+        """The most workers that can each have an expert and a piece of the vocabulary."""
         return min(self.num_experts, self.num_vocab_atoms)

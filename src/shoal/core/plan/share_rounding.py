@@ -1,4 +1,4 @@
-"""How many of some indivisible things each worker gets when their shares do not divide evenly."""
+"""Rounding of shares: how many indivisible atoms each worker gets."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from fractions import Fraction
 from shoal.errors import CapacityError, ConfigError
 
 _BISECTIONS = 64
-"""Halvings of the first guess at the common load; beyond the 53 bits of a double there is nothing to halve."""
+"""Bisection steps for the common load, more than the 53 bits of a double can distinguish."""
 
 
 def round_shares(
     num_atoms: int, shares: Sequence[float], *, at_least: int = 0, caps: Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Atoms of each worker, such that the most loaded one (atoms / share) has as little as possible.
+    """Divide atoms among workers so that the largest load (atoms / share) is as small as possible.
 
-    Exact, in rational numbers: the atoms go one by one to the worker whose load with it would be least, those of equal
-    load to the smaller share, then to the lower number. Only the last few are dealt that way, the others follow from
-    the load that all have in common.
+    The result is exact, in rational numbers: each atom goes to the worker whose load with it would be least; ties go to
+    the smaller share, then to the lower index. Only the last few atoms are assigned one by one; the others follow from
+    a load that all workers have in common.
 
     Args:
-        num_atoms: to be dealt out, all of them.
-        shares: of each worker, positive, in any unit.
+        num_atoms: the number of atoms, all of which are assigned.
+        shares: the share of each worker, positive, in any unit.
         at_least: atoms that every worker gets, whatever its share.
-        caps: most atoms that each worker may get; None: no limit.
+        caps: the most atoms that each worker may get; None: no limit.
 
     Raises:
-        CapacityError: the caps do not hold all atoms, or one of them not at_least.
-        ConfigError: fewer atoms than at_least for each, or a share that is not positive.
+        CapacityError: the caps allow fewer than num_atoms in all, or fewer than at_least for some worker.
+        ConfigError: there are fewer than at_least atoms for each worker, or a share is not positive.
 
-    Source: D'Hondt's rule, which minimizes the largest ratio of seats to votes; Gross's greedy for separable convex
-    costs says that it stays so under bounds (Ibaraki and Katoh, Resource Allocation Problems, 1988).
+    Source: D'Hondt's rule, which minimizes the largest ratio of seats to votes; Gross's greedy algorithm for separable
+    convex costs shows that this also holds under bounds (Ibaraki and Katoh, Resource Allocation Problems, 1988).
     """
     highs = [num_atoms] * len(shares) if caps is None else [min(cap, num_atoms) for cap in caps]
     _check(num_atoms, shares, at_least, highs)
@@ -44,12 +44,12 @@ def round_shares(
 
 
 def ranges_of(counts: Sequence[int], *, atom: int = 1, total: int | None = None) -> tuple[tuple[int, int], ...]:
-    """Contiguous [first, last) ranges of `counts` atoms each, in units of which `atom` make one; the last may be short.
+    """Contiguous [first, last) ranges, in units, of `counts` atoms each; the last atom may be smaller.
 
     Args:
         counts: atoms of each worker.
         atom: units in an atom.
-        total: units in all, where the last atom is not whole.
+        total: units in all, if the last atom is not whole.
     """
     ranges: list[tuple[int, int]] = []
     first = 0
@@ -71,7 +71,7 @@ def _check(num_atoms: int, shares: Sequence[float], at_least: int, highs: Sequen
 
 
 def _certain_counts(num_atoms: int, shares: Sequence[float], at_least: int, highs: Sequence[int]) -> list[int]:
-    """Counts at the largest common load that needs no more than num_atoms, less one where that may be a rounding."""
+    """Counts at the largest common load that needs at most num_atoms, less one where floating point may have erred."""
 
     def counts_at(load: float) -> list[int]:
         return [min(high, max(at_least, int(load * share))) for share, high in zip(shares, highs, strict=True)]

@@ -1,4 +1,4 @@
-"""How many slots for recurrent state, or for what an encoder gave, a replica is given."""
+"""The number of slots that a replica gets for recurrent states or for an encoder's outputs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterable, Sequence
 from shoal.core.plan.language import Block
 
 _FEWEST_SNAPSHOTS = 4
-"""A conversation alone has its prompt's end, that of the answer, and a beginning that others share."""
+"""The fewest slots for snapshots: a conversation needs the end of its prompt, of its answer and of a shared prefix."""
 _FEWEST_CLIPS = 4
-"""Clips that are computed side by side, even where sequences are few: of short texts several end while one goes on."""
+"""The fewest clips computed side by side, even with few sequences: short ones end while a long one continues."""
 HYPOTHESES = 5
-"""Sequences of a clip: as many as the beams of a search, by default (speech/options.py)."""
+"""Sequences of a clip: the default number of beams (speech/options.py)."""
 
 
 def num_state_slots(blocks: Iterable[Block], max_seqs: int) -> int:
-    """Slots of a replica: one a sequence, and as many for snapshots, but a few at least; 0 where no block is recurrent.
-    Of clips two for each search that fits, the second one to be kept for a while.
+    """State slots of a replica: one per sequence and as many for snapshots, but at least a few; 0 without recurrence.
 
-    Source: a judgment; memory that is never used is never taken.
+    For clips: two for each beam search that fits, the second one to be kept for a while.
+
+    Source: a judgment; memory that is never used is never allocated.
     """
     blocks = list(blocks)
     if any(block.keeps_clips for block in blocks):
@@ -27,7 +28,7 @@ def num_state_slots(blocks: Iterable[Block], max_seqs: int) -> int:
 
 
 def state_notes(shard_blocks: Sequence[Sequence[Block]], num_states: int) -> tuple[str, ...]:
-    """What a user should know of the states of one replica, given the blocks of every rank."""
+    """Notes for the user about the states of one replica, given the blocks of every rank."""
     if not num_states:
         return ()
     state_bytes = sum(block.state_bytes for blocks in shard_blocks for block in blocks)

@@ -1,4 +1,4 @@
-"""How patient recovery is."""
+"""Settings of recovery: time-outs, restarts and when a replica is given up."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from dataclasses import dataclass, replace
 from shoal.errors import ConfigError
 
 _DEVICE_STEP_S, _DEVICE_LOAD_S = 10.0, 120.0
-"""Least patience with workers on devices: their providers compile kernels while they load, and for shapes that are new
-to them, without a word. A judgment."""
+"""Minimum time-outs for workers on devices, whose providers silently compile kernels while they load and for new
+shapes. A judgment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryConfig:
-    """When workers count as lost, and how they are restarted. Raises ConfigError where a value is out of range."""
+    """When workers count as lost, and how they are restarted. Raises ConfigError if a value is out of range."""
 
     worker_timeout_s: float = 2.0
-    """silence after which workers that owe an answer count as lost, > 0; longer where steps take long (patience.py)"""
+    """Seconds of silence after which workers that owe an answer count as lost, > 0. Long steps get longer
+    (patience.py)."""
     runaway_s: float | None = None
-    """where work may never end by itself (a graph with loops): how long it may take at least before its workers count
-    as lost, > 0; they give it up a little earlier and live on. None: how long work takes follows from its size"""
+    """For work that may never end (a graph with loops): the least time in seconds before its workers count as lost, >
+    0. They give the work up a little earlier and continue. None: the time of work follows from its size."""
     load_timeout_s: float = 10.0
-    """silence after which workers that load count as lost, > 0; less where they were quick before, more where slow"""
+    """Seconds of silence after which loading workers count as lost, > 0; adapted to how long they took before."""
     backoff_s: float = 0.5
-    """before the second restart in a row, > 0; the first is at once, each further one waits twice as long"""
+    """Seconds before the second restart in a row, > 0. The first is immediate; each further one waits twice as long."""
     max_backoff_s: float = 30.0
-    """and no longer than this, >= backoff_s"""
+    """The longest wait before a restart in seconds, >= backoff_s."""
     max_failures: int = 6
-    """failures in a row after which a replica is given up, >= 1 ..."""
+    """Failures in a row after which a replica is given up, >= 1, if they took at least `crash_loop_s`."""
     crash_loop_s: float = 30.0
-    """... if they took at least so long, >= 0: whatever kills workers from outside may be over soon"""
+    """Seconds from the first to the last of `max_failures` failures, >= 0: an external cause may be over by then."""
     replan_after: int = 3
-    """failures in a row of one worker to load after which its replica is planned anew without it, >= 1"""
+    """Times in a row that one worker fails to load before its replica is planned again without it, >= 1."""
     settled_s: float = 10.0
-    """workers that were there for so long, or answered a step, have not failed in a row when they are lost, > 0"""
+    """Seconds, > 0. Losing workers that served for so long, or answered a step, starts a new row of failures."""
 
     def without_restart(self) -> RecoveryConfig:
-        """The same for workers that nobody knows how to start again: the first loss is the last."""
+        """The same settings for workers that cannot be restarted: the first loss gives the replica up."""
         return replace(self, max_failures=1, crash_loop_s=0.0)
 
     def for_devices(self) -> RecoveryConfig:
-        """The same where workers are on devices."""
+        """The same settings with longer time-outs for workers on devices."""
         return replace(
             self,
             worker_timeout_s=max(self.worker_timeout_s, _DEVICE_STEP_S),

@@ -1,6 +1,6 @@
-"""What happens to the workers of a model's replicas (events) and what is to be done with them (effects).
+"""Events about the workers of a model's replicas, and effects that recovery returns.
 
-They are the same whatever the work is: steps of a language model or batches of an ONNX graph.
+They are the same for all kinds of work: steps of a language model and batches of an ONNX graph.
 """
 
 from __future__ import annotations
@@ -12,112 +12,113 @@ from shoal.core.speed.slow_workers import SpeedEvent
 from shoal.protocol.worker_messages import Generation
 
 LimitsT = TypeVar("LimitsT")
-"""What a scheduler may ask of a replica's workers."""
+"""The type of the limits of a replica's workers, which depends on the kind of work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersProgressed:
-    """Workers that are being started have shown a sign of life, or have just been started."""
+    """Starting workers have shown a sign of life, or have just been started."""
 
     replica: int
     silent: int | None = None
-    """the worker, stage by stage and rank by rank, that all others wait for; None: several are not ready"""
+    """The only worker that is not ready, counted stage by stage and rank by rank; None: several are not ready."""
     waiting_for: str = ""
-    """workers that are not ready, for messages; empty: not told"""
+    """The workers that are not ready, for messages; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReady(Generic[LimitsT]):
-    """A replica has new workers: instead of lost ones, or of running ones, which end."""
+    """A replica has new workers in place of lost ones, or of running ones, which end."""
 
     replica: int
     limits: LimitsT
-    """what these workers may be asked"""
+    """The limits of these workers."""
     row_s: float = 0.0
-    """seconds that they took for a single row; 0: not known"""
+    """Seconds that they took for a single row; 0: not known."""
     is_replacement: bool = False
-    """whether somebody else asked for them; they come in the place of those that recovery may just be starting, too"""
+    """Whether they were started by a change of the plan, not by recovery; they also replace workers that recovery may
+    be starting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaJoined(Generic[LimitsT]):
-    """One more replica has workers. Its index is the number of replicas before it."""
+    """A new replica has workers. Its index is the number of replicas so far."""
 
     limits: LimitsT
-    """what these workers may be asked"""
+    """The limits of these workers."""
     row_s: float = 0.0
-    """seconds that they took for a single row; 0: not known"""
+    """Seconds that they took for a single row; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLost:
-    """A worker of a replica is gone, while it worked or while it was being started."""
+    """A worker of a replica is lost, while it worked or while it was being started."""
 
     replica: int
     reason: str
-    """one line"""
+    """The cause, in one line."""
     worker: int | None = None
-    """which, stage by stage, rank by rank; None: not known"""
+    """The lost worker, counted stage by stage and rank by rank; None: not known."""
     keep: bool = True
-    """whether those of its workers that live can be trusted and used again"""
+    """Whether the replica's surviving workers can be used again."""
     is_final: bool = False
-    """whether others that are started instead would fail alike"""
+    """Whether new workers would fail in the same way."""
     is_crash: bool = False
-    """whether it is gone of what it was computing, as far as can be seen"""
+    """Whether it appears to have crashed on what it was computing."""
     is_unreachable: bool = False
-    """whether its machine takes no connections, so that it cannot be started there for now"""
+    """Whether its machine accepts no connections, so that it cannot be started there for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Time has passed, or everything has been told that is known by now."""
+    """Time has passed, or all events known by now have been passed on."""
 
     heard_s: float | None = None
-    """until when all that workers have said has been told: they may have said more since; None: until now"""
+    """All messages of workers up to this time have been passed on; None: up to now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopWorkers:
-    """The replica's workers are lost: nothing that they still say is to be told."""
+    """Stop the replica's workers, which are lost, and ignore all their further messages."""
 
     replica: int
     reason: str
-    """one line"""
+    """The cause, in one line."""
     keep: bool
-    """the living may be used again by `StartWorkers` or end with `GiveUp`, which follows; else all end now"""
+    """Whether survivors are kept for the `StartWorkers` or `GiveUp` that follows; otherwise all end now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartWorkers:
-    """Start the replica's workers; `ReplicaReady` or `ReplicaLost` is to follow."""
+    """Start the replica's workers; `ReplicaReady` or `ReplicaLost` must follow."""
 
     replica: int
     generation: Generation
     without: int | None
-    """a worker that cannot be restarted: plan the replica anew without it, if that can be done"""
+    """A worker that cannot be restarted: plan the replica again without it, if possible. None: start all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
-    """This replica is not started again; what is left of its workers ends."""
+    """Do not start this replica again, and end its surviving workers."""
 
     replica: int
     reason: str
-    """one line"""
+    """The cause, in one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRecovery:
-    """Tell whoever watches that a replica has workers again, or others than before."""
+    """Report that a replica has workers again, or new ones."""
 
     replica: int
     pause_s: float | None
-    """for how long it had none; None: others have taken the place of running ones"""
+    """Seconds for which it had none; None: the new ones have replaced running ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportSpeed:
-    """Tell whoever watches that a worker has slowed down, or recovered."""
+    """Report that a worker has slowed down, or recovered."""
 
     replica: int
     change: SpeedEvent

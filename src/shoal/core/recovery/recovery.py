@@ -1,7 +1,7 @@
-"""Which replicas of a model have their workers: who is lost, who is started again when, who is given up.
+"""Recovery of a model's replicas: which are lost, when each is started again, and which are given up.
 
-The one recovery under every kind of work. Whoever schedules the work tells it what is sent, answered and lost, asks at
-every tick what is due, and does with its requests what its kind of work needs.
+All kinds of work share it. The scheduler of the work tells it what was sent, answered and lost, asks it at every tick
+what is due, and handles its own requests itself.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _KEPT_RECOVERIES = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryStats:
-    """A snapshot for metrics and tests; what was counted so far, and how it is now."""
+    """A snapshot for metrics and tests: counts so far, and the present state."""
 
     num_losses: int
-    """times that workers were lost, while they worked or while they were being started"""
+    """Losses of workers, while they worked or while they were being started."""
     num_recoveries: int
-    """times that a lost replica had workers again"""
+    """The number of times that a lost replica got workers again."""
     recovery_s: float
-    """for how long replicas had no workers, summed over the recoveries"""
+    """Seconds without workers, summed over all recoveries."""
     recoveries_s: tuple[float, ...]
-    """the same for each of the latest recoveries, in order"""
+    """Seconds without workers in each of the latest recoveries, in order."""
     phases: tuple[Phase, ...]
-    """of each replica's workers"""
+    """The phase of each replica's workers."""
     reduced: tuple[bool, ...]
-    """for each replica, whether it does without a worker that could not be started again"""
+    """Whether each replica runs without a worker that could not be restarted."""
 
     @property
     def num_serving(self) -> int:
@@ -52,18 +52,18 @@ class RecoveryStats:
 
     @property
     def num_recovering(self) -> int:
-        """Replicas whose workers are lost and are to be started again."""
+        """Replicas whose workers are lost and will be restarted."""
         return self.phases.count(Phase.WAITING) + self.phases.count(Phase.STARTING)
 
 
 class Recovery:
-    """Changes by its methods only. `now_s` is on one monotonic clock."""
+    """The recovery of all replicas of one model. `now_s` is on one monotonic clock."""
 
     def __init__(self, config: RecoveryConfig | None = None) -> None:
-        """No replica yet. `config`: None: the defaults."""
+        """Start without replicas. `config`: None means the defaults."""
         self._config = config or RecoveryConfig()
         self.replicas: list[ReplicaRecovery] = []
-        """to look at, and to follow the work of"""
+        """All replicas. Callers read them and note their work."""
         self._wakes = WakeTimes()
         self._num_losses = 0
         self._num_recoveries = 0
@@ -73,16 +73,16 @@ class Recovery:
 
     @property
     def death(self) -> str | None:
-        """Why no replica has workers or will have some; None: one has or will."""
+        """Why no replica has workers or will get them; None if one has or will."""
         return self._last_end if all(one.life.is_given_up for one in self.replicas) else None
 
     def add(self, row_s: float = 0.0, *, row_cost: int = 1, generation: int = 0) -> ReplicaRecovery:
-        """One more replica, which has its workers.
+        """Add a replica that has its workers.
 
         Args:
             row_s: seconds that they took for a single row; 0: not known.
-            row_cost: of that row, see `WorkSize`.
-            generation: of the workers.
+            row_cost: the cost of that row, see `WorkSize`.
+            generation: the generation of the workers.
         """
         replica = ReplicaRecovery(
             len(self.replicas), self._config, row_s, row_cost=row_cost, generation=generation, wakes=self._wakes
@@ -91,7 +91,7 @@ class Recovery:
         return replica
 
     def lose(self, lost: ReplicaLost, now_s: float) -> list[RecoveryEffect]:
-        """A replica's workers are gone. No effects: that was known, or it had none."""
+        """Note the loss of a replica's workers. Without effects if it was lost already."""
         replica = self.replicas[lost.replica]
         if replica.life.phase not in (Phase.SERVING, Phase.STARTING):
             return []
@@ -104,7 +104,7 @@ class Recovery:
         return effects
 
     def become_ready(self, ready: ReplicaReady[Any], now_s: float) -> ReportRecovery:
-        """A replica has workers again, or others instead of those it had."""
+        """Note that a replica has workers again, or new ones in place of others."""
         index = ready.replica
         pause_s = self.replicas[index].become_ready(ready.row_s, now_s, is_replacement=ready.is_replacement)
         if pause_s is not None:
@@ -114,28 +114,28 @@ class Recovery:
         return ReportRecovery(replica=index, pause_s=pause_s)
 
     def note_progress(self, event: WorkersProgressed, now_s: float) -> None:
-        """Workers that are being started have shown a sign of life."""
+        """Note a sign of life of starting workers."""
         self.replicas[event.replica].life.note_progress(now_s, event.silent, event.waiting_for)
         self._wakes.note_change(event.replica)
 
     def note_pause(self, pause_s: float) -> None:
-        """Nobody has listened to any worker for so long: that is no silence of theirs."""
+        """Exclude a time during which nobody listened from the silence of all workers."""
         for one in self.replicas:
             one.patience.note_pause(pause_s)
             one.life.note_pause(pause_s)
             self._wakes.note_change(one.index)
 
     def find_silent(self, heard_s: float) -> list[ReplicaLost]:
-        """Replicas whose workers have been silent for too long: `lose` is to follow for each.
+        """Find replicas whose workers have been silent for too long. The caller must call `lose` for each.
 
-        `heard_s`: until when all that workers have said has been told.
+        `heard_s`: the time up to which all messages of workers have been passed on.
         """
         if not _is_past(self.wake_s(), heard_s):
             return []
         return [one.mistrust(heard_s) for one in self.replicas if _is_past(one.overdue_s(), heard_s)]
 
     def start_due(self, now_s: float) -> list[StartWorkers]:
-        """Workers whose time to be started again has come."""
+        """Start the replicas whose restart is due."""
         if not _is_past(self.wake_s(), now_s):
             return []
         due = [one for one in self.replicas if one.life.is_due(now_s)]
@@ -145,7 +145,7 @@ class Recovery:
         return [StartWorkers(replica=one.index, generation=one.generation, without=one.life.without) for one in due]
 
     def wake_s(self) -> float | None:
-        """When something is due, if nothing happens before; None: never."""
+        """The next time at which something is due if nothing else happens; None: never."""
         return self._wakes.earliest_s(lambda index: self.replicas[index].wake_s())
 
     def stats(self) -> RecoveryStats:

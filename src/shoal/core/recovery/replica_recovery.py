@@ -1,4 +1,4 @@
-"""What recovery knows of one replica: the lifecycle of its workers, and for how long they may be silent."""
+"""The recovery of one replica: the lifecycle of its workers, and how long they may be silent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.protocol.worker_messages import Generation
 
 
 class ReplicaRecovery:
-    """Changes through its `Recovery`, and by the two methods that follow the work; the rest is to look at."""
+    """The state of one replica's workers. Schedulers call `note_sent` and `note_answered`; `Recovery` does the rest."""
 
     __slots__ = ("_wakes", "generation", "index", "life", "patience")
 
@@ -28,14 +28,14 @@ class ReplicaRecovery:
         generation: int = 0,
         wakes: WakeTimes | None = None,
     ) -> None:
-        """The replica has its workers. Arguments as those of `Recovery.add`; `wakes`: told when `wake_s` may change."""
+        """The replica has its workers. Arguments as for `Recovery.add`; `wakes` is told when `wake_s` may change."""
         self.index = index
         self._wakes = wakes or WakeTimes()
         self.life = ReplicaLife(config)
         self.patience = Patience(config, row_cost)
         self.patience.start(row_s)
         self.generation = Generation(generation)
-        """of the workers that it has, or will have next"""
+        """The generation of the workers that it has, or will have next."""
 
     @property
     def is_serving(self) -> bool:
@@ -43,18 +43,18 @@ class ReplicaRecovery:
         return self.life.is_serving
 
     def note_sent(self, work_id: int, size: WorkSize, now_s: float) -> None:
-        """A piece of work is on its way to the workers."""
+        """Note that work was sent to the workers."""
         self.patience.note_sent(work_id, size, now_s)
         self._wakes.note_change(self.index)
 
     def note_answered(self, work_id: int, compute_s: Sequence[float], now_s: float) -> None:
-        """A piece of work has come back; `compute_s`: seconds of each stage, empty where they say nothing."""
+        """Note answered work; `compute_s`: seconds of each stage, empty if nothing is to be learned from them."""
         self.life.note_work()
         self.patience.note_answered(work_id, compute_s, now_s)
         self._wakes.note_change(self.index)
 
     def become_ready(self, row_s: float, now_s: float, *, is_replacement: bool) -> float | None:
-        """It has workers again, or others instead of those it had. Returns for how long it had none."""
+        """Note new workers. Returns the seconds for which it had none; None: they replace running ones."""
         pause_s = None if self.life.lost_s is None else now_s - self.life.lost_s
         if self.is_serving:
             self.generation = Generation(self.generation + 1)
@@ -64,7 +64,7 @@ class ReplicaRecovery:
         return pause_s
 
     def lose(self, lost: ReplicaLost, now_s: float) -> str | None:
-        """Its workers are gone. Returns why they are given up; None: they will be started again."""
+        """Note the loss of its workers. Returns why the replica is given up; None: they will be restarted."""
         self.generation = Generation(self.generation + 1)
         self._wakes.note_change(self.index)
         return self.life.lose(
@@ -72,15 +72,15 @@ class ReplicaRecovery:
         )
 
     def overdue_s(self) -> float | None:
-        """When its workers will count as lost for being silent; None: they owe nothing."""
+        """The time at which its workers will count as lost because of silence; None: they owe nothing."""
         return self.patience.overdue_s() if self.is_serving else self.life.loading_overdue_s()
 
     def wake_s(self) -> float | None:
-        """When something is to be done about its workers, if nothing happens before; None: never."""
+        """The next time at which something is due for its workers if nothing else happens; None: never."""
         return self.life.due_s if self.life.phase is Phase.WAITING else self.overdue_s()
 
     def mistrust(self, now_s: float) -> ReplicaLost:
-        """Its workers are to be taken for lost because they say nothing: how that is told."""
+        """Take silence for a loss. Returns the event of the loss, which the caller must pass on."""
         if not self.is_serving:
             reason, worker = self.life.loading_silence(now_s), self.life.silent
         else:

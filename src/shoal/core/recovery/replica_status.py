@@ -1,4 +1,4 @@
-"""What a status answer says of a model's replicas, whatever their work is."""
+"""The status of a model's replicas, for all kinds of work."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from shoal.core.recovery.worker_life import Phase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaWork:
-    """What one replica has to do now, and what its present workers have done."""
+    """One replica's present work, and what its present workers have done."""
 
     num_running: int
-    """requests; of a graph, rows that its workers have"""
+    """Running requests; for a graph, rows in flight."""
     num_waiting: int
-    """requests that wait for this replica; of a graph 0, for all replicas share one queue"""
+    """Requests that wait for this replica; 0 for a graph, whose replicas share one queue."""
     kv_usage: float | None
-    """share of its KV blocks in use, 0 to 1; None: it has none"""
+    """The share of its KV blocks in use, 0 to 1; None: it has no KV blocks."""
     busy_s: tuple[float, ...]
-    """for each stage, seconds that it has computed, as far as its answers have come"""
+    """Seconds that each stage has computed, according to its answers."""
     pids: tuple[int, ...] = ()
-    """process ids of its workers, stage by stage and rank by rank, on their machines; empty: it has none of its own"""
+    """Process ids of its workers on their machines, stage by stage and rank by rank; empty: it has no processes."""
 
 
 class WorkerStates(Protocol):
@@ -30,12 +30,12 @@ class WorkerStates(Protocol):
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """The phase that each replica's workers are in."""
+        """The phase of each replica's workers."""
         ...
 
     @property
     def reduced(self) -> Sequence[bool]:
-        """For each replica, whether it does without a worker that could not be started again."""
+        """Whether each replica runs without a worker that could not be restarted."""
         ...
 
 
@@ -44,22 +44,22 @@ class ReplicaStats(WorkerStates, Protocol):
 
     @property
     def stage_s(self) -> Sequence[Sequence[float]]:
-        """For each stage of each replica, mean seconds of its latest steps or batches; 0 before the first."""
+        """Mean seconds of the latest steps or batches, for each stage of each replica; 0 before the first."""
         ...
 
     @property
     def slowdowns(self) -> Sequence[Sequence[float]]:
-        """For each stage of each replica, how many times as long as expected its latest work took."""
+        """Observed over expected seconds of the latest work, for each stage of each replica."""
         ...
 
     @property
     def work(self) -> Sequence[ReplicaWork]:
-        """Of each replica."""
+        """The work of each replica."""
         ...
 
 
 def describe_replicas(stats: ReplicaStats) -> list[dict[str, Any]]:
-    """As plain data, one a replica."""
+    """The status as plain data, one dictionary for each replica."""
     of_replicas = zip(stats.phases, stats.reduced, stats.stage_s, stats.slowdowns, stats.work, strict=True)
     return [
         {

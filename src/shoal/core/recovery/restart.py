@@ -1,14 +1,13 @@
 """Whether, when and with which workers a lost replica is started again.
 
-A failure is a loss of workers that neither answered a step nor were there for a while: they could not be loaded, died
-of their first step, or were killed faster than they could be of use. Workers that did their work and then died are
-started again at once, however often that happens; nobody's requests fail of it. Failures in a row are a crash loop:
-each restart waits twice as long as the one before, and after enough of them in a long enough time the replica is given
-up. That is final, also for the last replica: whoever supervises the server sees it end and can do more than this
-process can.
+A failure is a loss of workers that neither answered a step nor served for a while: they could not load, died in their
+first step, or were killed too soon. Workers that did their work and then died are restarted at once, however often that
+happens, and no request fails because of it. Failures in a row are a crash loop: each restart waits twice as long as the
+one before, and after enough of them in a long enough time the replica is given up. That is final, even for the last
+replica: the server ends, and its supervisor can do more than this process can.
 
-A worker that fails to load again and again is done without: the replica is planned anew over the others. One whose
-machine takes no connections is done without at once, since each attempt would only wait for it.
+If one worker fails to load again and again, the replica is planned again without it. If its machine accepts no
+connections, that happens at once, since every attempt would only wait for it.
 """
 
 from __future__ import annotations
@@ -20,36 +19,37 @@ from shoal.core.recovery.config import RecoveryConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """How a replica's workers were lost."""
+    """A loss of a replica's workers."""
 
     was_well: bool
-    """they had answered a step, or were there for `settled_s`"""
+    """Whether they had answered a step or served for `settled_s`."""
     was_loading: bool
+    """Whether they were loading."""
     at_s: float
-    """on a monotonic clock"""
+    """The time of the loss, on a monotonic clock."""
     worker: int | None = None
-    """which of them is to blame, stage by stage, rank by rank; None: not known"""
+    """The worker to blame, counted stage by stage and rank by rank; None: not known."""
     is_unreachable: bool = False
-    """the machine of that one takes no connections"""
+    """Whether that worker's machine accepts no connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureHistory:
-    """Failures in a row up to now."""
+    """The current row of failures."""
 
     num_failures: int = 0
     worker: int | None = None
-    """the one that failed to load the last times"""
+    """The worker that failed to load in the latest failures; None: not known."""
     num_worker_failures: int = 0
-    """how many of the last failures were its"""
+    """How many of the latest failures were those of `worker`."""
     is_unreachable: bool = False
-    """the machine of that one takes no connections, which has just been found out"""
+    """Whether the latest failure showed that the machine of `worker` accepts no connections."""
     first_s: float = 0.0
-    """when the first of them was"""
+    """The time of the first failure in the row."""
     last_s: float = 0.0
 
     def after(self, loss: Loss) -> FailureHistory:
-        """With one more loss."""
+        """The history after one more loss."""
         if loss.was_well:
             return FailureHistory(num_failures=1, first_s=loss.at_s, last_s=loss.at_s)
         worker = loss.worker if loss.was_loading else None
@@ -69,11 +69,11 @@ class Restart:
 
     delay_s: float
     without: int | None
-    """leave this worker out: the replica is to be planned anew over the others; None: as it is"""
+    """The worker without which the replica is planned again; None: the plan stays as it is."""
 
 
 def decide_restart(config: RecoveryConfig, history: FailureHistory) -> Restart | None:
-    """What to do after the latest loss in the history; None: give the replica up."""
+    """Decide how to restart after the latest loss in the history; None: give the replica up."""
     if history.num_failures >= config.max_failures and history.last_s - history.first_s >= config.crash_loop_s:
         return None
     is_newly_unreachable = history.is_unreachable and history.num_worker_failures == 1

@@ -1,4 +1,4 @@
-"""When the first of many replicas is to be looked at again, without looking at all of them at every tick."""
+"""The earliest of many replicas' next times, without a scan of all replicas at every tick."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class WakeTimes:
-    """The earliest of some times that change one by one.
+    """The minimum of times that change one by one.
 
-    Every time that was ever told stands in a heap; one that is no longer right is dropped when it comes to the top.
+    All times go into a heap; an outdated one is dropped when it reaches the top.
     """
 
     __slots__ = ("_changed", "_heap", "_times")
@@ -20,11 +20,11 @@ class WakeTimes:
         self._heap: list[tuple[float, int]] = []
 
     def note_change(self, index: int) -> None:
-        """The time of one may be another now."""
+        """Note that the time of one index may have changed."""
         self._changed.add(index)
 
     def earliest_s(self, time_of: Callable[[int], float | None]) -> float | None:
-        """The first of all times; None: there is none. `time_of`: asked about those that have changed."""
+        """The earliest time; None: there is none. `time_of` is called for indices whose time may have changed."""
         for index in self._changed:
             time_s = time_of(index)
             if time_s is not None and time_s != self._times.get(index):

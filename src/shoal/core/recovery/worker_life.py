@@ -8,7 +8,7 @@ from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.restart import FailureHistory, Loss, decide_restart
 
 _LOADING_TIMES_EXPECTED = 3.0
-"""Of the longest loading so far: the file may have left the page cache. A judgment."""
+"""Multiple of the longest loading time so far, since the file may have left the page cache. A judgment."""
 
 
 class Phase(Enum):
@@ -16,77 +16,77 @@ class Phase(Enum):
 
     SERVING = auto()
     WAITING = auto()
-    """lost, to be started again when `due_s` has come"""
+    """Lost, and to be restarted at `due_s`."""
     STARTING = auto()
     GIVEN_UP = auto()
 
     @property
     def word(self) -> str:
-        """For a person."""
+        """The phase as a word for users."""
         return self.name.lower().replace("_", " ")
 
 
 class ReplicaLife:
-    """Lifecycle of one replica's workers. Changes by its methods only; the rest is to look at.
+    """Lifecycle of one replica's workers. It is changed only by its methods; attributes are read-only.
 
     `now_s` is on one monotonic clock.
     """
 
     def __init__(self, recovery: RecoveryConfig) -> None:
-        """They are there."""
+        """The workers are serving."""
         self.phase = Phase.SERVING
         self.due_s = 0.0
-        """when they are to be started again, while they wait for that"""
+        """When the workers are restarted; valid in phase WAITING."""
         self.without: int | None = None
-        """the worker that the next start is to do without"""
+        """The worker that the next start leaves out; None: all are started."""
         self.silent: int | None = None
-        """the worker that all others wait for, while they are being started; None: not known"""
+        """The only worker that is not ready, in phase STARTING; None: not known."""
         self.lost_s: float | None = None
-        """when they were lost; None while they serve"""
+        """When the workers were lost; None while they serve."""
         self._waiting_for = ""
         self.is_reduced = False
-        """they were last started without one that could not be had"""
+        """Whether the last start left out a worker that could not be restarted."""
         self._recovery = recovery
         self._history = FailureHistory()
         self._has_worked = False
         self._ready_s = 0.0
         self._started_s = 0.0
         self._last_sign_s = 0.0
-        """while they are being started"""
+        """The latest sign of life in phase STARTING."""
         self._longest_load_s = 0.0
 
     @property
     def is_serving(self) -> bool:
-        """Whether they are there."""
+        """Whether the workers are serving."""
         return self.phase is Phase.SERVING
 
     @property
     def is_given_up(self) -> bool:
-        """Whether they will never be there again, unless the replica is given others."""
+        """Whether they will not be restarted; only a change of the plan can bring new ones."""
         return self.phase is Phase.GIVEN_UP
 
     @property
     def is_recovering(self) -> bool:
-        """Whether they are to be there again."""
+        """Whether they are lost and will be restarted."""
         return self.phase in (Phase.WAITING, Phase.STARTING)
 
     def is_due(self, now_s: float) -> bool:
-        """Whether they are to be started now."""
+        """Whether their restart is due."""
         return self.phase is Phase.WAITING and self.due_s <= now_s
 
     def note_work(self) -> None:
-        """They have answered something."""
+        """Note that the workers have answered something."""
         self._has_worked = True
 
     def note_progress(self, now_s: float, silent: int | None = None, waiting_for: str = "") -> None:
-        """While they are being started, they live; all others wait for `silent`, if it is given.
+        """Note a sign of life of starting workers.
 
-        `waiting_for`: those that are not ready, for messages.
+        `silent`: the only one that is not ready. `waiting_for`: those that are not ready, for messages.
         """
         self._last_sign_s, self.silent, self._waiting_for = now_s, silent, waiting_for
 
     def note_pause(self, pause_s: float) -> None:
-        """Nobody has listened for so long."""
+        """Exclude a time during which nobody listened."""
         self._last_sign_s += pause_s
 
     def lose(
@@ -98,14 +98,14 @@ class ReplicaLife:
         is_final: bool = False,
         is_unreachable: bool = False,
     ) -> str | None:
-        """They are lost. Returns why they are given up; None: they will be started again.
+        """Note the loss of the workers. Returns why they are given up; None: they will be restarted.
 
         Args:
             reason: how they were lost.
-            worker: which of them is to blame; None: not known.
-            now_s: see above.
-            is_final: others that are started instead would fail alike.
-            is_unreachable: the machine of the one to blame takes no connections.
+            worker: the worker to blame; None: not known.
+            now_s: the time of the loss.
+            is_final: whether new workers would fail in the same way.
+            is_unreachable: whether the machine of `worker` accepts no connections.
         """
         was_long_there = now_s - self._ready_s >= self._recovery.settled_s
         loss = Loss(
@@ -129,12 +129,13 @@ class ReplicaLife:
         return None
 
     def start(self, now_s: float) -> None:
-        """They are being started again."""
+        """Note that the workers are being restarted."""
         self.phase, self.silent, self._waiting_for = Phase.STARTING, None, ""
         self._started_s = self._last_sign_s = now_s
 
     def become_ready(self, now_s: float, *, is_replacement: bool = False) -> None:
-        """They are there again, or others are in their place, which lack nothing."""
+        """Note that the workers serve again, or (`is_replacement`) that a complete set of new ones has replaced
+        them."""
         is_own_start = self.phase is Phase.STARTING and not is_replacement
         if is_own_start:
             self._longest_load_s = max(self._longest_load_s, now_s - self._started_s)
@@ -142,20 +143,20 @@ class ReplicaLife:
         self.phase, self.lost_s, self._ready_s, self._has_worked = Phase.SERVING, None, now_s, False
 
     def expected_in_s(self, now_s: float) -> float | None:
-        """When they should be there again; None: not known."""
+        """Expected seconds until they serve again; None: not known."""
         if self.phase is not Phase.STARTING or not self._longest_load_s:
             return None
         return max(0.0, self._started_s + self._longest_load_s - now_s)
 
     def loading_overdue_s(self) -> float | None:
-        """When they will count as lost, if they go on loading without a sign; None: they do not load."""
+        """The time at which they will count as lost without a further sign of life; None: they are not loading."""
         if self.phase is not Phase.STARTING:
             return None
         return self._last_sign_s + self._loading_patience_s()
 
     def _loading_patience_s(self) -> float:
-        """Once it is known how long they load, not much longer than that, so that a hung one is noticed soon; with each
-        failure twice as long, in case the machine has become slow."""
+        """How long loading workers may be silent. Once a loading time is known, not much longer than that, so that a
+        hung worker is noticed soon; twice as long after each failure, in case the machine has become slow."""
         expected_s = _LOADING_TIMES_EXPECTED * self._longest_load_s
         longest_s = max(self._recovery.load_timeout_s, expected_s)
         if not self._longest_load_s:
@@ -164,6 +165,6 @@ class ReplicaLife:
         return min(longest_s, max(self._recovery.worker_timeout_s, expected_s) * 2.0**doublings)
 
     def loading_silence(self, now_s: float) -> str:
-        """What to say of that."""
+        """The reason for taking silent loading workers for lost."""
         who = self._waiting_for or "workers that load"
         return f"no sign of life from {who} for {now_s - self._last_sign_s:.1f} s"

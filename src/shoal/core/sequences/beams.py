@@ -1,6 +1,6 @@
-"""Beam search: the likeliest outputs are followed side by side, and the best of those that have ended is the answer.
+"""Beam search: the most likely outputs are followed side by side, and the best one that has ended is the answer.
 
-Source: openai/whisper, whisper/decoding.py, BeamSearchDecoder and MaximumLikelihoodRanker, for which candidates are
+Source: openai/whisper, whisper/decoding.py, BeamSearchDecoder and MaximumLikelihoodRanker: which candidates are
 followed, when the search ends, and how outputs of different lengths are compared.
 """
 
@@ -15,61 +15,61 @@ from shoal.protocol.language_messages import TokenLogprobs
 
 
 class Hypothesis(NamedTuple):
-    """One possible output: with its stop token, if it has ended."""
+    """One possible output, including its stop token if it has ended."""
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """of each token"""
+    """Log-probability of each token."""
     total: float = 0.0
-    """sum of the log-probabilities"""
+    """The sum of the log-probabilities."""
 
     def followed_by(self, token_id: int, logprob: float) -> Hypothesis:
-        """With one token more."""
+        """The hypothesis with one more token."""
         return Hypothesis((*self.token_ids, token_id), (*self.logprobs, logprob), self.total + logprob)
 
 
 class BeamProgress(NamedTuple):
-    """Where the search for one output is."""
+    """The state of one beam search."""
 
     live: tuple[Hypothesis, ...] = (Hypothesis(),)
-    """that have not ended, likeliest first; all of the same length"""
+    """Hypotheses that have not ended, most likely first; all have the same length."""
     finished: tuple[Hypothesis, ...] = ()
-    """that have ended, in the order in which they did"""
+    """Hypotheses that have ended, in the order of their ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeamSearch:
-    """How the best output of a request is looked for."""
+    """Settings of a request's beam search."""
 
     num_beams: int
     """Hypotheses that are followed, >= 1."""
     patience: float = 1.0
-    """The search ends when so many times `num_beams` hypotheses have ended; above 0."""
+    """The search ends when `patience * num_beams` hypotheses have ended; > 0."""
     length_penalty: float | None = None
-    """Exponent of ((5 + tokens) / 6), by which a sum of log-probabilities is divided; None: it is divided by tokens."""
+    """Sums of log-probabilities are divided by ((5 + tokens) / 6) ** length_penalty; None: by the number of tokens."""
 
     @property
     def num_candidates(self) -> int:
-        """The most likely tokens that are to be known of each hypothesis: one of them may end it."""
+        """How many of the most likely tokens each hypothesis needs: one more than beams, since one may end it."""
         return self.num_beams + 1
 
     @property
     def num_wanted(self) -> int:
-        """Hypotheses that have to end."""
+        """The number of ended hypotheses that ends the search."""
         return max(1, round(self.num_beams * self.patience))
 
     def advance(
         self, progress: BeamProgress, candidates: Sequence[TokenLogprobs], stop_token_ids: frozenset[int]
     ) -> tuple[BeamProgress, list[int]]:
-        """One token further.
+        """Advance the search by one token.
 
         Args:
-            progress: before it.
+            progress: the state before the token.
             candidates: the most likely tokens after each live hypothesis.
-            stop_token_ids: that end one.
+            stop_token_ids: tokens that end a hypothesis.
 
         Returns:
-            The progress, and for each live hypothesis the place of the one that it goes on from.
+            The new state, and for each live hypothesis the index of the one that it continues.
         """
         options = sorted(
             (
@@ -94,19 +94,19 @@ class BeamSearch:
         return BeamProgress(tuple(live), tuple(finished)), parents
 
     def is_over(self, progress: BeamProgress, max_tokens: int) -> bool:
-        """Whether enough have ended, or none can go on."""
+        """Whether enough hypotheses have ended, or none can continue."""
         if len(progress.finished) >= self.num_wanted or not progress.live:
             return True
         return len(progress.live[0].token_ids) >= max_tokens
 
     def best(self, progress: BeamProgress, stop_token_ids: frozenset[int]) -> Hypothesis:
-        """The answer. Where fewer than `num_beams` have ended, the likeliest of those that have not count as well."""
+        """The best hypothesis. If fewer than `num_beams` have ended, the most likely live ones compete as well."""
         num_missing = max(0, self.num_beams - len(progress.finished))
         found = (*progress.finished, *progress.live[:num_missing])
         return max(found, key=lambda one: self.score(one, stop_token_ids))
 
     def score(self, hypothesis: Hypothesis, stop_token_ids: frozenset[int]) -> float:
-        """What outputs are compared by, whatever their lengths: higher is better. A stop token adds no length."""
+        """The score by which outputs of any length are compared; higher is better. Stop tokens add no length."""
         num_tokens = sum(token not in stop_token_ids for token in hypothesis.token_ids)
         if self.length_penalty is None:
             return hypothesis.total / max(1, num_tokens)

@@ -1,6 +1,6 @@
-"""Pictures within a prompt: rows that have vectors in the place of tokens, and how they turn and see.
+"""Pictures in a prompt: rows with vectors in place of tokens, their rotary positions, and what they attend over.
 
-Shapes: N rows of a picture, W values of a row's vector, see `PictureRows`.
+Shapes: N rows of a picture, W values in a row's vector, see `PictureRows`.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 NUM_AXES = 3
-"""Positions of a row: in time, by its height and by its width. Source: Qwen2-VL, arXiv 2409.12191, section 2.1."""
+"""Rotary positions of a row: time, height and width. Source: Qwen2-VL, arXiv 2409.12191, section 2.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Consecutive rows of a prompt. It stays with its request, so that other workers can compute it again."""
+    """A picture as consecutive rows of a prompt. Its request keeps it, so that other workers can compute it again."""
 
     key: bytes
-    """Digest of the pixels and of how they were cut: equal ones have equal vectors."""
+    """Digest of the pixels and of how they were divided: equal keys mean equal vectors."""
     first_row: int
     """Position in the prompt, >= 0."""
     num_rows: int
     """At least one."""
     vectors: bytes = field(repr=False)
-    """fp32 [N, W]"""
+    """The vectors of the rows, fp32 [N, W]."""
 
     @property
     def end_row(self) -> int:
-        """The first row behind it."""
+        """The first row after the picture."""
         return self.first_row + self.num_rows
 
 
 class PictureSpan(NamedTuple):
-    """The rows of a picture that lie within some rows of its prompt."""
+    """The part of a picture within a range of rows of its prompt."""
 
     first_row: int
-    """Of the prompt."""
+    """The first row, counted in the prompt."""
     num_rows: int
     vectors: bytes
-    """fp32, of these rows alone"""
+    """The vectors of these rows only, fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +50,24 @@ class Pictures:
     pictures: tuple[Picture, ...]
     """At least one, in order, without overlap."""
     turns: array[int] | None = None
-    """Three positions that each row of the prompt turns by, row after row; None: rows turn by their own position."""
+    """Three rotary positions for each row of the prompt, row after row; None: each row has its plain position."""
     ahead: int = 0
-    """How much further than their own position rows behind the prompt turn; most pictures turn less than they are long,
-    then it is negative."""
+    """The offset of the rotary positions of rows after the prompt; usually negative, since most pictures take fewer
+    positions than rows."""
     sees_whole: bool = False
-    """Whether a picture's rows see all of it, those behind them included; then no step ends within one."""
+    """Whether each row of a picture attends over all of its rows, including later ones; then no step ends within it."""
 
     @property
     def most_rows(self) -> int:
-        """Of the largest picture."""
+        """Rows of the largest picture."""
         return max(picture.num_rows for picture in self.pictures)
 
     def keys_within(self, start: int, stop: int) -> bytes:
-        """The keys of all pictures that have rows among these, one after the other."""
+        """The concatenated keys of all pictures with rows in start:stop."""
         return b"".join(one.key for one in self.pictures if one.first_row < stop and start < one.end_row)
 
     def spans_within(self, start: int, stop: int) -> Iterator[PictureSpan]:
-        """The parts of all pictures that lie among these rows, in order."""
+        """The parts of all pictures within start:stop, in order."""
         for one in self.pictures:
             first, end = max(start, one.first_row), min(stop, one.end_row)
             if first < end:
@@ -77,7 +77,7 @@ class Pictures:
                 )
 
     def turns_of(self, start: int, stop: int) -> array[int]:
-        """Three positions for each of these rows; rows behind the prompt go on from its last."""
+        """Three rotary positions for each row in start:stop; rows after the prompt continue with the offset `ahead`."""
         if self.turns is None:
             return plain_turns(start, stop)
         known = len(self.turns) // NUM_AXES
@@ -87,7 +87,7 @@ class Pictures:
         return given + plain_turns(max(start, known) + self.ahead, stop + self.ahead)
 
     def ends_of(self, start: int, stop: int) -> array[int]:
-        """The row before which each of these rows sees."""
+        """The end of the rows that each row in start:stop attends over."""
         ends = array("i", range(start + 1, stop + 1))
         for one in self.pictures if self.sees_whole else ():
             first, end = max(start, one.first_row), min(stop, one.end_row)
@@ -100,12 +100,12 @@ class Pictures:
 
         Args:
             start: the first row.
-            wanted: rows that would go, >= 1.
-            room: rows that may go at most, >= `wanted`.
+            wanted: the number of rows wanted, >= 1.
+            room: the most rows that fit, >= `wanted`.
 
         Returns:
-            As many as are wanted, unless that would cut a picture whose rows see all of it: then fewer, or the whole
-            picture where there is room for it, or 0.
+            `wanted`, unless that would cut a picture that must stay whole: then the rows before it, or all of the
+            picture if there is room for it, or 0.
         """
         for one in self.pictures if self.sees_whole else ():
             if one.first_row < start + wanted < one.end_row:
@@ -116,5 +116,5 @@ class Pictures:
 
 
 def plain_turns(start: int, stop: int) -> array[int]:
-    """Of rows without pictures before them: their position, three times."""
+    """Three rotary positions for each row in start:stop of a text without pictures: its plain position, three times."""
     return array("i", [position for position in range(start, stop) for _ in range(NUM_AXES)])

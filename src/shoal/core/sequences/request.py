@@ -1,4 +1,4 @@
-"""A language-model request and what comes back for it."""
+"""Requests to language models, and their outputs."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from shoal.protocol.language_messages import Sampling, TokenLogprobs
 RequestId = NewType("RequestId", str)
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 NO_ADAPTER = -1
-"""In the place of an adapter's number: the model as it is."""
+"""Stands for no adapter: the model as it is."""
 
 
 class TokenGuide(Protocol):
-    """Which tokens an output may go on with: a condition such as a JSON schema, compiled for one request."""
+    """A condition on an output, such as a JSON schema, compiled for one request: it tells which tokens may come
+    next."""
 
     def allowed(self, outputs: Sequence[int], /) -> bytes:
-        """A bit a token of the vocabulary, the first in the lowest bit of the first byte; one is set at least.
+        """One bit for each token of the vocabulary, starting with the lowest bit of the first byte; at least one is
+        set.
 
-        Depends on nothing but the output tokens so far, so that a request which is computed again goes on alike.
+        The result depends only on the output tokens so far, so a request that is recomputed continues in the same way.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """What a request has an encoder read. It stays with the request, so that another worker can encode it again."""
+    """The input of the encoder for a request. The request keeps it, so that other workers can encode it again."""
 
     key: bytes
-    """Digest of the features: requests with the same share what the encoder gave."""
+    """Digest of the features: requests with equal keys share the encoder's outputs."""
     num_rows: int
-    """Rows that the encoder computes for it."""
+    """Rows of the encoder's output."""
     features: bytes = field(repr=False)
-    """See `Encoding`."""
+    """The features, as in `Encoding`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipAttention:
-    """Where in its clip a request with given outputs is to say that heads look, with each of its rows."""
+    """Which attention over its clip a request with given outputs (targets) reports for each of its rows."""
 
     heads: tuple[tuple[int, int], ...]
-    """layer and head of each, by layer"""
+    """(layer, head) of each reported head, ordered by layer."""
     num_positions: int
-    """leading ones of the clip that are sound"""
+    """The leading positions of the clip that are sound, not padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,61 +61,61 @@ class Request:
     max_tokens: int
     """The most output tokens, >= 1."""
     min_tokens: int = 0
-    """Output tokens before the first that may be a stop token, >= 0."""
+    """The number of output tokens before a stop token is allowed, >= 0."""
     sampling: Sampling = field(default_factory=Sampling)
     stop_token_ids: frozenset[int] = frozenset()
     """Tokens that end the request. A stop token is counted and reported; the caller hides its text."""
     targets: tuple[int, ...] = ()
-    """Output tokens to take instead of drawing any, at most max_tokens: teacher forcing, to score and to verify."""
+    """Given output tokens, at most max_tokens, which are used instead of sampling: teacher forcing for scores and
+    verification."""
     clip: Clip | None = None
-    """Of a model with an encoder; None: the sequence attends over nothing."""
+    """The encoder's input; None: the model has no encoder."""
     pictures: Pictures | None = None
-    """Within the prompt; None: all of it is tokens."""
+    """The pictures in the prompt; None: it consists of tokens only."""
     want_logits: bool = False
     """Whether to return the raw logits of every output position, for verification."""
     want_hidden: bool = False
-    """Return the hidden state of the prompt's last token behind the final norm, in the place of a token."""
+    """Whether to return the hidden state of the prompt's last token after the final norm instead of a token."""
     adapter: int = NO_ADAPTER
-    """Number of the low-rank adapter that its tokens are computed with, among those of the model."""
+    """The index of its low-rank adapter among those of the model; NO_ADAPTER: none."""
     guide: TokenGuide | None = None
-    """Keeps the output within a condition; a guide serves one request only."""
+    """The condition on the output; a guide belongs to one request only."""
     attention: ClipAttention | None = None
-    """Is told with the last output; only where there are targets and a clip."""
+    """Attention to report with the last output; needs targets and a clip."""
     beams: BeamSearch | None = None
-    """How the best output is looked for, which is told when it is found; its guide must not remember what it was asked
-    before. None: tokens are drawn one after the other."""
+    """Beam search, whose outputs are all sent at its end; a guide must then be stateless. None: tokens are sampled."""
 
     @property
     def num_places(self) -> int:
-        """The most sequences that it is computed by at once."""
+        """The most sequences that the request can have at once."""
         return 1 if self.beams is None else self.beams.num_beams
 
     @property
     def root(self) -> bytes:
-        """What keys and values depend on beside the tokens before them: the clip and the adapter; empty: nothing."""
+        """What keys and values depend on beside the preceding tokens: the clip and the adapter; empty: neither."""
         clip = b"" if self.clip is None else self.clip.key
         return clip if self.adapter == NO_ADAPTER else clip + self.adapter.to_bytes(4, "little")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestProgress:
-    """What a request has behind it when it goes on on other workers: its outputs are computed again, not told again."""
+    """The progress of a request that continues on other workers. Its outputs are recomputed but not sent again."""
 
     outputs: tuple[int, ...]
     """Tokens that the client has received."""
     num_cached_tokens: int | None
-    """Prompt tokens that the request once took from a prefix index; None: it has never been admitted."""
+    """Prompt tokens that came from a prefix index at its first admission; None: it was never admitted."""
     added_s: float
-    """When the request first came, on the clock of `Scheduler.handle`."""
+    """When the request first arrived, on the clock of `Scheduler.handle`."""
     num_losses: int
-    """How often in a row, without a token in between, workers were lost while they computed the request."""
+    """The number of losses of workers in a row while they computed the request, without a token in between."""
     beams: BeamProgress | None = None
-    """Where the search for its output is; None: nothing is looked for."""
+    """The state of its beam search; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenProduced:
-    """One more output token of a request, in order, each exactly once."""
+    """An output token of a request. Tokens are sent in order, each exactly once."""
 
     request_id: RequestId
     token_id: int
@@ -121,12 +123,12 @@ class TokenProduced:
     logits: bytes = b""
     hidden: bytes = b""
     attention: tuple[bytes, ...] = ()
-    """fp16 [heads, rows, positions] of the request's rows, piece after piece, the last of which is not computed"""
+    """Attention of the request's rows, fp16 [heads, rows, positions], chunk by chunk; the last row is not computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFinished:
-    """The last event of a request, exactly once."""
+    """The end of a request, sent exactly once and after all its tokens."""
 
     request_id: RequestId
     reason: FinishReason
@@ -135,9 +137,9 @@ class RequestFinished:
     num_cached_tokens: int = 0
     """Prompt tokens that were taken from the prefix index instead of being computed."""
     message: str = ""
-    """The cause, where `reason` is `error`."""
+    """The cause if `reason` is `error`."""
     breaks_workers: bool = False
-    """Whether the request was ended because it is taken to be what broke the workers that had it."""
+    """Whether the request was ended because it is blamed for the loss of workers."""
 
 
 Output = TokenProduced | RequestFinished

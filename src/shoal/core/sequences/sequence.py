@@ -1,4 +1,4 @@
-"""One request inside a scheduler: what is known, what is handed out, what is computed."""
+"""One request inside a scheduler: its known, scheduled and computed rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from shoal.core.sequences.strikes import is_suspect
 from shoal.protocol.language_messages import TokenLogprobs
 
 Arrival = tuple[float, int]
-"""When a request first came and its number among those of one replica: smaller is older."""
+"""(time of a request's first arrival, its number on the replica); smaller is older."""
 
 
 class Sequence:
     """Mutable state of one request. A *row* is one token fed to the model; row p has position p.
 
-    `num_computed <= num_scheduled <= len(token_ids)`; rows between the first two are in flight. Rows can be scheduled
-    exactly where their token is known: the prompt, the outputs so far and, under teacher forcing, every target but
-    the last.
+    `num_computed <= num_scheduled <= len(token_ids)`; rows between the first two are in flight. A row can be scheduled
+    if its token is known: the prompt, the outputs so far and, under teacher forcing, every target but the last.
 
-    Under beam search a request has several sequences, one for each live hypothesis: its lead, which the scheduler knows
-    it by and which has the first of them, and the lead's branches.
+    A request with beam search has a sequence for each live hypothesis: the lead, which stands for the request in the
+    scheduler and has the first hypothesis, and the lead's branches.
     """
 
     __slots__ = (
@@ -63,7 +62,7 @@ class Sequence:
     def __init__(self, request: Request, *, arrival: Arrival, added_s: float, max_tokens: int) -> None:
         self.request = request
         self.arrival = arrival
-        """The order of admission: the oldest goes first."""
+        """The order of admission: the oldest comes first."""
         self.added_s = added_s
         self.max_tokens = max_tokens
         """Output tokens after which the sequence ends with `length`."""
@@ -77,33 +76,34 @@ class Sequence:
         self.num_in_flight = 0
         """Steps in flight that hold rows of the sequence."""
         self.attention: list[bytes] = []
-        """Of the rows that are computed, see `TokenProduced.attention`."""
+        """Attention of the computed rows, see `TokenProduced.attention`."""
         self.block_table: list[int] = []
         self.block_copy: tuple[int, int] | None = None
-        """Block whose content the next step copies first, and the sequence's own that it goes to; None: nothing."""
+        """(source, target): a block that the next step copies first; None: nothing is copied."""
         self.beams = None if request.beams is None else BeamProgress()
-        """Of a lead: where the search for its output is; None: none is under way."""
+        """The state of a lead's beam search; None: there is none."""
         self._lead: Sequence | None = None
         self.branches: list[Sequence] = []
-        """Of a lead."""
+        """The branches of a lead."""
         self.candidates: TokenLogprobs | None = None
-        """What may follow its hypothesis; None: its rows are not all computed."""
+        """The candidates for the next token of its hypothesis; None: not all its rows are computed."""
         self.digests: list[bytes] = []
-        """Digests of the leading full blocks of `token_ids`, as far as they were needed. They outlive the blocks."""
+        """Digests of the leading full blocks of `token_ids`, as far as they were needed; kept without the blocks,
+        too."""
         self.num_registered = 0
-        """Leading blocks that were offered to the prefix index or came from it."""
+        """Leading blocks that were entered into the prefix index or came from it."""
         self.state_slot = -1
         """Slot of the state of recurrent layers; -1: none."""
         self.state_source = -1
-        """Slot that the next chunk begins with; -1: nothing."""
+        """Slot of the state before the next chunk; -1: all zeros."""
         self.memory_slot = -1
-        """Slot of what an encoder gave for its clip; -1: none."""
+        """Slot of the encoder's outputs for its clip; -1: none."""
         self.snapshot_rows: list[int] = []
-        """Block ends at which snapshots are to be taken, in order."""
+        """Block ends at which snapshots will be taken, in order."""
         self.snapshots: list[tuple[int, int]] = []
-        """Block ends and slots of snapshots that are under way, in order."""
+        """(block end, slot) of snapshots in steps in flight, in order."""
         self.output_snapshot = b""
-        """Digest of its latest snapshot within the output; empty: none."""
+        """Digest of its latest snapshot in the output; empty: none."""
         self.num_cached_tokens = 0
         self.num_overtaken = 0
         """Younger requests that were admitted while this was the oldest waiting one."""
@@ -125,21 +125,21 @@ class Sequence:
 
     @property
     def lead(self) -> Sequence:
-        """The sequence that its request is known by: itself, unless it is a branch."""
+        """The sequence that stands for its request: itself, unless it is a branch."""
         return self if self._lead is None else self._lead
 
     @property
     def members(self) -> list[Sequence]:
-        """Of a lead: all sequences of its request, in the order of their hypotheses."""
+        """All sequences of a lead's request, in the order of their hypotheses."""
         return [self, *self.branches]
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it is to be tried alone, because it may be what breaks workers."""
+        """Whether it must be tried alone, because it may break workers."""
         return is_suspect(self.num_losses)
 
     def progress(self) -> RequestProgress:
-        """What other workers must know of the sequence to go on with it."""
+        """The progress from which other workers can continue the sequence."""
         outputs = self.request.targets or self.token_ids[self.num_prompt :]
         return RequestProgress(
             outputs=tuple(outputs[: self.num_told]),
@@ -150,7 +150,7 @@ class Sequence:
         )
 
     def resume(self, progress: RequestProgress) -> None:
-        """Go on from there. Mutates: a fresh sequence."""
+        """Continue from the progress of another sequence. Mutates: this one, which must be fresh."""
         for token_id in progress.outputs:
             self.append_output(token_id)
         if progress.beams is not None:
@@ -162,24 +162,24 @@ class Sequence:
             self.num_cached_tokens = progress.num_cached_tokens
 
     def append_output(self, token_id: int) -> None:
-        """Take the next output. Mutates: the known tokens, unless they are forced and so known already."""
+        """Take the next output. Mutates: the known tokens, unless the outputs are given (targets)."""
         self.num_outputs += 1
         if not self.request.targets:
             self.token_ids.append(token_id)
 
     @property
     def num_told(self) -> int:
-        """Outputs that the client knows: none while the best is looked for."""
+        """Outputs that were sent to the client: none during a beam search."""
         return self.num_outputs if self.beams is None else 0
 
     def set_outputs(self, token_ids: Iterable[int]) -> None:
-        """Take other outputs than before. Mutates: the known tokens; not what is computed of them."""
+        """Replace the outputs. Mutates: the known tokens, but not the counts of computed rows."""
         self.token_ids = self.token_ids[: self.num_prompt]
         self.token_ids.extend(token_ids)
         self.num_outputs = len(self.token_ids) - self.num_prompt
 
     def branch(self, place: int) -> Sequence:
-        """A further sequence of a lead's request, without outputs; `place`: above 0, among its members."""
+        """Make another sequence of a lead's request, without outputs. `place`: its index among the members, above 0."""
         request_id = RequestId(f"{self.request.request_id}/{place}")
         request = replace(self.request, request_id=request_id)
         branch = Sequence(request, arrival=self.arrival, added_s=self.added_s, max_tokens=self.max_tokens)
@@ -187,7 +187,7 @@ class Sequence:
         return branch
 
     def spread(self) -> None:
-        """Have a sequence for each live hypothesis, of which nothing is computed. Mutates: a restarted lead."""
+        """Make a sequence without computed rows for each live hypothesis. Mutates: this lead, which was restarted."""
         assert self.beams is not None
         first, *others = self.beams.live
         self.set_outputs(first.token_ids)
@@ -196,13 +196,13 @@ class Sequence:
             branch.set_outputs(hypothesis.token_ids)
 
     def restart(self) -> None:
-        """Forget everything computed, keep every token. A lead has other branches afterwards."""
+        """Forget all computed rows but keep every token. A lead gets new branches."""
         self.forget_rows()
         if self.beams is not None:
             self.spread()
 
     def forget_rows(self) -> None:
-        """Forget everything computed. Blocks and slots must have been given back, or be lost."""
+        """Forget all computed rows. Blocks and slots must have been released or lost."""
         self.num_scheduled = 0
         self.num_computed = 0
         self.num_in_flight = 0

@@ -1,4 +1,4 @@
-"""Which of a graph's workers have slowed down, and how long its stages take, from the batches that were answered."""
+"""The speed of a graph's stages, and which of its workers have slowed down, learned from answered batches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from shoal.core.speed.slow_workers import SpeedEvent, StageWatch, batch_likeness
 from shoal.core.speed.work_size import WorkSize
 
 _RECENT_BATCHES = 32
-"""Batches whose mean stands for those to come. As many as of a language model's steps."""
+"""The number of batches in the mean. The same number as steps of a language model."""
 
 
 class BatchMeter:
-    """Follows the batches of one replica. Start a new one for other workers."""
+    """Measures one replica's batches. New workers need a new meter."""
 
     __slots__ = ("_busy_s", "_recent", "_watches")
 
@@ -23,23 +23,23 @@ class BatchMeter:
         self._busy_s: list[float] = []
 
     def slowdowns(self) -> tuple[float, ...]:
-        """For each stage, observed over expected seconds of its latest batches; 1.0: as expected."""
+        """Observed over expected seconds of each stage's latest batches; 1.0: as expected."""
         return tuple(watch.factor() for watch in self._watches)
 
     def stage_s(self) -> tuple[float, ...]:
-        """For each stage, mean seconds of the latest batches, the same ones for all."""
+        """Mean seconds of each stage in the latest batches."""
         return tuple(sum(of_stage) / len(self._recent) for of_stage in zip(*self._recent, strict=True))
 
     def busy_s(self) -> tuple[float, ...]:
-        """For each stage, seconds that all answered batches took."""
+        """Seconds of each stage, summed over all answered batches."""
         return tuple(self._busy_s)
 
     def note_answered(self, size: WorkSize, compute_s: Sequence[float]) -> list[SpeedEvent]:
-        """A batch has been answered. Returns what that says about the workers.
+        """Note an answered batch. Returns events about the speed of the workers.
 
         Args:
-            size: of the batch.
-            compute_s: seconds of each stage; empty where they are not known.
+            size: the size of the batch.
+            compute_s: seconds of each stage; empty if not known.
         """
         if len(compute_s) != len(self._watches):
             self._watches = [StageWatch(stage) for stage in range(len(compute_s))]

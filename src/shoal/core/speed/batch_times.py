@@ -1,17 +1,17 @@
-"""How long a replica takes for a batch, learned from the batches it has run."""
+"""The time that a replica takes for a batch, learned from its batches so far."""
 
 from __future__ import annotations
 
 _DECAY = 0.9
-"""Weight of the past at every observation: about ten batches count, so that a cold first run is soon forgotten and a
-machine that slows down is soon noticed. A judgment."""
+"""Weight of the past at every observation: the fit covers about ten batches, so that a cold first run is soon forgotten
+and a slowdown soon noticed. A judgment."""
 
 
 class BatchTimes:
-    """Fits `seconds = fixed + slope * rows` to the latest batches, by least squares with fading weights.
+    """A fit of `seconds = fixed + slope * rows` to the latest batches, by least squares with decaying weights.
 
-    Both terms are kept non-negative. While all batches had the same number of rows, time is taken as proportional to
-    rows, which overestimates larger batches rather than promising what may not hold.
+    Both terms are non-negative. While all batches have the same number of rows, time is taken as proportional to rows,
+    which overestimates larger batches rather than underestimating them.
     """
 
     __slots__ = ("_count", "_fixed_s", "_rows", "_rows_squared", "_rows_times_s", "_seconds", "_slope_s", "observed_s")
@@ -20,10 +20,10 @@ class BatchTimes:
         self._count = self._rows = self._rows_squared = self._seconds = self._rows_times_s = 0.0
         self._fixed_s = self._slope_s = 0.0
         self.observed_s: float | None = None
-        """when the latest observation was made; None: never"""
+        """The time of the latest observation; None: there is none."""
 
     def observe(self, num_rows: int, seconds: float, now_s: float) -> None:
-        """One batch of `num_rows` rows occupied the replica for so long."""
+        """Note that a batch of `num_rows` rows occupied the replica for `seconds`."""
         self.observed_s = now_s
         self._count = self._count * _DECAY + 1.0
         self._rows = self._rows * _DECAY + num_rows
@@ -33,12 +33,12 @@ class BatchTimes:
         self._fit()
 
     def predict(self, num_rows: int, num_batches: int = 1) -> float:
-        """Seconds for so many rows in so many batches; 0.0 before the first observation."""
+        """Predicted seconds for so many rows in so many batches; 0.0 before the first observation."""
         return self._fixed_s * num_batches + self._slope_s * num_rows
 
     @property
     def rows_per_s(self) -> float:
-        """Of the latest batches, while there was something to do; 0.0 before the first observation."""
+        """Rows per second of the latest batches, without idle time; 0.0 before the first observation."""
         return self._rows / self._seconds if self._seconds > 0 else 0.0
 
     def _fit(self) -> None:

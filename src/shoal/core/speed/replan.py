@@ -1,4 +1,4 @@
-"""Whether a replica whose workers have changed speed should be given another split: does the move pay for itself?"""
+"""Whether a replica whose workers have changed speed should move to another split."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import dataclass
 from shoal.core.speed.slow_workers import SLOWED_FACTOR
 
 MAX_HORIZON_S = 600.0
-"""A slowdown is expected to last as long again as it has lasted, up to here. A judgment."""
+"""A slowdown is expected to last as long again as it has lasted, up to this time. A judgment."""
 SMALLEST_GAIN = 0.15
-"""Share of a step's time that a move must save: predictions are off by a tenth, and a move for less would only be
-followed by the next. A judgment."""
+"""The least share of a step's time that a move must save: predictions are off by a tenth, and a move for less would
+soon be followed by another. A judgment."""
 SAFETY = 2.0
-"""How many times its cost a move must save: the cost is certain, the saving is not."""
+"""A move must save so many times its cost, since the cost is certain and the saving is not."""
 LOOK_S = 2.0
-"""Between two looks at a replica. A slowdown must have lasted for longer than that anyway before a move can pay."""
+"""Seconds between two looks at a replica; a slowdown must last longer than that before a move can pay."""
 _STANDSTILL_S = 2.0
-"""That requests wait while what they have computed is computed again; the new workers load beside the old ones. A
-judgment: some hundred tokens of context for each of some requests, or some batches."""
+"""Seconds that requests wait while their rows are recomputed; new workers load beside the old ones. A judgment: a few
+hundred tokens of context for each of a few requests, or a few batches."""
 _FORGET = 0.9
-"""Weight of the past in the mean number of requests, at every look: about 20 s count."""
+"""Weight of the past in the mean number of requests at every look: the mean covers about 20 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """What is expected of giving a replica another plan."""
+    """The expected gain and cost of giving a replica another plan."""
 
     gain: float
-    """share of the replica's time for a step that is saved, below 1; negative: the move makes it slower"""
+    """The share of a step's time that is saved, below 1; negative: the move makes the replica slower."""
     saved_s: float
-    """that requests would wait less, summed over all of them"""
+    """Seconds of waiting that requests save, summed over all of them."""
     cost_s: float
-    """that requests wait for the move, summed over all of them"""
+    """Seconds that requests wait for the move, summed over all of them."""
 
     @property
     def pays(self) -> bool:
-        """Whether to move."""
+        """Whether the move is worth its cost."""
         return self.gain >= SMALLEST_GAIN and self.saved_s > SAFETY * self.cost_s
 
 
@@ -49,17 +49,17 @@ def weigh_move(
     num_requests: float,
     mean_requests: float,
 ) -> Move:
-    """Compare going on under the present plan with moving to the best other one.
+    """Compare staying with the present plan with moving to the best other one.
 
     As many steps are in flight as there are stages, so the slowest stage sets the pace of either plan.
 
     Args:
-        present_s: for each stage, seconds for a typical step as its workers are now.
-        moved_s: the same under the other plan, with the same speeds of the workers.
-        standstill_s: that the replica stands still: layers read again, running requests computed again.
-        lasted_s: how long the workers have had their present speeds.
-        num_requests: that would wait for the move: those of this replica now.
-        mean_requests: that the replica had on average lately, so that an idle one is not moved about.
+        present_s: seconds of each stage for a typical step, at the workers' present speeds.
+        moved_s: the same under the other plan.
+        standstill_s: seconds for which the replica stands still while running requests are recomputed.
+        lasted_s: seconds for which the workers have had their present speeds.
+        num_requests: the replica's requests now, which would wait for the move.
+        mean_requests: the replica's requests on average lately, so that an idle replica is not moved.
     """
     gain = 1.0 - max(moved_s) / max(present_s)
     horizon_s = min(lasted_s, MAX_HORIZON_S)
@@ -67,7 +67,7 @@ def weigh_move(
 
 
 class ReplanWatch:
-    """Follows how slow one pipeline is, and how many requests it has, whatever its work. `now_s` is on one clock."""
+    """Slowdown and number of requests of one pipeline over time, for any kind of work. `now_s` is on one clock."""
 
     def __init__(self) -> None:
         self._slow_since_s: float | None = None
@@ -75,12 +75,12 @@ class ReplanWatch:
         self._mean_requests = 0.0
 
     def look(self, slowdowns: Sequence[float], num_requests: float, now_s: float) -> bool:
-        """To be called every `LOOK_S`. Whether another split is worth looking for.
+        """Look at the pipeline; to be called every `LOOK_S`. Returns whether to search for another split.
 
         Args:
-            slowdowns: of each stage, observed over expected seconds; empty where it cannot be split otherwise.
-            num_requests: that it has now.
-            now_s: see above.
+            slowdowns: observed over expected seconds of each stage; empty if no other split is possible.
+            num_requests: the pipeline's requests now.
+            now_s: the time.
         """
         self._num_requests = num_requests
         self._mean_requests = _FORGET * self._mean_requests + (1 - _FORGET) * num_requests
@@ -91,7 +91,7 @@ class ReplanWatch:
         return self._slow_since_s is not None
 
     def weigh(self, present_s: Sequence[float], moved_s: Sequence[float], now_s: float) -> Move:
-        """What is expected of a move, after a look that found it slow. Arguments as of `weigh_move`."""
+        """The expected gain and cost of a move, after a look that found the pipeline slow; see `weigh_move`."""
         assert self._slow_since_s is not None, "it is not slow"
         return weigh_move(
             present_s,
@@ -103,5 +103,5 @@ class ReplanWatch:
         )
 
     def start_over(self) -> None:
-        """It has been moved, or could not be."""
+        """Forget the slowdown, because the replica was moved or could not be moved."""
         self._slow_since_s = None

@@ -1,4 +1,4 @@
-"""How fast a replica is, and which of its workers have slowed down, from the steps that it has answered."""
+"""The speed of a replica, and which of its workers have slowed down, learned from answered steps."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from shoal.core.speed.step_times import StageCost, StepShape, StepTimes
 from shoal.protocol.language_messages import StepId, StepResult
 
 _FRESH_S = 10.0
-"""A replica that slowed down and has had nothing to do for so long is taken to be well again: it is tried, and then it
-shows. The same time as for batches of a graph (core/batching/replicas). A judgment."""
+"""A slow replica that has been idle for so long is assumed to have recovered, so that it is tried again. The same time
+as for batches of a graph (core/batching/replicas). A judgment."""
 _RECENT_STEPS = 32
 """Steps against which the fit is corrected: a second of decoding."""
 _RECENT_SHAPES = 8
-"""Latest steps with prompt rows, and with output rows, that stand for those to come."""
+"""The number of latest steps with prompt rows, and with output rows, at which the fit is evaluated."""
 _RECENT_LONE_STEPS = 15
-"""Steps that had the pipeline to themselves, whose median tells what is lost between the stages."""
+"""Steps that had the pipeline to themselves, whose median gives the time lost between the stages."""
 _FEWEST_PROMPTS = 2
 _FEWEST_OUTPUTS = 4
-"""Steps of each kind before the speed is believed; the very first ones also touch cold memory."""
+"""The fewest steps of each kind before the speed is used; the very first ones also touch cold memory."""
 _TYPICAL_OUTPUTS = StepShape(output_rows=8, output_context=8 * 256, prompt_rows=0, prompt_context=0)
 _TYPICAL_PROMPTS = StepShape(output_rows=0, output_context=0, prompt_rows=256, prompt_context=256 * 128)
-"""What a prediction is evaluated at before any step has come: a chat of eight. A judgment."""
+"""Shapes at which a prediction is evaluated before the first step: eight chats. A judgment."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A step that is out."""
+    """A step in flight."""
 
     shape: StepShape
     sent_s: float
     is_alone: bool
-    """nothing else was in flight"""
+    """Whether nothing else was in flight."""
 
 
 class _Stage:
-    """What is known of one stage."""
+    """The measured speed of one stage."""
 
     __slots__ = ("_first_shard", "_predicted", "_recent", "_times", "busy_s", "watch")
 
@@ -58,7 +58,7 @@ class _Stage:
         self._times = StepTimes(predicted)
         self._recent: deque[tuple[StepShape, float]] = deque(maxlen=_RECENT_STEPS)
         self.busy_s = 0.0
-        """seconds of all its steps"""
+        """Seconds of all its steps."""
 
     @property
     def has_prompts(self) -> bool:
@@ -69,7 +69,7 @@ class _Stage:
         return self._times.num_outputs >= _FEWEST_OUTPUTS
 
     def observe(self, shape: StepShape, seconds: float, wait_s: float) -> SpeedEvent | None:
-        """`wait_s`: how much of the time its first shard spent with the others."""
+        """Note a step's time. `wait_s`: the part for which the stage's first shard waited for the others."""
         self._times.observe(shape, seconds)
         self._recent.append((shape, seconds))
         self.busy_s += seconds
@@ -82,16 +82,16 @@ class _Stage:
         return event
 
     def mean_s(self) -> float:
-        """Of the latest steps; 0 before the first."""
+        """Mean seconds of the latest steps; 0 before the first."""
         return sum(seconds for _, seconds in self._recent) / max(1, len(self._recent))
 
     def prompt_token_s(self, shapes: Iterable[StepShape]) -> float:
-        """Of steps like these."""
+        """Seconds per prompt token in steps of these shapes."""
         cost = self._times.cost()
         return sum(map(cost.prompt_seconds, shapes)) / sum(shape.prompt_rows for shape in shapes)
 
     def output_row_s(self, shapes: Iterable[StepShape]) -> float:
-        """With as much context as in these steps."""
+        """Seconds per output row with as much context as in these steps."""
         cost = self._times.cost()
         context = sum(shape.output_context for shape in shapes) / sum(shape.output_rows for shape in shapes)
         return cost.output_row_s + context * cost.output_context_s
@@ -100,9 +100,9 @@ class _Stage:
         return self._times.cost().step_s
 
     def correction(self, *, is_stale: bool) -> float:
-        """How much longer the latest steps took than the fit says: disturbances, and what it has yet to learn.
+        """Observed over fitted seconds of the latest steps: disturbances, and what the fit has not learned yet.
 
-        A stage that had slowed long ago is expected to be what it was before.
+        With `is_stale`, a stage that had slowed down is expected to be as fast as before.
         """
         cost = self._times.cost()
         pairs = [(seconds, cost.seconds(shape)) for shape, seconds in self._recent]
@@ -112,48 +112,48 @@ class _Stage:
 
 
 class SpeedMeter:
-    """Follows the steps of one replica from sending to answer. Start a new one for other workers."""
+    """Measures one replica's steps from sending to answer. New workers need a new meter."""
 
     def __init__(self, predicted: Sequence[StageCost] = ()) -> None:
-        """`predicted`: what the plan expects, stage by stage; empty: nothing."""
+        """`predicted`: the plan's prediction for each stage; empty: there is none."""
         self._is_predicted = bool(predicted)
         self._stages = [_Stage(index, cost) for index, cost in enumerate(predicted)]
         self._sent: dict[StepId, _Sent] = {}
         self._outputs: deque[StepShape] = deque(maxlen=_RECENT_SHAPES)
         self._prompts: deque[StepShape] = deque(maxlen=_RECENT_SHAPES)
         self._lone_s: deque[float] = deque(maxlen=_RECENT_LONE_STEPS)
-        """between sending and answer, without the stages' computing, of steps that were alone"""
+        """Seconds between sending and answer without the stages' computing, for steps that were alone."""
         self._answered_s = 0.0
         self._known: dict[bool, ReplicaSpeed | None] = {}
-        """what `speed` has found since the latest answer, by whether that is long ago"""
+        """The cached results of `speed`, by whether the latest answer is stale."""
 
     @property
     def is_slow(self) -> bool:
-        """Whether any of its stages is."""
+        """Whether any stage is slow."""
         return any(stage.watch.is_slow for stage in self._stages)
 
     def slowdowns(self) -> tuple[float, ...]:
-        """For each stage, observed over expected seconds of its latest steps; 1.0: as expected."""
+        """Observed over expected seconds of each stage's latest steps; 1.0: as expected."""
         return tuple(stage.watch.factor() for stage in self._stages)
 
     def stage_s(self) -> tuple[float, ...]:
-        """For each stage, mean seconds of the latest steps, the same ones for all."""
+        """Mean seconds of each stage in the latest steps."""
         return tuple(stage.mean_s() for stage in self._stages)
 
     def busy_s(self) -> tuple[float, ...]:
-        """For each stage, seconds that all answered steps took."""
+        """Seconds of each stage, summed over all answered steps."""
         return tuple(stage.busy_s for stage in self._stages)
 
     def note_sent(self, step_id: StepId, shape: StepShape, now_s: float) -> None:
-        """A step is on its way to the workers."""
+        """Note that a step was sent."""
         self._sent[step_id] = _Sent(shape, now_s, is_alone=not self._sent)
 
     def forget_sent(self) -> None:
-        """The steps that are out will never be answered."""
+        """Forget the steps in flight, which will never be answered."""
         self._sent.clear()
 
     def note_answered(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
-        """A step has been answered; one that is not out is ignored. Returns what that says about the workers."""
+        """Note an answered step; ignored if it is not in flight. Returns events about the speed of the workers."""
         sent = self._sent.pop(result.step_id, None)
         if sent is None:
             return []
@@ -176,10 +176,10 @@ class SpeedMeter:
         return [event for event in events if event is not None]
 
     def speed(self, now_s: float) -> ReplicaSpeed | None:
-        """As it is now; None while too little is known.
+        """The present speed; None while too little is known.
 
-        Steps of a pipeline overlap: prompts go through at the pace of its slowest stage, and a sequence gets a token
-        each time that a step with its share of all rows has been through every stage.
+        Steps of a pipeline overlap: prompts advance at the pace of its slowest stage, and a sequence gets a token each
+        time that a step with its share of all rows has passed every stage.
         """
         is_stale = now_s - self._answered_s > _FRESH_S
         if is_stale not in self._known:

@@ -1,7 +1,7 @@
-"""Which replica a request goes to: the one that is expected to have finished it first.
+"""Routing by earliest finish: a request goes to the replica that is expected to finish it first.
 
-What each replica has to do stands in columns, which change with the replicas, so that a fleet of a thousand is looked
-at in some operations on arrays. Ties go to the lowest index.
+Loads and speeds are kept in arrays, so that a choice among a thousand replicas takes a few array operations. Ties go to
+the lowest index.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from shoal.core.speed.routing import OUTPUT_TOKENS, ReplicaLoad, ReplicaSpeed
 
 _ALIKE = 1.25
-"""Replicas whose speeds differ by less count as equally fast: measured speeds of equal machines differed by 17 %, and
-to believe it would scatter requests that come together (docs/log.md, routing)."""
+"""Replicas whose speeds differ by a smaller factor count as equally fast: measured speeds of equal machines differed by
+17 %, which would scatter requests that arrive together (docs/log.md, routing)."""
 _TYPICAL_ROWS = 8
-"""Sequences that decode together where speeds are compared as such."""
+"""The number of decoding sequences at which speeds are compared."""
 _UNKNOWN = (nan, nan, nan)
 _ANY = ReplicaSpeed.from_prompts(1.0)
-"""Of all replicas where that of none is known."""
+"""The speed of all replicas if none is known."""
 
 _Indices = NDArray[np.intp]
 _Seconds = NDArray[np.float64]
@@ -38,17 +38,18 @@ class RoutingTable:
         self._prefill = np.zeros(0, np.int64)
         self._decoding = np.zeros(0, np.int64)
         self._lures: list[bool] = []
-        """whether what a replica has cached draws requests to it"""
+        """Whether cached tokens of a replica count when it is chosen."""
         self._speeds: _Seconds = np.zeros((3, 0))
-        """[seconds of `ReplicaSpeed`, replicas]; not a number: not known"""
+        """[fields of `ReplicaSpeed`, replicas] in seconds; NaN: not known."""
         self._known: list[ReplicaSpeed | None] = []
         """what was noted of each replica"""
         self._among: _Indices | None = None
         self._comparable: _Seconds = np.zeros((3, 0))
-        """of the replicas `_among`, an infinite step for all others: valid until a speed changes"""
+        """Speeds as they are compared: levelled for the replicas in `_among`, infinite for others. Valid until a speed
+        changes."""
 
     def note(self, index: int, load: ReplicaLoad) -> None:
-        """A replica has another load or speed. `index`: one that was there before, or the next one."""
+        """Note a replica's load and speed. `index`: a known replica, or the next new one."""
         if index == len(self._lures):
             self._grow()
         self._prefill[index], self._decoding[index] = load.prefill_tokens, load.num_decoding
@@ -71,11 +72,11 @@ class RoutingTable:
         Args:
             among: replicas that may take the request, ascending, at least one. The same array should be given as long
                 as it stays the same.
-            prompt_tokens: of the request to be placed. Its own work matters only between replicas of unequal speed, or
-                of which some have cached a part of it.
-            output_tokens: that it asks for at most.
-            cached_tokens: for replicas that have some, the leading prompt tokens that need not be computed there. They
-                draw a request to a replica that is well, and to no other.
+            prompt_tokens: prompt tokens of the request. They matter only if speeds differ, or if some replicas have
+                cached a part of the prompt.
+            output_tokens: the most output tokens of the request.
+            cached_tokens: leading prompt tokens that are cached, for replicas that have some. They do not count for a
+                replica that is slow or overloaded.
         """
         if among is not self._among:
             self._among, self._comparable = among, self._compare(among)
@@ -96,7 +97,7 @@ class RoutingTable:
         self._among = None
 
     def _compare(self, among: _Indices) -> _Seconds:
-        """What is not known is taken to be as fast as the fastest that is, so that it is tried and then known."""
+        """Speeds to compare. An unknown replica counts as fast as the fastest known one, so that it is tried."""
         speeds = self._speeds[:, among]
         is_known = ~np.isnan(speeds[0])
         if not is_known.all():
@@ -114,7 +115,7 @@ def _seconds(speed: ReplicaSpeed) -> tuple[float, float, float]:
 
 
 def _levelled(speeds: _Seconds) -> _Seconds:
-    """Those that are alike, from the fastest on, all have their mean."""
+    """Replace the speeds of similar replicas, grouped from the fastest on, by their mean."""
     typical_s = _typical_s(speeds)
     order = np.argsort(typical_s, kind="stable")
     ascending_s = typical_s[order].tolist()
@@ -129,5 +130,5 @@ def _levelled(speeds: _Seconds) -> _Seconds:
 
 
 def _typical_s(speeds: _Seconds) -> _Seconds:
-    """Seconds of a prompt token and of an output token."""
+    """Seconds of a prompt token plus an output token of a typical batch."""
     return speeds[0] + speeds[1] + speeds[2] * _TYPICAL_ROWS

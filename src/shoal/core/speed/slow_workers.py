@@ -1,8 +1,7 @@
-"""Whether a stage has become slower than it was, or than the plan says: its work against like work of its past.
+"""Whether a stage has become slower than it was, or than the plan predicts: its work is compared with like work before.
 
-Like steps are those of about as many rows with about as much context, like batches those of about as many rows that
-cost about as much. A model of the rows would do with fewer of them, but what it gets wrong about a new load would look
-like a slow machine.
+Like steps have about as many rows with about as much context; like batches have about as many rows of about the same
+cost. A fitted model of time would need fewer steps, but its errors under a new load would look like a slow machine.
 """
 
 from __future__ import annotations
@@ -16,35 +15,36 @@ from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
 
 SLOWED_FACTOR = 1.75
-"""A worker counts as slow from here on: above what replicas that share memory cost each other (1.4), below what half
-of a machine costs (2). A judgment."""
+"""A worker counts as slow from this factor on: above what replicas that share memory cost each other (1.4), below the
+loss of half a machine (2). A judgment."""
 RECOVERED_FACTOR = 1.3
-"""A slow worker counts as well again from here down; between the two factors it stays what it was."""
+"""A slow worker counts as recovered below this factor; between the two factors its state does not change."""
 WINDOW_STEPS = 32
-"""Judged steps that a factor is taken over: a second of decoding. A worker held to a share of its core runs at full
-speed until the share is used up and then stands still (100 ms is a usual period), so neither single steps nor medians
-say anything."""
+"""The number of steps in a factor: a second of decoding. A worker that is limited to a share of its core runs at full
+speed until the share is used up and then stands still (usually within periods of 100 ms), so neither single steps nor
+medians show it."""
 _FEWEST_STEPS = 16
-"""Steps that the window must hold before anything is said."""
+"""The fewest steps in the window before a stage is judged."""
 _OUTLIERS = 2
-"""Steps of the window, those furthest behind, that are left out: one that was held up is no slow worker."""
+"""The number of latest-running steps of the window that are left out: a single delayed step is no slow worker."""
 _FEWEST_LIKE_STEPS = 8
-"""Like steps that must be known before others are judged by them."""
+"""The fewest like steps before others are judged by them."""
 _MOST_STRANGE_STEPS = 1000
-"""Steps in a row of a slow worker that nothing known compares with, after which its past is forgotten: a slow worker
-teaches nothing, so a load that has changed for good would leave it slow for good. A minute of decoding."""
+"""Steps in a row of a slow worker without known like steps, after which its past is forgotten. Nothing is learned from
+a slow worker, so it would stay slow forever after a lasting change of load. A minute of decoding."""
 _DECAY = 0.98
-"""Weight of the past at every like step: about fifty count, so that what drifts slowly becomes the norm. A judgment."""
+"""Weight of the past at every like step: the mean covers about fifty, so that slow drift becomes the norm. A
+judgment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSlowed:
-    """A stage takes `factor` times as long for its steps as expected."""
+    """A stage takes `factor` times as long as expected for its steps."""
 
     stage: int
     factor: float
     is_waiting: bool = False
-    """Whether the first shard computes as fast as ever and waits for another one."""
+    """Whether the first shard computes as fast as before and waits for another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +57,12 @@ class WorkerRecovered:
 
 SpeedEvent = WorkerSlowed | WorkerRecovered
 Likeness = tuple[int, ...]
-"""Pieces of work with equal ones take about as long; one whose numbers are all at least another's takes longer."""
+"""A class of work: equal ones take about the same time, and one that is at least as large in all numbers takes
+longer."""
 
 
 def describe(event: SpeedEvent) -> str:
-    """The event as a line for a person."""
+    """The event as a line for users."""
     match event:
         case WorkerSlowed():
             waiting = ", where its first shard waits for another" if event.is_waiting else ""
@@ -73,7 +74,7 @@ def describe(event: SpeedEvent) -> str:
 
 
 class StageWatch:
-    """Watches one stage. Says so when it slows down and when it recovers, each once."""
+    """Watches one stage and reports, once each, when it slows down and when it recovers."""
 
     __slots__ = ("_like", "_num_strange", "_stage", "_window", "is_slow")
 
@@ -90,14 +91,14 @@ class StageWatch:
         return trimmed_ratio(self._window) if len(self._window) >= _FEWEST_STEPS else 1.0
 
     def observe(self, kind: Likeness, seconds: float, predicted_s: float | None = None) -> SpeedEvent | None:
-        """A piece of work has taken so long. Returns what that changes.
+        """Note the time of a piece of work. Returns an event if the stage has slowed down or recovered.
 
-        The norm is made of what a worker that is well takes: else what a slow one does would soon be the norm.
+        Only work of a healthy worker updates the norm; otherwise a slow worker's times would soon become the norm.
 
         Args:
-            kind: of the piece.
-            seconds: that it took; 0 says nothing.
-            predicted_s: what the plan expects of it, which counts where there is no past yet; None: nothing.
+            kind: the likeness of the work.
+            seconds: the time that it took; 0 is ignored.
+            predicted_s: the plan's prediction, used while there is no past; None: there is none.
         """
         if seconds <= 0.0:
             return None
@@ -114,10 +115,10 @@ class StageWatch:
         return self._judge(factor)
 
     def _estimate(self, kind: Likeness, seconds: float) -> float | None:
-        """Expected seconds of a step of a kind that is hardly known yet; None: its own say nothing.
+        """Expected seconds of a step of a kind that is hardly known; None: nothing can be concluded.
 
-        Steps that are larger take longer. So what takes longer than a known larger one shows a slow worker, and what
-        takes hardly longer than a known smaller one shows a worker that is well.
+        Larger steps take longer. A step that takes longer than a known larger one therefore shows a slow worker, and
+        one that takes hardly longer than a known smaller one shows a healthy worker.
         """
         known = [(other, like.seconds) for other, like in self._like.items() if like.is_known]
         at_most_s = min((like_s for other, like_s in known if _is_within(kind, other)), default=inf)
@@ -127,7 +128,7 @@ class StageWatch:
         return at_least_s if seconds <= RECOVERED_FACTOR * at_least_s else None
 
     def _start_over(self) -> SpeedEvent:
-        """What it does now cannot be compared with what it did before."""
+        """Forget the past, because present work cannot be compared with it."""
         self._like.clear()
         self._window.clear()
         self._num_strange, self.is_slow = 0, False
@@ -144,7 +145,7 @@ class StageWatch:
 
 
 class _LikeSteps:
-    """Mean seconds of like steps, the fast ones weighing more (the least squares of the relative error)."""
+    """Mean seconds of like steps, weighted towards fast ones (least squares of the relative error)."""
 
     __slots__ = ("_rates", "_squares", "count")
 
@@ -167,20 +168,20 @@ class _LikeSteps:
 
 
 def trimmed_ratio(pairs: Iterable[tuple[float, float]]) -> float:
-    """Sum of the observed over sum of the expected seconds, without the pairs that are furthest behind.
+    """Sum of observed over sum of expected seconds, without the pairs with the largest delay.
 
     Args:
-        pairs: observed and expected seconds, more than a few, expected > 0.
+        pairs: (observed, expected) seconds; more pairs than are left out, expected > 0.
     """
     kept = sorted(pairs, key=lambda pair: pair[0] - pair[1])[:-_OUTLIERS]
     return sum(observed for observed, _ in kept) / sum(expected for _, expected in kept)
 
 
 def step_likeness(shape: StepShape) -> Likeness:
-    """Of a step: output rows, prompt rows and mean context.
+    """The likeness of a step: output rows, prompt rows and mean context.
 
-    Rows within half an octave and the mean context within one are alike: steps then differ by a fifth at most where
-    rows decide, and by what an octave of context costs where context does.
+    Rows within half an octave and mean context within one octave are alike. Such steps differ by at most a fifth if
+    rows dominate, and by the cost of an octave of context if context does.
     """
     rows = shape.output_rows + shape.prompt_rows
     context = (shape.output_context + shape.prompt_context) / max(1, rows)
@@ -188,7 +189,7 @@ def step_likeness(shape: StepShape) -> Likeness:
 
 
 def batch_likeness(size: WorkSize) -> Likeness:
-    """Of a batch: rows, and what one of them costs, each within half an octave."""
+    """The likeness of a batch: rows and the cost of a row, each within half an octave."""
     return _half_octaves(size.rows), _half_octaves(size.row_cost)
 
 

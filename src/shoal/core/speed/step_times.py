@@ -1,9 +1,9 @@
-"""How long a stage takes for a step, learned from the steps that it has run.
+"""The time that a stage takes for a step, learned from its steps so far.
 
-A step's time is a sum: a part that every step pays, a part for a row, and a part for a row and a token of its context.
-One kernel computes all rows, and yet two kinds of rows are told apart. An output row is the only one of its sequence in
-the step: it is sampled, and reads a context of its own. A prompt row has others of its sequence beside it: they read
-their context together, and at most the last is sampled.
+A step's time is a sum: a fixed part, a part for each row, and a part for each row and token of its context. One kernel
+computes all rows, but two kinds of rows are distinguished. An output row is the only one of its sequence in the step:
+it is sampled, and reads a context of its own. Prompt rows of one sequence read their context together, and at most the
+last one is sampled.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from math import sqrt
 from typing import NamedTuple
 
 _DECAY = 0.99
-"""Weight of the past at every step: about a hundred steps count, a few seconds of decoding. A judgment."""
+"""Weight of the past at every step: the fit covers about a hundred steps, a few seconds of decoding. A judgment."""
 _RESCALE = 1e6
-"""Weights grow instead of the past's being multiplied; they are brought back down here, far from losing digits."""
+"""Instead of decaying the past, new weights grow; at this weight all are scaled down, long before digits are lost."""
 _PRIOR_STEPS = 8.0
-"""What a prediction weighs, in steps: in what has been seen it is soon outvoted, in what has not it stands."""
+"""The weight of a prediction, in steps: observed terms soon override it, and unobserved ones keep it."""
 _NO_PRIOR_STEPS = 0.05
-"""The same without a prediction: only enough to share out what the steps seen so far cannot tell apart."""
+"""The weight of the prior without a prediction: just enough to make the fit unique."""
 
 
 class StepShape(NamedTuple):
@@ -56,7 +56,7 @@ class StepShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
-    """Seconds that one stage takes, by what is in a step; all >= 0."""
+    """The cost model of one stage: seconds by contents of a step, all >= 0."""
 
     step_s: float
     """Seconds of every step, whatever it holds."""
@@ -73,22 +73,22 @@ class StageCost:
         return self.step_s + rows_s + context_s
 
     def prompt_seconds(self, shape: StepShape) -> float:
-        """What its prompt rows add: all of it where there are no others."""
+        """Seconds that a step's prompt rows add; without output rows, all of its time."""
         rows_s = self.prompt_row_s * shape.prompt_rows + self.prompt_context_s * shape.prompt_context
         return rows_s if shape.output_rows else self.step_s + rows_s
 
 
 class StepTimes:
-    """Fits a StageCost to the latest steps, by least squares of the *relative* error with fading weights.
+    """A fit of StageCost to the latest steps, by least squares of the *relative* error with decaying weights.
 
-    Relative, so that a decode step counts as much as a prefill step fifty times its length, and so that a step that
-    took ten times too long says little: what is fitted is how long a step takes when nothing disturbs it.
+    With relative errors a decode step counts as much as a prefill step that takes fifty times as long, and a step that
+    took ten times too long has little weight: the fit is for undisturbed steps.
     """
 
     __slots__ = ("_cost", "_moments", "_prior", "_products", "_weight", "_weight_sum", "num_outputs", "num_prompts")
 
     def __init__(self, predicted: StageCost | None = None) -> None:
-        """`predicted`: what the plan expects of this stage, if it does."""
+        """`predicted`: the plan's prediction for this stage; None: there is none."""
         self._prior = predicted
         self._moments = [[0.0] * _NUM_TERMS for _ in range(_NUM_TERMS)]
         self._products = [0.0] * _NUM_TERMS
@@ -101,7 +101,7 @@ class StepTimes:
         """Steps with prompt rows so far."""
 
     def observe(self, shape: StepShape, seconds: float) -> None:
-        """A step has taken so long. One that took no time says nothing."""
+        """Note the time of a step; 0 is ignored."""
         if seconds <= 0.0:
             return
         self.num_outputs += shape.output_rows > 0
@@ -120,13 +120,13 @@ class StepTimes:
             self._rescale()
 
     def cost(self) -> StageCost:
-        """The fit to what was observed so far; without observations the prediction, or nothing but zeros."""
+        """The fit to the observations so far; without any, the prediction, or zeros without one."""
         if self._cost is None:
             self._cost = StageCost(**dict(zip(_NAMES, self._fit(), strict=True)))
         return self._cost
 
     def _fit(self) -> list[float]:
-        """Leave out the most negative term until none is: more rows never take less time."""
+        """Fit, leaving out the most negative term until none is negative: more rows never take less time."""
         if not self._weight_sum:
             return [0.0] * _NUM_TERMS
         moments, products = self._with_prior()
@@ -141,7 +141,8 @@ class StepTimes:
         return [fitted.get(index, self._unseen(index)) for index in range(_NUM_TERMS)]
 
     def _with_prior(self) -> tuple[list[list[float]], list[float]]:
-        """Each term is drawn to its prediction, or to zero, as if so many typical steps had said so."""
+        """The normal equations with a prior: each term is drawn to its prediction or to zero, as if by so many
+        steps."""
         moments, products = [list(row) for row in self._moments], list(self._products)
         strength = (_PRIOR_STEPS if self._prior else _NO_PRIOR_STEPS) * self._weight
         for index in range(_NUM_TERMS):
@@ -154,7 +155,7 @@ class StepTimes:
         return astuple(self._prior)[index] if self._prior else 0.0
 
     def _unseen(self, index: int) -> float:
-        """A term that no step had keeps its prediction; one that turned out negative is nothing."""
+        """The value of a term that was left out: its prediction if no step had it, 0 if its fit was negative."""
         return 0.0 if self._moments[index][index] > 0.0 else self._prior_value(index)
 
     def _rescale(self) -> None:
@@ -174,7 +175,7 @@ def _features(shape: StepShape) -> Sequence[float]:
 
 
 def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
-    """Gaussian elimination of a positive definite system. Mutates: both."""
+    """Solve a positive definite system by Gaussian elimination. Mutates: both arguments."""
     size = len(right)
     for pivot in range(size):
         for row in range(pivot + 1, size):

@@ -1,4 +1,4 @@
-"""Packs rows of several sequences into one step's flat batch."""
+"""Building a step: the rows of several sequences are packed into one flat batch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StepBuilder:
 
     @property
     def is_laden(self) -> bool:
-        """Whether the step encodes a clip, or tells of attention over one: more than one of those is too long."""
+        """Whether the step encodes a clip or reports attention over one; a second of those would make it too long."""
         return bool(self._encodings) or any(chunk.sequence.request.attention for chunk in self._chunks)
 
     def add_decode(self, sequence: Sequence) -> None:
@@ -121,7 +121,8 @@ class StepBuilder:
         return step, guided
 
     def _sort_by_adapter(self) -> bytes:
-        """int32 [B], or nothing where no sequence has one. Rows of one adapter are computed together."""
+        """Sort the chunks by adapter, whose rows are computed together. Returns their adapters, int32 [B], or b"" if no
+        sequence has one."""
         if all(chunk.sequence.request.adapter == NO_ADAPTER for chunk in self._chunks):
             return b""
         order = sorted(range(len(self._chunks)), key=lambda i: self._chunks[i].sequence.request.adapter)

@@ -1,4 +1,4 @@
-"""A step as the scheduler hands it over: what the workers get at once, and what they get while they compute it."""
+"""A step as the scheduler returns it: what the workers get at once, and the masks that follow while they compute."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from shoal.protocol.language_messages import Step
 
 
 class GuidedRow(NamedTuple):
-    """A row of which a guide says what may be drawn."""
+    """A sampled row whose token a guide restricts."""
 
     guide: TokenGuide
     outputs: array[int]
-    """all tokens of its request so far"""
+    """All output tokens of its request so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepWork:
-    """A step, and whom to ask what its guided rows may draw.
+    """A step, and the guides of its guided rows.
 
-    The step alone is enough to compute all layers. To ask the guides takes a while in which the workers would wait, so
-    whoever sends a step sends it first and asks then, once, before anything else is asked of the same guides.
+    Workers need only the step to compute all layers. Computing the masks takes time in which they would wait, so the
+    step is sent first; `masks` is called afterwards, once, and before any other call of the same guides.
     """
 
     step: Step
@@ -33,8 +33,8 @@ class StepWork:
     num_samples: int
     """rows whose next token is drawn"""
     guided: tuple[GuidedRow, ...] = ()
-    """for each of the step's samples that is guided, in order"""
+    """The guided samples of the step, in order."""
 
     def masks(self) -> tuple[bytes, ...]:
-        """See `StepMasks.allowed`."""
+        """The tokens that each guided row may draw, as bit masks; see `StepMasks.allowed`."""
         return tuple(row.guide.allowed(row.outputs) for row in self.guided)

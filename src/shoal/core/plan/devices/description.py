@@ -1,4 +1,4 @@
-"""What a machine has to compute with, and what is missing to use it. Plain data."""
+"""The processors and devices of a machine, and what must be installed to use them. Plain data."""
 
 from __future__ import annotations
 
@@ -10,77 +10,77 @@ from shoal.core.plan.devices.providers import PROVIDERS, DeviceKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumaNode:
-    """Some cores of a machine and the memory that is near to them."""
+    """A NUMA node: cores of a machine and the memory near them."""
 
     number: int
     cpus: tuple[int, ...]
-    """CPU ids, ascending"""
+    """CPU ids, ascending."""
     memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processor:
-    """The processor of a machine, all sockets together."""
+    """The processors of a machine, all sockets together."""
 
     name: str
     instruction_sets: tuple[str, ...]
-    """those that inference profits from, as Linux calls them"""
+    """Instruction sets that speed up inference, by their names in Linux."""
     nodes: tuple[NumaNode, ...]
-    """at least one"""
+    """The NUMA nodes, at least one."""
 
     @property
     def memory_bytes(self) -> int:
-        """Of all nodes."""
+        """The memory of all nodes."""
         return sum(node.memory_bytes for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """A GPU or an NPU as the operating system or its driver shows it, whether or not anything can use it."""
+    """A GPU or NPU that the operating system or its driver lists, whether or not Shoal can use it."""
 
     title: str
-    """its own name"""
+    """The device's name."""
     kind: DeviceKind
     vendor: str
-    """nvidia, amd, intel, apple, qualcomm, or another name; empty: not known"""
+    """`nvidia`, `amd`, `intel`, `apple`, `qualcomm` or another name; empty: not known."""
     memory_bytes: int | None
-    """None: not known, or that of the machine"""
+    """The device's memory; None: not known, or shared with the machine."""
     driver: str | None
-    """its driver and the version of it; None: no driver is bound to it"""
+    """The driver and its version; None: no driver is bound to the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderDevice:
-    """One device of an execution provider that an environment has."""
+    """A device that an execution provider of an environment offers."""
 
     provider: str
-    """short name"""
+    """The provider's short name."""
     index: int
     kind: DeviceKind
     title: str
-    """its own name; empty: the provider does not tell"""
+    """The device's name; empty: the provider does not tell."""
     package: str
-    """what brings the provider, with its version"""
+    """The package that contains the provider, with its version."""
     problem: str | None
-    """why a session cannot be opened on it; None: one was"""
+    """Why no session can be opened on it; None: one was opened."""
 
     @property
     def name(self) -> str:
-        """As `--device` says it."""
+        """The device's name for `--device`."""
         return f"{self.provider}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineDevices:
-    """All of it."""
+    """The processor, the hardware and the usable devices of a machine."""
 
     processor: Processor
     hardware: tuple[Hardware, ...]
     devices: tuple[ProviderDevice, ...]
     runtime: str = ""
-    """release of ONNX Runtime in the environment that looked"""
+    """The version of ONNX Runtime in the environment that was asked."""
     clash: tuple[str, ...] = ()
-    """packages that share the module name `onnxruntime`, where there are several"""
+    """The packages that share the module name `onnxruntime`, if there are several."""
 
 
 _PROVIDERS_OF = {
@@ -89,7 +89,7 @@ _PROVIDERS_OF = {
     "intel": ("openvino", "webgpu"),
     "apple": ("coreml", "mlx", "webgpu"),
 }
-"""Which providers reach the devices of a vendor, the quickest first; others are reached by WebGPU."""
+"""The providers for the devices of a vendor, the fastest first. WebGPU reaches those of other vendors."""
 _DRIVER_OF = {
     "nvidia": "install NVIDIA's driver, so that nvidia-smi lists it",
     "amd": "load the amdgpu driver of the kernel",
@@ -98,7 +98,7 @@ _DRIVER_OF = {
 
 
 def missing_lines(found: MachineDevices) -> tuple[str, ...]:
-    """What keeps devices from being used, a line each: what it is, and what to install."""
+    """One line for each device that cannot be used: what it is, and what to install."""
     lines: list[str] = []
     if found.clash:
         lines.append(

@@ -1,4 +1,4 @@
-"""What `--device`, `--provider-option` and a cluster file's `device:` say."""
+"""Parsing of `--device`, `--device-precision`, `--provider-option` and a cluster file's `device:`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GPU = "gpu"
 
 
 def parse_device(text: str, what: str = "--device") -> DeviceConfig | None:
-    """`cpu` as None, `PROVIDER` or `PROVIDER:INDEX` as a device. Raises ConfigError, naming `what`."""
+    """Parse `PROVIDER` or `PROVIDER:INDEX`; `cpu` gives None. Raises ConfigError, naming `what`."""
     name, colon, number = text.strip().lower().partition(":")
     if name == CPU and not colon:
         return None
@@ -29,7 +29,7 @@ def parse_device(text: str, what: str = "--device") -> DeviceConfig | None:
 
 
 def parse_float_precision(text: str, what: str = "--device-precision") -> FloatPrecision:
-    """`fp32` or `fp16`. Raises ConfigError, naming `what`."""
+    """Parse `fp32` or `fp16`. Raises ConfigError, naming `what`."""
     known: dict[str, FloatPrecision] = {one: one for one in FLOAT_PRECISIONS}
     found = known.get(text)
     if found is None:
@@ -38,7 +38,7 @@ def parse_float_precision(text: str, what: str = "--device-precision") -> FloatP
 
 
 def parse_options(items: Sequence[str], what: str = "--provider-option") -> tuple[tuple[str, str], ...]:
-    """`KEY=VALUE`, repeated. Raises ConfigError, naming `what`."""
+    """Parse several `KEY=VALUE`. Raises ConfigError, naming `what`."""
     found: dict[str, str] = {}
     for item in items:
         key, equals, value = item.partition("=")

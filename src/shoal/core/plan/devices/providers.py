@@ -8,41 +8,43 @@ from typing import Literal
 
 DeviceKind = Literal["gpu", "npu", "cpu"]
 PROCESSOR_MEMORY = "cpu"
-"""As ONNX Runtime's bindings call it."""
+"""The processor's memory in ONNX Runtime's I/O bindings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """One execution provider."""
+    """An execution provider of ONNX Runtime."""
 
     runtime_name: str
-    """What ONNX Runtime calls it."""
+    """Its name in ONNX Runtime."""
     plugin: str | None
-    """Package that adds it to an installed ONNX Runtime; its module is named alike, with underscores. None: none."""
+    """The package that adds it to an installed ONNX Runtime (its module has the same name with underscores); None:
+    there is none."""
     build: str | None
-    """Package that holds a whole ONNX Runtime with it, in the place of `onnxruntime`; None: none."""
+    """The package that contains ONNX Runtime with this provider and replaces `onnxruntime`; None: there is none."""
     kind: DeviceKind
-    """What its devices are, where they do not say it themselves."""
+    """The kind of its devices, if they do not tell it themselves."""
     index_option: str | None = None
-    """The provider's option that chooses a device by its number; None: it takes the first."""
+    """The provider's option that selects a device by its index; None: it always takes the first."""
     memory_option: str | None = None
-    """The provider's option that bounds the memory in bytes; None: it has none."""
+    """The provider's option that limits memory in bytes; None: it has none."""
     binding: str = PROCESSOR_MEMORY
-    """What ONNX Runtime's bindings call the memory in which outputs stay."""
+    """The memory in which outputs stay, by its name in ONNX Runtime's I/O bindings."""
     config_prefix: str | None = None
-    """What a build's options are called by in the session's configuration, before their names; None: the provider takes
-    them itself."""
+    """The prefix with which a build's options go into the session's configuration; None: the provider takes them
+    itself."""
     plugin_options: tuple[tuple[str, str], ...] = ()
-    """Options that the plugin gets where the user does not give them."""
+    """Options that the plugin gets unless the user gives them."""
 
     @property
     def keeps_values(self) -> bool:
-        """Whether what a run gives can stay in the device's memory until the next; otherwise it comes back."""
+        """Whether outputs of a run can stay in the device's memory until the next run; otherwise they are copied
+        back."""
         return self.binding != PROCESSOR_MEMORY
 
     @property
     def install(self) -> str:
-        """The line that installs it."""
+        """The command that installs it."""
         if self.plugin is not None:
             return f"pip install {self.plugin}"
         if self.build is not None:
@@ -98,7 +100,7 @@ PROVIDERS: Mapping[str, Provider] = {
         build="onnxruntime-webgpu",
         kind="gpu",
         binding="webgpu",
-        config_prefix="ep.webgpuexecutionprovider.",  # its options beside its name are ignored without a word
+        config_prefix="ep.webgpuexecutionprovider.",  # options given as provider options are silently ignored
     ),
     "openvino": Provider(
         runtime_name="OpenVINOExecutionProvider",
@@ -107,7 +109,7 @@ PROVIDERS: Mapping[str, Provider] = {
         kind="cpu",
         plugin_options=(
             ("load_config", '{"CPU":{"INFERENCE_PRECISION_HINT":"f32","DYNAMIC_QUANTIZATION_GROUP_SIZE":"0"}}'),
-        ),  # else 16 bits where it has them
+        ),  # without these it computes with 16 bits where it can
     ),
 }
-"""By their short names, in the order in which `--device gpu` prefers them."""
+"""The providers by short name, in the order in which `--device gpu` prefers them."""

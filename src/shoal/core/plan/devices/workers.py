@@ -1,4 +1,4 @@
-"""Which device each worker of a plan computes on, as the user has said it."""
+"""The user's choice of devices: which one each worker of a plan computes on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from shoal.protocol.device_config import DeviceConfig
 
 _MORE = "--provider-option, --device-memory and --device-precision"
 FindGpu = Callable[[], DeviceConfig]
-"""the GPU that `--device gpu` means on this machine; raises ConfigError where there is none"""
+"""Finds the GPU that `--device gpu` means on this machine. Raises ConfigError if there is none."""
 
 
 def chosen_devices(config: DevicesConfig, find_gpu: FindGpu) -> tuple[DeviceConfig | None, ...]:
-    """What `--device` names, with options and memory; None is the processor. Empty: it names none, or `auto`.
+    """The devices that `--device` names, with their options and memory limits; None stands for the processor.
+
+    Empty if it names none, or `auto`.
 
     Raises:
-        ConfigError: a name, an option or a Python makes no sense; `auto` stands beside others.
+        ConfigError: a name, an option or a Python is invalid, or `auto` is combined with other names.
     """
     options, precision = parse_options(config.options), parse_float_precision(config.precision)
     says_more = bool(config.options) or config.memory_bytes is not None or precision != "fp32"
@@ -43,10 +45,10 @@ def chosen_devices(config: DevicesConfig, find_gpu: FindGpu) -> tuple[DeviceConf
 
 
 def named_pythons(config: DevicesConfig) -> dict[str, str]:
-    """The paths of `--worker-python` by their providers; under an empty name the one for all others.
+    """The paths of `--worker-python` by provider; the path for all other providers has an empty name.
 
     Raises:
-        ConfigError: an unknown provider, or two paths for the same.
+        ConfigError: unknown provider, or two paths for the same one.
     """
     found: dict[str, str] = {}
     for item in config.pythons:
@@ -61,7 +63,8 @@ def named_pythons(config: DevicesConfig) -> dict[str, str]:
 
 
 def worker_python(config: DevicesConfig, device: DeviceConfig | None) -> str | None:
-    """The Python that is to run a worker on a device; None: that of the head. Raises ConfigError."""
+    """The path of the Python that runs a worker on a device; None: the head's. Raises ConfigError as
+    `named_pythons`."""
     found = named_pythons(config)
     return None if device is None else found.get(device.provider) or found.get("")
 
@@ -69,10 +72,10 @@ def worker_python(config: DevicesConfig, device: DeviceConfig | None) -> str | N
 def deal_devices(
     places: Sequence[WorkerPlacement], devices: Sequence[DeviceConfig | None], config: DevicesConfig
 ) -> list[WorkerPlacement]:
-    """The same places with a device each, in order: one device is for all workers.
+    """Assign the devices to the workers' places in order; a single device is for all of them.
 
     Raises:
-        ConfigError: there are neither one device nor as many as workers.
+        ConfigError: there is neither one device nor one for each worker.
     """
     if len(devices) not in (0, 1, len(places)):
         raise ConfigError(
