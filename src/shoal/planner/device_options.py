@@ -1,8 +1,8 @@
-"""Whether devices of one machine are worth using beside its processor, or in its place, or not at all.
+"""Whether the devices of a machine are used beside its processor, instead of it, or not at all.
 
-The processor alone is planned as ever, as one worker or several. A device alone is one worker. Together, processor and
-devices are a fleet of unlike workers, with the speeds that they were measured to have while all of them compute: some
-devices share the processor's cores.
+The processor alone is planned as usual, as one or several workers. A device alone is one worker. Together, processor
+and devices are a fleet of unlike workers, with speeds that were measured while all of them compute, since some devices
+share the processor's cores.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ ChoiceT = TypeVar("ChoiceT")
 FoundT = TypeVar("FoundT", covariant=True)
 
 HOPELESS = 30.0
-"""Times as slow as the processor: such a device is not measured beside it, which would take as many times as long. A
-judgment: it could add a thirtieth at most."""
+"""A device that is so many times slower than the processor is not measured beside it, which would take as many times
+longer. A judgment: it could add a thirtieth at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceOption(Generic[FoundT]):
-    """One way to use the devices that there are."""
+    """One way to use a machine's devices."""
 
     what: str
-    """which workers there are, in words"""
+    """The workers, in words."""
     choice: FoundT | None
-    """the best split of these workers; None: there is none"""
+    """The best split over these workers; None: there is none."""
     reason: str = ""
-    """why it was not taken; empty: it was taken"""
+    """Why it was not taken; empty if it was."""
 
 
 def choose_option(
     offered: Sequence[tuple[str, Callable[[], ChoiceT]]], score: Callable[[ChoiceT], float], goal: Goal
 ) -> tuple[DeviceOption[ChoiceT], ...]:
-    """The ways to use a machine; exactly one of them is taken.
+    """Compare the ways to use a machine, of which exactly one is taken.
 
     Args:
-        offered: which workers there are, in words, and what finds their best split; the simplest way first.
-        score: of a split by the goal; the higher the better.
-        goal: what to choose by.
+        offered: for each way, the workers in words and a function that finds their best split; the simplest first.
+        score: gives a split's score by the goal; higher is better.
+        goal: the goal by which ways are compared.
 
     Raises:
-        CapacityError, ConfigError: nothing fits, or nothing meets the latency target; of the last one.
+        CapacityError, ConfigError: the error of the last way, if none fits or none meets the latency target.
     """
     options: list[DeviceOption[ChoiceT]] = []
     failure: CapacityError | ConfigError | None = None
@@ -68,17 +68,17 @@ def choose_option(
 
 
 def _rejected(option: DeviceOption[ChoiceT], part: float, goal: Goal) -> DeviceOption[ChoiceT]:
-    """`part`: of the best option's score."""
+    """The option with the reason why it was not taken. `part`: its score as a part of the best one's."""
     reason = f"{1.0 - part:.0%} worse by {goal.objective}" if part < 1.0 else "hardly better, and less simple"
     return DeviceOption(what=option.what, choice=option.choice, reason=reason)
 
 
 def too_slow(name: str, factor: float) -> DeviceOption[Any]:
-    """A device that is so many times as slow as the processor."""
+    """The option of a device that is `factor` times as slow as the processor, which is not taken."""
     reason = f"{factor:.0f} times as slow as the processor alone: it would slow the whole down"
     return DeviceOption(what=f"{name} beside others", choice=None, reason=reason)
 
 
 def named_together(names: Sequence[str]) -> str:
-    """Workers of these classes, in words."""
+    """The names of these workers, in words."""
     return f"{names[0]} alone" if len(names) == 1 else " and ".join(names)

@@ -14,50 +14,51 @@ from shoal.errors import ConfigError
 from shoal.planner.speeds.speeds import LinkSpeed
 
 SLACK = 0.02
-"""Stages this much slower than the best are as good: measured times are not more exact than that, and a cut that fewer
-bytes cross is sure to help."""
+"""Cuts whose slowest stage is this much slower than the best count as equal: measured times are no more exact, and
+fewer bytes across a cut always help."""
 
 BROKEN_FUSION = 0.05
-"""What a cut inside a group of nodes that ONNX Runtime fuses is taken to cost, of a stage's fair share of the time. The
-true cost is a node or two; this much keeps most cuts between groups, where a split gives the same bits as the whole."""
+"""The assumed cost of a cut inside a group of nodes that ONNX Runtime fuses, as a part of a stage's fair share of the
+time. The true cost is a node or two; this one keeps most cuts between groups, where a split gives the same bits as the
+whole graph."""
 BROKEN_QUANTIZATION = 1.0
-"""The same where the numbers in the group are quantized. Outside it they are rounded elsewhere, by whole steps, so that
-such a cut is made only where there is no other."""
+"""The assumed cost if the numbers in the group are quantized. Such a cut changes where they are rounded, by whole
+quantization steps, so it is made only if there is no other."""
 LINK = LinkSpeed(latency_s=100e-6, bytes_per_s=2e9)
-"""Between two workers of this machine: a frame over a socket pair and the wake-up of a sleeping reader; one copy into
-shared memory and the first read of it. Source: docs/log.md, tensor links."""
+"""The link between two workers of this machine: a frame over a socket pair and the wake-up of a sleeping reader; one
+copy into shared memory and the first read of it. Source: docs/log.md, tensor links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutPlace:
-    """A place where the graph can be cut, whatever the number of stages."""
+    """A place where the graph can be cut, for any number of stages."""
 
     node: int
-    """the node behind the cut"""
+    """The node after the cut."""
     num_bytes: int
-    """that cross it"""
+    """Bytes that cross the cut."""
     breaks_fusion: bool = False
-    """whether it lies inside a group of nodes that could have been fused"""
+    """Whether it lies inside a group of nodes that ONNX Runtime would fuse."""
     is_quantized: bool = False
-    """whether the numbers in that group are quantized"""
+    """Whether the numbers in that group are quantized."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutOption:
-    """A place where the graph can be cut, and what that costs."""
+    """A place where the graph can be cut, with the cost of the cut."""
 
     node: int
-    """the node behind the cut"""
+    """The node after the cut."""
     num_bytes: int
-    """that cross it"""
+    """Bytes that cross the cut."""
     penalty_s: float = 0.0
-    """what the stages on both sides lose by it: where it lies inside a group of nodes that could have been fused"""
+    """Seconds that the stages on both sides lose if the cut breaks a fusion."""
 
 
 def cut_stages(
     node_s: Sequence[float], places: Sequence[CutPlace], num_stages: int, *, shares: Sequence[float] | None = None
 ) -> tuple[int, ...]:
-    """`choose_boundaries` for workers of this machine; a cut that breaks a fusion costs something."""
+    """`choose_boundaries` for workers of this machine, including the cost of broken fusions."""
     options = cut_options(places, sum(node_s) / num_stages)
     return choose_boundaries(
         node_s, options, num_stages, shares=shares, bytes_per_s=LINK.bytes_per_s, latency_s=LINK.latency_s
@@ -65,7 +66,7 @@ def cut_stages(
 
 
 def cut_options(places: Sequence[CutPlace], fair_s: float) -> list[CutOption]:
-    """The places with what a cut there costs. `fair_s`: a stage's fair share of the time."""
+    """The places with the costs of their cuts. `fair_s`: a stage's fair share of the time."""
     return [
         CutOption(node=place.node, num_bytes=place.num_bytes, penalty_s=_broken_share(place) * fair_s)
         for place in places
@@ -87,24 +88,24 @@ def choose_boundaries(
     bytes_per_s: float,
     latency_s: float,
 ) -> tuple[int, ...]:
-    """The cuts between stages: the slowest stage as fast as possible, then few bytes across, then all stages even.
+    """Choose the cuts between stages: for the fastest slowest stage, then for the fewest bytes, then for even stages.
 
-    Exact: dynamic programming over the last cut of what lies before, first for the time of the slowest stage, then for
-    the sum of bytes (and of squared times, where those are equal) among the cuts that stay within SLACK of it.
+    Exact: dynamic programming over the last cut, first for the time of the slowest stage, then for the sum of bytes
+    (and of squared times, if those are equal) among the cuts that stay within SLACK of it.
 
     Args:
         node_s: seconds of each node.
-        cuts: where the graph can be cut, nodes ascending.
-        num_stages: >= 1.
-        shares: the part of the work each stage is meant to do, in any unit; None: equal parts.
-        bytes_per_s: of the links between stages.
-        latency_s: of one hand-over.
+        cuts: the places where the graph can be cut, nodes ascending.
+        num_stages: the number of stages, >= 1.
+        shares: the part of the work that each stage is meant to do, in any unit; None: equal parts.
+        bytes_per_s: the bandwidth of the links between stages.
+        latency_s: the latency of a link.
 
     Returns:
-        num_stages - 1 nodes, ascending: each stage begins with one.
+        The first node of each stage but the first, ascending.
 
     Raises:
-        ConfigError: fewer places to cut than needed.
+        ConfigError: there are fewer places than needed.
     """
     if num_stages - 1 > len(cuts):
         most = "it cannot be cut" if not cuts else f"it can be cut into at most {len(cuts) + 1} (pp={len(cuts) + 1})"
@@ -118,27 +119,27 @@ def choose_boundaries(
     slowest, _ = _best(stage_s, np.maximum)
     limit = slowest * (1 + SLACK)
     allowed = [np.where(times <= limit, times, np.inf) for times in stage_s]
-    evenness = [(times / (limit or 1.0)) ** 2 / (2 * num_stages) for times in allowed]  # in all less than a byte
+    evenness = [(times / (limit or 1.0)) ** 2 / (2 * num_stages) for times in allowed]  # in total less than a byte
     _, chosen = _best([crossing[np.newaxis, :] + uneven for uneven in evenness], np.add)
     return tuple(int(places[index]) for index in chosen)
 
 
 def _relative_shares(shares: Sequence[float] | None, num_stages: int) -> list[float]:
-    """Shares with a mean of 1. A stage's time divided by its share is what all stages are to have in common."""
+    """Shares with a mean of 1. The goal is that a stage's time divided by its share is equal for all stages."""
     given = [1.0] * num_stages if shares is None else list(shares)
     mean = sum(given) / len(given)
     return [share / mean for share in given]
 
 
 def _stage_times(before_s: F64, hand_over_s: F64, share: float) -> F64:
-    """[first, last]: seconds of a stage between two places, infinite where last is not behind first."""
+    """[first, last]: seconds of a stage between two places, infinite if last is not after first."""
     compute_s = before_s[np.newaxis, :] - before_s[:, np.newaxis]
     times = (compute_s + hand_over_s[np.newaxis, :] + hand_over_s[:, np.newaxis]) / share
     return np.where(np.tri(len(before_s), dtype=np.bool_), np.inf, times)
 
 
 def _best(stage_costs: Sequence[F64], combine: Any) -> tuple[float, list[int]]:
-    """The least combined cost of a way from the first place to the last, and the places between."""
+    """The least combined cost of a path from the first place to the last, and the places between."""
     costs = stage_costs[0][0]
     choices: list[npt.NDArray[np.intp]] = []
     for stage in stage_costs[1:]:

@@ -1,4 +1,4 @@
-"""Where to cut a graph anew whose workers have changed speed."""
+"""New cuts of a graph whose workers have changed speed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shoal.planner.graph_cut import CutPlace, cut_stages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recut:
-    """Other boundaries for the same workers."""
+    """New boundaries for the same workers."""
 
     boundaries: tuple[int, ...]
-    """nodes with which stages begin, the first stage's left out"""
+    """The first node of each stage but the first."""
     stage_s: tuple[float, ...]
-    """seconds that each stage is expected to take for the same batches"""
+    """Expected seconds of each stage for the same batches."""
 
 
 def recut(
@@ -25,10 +25,10 @@ def recut(
     """Move nodes from slow stages to fast ones.
 
     Args:
-        node_s: seconds of each node, relative to each other.
-        places: where the graph can be cut, nodes ascending.
-        boundaries: as they are, see `Recut`.
-        stage_s: seconds that each stage takes now for the same batches.
+        node_s: seconds of each node, in any unit.
+        places: the places where the graph can be cut, nodes ascending.
+        boundaries: the present boundaries, see `Recut`.
+        stage_s: present seconds of each stage for the same batches.
     """
     speeds = [work / seconds for work, seconds in zip(_work(node_s, boundaries), stage_s, strict=True)]
     on_fastest_s = [seconds / max(speeds) for seconds in node_s]  # a cut's cost is in seconds
@@ -38,5 +38,5 @@ def recut(
 
 
 def _work(node_s: Sequence[float], boundaries: Sequence[int]) -> list[float]:
-    """Of each stage, on a worker of speed 1."""
+    """The work of each stage: its seconds on a worker of speed 1."""
     return [sum(node_s[first:last]) for first, last in pairwise((0, *boundaries, len(node_s)))]

@@ -1,4 +1,4 @@
-"""What the planner would choose for a graph if the machines were others."""
+"""What the planner would choose for a graph on other machines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from shoal.planner.what_if import THIS_MACHINE, Change, changed_fleet, check_nam
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightTable:
-    """`GraphFleet.weight_bytes` of stages between places where a graph can be cut, as data that goes to other
-    processes. A weight that is read on both sides of a place counts on both."""
+    """`GraphFleet.weight_bytes` as data that can be sent to other processes. A weight that is read on both sides of a
+    place counts on both."""
 
     before: Mapping[int, int]
-    """bytes of all weights before a place, by its node"""
+    """Bytes of all weights before a place, by its node."""
 
     def __call__(self, first: int, last: int) -> int:
-        """Of a stage, from its first and last (exclusive) node."""
+        """Bytes of a stage's weights, from its first and last (exclusive) node."""
         return self.before[last] - self.before[first]
 
 
@@ -37,27 +37,27 @@ class ShardTable:
     works: Mapping[int, ShardWork]
 
     def __call__(self, num_shards: int) -> ShardWork | None:
-        """By the number of shards."""
+        """The division among so many shards; None: not possible."""
         return self.works.get(num_shards)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphPlanQuestion:
-    """All that the choice of a graph's plan is asked, to be asked again, also in another process."""
+    """The input of the choice of a graph's plan, kept so that the choice can be repeated, also in another process."""
 
     fleets: tuple[GraphFleet, ...]
-    """what can be made of the machines; a plan uses one of them"""
+    """The fleets that the machines can form; a plan uses one of them."""
     goal: Goal
     is_one_machine: bool
-    """whether all workers of a fleet share one machine, in the place of being one each"""
+    """Whether all workers of a fleet share one machine; otherwise each is on a machine of its own."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Kinds of machines that a change may name; of one machine, its own."""
+        """The names of machines that a change may use."""
         return (THIS_MACHINE,) if self.is_one_machine else tuple(one.name for one in self.fleets[0].classes)
 
     def answer(self) -> GraphChoice[FleetCandidate]:
-        """What is best. Raises CapacityError, ConfigError: nothing is."""
+        """Choose the best plan. Raises CapacityError or ConfigError if there is none."""
         choices: list[GraphChoice[FleetCandidate]] = []
         problem: CapacityError | None = None
         for fleet in self.fleets:
@@ -71,20 +71,20 @@ class GraphPlanQuestion:
         return max(choices, key=lambda one: one.best.score(self.goal))
 
     def changed(self, change: Change) -> GraphPlanQuestion:
-        """The question for other machines. Raises ConfigError: there are no such ones."""
+        """The question after a change of the machines. Raises ConfigError if the change names unknown ones."""
         check_named(change, self.class_names)
         fleets = (changed_fleet(fleet, change, is_one_machine=self.is_one_machine) for fleet in self.fleets)
         return replace(self, fleets=tuple(fleets))
 
 
 def ask_of_machines(fleet: GraphFleet, goal: Goal) -> GraphPlanQuestion:
-    """The question to which a plan for several machines was the answer."""
+    """The question that a plan for several machines answers."""
     return GraphPlanQuestion(fleets=(_as_data(fleet),), goal=goal, is_one_machine=False)
 
 
 def ask_of_this_machine(speeds: GraphSpeeds, goal: Goal) -> GraphPlanQuestion:
-    """The question to which a plan for this machine was the answer: its workers as those of a fleet, for each number
-    of them that was measured, and for each number of shards that they can be put together as."""
+    """The question that a plan for this machine answers: fleets for each measured number of workers and for each number
+    of shards into which they can be grouped."""
     weights = _weight_table(speeds.weight_bytes, [place.node for place in speeds.places], speeds.num_nodes)
     groups = [1, *(number for number, shard in speeds.shards.items() if not isinstance(shard, str))]
     fleets = [
@@ -106,7 +106,7 @@ def ask_of_this_machine(speeds: GraphSpeeds, goal: Goal) -> GraphPlanQuestion:
 
 
 def _workers(speeds: GraphSpeeds, layout: LayoutSpeed, num_shards: int) -> GraphWorkerClass:
-    """The workers of a layout, or groups of so many shards, in a micro-batch's place of one each."""
+    """The workers of a layout as a class; with several shards, each group of shards counts as one worker."""
     shard = speeds.shards.get(num_shards)
     relative = 1.0 if shard is None or isinstance(shard, str) else shard.relative
     whole_s = layout.compute_s * relative + layout.turn_s
@@ -124,7 +124,7 @@ def _workers(speeds: GraphSpeeds, layout: LayoutSpeed, num_shards: int) -> Graph
 
 
 def _as_data(fleet: GraphFleet) -> GraphFleet:
-    """The same without anything that holds a graph: shards as many as its machines could be, which were asked for."""
+    """The fleet as data without the graph itself, with the divisions for all numbers of shards that it may use."""
     nodes = [place.node for place in fleet.places]
     numbers = range(2, max(2, min(MOST_SHARDS, sum(fleet.counts))) + 1) if fleet.shard_work(2) is not None else ()
     works = {number: work for number in numbers if (work := fleet.shard_work(number)) is not None}

@@ -1,4 +1,4 @@
-"""What the planner would choose if the machines were others: one more, one fewer, other links."""
+"""What the planner would choose on other machines: one more, one fewer, other links."""
 
 from __future__ import annotations
 
@@ -17,71 +17,74 @@ from shoal.protocol.stage_config import Precision
 
 THIS_MACHINE = "this machine"
 Links = tuple[tuple[LinkSpeed, ...], ...]
-"""[from class][to class]"""
+"""Links [from class][to class]."""
 FleetT = TypeVar("FleetT", Fleet, GraphFleet)
 ChangeKind = Literal["add", "remove", "links"]
 GIGABIT = LinkSpeed(latency_s=200e-6, bytes_per_s=117e6)
-"""A second machine's link where nothing was measured. Source: Ethernet of 1 Gbit/s less the headers of TCP/IP (94 %);
-the latency is a judgment for a switch and two kernels."""
+"""The link of a second machine if nothing was measured. Source: Ethernet of 1 Gbit/s minus the headers of TCP/IP (94
+%); the latency is a judgment for a switch and two kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Machines other than those that were planned for."""
+    """A change of the machines that were planned for."""
 
     kind: ChangeKind
-    """`add`: one more like `like`; `remove`: one of them fewer; `links`: all links `factor` times as fast"""
+    """`add`: one more machine like `like`; `remove`: one fewer; `links`: all links are `factor` times as fast."""
     like: str = ""
-    """name of a class of workers"""
+    """The name of a class of workers."""
     factor: float = 0.5
-    """of the rate of all links, > 0"""
+    """The factor for the bandwidth of all links, > 0."""
     link: LinkSpeed = GIGABIT
-    """of one more machine beside a lone one"""
+    """The link between a lone machine and one more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanQuestion:
-    """All that `choose` is asked, to be asked again."""
+    """The input of `choose`, kept so that the choice can be repeated."""
 
     fleets: tuple[Fleet, ...]
-    """what can be made of the machines; a plan uses one of them"""
+    """The fleets that the machines can form; a plan uses one of them."""
     model: ModelSizes
     workload: Workload
     goal: Goal
     precisions: tuple[Precision, ...]
     is_one_machine: bool
-    """whether all workers of a fleet share one machine, in the place of being one each"""
+    """Whether all workers of a fleet share one machine; otherwise each is on a machine of its own."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Kinds of machines that a change may name; of one machine, its own."""
+        """The names of machines that a change may use."""
         return (THIS_MACHINE,) if self.is_one_machine else tuple(one.name for one in self.fleets[0].classes)
 
     def answer(self) -> PlanChoice:
-        """What is best. Raises CapacityError, ConfigError: nothing is."""
+        """Choose the best plan. Raises CapacityError or ConfigError if there is none."""
         return choose(self.fleets, self.model, self.workload, self.goal, self.precisions)
 
     def changed(self, change: Change) -> PlanQuestion:
-        """The question for other machines. Raises ConfigError: there are no such ones."""
+        """The question after a change of the machines. Raises ConfigError if the change names unknown ones."""
         check_named(change, self.class_names)
         fleets = (changed_fleet(fleet, change, is_one_machine=self.is_one_machine) for fleet in self.fleets)
         return replace(self, fleets=tuple(fleets))
 
 
 def check_named(change: Change, names: Sequence[str]) -> None:
-    """Raises ConfigError where a change names a machine that is not there."""
+    """Check that a change names a known machine. Raises ConfigError."""
     if change.kind != "links" and change.like not in names:
         there = ", ".join(map(repr, names))
         raise ConfigError(f"there is no machine {change.like!r} to add or to take away: there are {there}")
 
 
 def changed_fleet(fleet: FleetT, change: Change, *, is_one_machine: bool) -> FleetT:
-    """The fleet of other machines. Raises ConfigError: there are none.
+    """The fleet after a change of the machines.
 
     Args:
-        fleet: of workers that run a language model, or a graph.
-        change: how the machines differ; it names a class of the fleet, or the only machine.
+        fleet: the fleet for a language model or a graph.
+        change: the change; it names a class of the fleet, or the only machine.
         is_one_machine: whether all workers share one machine.
+
+    Raises:
+        ConfigError: the only machine would be removed.
     """
     match change.kind:
         case "links":
@@ -97,7 +100,7 @@ def changed_fleet(fleet: FleetT, change: Change, *, is_one_machine: bool) -> Fle
 
 
 def _with_links(fleet: FleetT, change: Callable[[Links], Links]) -> FleetT:
-    """All that a fleet has between two classes: its links, and of a language model's the sums over shards."""
+    """The fleet with changed links and, for a language model, changed sums over shards."""
     if isinstance(fleet, Fleet):
         return replace(fleet, links=change(fleet.links), sums=change(fleet.sums))
     return replace(fleet, links=change(fleet.links))
@@ -112,7 +115,7 @@ def _scaled(links: Links, factor: float) -> Links:
 
 
 def _counted(fleet: FleetT, name: str, more: int) -> FleetT:
-    """So many more workers of a class; one that has none left goes."""
+    """The fleet with `more` workers of a class; a class without workers is removed."""
     counts = [one.count + more * (one.name == name) for one in fleet.classes]
     kept = [index for index, count in enumerate(counts) if count > 0]
     if not kept:
@@ -126,7 +129,7 @@ def _counted(fleet: FleetT, name: str, more: int) -> FleetT:
 
 
 def _with_twin(fleet: FleetT, link: LinkSpeed) -> FleetT:
-    """The machine twice, with a link between the two. A sum over both takes a message each way at once: one hop."""
+    """The machine twice, with a link between the two. A sum over both is one hop, with messages both ways at once."""
     across = (link,) * len(fleet.classes)
 
     def doubled(links: Links) -> Links:

@@ -1,4 +1,4 @@
-"""From a candidate to a plan that can be run: whole numbers of heads, columns and rows, cores, KV blocks."""
+"""Building a runnable plan from a candidate: whole numbers of heads, columns and rows, cores, and KV blocks."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from shoal.planner.split.split_text import describe
 from shoal.protocol.stage_config import ExpertSpan, Precision, ShardPart
 
 BlocksOf = Callable[[ShardPart, Precision], Sequence[Block]]
-"""Gives embedding, layers and head of a shard with such a part, at a precision."""
+"""Gives the blocks (embedding, layers, head) of a shard with this part of each layer, at a precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The least that every replica must be able to take."""
+    """Limits that every replica of the plan must meet."""
 
     block_size: int
     """Tokens in a KV block."""
@@ -43,9 +43,9 @@ class Limits:
     max_step_tokens: int
     max_seqs: int
     kv_memory_bytes: int | None = None
-    """KV bytes of all replicas together; None: half of what the weights leave."""
+    """KV bytes of all replicas together; None: half of the memory that the weights leave."""
     least_kv_tokens: int = 0
-    """Tokens of context that the expected load has at once, where `kv_memory_bytes` is None."""
+    """Tokens of context that the expected load needs at once; used if `kv_memory_bytes` is None."""
 
 
 def build_plan(
@@ -63,15 +63,15 @@ def build_plan(
     """Make the plan of a candidate.
 
     Args:
-        candidate: what was chosen.
-        model: as the user named it.
-        shape: see core.plan.Plan.
-        precision: as the user asked for it.
-        atoms: of the whole model.
-        workload: that it was chosen for.
-        places: of the workers of each class of the candidate's fleet, in the order in which they are taken.
-        blocks_of: exact sizes of a shard.
-        limits: of every replica.
+        candidate: the chosen candidate.
+        model: the model as the user named it.
+        shape: see `Plan.shape`.
+        precision: the precision as the user asked for it.
+        atoms: the atoms of the whole model.
+        workload: the load that the candidate was chosen for.
+        places: the workers' places, for each class of the candidate's fleet, in the order in which they are used.
+        blocks_of: gives the exact sizes of a shard.
+        limits: the limits of every replica.
 
     Raises:
         CapacityError: a worker's memory leaves no room for one KV block.
@@ -115,7 +115,7 @@ class _PlanBuilder:
         self._atoms, self._blocks_of, self._free = atoms, blocks_of, free
 
     def replica(self, chosen: Sequence[ChosenStage], limits: Limits, *, share: float) -> ReplicaPlan:
-        """`share`: of the KV memory that was asked for in all."""
+        """Build one replica. `share`: its part of the total KV memory that was asked for."""
         num_states = num_state_slots(self._whole_blocks(chosen[0]), limits.max_seqs)
         stages = [self._with_states(self._stage(stage), num_states) for stage in chosen]
         num_blocks = self._count_blocks(chosen, stages, limits, share)
@@ -151,7 +151,7 @@ class _PlanBuilder:
             return (_whole(atoms),)
         num_units, unit_rows = vocabulary_units(atoms)
         vocabulary = shares.vocabulary
-        if not any(vocabulary):  # in the middle of a pipeline nobody holds rows, but every shard says which were its
+        if not any(vocabulary):  # inner stages hold no vocabulary, but their shards name the rows that would be theirs
             vocabulary = round_shares(num_units, shares.columns, at_least=1)
         deals_experts = stage.group.deals_experts
         columns = round_shares(atoms.num_column_atoms, shares.columns) if deals_experts else shares.columns
@@ -169,7 +169,7 @@ class _PlanBuilder:
         )
 
     def _own_blocks(self, stage: ChosenStage | StagePlan, part: ShardPart) -> Sequence[Block]:
-        """Block 0 is the embedding, block i + 1 is layer i, the last is the head."""
+        """The blocks that a shard of a stage holds."""
         precision = stage.group.precision if isinstance(stage, ChosenStage) else stage.precision
         return stage_blocks(self._blocks_of(part, precision), stage.first_layer, stage.last_layer)
 
@@ -194,7 +194,7 @@ class _PlanBuilder:
     def _count_blocks(
         self, chosen: Sequence[ChosenStage], stages: Sequence[StagePlan], limits: Limits, share: float
     ) -> int:
-        """What the worker with the least room for it affords, but no more than the sequences can ever use."""
+        """The number of KV blocks that the worker with the least room can hold, at most what all sequences can use."""
         enough = limits.max_seqs * -(-limits.max_context // limits.block_size)
         if limits.kv_memory_bytes is None:
             wanted = default_kv_tokens(limits.max_seqs, limits.max_context, at_least=limits.least_kv_tokens)

@@ -1,4 +1,4 @@
-"""A plan under consideration: replicas of stages of groups, and what is predicted of it."""
+"""Candidates: plans under consideration, with their predicted speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shoal.planner.speeds.speeds import Fleet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenStage:
-    """Layers and the workers that hold them."""
+    """A stage of a candidate: its layers and the workers that hold them."""
 
     group: Group
     first_layer: int
@@ -29,25 +29,25 @@ class ChosenStage:
     shares: GroupShares | None
     """Shares of a tensor group; None: a single worker."""
     fractions: tuple[tuple[float, float, float], ...]
-    """Every member's part of the KV heads, the columns (or whole experts) and the vocabulary."""
+    """Each member's part of the KV heads, the columns (or whole experts) and the vocabulary."""
     memory_bytes: tuple[int, ...]
-    """Bytes of every member: weights, and the KV of the streams that were asked for."""
+    """Bytes of each member: weights and the KV of the streams in the workload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A whole plan for one fleet."""
+    """A complete plan for one fleet, with its prediction."""
 
     fleet: Fleet
     replicas: tuple[tuple[ChosenStage, ...], ...]
     prediction: Prediction
-    """What is predicted under the load that was asked for."""
+    """The prediction under the workload."""
     lone_request_s: float
-    """Seconds of a request while it is the only one."""
+    """Seconds of a request that is alone."""
     loaded_s: float
-    """Seconds of a request under the load that was asked for."""
+    """Seconds of a request under the workload."""
     searched_tokens_per_s: float
-    """What the search took the plan to reach: its bound is a bound on this figure."""
+    """The search's own figure for the plan, to which the search's bound applies."""
 
     @property
     def kind(self) -> Kind:
@@ -59,12 +59,12 @@ class Candidate:
         return sum(len(stage.group.members) for replica in self.replicas for stage in replica)
 
     def score(self, goal: Goal) -> float:
-        """How good the plan is by the goal; the higher the better."""
+        """The plan's score by the goal; higher is better."""
         return goal.score(self.prediction.output_tokens_per_s, self.lone_request_s)
 
 
 def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
-    """The one word for a split."""
+    """The kind of a split."""
     return kind_of_split(
         num_replicas=len(replicas),
         is_cut=any(len(replica) > 1 for replica in replicas),
@@ -73,7 +73,7 @@ def kind_of(replicas: Sequence[Sequence[ChosenStage]]) -> Kind:
 
 
 def make_candidate(costs: StageCosts, pipelines: Sequence[Pipeline], workload: Workload) -> Candidate:
-    """Make a candidate of what a search found, with its prediction under the real load."""
+    """Make a candidate from the pipelines that a search found, with its prediction under the workload."""
     replicas = tuple(chosen_stages(costs, pipeline) for pipeline in pipelines)
     found = predict_candidate(costs.fleet, replicas, workload, hidden_bytes=costs.model.hidden_bytes)
     searched = workload.output_tokens * sum(one.streams_per_s for one in pipelines)
@@ -83,7 +83,7 @@ def make_candidate(costs: StageCosts, pipelines: Sequence[Pipeline], workload: W
 def predict_candidate(
     fleet: Fleet, replicas: tuple[tuple[ChosenStage, ...], ...], workload: Workload, *, hidden_bytes: float
 ) -> Candidate:
-    """Make a candidate of replicas that were not searched for together, with their prediction."""
+    """Make a candidate from any replicas, with its prediction under the workload."""
     placed = [_place(replica) for replica in replicas]
     alone = predict(placed, fleet, replace(workload, streams=1), hidden_bytes=hidden_bytes)
     prediction = predict(placed, fleet, workload, hidden_bytes=hidden_bytes)
@@ -102,7 +102,7 @@ def _request_s(prediction: Prediction, workload: Workload) -> float:
 
 
 def chosen_stages(costs: StageCosts, pipeline: Pipeline) -> tuple[ChosenStage, ...]:
-    """The stages of one replica, with the shares of every member."""
+    """The stages of one replica, with the shares of each member."""
     stages: list[ChosenStage] = []
     for stage in pipeline.stages:
         group = costs.groups[stage.group]

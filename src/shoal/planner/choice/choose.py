@@ -1,6 +1,6 @@
-"""The choice of a plan: the best of each kind is searched for, predicted under the asked load, and compared.
+"""The choice of a plan: the best one of each kind is searched for, predicted under the workload, and compared.
 
-Where several fleets can be made of the same machines (few workers of many threads, or many of few), each is searched.
+If the same machines can form several fleets (few workers with many threads, or many with few), each one is searched.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class PlanChoice:
     alternatives: tuple[Alternative[Candidate], ...]
     """One plan of every kind, in the order of KINDS."""
     bound_tokens_per_s: float
-    """What no plan for these workers exceeds, by the same speeds."""
+    """An upper bound for every plan on these workers, from the same speeds."""
 
     @property
     def gap(self) -> float:
-        """By how much a better plan could be better at most: (bound - found) / bound."""
+        """The relative distance of the plan from the bound, (bound - found) / bound."""
         return max(0.0, 1.0 - self.best.searched_tokens_per_s / self.bound_tokens_per_s)
 
     def score(self, goal: Goal) -> float:
-        """How good the chosen plan is; the higher the better."""
+        """The chosen plan's score by the goal; higher is better."""
         return self.best.score(goal)
 
 
@@ -52,15 +52,15 @@ def choose(
     """Compare every kind of split.
 
     Args:
-        fleets: what can be made of the machines; a plan uses one of them.
+        fleets: the fleets that the machines can form; a plan uses one of them.
         model: sizes at all of `precisions`.
         workload: the load to plan for.
-        goal: what counts.
-        precisions: that a stage may have.
+        goal: the goal by which plans are compared.
+        precisions: the precisions that a stage may have.
 
     Raises:
-        CapacityError: the model fits nowhere; says what is missing and the smallest change that would do.
-        ConfigError: no plan meets the latency target; says which comes nearest.
+        CapacityError: the model fits nowhere. The message says what is missing and which smallest change suffices.
+        ConfigError: no plan meets the latency target. The message names the nearest one.
     """
     searches = [_FleetSearch(fleet, model, workload, precisions) for fleet in fleets]
     candidates = [candidate for search in searches for candidate in search.candidates()]
@@ -117,13 +117,13 @@ class _FleetSearch:
         lone_stream = replace(workload, streams=1)
         self._workload, self._is_for_copies = workload, fleet.is_for_copies
         self._lone = costs(lone_stream, every, is_alone=True)
-        """Costs for one stream in all."""
+        """Costs for a single stream."""
         self._lone_worker = self._lone if workload.streams == 1 else costs(workload, singles, is_alone=True)
         """Costs for all streams on one worker."""
         self._loaded = self._lone if workload.streams == 1 else costs(workload, every, is_alone=False)
         """Costs for all streams over all workers."""
         self._copied = self._lone if workload.streams == 1 else costs(workload, singles, is_alone=False, most_stages=1)
-        """Costs for all streams over workers that each hold the whole model, and the KV of their own streams only."""
+        """Costs for all streams over workers that each hold the whole model and the KV of their own streams."""
 
     def candidates(self) -> Iterator[Candidate]:
         """The best of every kind under the load, and the best of every kind for a lone request."""
@@ -140,7 +140,7 @@ class _FleetSearch:
             yield make_candidate(costs, pipelines, self._workload)
 
     def bound_tokens_per_s(self) -> float:
-        """A lone worker is quicker than its busy self, so that its own figure counts too."""
+        """The upper bound for this fleet. It includes single workers, which are faster while the others are idle."""
         if self._is_for_copies:
             return self._workload.output_tokens * self._copies.bound_streams_per_s if self._copies else 0.0
         singles = [one.streams_per_s for (one,) in _search_single(self._lone_worker, self._workload.streams)]
@@ -148,7 +148,7 @@ class _FleetSearch:
         return self._workload.output_tokens * max([self._best_replicas.bound_streams_per_s, copies, *singles])
 
     def _replicas(self) -> Iterator[tuple[StageCosts, Sequence[Pipeline]]]:
-        """Search for whole copies, and for anything, each by its own costs."""
+        """Search for whole copies and for any split, each with its own costs."""
         if sum(self._loaded.problem().counts) == 1 or self._workload.streams == 1:
             return
         for costs, one in ((self._copied, self._copies), (self._loaded, self._best_replicas)):
@@ -157,7 +157,7 @@ class _FleetSearch:
 
     @cached_property
     def _copies(self) -> Replicas | None:
-        """Whole copies of the model; None where none fits, or one stream has no use for several."""
+        """Whole copies of the model; None if none fits, or if a single stream cannot use several."""
         problem = self._copied.problem()
         if sum(problem.counts) == 1 or self._workload.streams == 1:
             return None
@@ -176,7 +176,7 @@ def _search_single(costs: StageCosts, streams: int) -> Iterator[Sequence[Pipelin
 
 
 def _search_one_replica(costs: StageCosts, streams: int) -> Iterator[Sequence[Pipeline]]:
-    """Search for a pipeline, for a tensor group, and for the best of all."""
+    """Search for the best pipeline, the best tensor group, and the best single replica of any kind."""
     problem = costs.problem()
     if sum(problem.counts) == 1:
         return
@@ -186,5 +186,5 @@ def _search_one_replica(costs: StageCosts, streams: int) -> Iterator[Sequence[Pi
 
 
 def _only_groups(costs: StageCosts) -> ReplicaProblem:
-    """Allow one stage only, of several shards."""
+    """The problem restricted to one stage of several shards."""
     return replace(costs.problem(max_stages=1), usable=tuple(not group.is_single for group in costs.groups))

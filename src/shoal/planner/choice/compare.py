@@ -1,7 +1,7 @@
-"""Comparing candidates, whatever is split: the best of each kind, and why the others were not taken.
+"""Comparison of candidates for any kind of model: the best one of each kind, and why the others were not taken.
 
-"Do not split" and "whole copies" stand beside the other kinds and often win: of two that are nearly as good, the
-simpler one is taken.
+A single worker and whole copies are compared like the other kinds and often win: of candidates that are nearly equally
+good, the simplest one is taken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shoal.planner.choice.kinds import KINDS, Kind
 
 
 class Comparable(Protocol):
-    """A whole plan under consideration, with what is predicted of it."""
+    """A complete plan under consideration, with its prediction."""
 
     @property
     def kind(self) -> Kind:
@@ -30,11 +30,11 @@ class Comparable(Protocol):
 
     @property
     def loaded_s(self) -> float:
-        """Seconds that one unit of work takes under the load that is planned for."""
+        """Seconds of one unit of work under the planned load."""
         ...
 
     def score(self, goal: Goal) -> float:
-        """How good the plan is by a goal; the higher the better."""
+        """The plan's score by a goal; higher is better."""
         ...
 
 
@@ -49,7 +49,7 @@ class Alternative(Generic[ComparedT]):
     kind: Kind
     candidate: ComparedT | None
     reason: str
-    """Why the plan was not taken; empty: it was taken."""
+    """Why the plan was not taken; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +69,14 @@ def compare(
     nearest: Callable[[CandidateT], str],
     why_none: Callable[[Kind], str],
 ) -> Comparison[CandidateT]:
-    """Take the best of every kind, and of these the simplest that is nearly as good as the best.
+    """Choose the best candidate of every kind, and of these the simplest one that is nearly as good as the best.
 
     Args:
-        candidates: at least one.
-        goal: what counts.
-        unit: of work, such as `a request`, for messages.
-        nearest: the message where none meets the latency target, from the candidate that comes nearest.
-        why_none: why there is no candidate of a kind.
+        candidates: at least one candidate.
+        goal: the goal by which candidates are compared.
+        unit: the unit of work for messages, such as `a request`.
+        nearest: makes the message if no candidate meets the latency target, from the nearest one.
+        why_none: says why there is no candidate of a kind.
 
     Raises:
         ConfigError: no candidate meets the latency target.
@@ -94,12 +94,12 @@ def compare(
 
 
 def meets(candidate: Comparable, goal: Goal) -> bool:
-    """Whether a plan keeps the latency target."""
+    """Whether a plan meets the latency target."""
     return goal.latency_slo_s is None or candidate.loaded_s <= goal.latency_slo_s
 
 
 def _best(kind: Kind, candidates: Sequence[CandidateT], goal: Goal) -> CandidateT | None:
-    """The best of a kind: one that meets the target, then by the objective, then with fewer workers."""
+    """The best candidate of a kind: by meeting the target, then by score, then by fewer workers."""
     return max(
         (one for one in candidates if one.kind == kind),
         key=lambda one: (meets(one, goal), one.score(goal), -one.num_workers),

@@ -1,7 +1,7 @@
-"""Workers that come while a plan runs: what they are best used for, with as little of it changed as can be.
+"""The best use of workers that join while a plan runs, with as few changes of the plan as possible.
 
-They make a replica of their own, or one of those that run is cut anew over its own workers and them. One replica at a
-time changes, so that all others go on.
+They form a replica of their own, or one running replica is split again over its own workers and the new ones. Only one
+replica changes at a time, so that all others continue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Replicas = tuple[tuple[ChosenStage, ...], ...]
 
 
 class StageOfWorkers(Protocol):
-    """A stage of a candidate, whatever it computes."""
+    """A stage of a candidate, for any kind of model."""
 
     @property
     def group(self) -> Group:
@@ -45,19 +45,19 @@ class Extension(Generic[CandidateT_co]):
     """A plan in which one replica is new or has changed."""
 
     candidate: CandidateT_co
-    """All replicas, the changed one among them."""
+    """The plan with all replicas, including the changed one."""
     replica: int
     """Index of the replica that is new or has changed; new ones come last."""
     gain: float
-    """By which part the plan is better than the one before."""
+    """The relative improvement over the plan before, such as 0.2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtendedPlan(Generic[ReplicaT_co]):
-    """A plan of which one replica is new, or another than before, because machines have joined."""
+    """A plan in which one replica is new or has changed, because machines have joined."""
 
     replica: ReplicaT_co
-    """That one, as it is to be started."""
+    """The new or changed replica, ready to be started."""
     extension: Extension[Any]
 
 
@@ -70,15 +70,16 @@ def best_extension(
     make: Callable[[Collection[int], int], tuple[StageT, ...] | None],
     predict: Callable[[tuple[tuple[StageT, ...], ...]], CandidateT],
 ) -> Extension[CandidateT] | None:
-    """The best use of idle workers, whatever the work is, or None where no use pays.
+    """Find the best use of idle workers for any kind of model; None if no use pays.
 
     Args:
-        present: what runs.
-        idle: classes of the idle workers, of which each has one.
-        open_replicas: indexes of replicas that may be cut anew.
-        goal: what counts.
-        make: the best replica of exactly these classes' workers, beside so many replicas in all; None: none fits.
-        predict: makes a candidate of replicas, with their prediction.
+        present: the running replicas.
+        idle: classes of the idle workers, each with one worker.
+        open_replicas: indices of replicas that may be split again.
+        goal: the goal by which plans are compared.
+        make: makes the best replica from the workers of these classes, given the total number of replicas; None: none
+            fits.
+        predict: makes a candidate from replicas, with its prediction.
     """
     before = predict(present)
     score = before.score(goal)
@@ -104,17 +105,17 @@ def extend(
     goal: Goal,
     precisions: Sequence[Precision],
 ) -> Extension[Candidate] | None:
-    """The best use of idle workers for a language model, or None where no use pays.
+    """Find the best use of idle workers for a language model; None if no use pays.
 
     Args:
-        present: what runs.
-        fleet: with classes of one worker each, those of `present` and the idle ones.
-        idle: classes of the idle ones.
-        open_replicas: indexes of those that may be cut anew.
+        present: the running replicas.
+        fleet: the workers of `present` and the idle ones, in classes of one worker each.
+        idle: classes of the idle workers.
+        open_replicas: indices of replicas that may be split again.
         model: sizes at all of `precisions`.
         workload: the load to plan for.
-        goal: what counts.
-        precisions: that a stage may have.
+        goal: the goal by which plans are compared.
+        precisions: the precisions that a stage may have.
     """
     costs = StageCosts(
         fleet=fleet,
@@ -147,15 +148,15 @@ def extend(
 
 
 def counts_of(workers: Collection[int], num_classes: int) -> tuple[int, ...]:
-    """Workers of each class, where each has one, and only these may be used."""
+    """The workers of each class that may be used: 1 for these classes, 0 for all others."""
     return tuple(int(index in workers) for index in range(num_classes))
 
 
 def _changes(
     present: tuple[tuple[StageT, ...], ...], idle: Sequence[int], open_replicas: Collection[int]
 ) -> Iterator[tuple[int, Collection[int], int]]:
-    """Index of the replica that changes, its workers, and the number of replicas then: each idle worker and all of
-    them, alone or with those of a replica."""
+    """All possible changes: the index of the changed replica, its workers, and the number of replicas afterwards. Each
+    idle worker, and all of them together, are tried alone and with the workers of a replica."""
     sets = [{one} for one in idle] + ([set(idle)] if len(idle) > 1 else [])
     for workers in sets:
         yield len(present), workers, len(present) + 1
@@ -165,5 +166,5 @@ def _changes(
 
 
 def _meets(candidate: Comparable, before: Comparable, goal: Goal) -> bool:
-    """Whether a plan keeps the latency target, or misses it by less than before."""
+    """Whether a plan meets the latency target, or misses it by no more than before."""
     return goal.latency_slo_s is None or candidate.loaded_s <= max(goal.latency_slo_s, before.loaded_s)

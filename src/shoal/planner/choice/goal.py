@@ -1,5 +1,4 @@
-"""What a plan is chosen by, whatever the model: an objective, a limit on the time, and simplicity where that costs
-nothing."""
+"""The goal by which a plan is chosen for any model: an objective, a latency target, and simplicity among equals."""
 
 from __future__ import annotations
 
@@ -12,22 +11,22 @@ from shoal.errors import ConfigError
 Objective = Literal["throughput", "latency", "balanced"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 _SIMPLER_IS_WORTH = 0.02
-"""A simpler kind of split is taken where it is at most this much worse: predictions are no more exact than that."""
+"""A simpler kind of split is taken if its score is lower by at most this share; predictions are no more exact."""
 
 CandidateT = TypeVar("CandidateT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """The goal that a plan is chosen by."""
+    """The goal by which a plan is chosen."""
 
     objective: Objective = "balanced"
-    """Most tokens or rows a second under the load, the shortest time of a lone request, or the best product of both."""
+    """Highest throughput under the load, shortest time of a lone request, or the best product of both."""
     latency_slo_s: float | None = None
-    """Seconds that a whole request may take under the load; None: any number."""
+    """Seconds that a whole request may take under the load; None: no limit."""
 
     def score(self, per_s: float, lone_s: float) -> float:
-        """How good so many tokens or rows a second and so long a lone request are; the higher the better."""
+        """The score of a throughput in tokens or rows per second and a lone request's seconds; higher is better."""
         match self.objective:
             case "throughput":
                 return per_s
@@ -38,7 +37,7 @@ class Goal:
 
 
 def make_goal(objective: str, latency_slo_s: float | None) -> Goal:
-    """The goal that the user asked for. Raises ConfigError for an unknown objective or a limit that is not above 0."""
+    """Check the user's goal. Raises ConfigError if the objective is unknown or the limit is not above 0."""
     if objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
     if latency_slo_s is not None and latency_slo_s <= 0:
@@ -47,6 +46,6 @@ def make_goal(objective: str, latency_slo_s: float | None) -> Goal:
 
 
 def choose_simplest(allowed: Sequence[CandidateT], score: Callable[[CandidateT], float]) -> CandidateT:
-    """The first candidate that is nearly as good as the best. `allowed`: from the simplest kind on, at least one."""
+    """Choose the first candidate that is nearly as good as the best. `allowed`: at least one, simplest kind first."""
     enough = (1.0 - _SIMPLER_IS_WORTH) * max(map(score, allowed))
     return next(one for one in allowed if score(one) >= enough)

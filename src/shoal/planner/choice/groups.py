@@ -1,4 +1,4 @@
-"""Which workers may hold a stage together: every single one, and tensor groups of several."""
+"""Groups of workers that may hold a stage: single workers, and tensor groups of several."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from shoal.core.collectives import MAX_RANKS
 from shoal.protocol.stage_config import Precision
 
 _MOST_MIXED_GROUPS = 260
-"""Groups of unlike workers are tried while there are no more of them than this: all subsets of 8 different workers."""
+"""All groups of unlike workers are tried if there are at most this many: the subsets of 8 different workers."""
 _LIKE_SIZES = (2, 3, 4, 6, 8, 12, 16)
-"""Sizes of groups of like workers where the fleet is too large to try every mix. Source: what engines that split evenly
-offer, and thirds."""
+"""Sizes of groups of like workers if the fleet is too large to try every mix. Source: the sizes that engines with even
+splits offer, and thirds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Workers that hold a stage, by class, and the precision of its matrices."""
+    """The workers that hold a stage, by class, and the precision of its matrices."""
 
     members: tuple[int, ...]
     """The class of each rank, ascending."""
     precision: Precision
     deals_experts: bool = False
-    """Whether members have whole experts in the place of columns."""
+    """Whether whole experts are divided among the members, instead of columns."""
 
     @property
     def is_single(self) -> bool:
         return len(self.members) == 1
 
     def used(self, num_classes: int) -> tuple[int, ...]:
-        """How many workers of each class the group has."""
+        """The number of workers of each class in the group."""
         return tuple(self.members.count(index) for index in range(num_classes))
 
 
@@ -48,9 +48,9 @@ def make_groups(
 
     Args:
         counts: workers of each class.
-        precisions: that a stage may have.
-        max_shards: into how many the model can be cut.
-        max_expert_shards: to how many its experts can be dealt out; 0: it has none.
+        precisions: the precisions that a stage may have.
+        max_shards: the most shards of the model.
+        max_expert_shards: the most shards among which its experts can be divided; 0: it has none.
         whole_only: classes whose workers take no shards.
     """
     singles: Iterator[tuple[int, ...]] = ((index,) for index in range(len(counts)))

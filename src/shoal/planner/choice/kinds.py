@@ -1,4 +1,4 @@
-"""Kinds of split: what a plan is called in a word."""
+"""Kinds of splits: one word that describes a plan."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Literal
 
 Kind = Literal["single", "replicas", "pipeline", "tensor", "mixed"]
 KINDS: tuple[Kind, ...] = ("single", "replicas", "pipeline", "tensor", "mixed")
-"""from the simplest on: one worker; whole copies on one worker each; stages of one worker each; one group of shards"""
+"""The kinds, simplest first: one worker; whole copies, each on one worker; stages of one worker each; one group of
+shards; anything else."""
 
 
 def kind_of_split(*, num_replicas: int, is_cut: bool, is_sharded: bool) -> Kind:
-    """The word for so many replicas, each of several stages or not, its stages of several shards or not."""
+    """The kind of a split. `is_cut`: replicas have several stages. `is_sharded`: stages have several shards."""
     if num_replicas > 1:
         return "mixed" if is_cut or is_sharded else "replicas"
     if is_cut:

@@ -1,4 +1,4 @@
-"""A model that fits nowhere: how much is missing, and the smallest change that would do."""
+"""The message for a model that fits nowhere: how much memory is missing, and the smallest change that suffices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from shoal.protocol.stage_config import Precision
 def why_nothing_fits(
     fleets: Sequence[Fleet], model: ModelSizes, workload: Workload, precisions: Sequence[Precision]
 ) -> str:
-    """One line. The smallest change is the first that suffices of: fewer streams, less precision, more memory."""
+    """The message, in one line. The smallest change is the first of fewer streams, less precision and more memory that
+    suffices."""
     available = max(_memory_bytes(fleet) for fleet in fleets)
     weights = {name: sizes.total_bytes for name, sizes in model.by_precision.items()}
     smallest = min(precisions, key=lambda name: weights[name])

@@ -1,4 +1,4 @@
-"""A file that describes machines: those at hand, which are measured, and those that one only thinks of.
+"""The cluster file, which describes machines: those at hand, which are measured, and imagined ones.
 
 machines:
   - name: here              # cores of this machine; measured
@@ -37,53 +37,53 @@ _MAX_MACHINES = 100_000
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a described machine can do, with all its cores."""
+    """The rates of a described machine, using all its cores."""
 
     memory_bytes_per_s: float
-    """reading weights"""
+    """Bytes per second when weights are read."""
     fp32_flops_per_s: float
-    """of a matrix product, 2 per multiply-add"""
+    """Floating-point operations per second of a matrix product, 2 per multiply-add."""
     int8_flops_per_s: float | None = None
-    """with 8-bit weights; None: as fp32"""
+    """The rate with 8-bit weights; None: as fp32."""
     int4_flops_per_s: float | None = None
-    """with 4-bit weights; None: as 8-bit ones"""
+    """The rate with 4-bit weights; None: as with 8-bit ones."""
 
 
 class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One machine, or several that are alike: at hand (`cpus`, or a `device` of this machine), or described (`cores`,
-    `memory` and `rates`, of its device where it has one)."""
+    """One machine, or several equal ones: at hand (`cpus`, or a `device` of this machine), or described (`cores`,
+    `memory` and `rates`, which are those of its device if it has one)."""
 
     name: str
     count: int = 1
-    """of machines like this one; at hand: 1"""
+    """The number of equal machines; 1 for a machine at hand."""
     cpus: tuple[int, ...] | None = None
-    """CPU ids of this machine that one worker takes"""
+    """CPU ids of this computer that one worker uses."""
     cpu_quota: float | None = None
-    """the share of those CPUs' time that it may use, in (0, 1]"""
+    """The share of the time of those CPUs that the worker may use, in (0, 1]."""
     cores: int | None = None
     memory: int | str | None = None
-    """for weights and KV; at hand: None takes what is free"""
+    """Memory for weights and KV; None: the free memory of a machine at hand."""
     rates: Rates | None = None
     price_per_hour: float | None = None
-    """of one such machine, in any currency; None: its cost is not counted"""
+    """The price of one such machine, in any currency; None: costs do not include it."""
 
     device: str | None = None
-    """what its worker computes on, as `--device` says it; None: its processor"""
+    """The device of its worker, as in `--device`; None: the processor."""
     provider_options: Mapping[str, str] | None = None
-    """for the device's provider"""
+    """Options for the device's provider."""
     device_precision: str = "fp32"
-    """of a language model's floats on the device: fp32 or fp16"""
+    """The precision of a language model's floats on the device: fp32 or fp16."""
     python: str | None = None
-    """path of the Python that runs the worker; at hand alone"""
+    """The path of the Python that runs the worker; only for a machine at hand."""
 
     @property
     def is_local(self) -> bool:
-        """Whether it is part of the machine that Shoal runs on."""
+        """Whether it is at hand: a part of this computer."""
         return self.cpus is not None or (self.device is not None and self.rates is None)
 
     @property
     def device_config(self) -> DeviceConfig | None:
-        """The device, with its options and memory; None: the processor. Raises ConfigError."""
+        """The device with its options and memory; None: the processor. Raises ConfigError if a value is invalid."""
         found = None if self.device is None else parse_device(self.device, f"machine {self.name}: device")
         options = tuple((self.provider_options or {}).items())
         precision = parse_float_precision(self.device_precision, f"machine {self.name}: device_precision")
@@ -91,37 +91,37 @@ class DescribedMachine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     @property
     def memory_bytes(self) -> int | None:
-        """The memory as a number."""
+        """The memory as a number of bytes. Raises ConfigError if it is no size."""
         return None if self.memory is None else parse_size(self.memory, f"machine {self.name}: memory")
 
 
 class DescribedLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Between any two machines that no other entry speaks of."""
+    """The link between any two machines without an entry of their own."""
 
     latency_s: float
     bytes_per_s: float
 
 
 class PairLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Between two kinds of machines, or among those of one kind."""
+    """The link between the machines of two entries, or among those of one."""
 
     between: tuple[str, str]
     latency_s: float
     bytes_per_s: float
-    """from the first to the second"""
+    """Bandwidth from the first to the second."""
     back_bytes_per_s: float | None = None
-    """from the second to the first; None: the same"""
+    """Bandwidth from the second to the first; None: the same."""
 
 
 class ClusterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the file says."""
+    """The contents of a cluster file."""
 
     machines: tuple[DescribedMachine, ...]
     link: DescribedLink | None = None
     links: tuple[PairLink, ...] = ()
 
     def links_between(self) -> tuple[tuple[LinkSpeed, ...], ...]:
-        """[from machine][to machine], in the file's order; the diagonal is for two machines of one entry."""
+        """Links [from machine][to machine], in the file's order; the diagonal is for two machines of one entry."""
         given: dict[tuple[str, str], LinkSpeed] = {}
         for link in self.links:
             one, other = link.between
@@ -134,26 +134,26 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 _NO_LINK = LinkSpeed(latency_s=float("inf"), bytes_per_s=1.0)
-"""between machines of an entry that has only one of them"""
+"""The link within an entry that has only one machine."""
 
 
 def parse_cluster_file(text: str, name: str, *, is_whole: bool = True) -> ClusterFile:
-    """Read and check a description.
+    """Parse and check a cluster file.
 
     Args:
-        text: YAML.
-        name: of the file, for messages.
-        is_whole: whether its links must reach all its machines, and no others; `check_links` does it later otherwise.
+        text: the YAML text.
+        name: the name of the file, for messages.
+        is_whole: whether to check that links reach all machines and no others; otherwise call `check_links` later.
 
     Raises:
-        ConfigError: what is wrong, where, and what would be right, in one line.
+        ConfigError: the file is invalid. The message says, in one line, what is wrong, where, and what would be right.
     """
-    from shoal.planner.files.yaml_text import parse_yaml  # PyYAML, which no start without such a file needs
+    from shoal.planner.files.yaml_text import parse_yaml  # imports PyYAML, which is needed only for such files
 
     content = parse_yaml(text, name)
     with while_reading(name, ConfigError):
         try:
-            cluster = msgspec.convert(content, ClusterFile, strict=False)  # YAML 1.1 reads 1e9 as a word
+            cluster = msgspec.convert(content, ClusterFile, strict=False)  # YAML 1.1 reads 1e9 as a string
             _check_machines(cluster.machines)
             if is_whole:
                 check_links(cluster)
@@ -165,7 +165,7 @@ def parse_cluster_file(text: str, name: str, *, is_whole: bool = True) -> Cluste
 
 
 def _hint(message: str) -> str:
-    """The field that was perhaps meant by an unknown one."""
+    """A suggestion of the field that an unknown one was meant to be."""
     if "unknown field" not in message:
         return ""
     unknown = message.split("`")[1]
@@ -230,7 +230,7 @@ def _check_machine(machine: DescribedMachine) -> None:
 
 
 def check_links(cluster: ClusterFile) -> None:
-    """Raises ConfigError where a link makes no sense, or nothing says how two machines reach each other."""
+    """Check the links. Raises ConfigError if one is invalid, or if two machines have none."""
     names = [machine.name for machine in cluster.machines]
     if cluster.link is not None:
         _check_link(cluster.link, "link")
@@ -260,7 +260,7 @@ def _check_link(link: DescribedLink | PairLink, what: str) -> None:
 
 
 def _check_positive(values: Mapping[str, float | None]) -> None:
-    """Every value that is given must be a number above 0."""
+    """Check that every given value is a number above 0."""
     for what, value in values.items():
         if value is not None and not (isfinite(value) and value > 0):
             raise ConfigError(f"{what} is {value:g}, but it must be more than 0")

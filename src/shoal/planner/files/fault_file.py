@@ -1,4 +1,4 @@
-"""A file that says what goes wrong when, for a simulation.
+"""The fault file of a simulation, which says what goes wrong and when.
 
 faults:
   - {at_s: 60, machine: server-3, kind: kill}       # its worker dies and is started again
@@ -22,36 +22,36 @@ _MOST_FAULTS = 100_000
 
 
 class DescribedFault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens to one machine, with all workers on it, or to one worker."""
+    """A fault of one machine, with all workers on it, or of one worker."""
 
     at_s: float
-    """since the beginning of the traffic"""
+    """Seconds since the beginning of the traffic."""
     kind: FaultKind
     machine: str | None = None
-    """its name in the plan"""
+    """The machine's name in the plan."""
     replica: int | None = None
     worker: int | None = None
-    """of the replica, stage by stage and rank by rank"""
+    """The index of the replica's worker, counted stage by stage and rank by rank."""
 
 
 class FaultFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the file says."""
+    """The contents of a fault file."""
 
     faults: tuple[DescribedFault, ...]
 
 
 def parse_fault_file(text: str, name: str) -> tuple[DescribedFault, ...]:
-    """Read and check what goes wrong.
+    """Parse and check a fault file.
 
     Args:
-        text: YAML.
-        name: of the file, for messages.
+        text: the YAML text.
+        name: the name of the file, for messages.
 
     Returns:
-        The faults in the order of their times.
+        The faults, ordered by time.
 
     Raises:
-        ConfigError: what is wrong, where, in one line.
+        ConfigError: the file is invalid. The message says, in one line, what is wrong and where.
     """
     content = parse_yaml(text, name)
     with while_reading(name, ConfigError):

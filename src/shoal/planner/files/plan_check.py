@@ -1,4 +1,4 @@
-"""Whether a plan that came from a file, perhaps edited, says something that can be run."""
+"""Checks of a plan from a file, which may have been edited by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Span = tuple[int, int]
 
 
 def check_plan(plan: Plan, *, num_layers: int, atoms: ShardAtoms) -> None:
-    """Every layer in one stage of each replica, every head, column and vocabulary row in one shard of each stage.
+    """Check that each replica has every layer in one stage, and each stage every head, column and row in one shard.
 
     Raises:
-        ConfigError: naming the place and what is wrong there.
+        ConfigError: the plan is invalid. The message names the place and the error.
     """
     if not plan.replicas:
         raise ConfigError("the plan has no replicas")
@@ -59,7 +59,7 @@ def _check_cut(spans: Sequence[Span], total: int, atom: int, what: str) -> None:
 
 
 def _check_experts(parts: Sequence[ShardPart], num_experts: int, where: str) -> None:
-    """Every row of every expert is computed by one shard, if experts are dealt out."""
+    """Check that every row of every expert is computed by exactly one shard, if experts are divided."""
     if not any(part.experts for part in parts):
         return
     if len({len(part.experts) for part in parts}) > 1:
@@ -77,7 +77,7 @@ def _check_experts(parts: Sequence[ShardPart], num_experts: int, where: str) -> 
 
 
 def _is_whole(turns: Sequence[tuple[int, int]]) -> bool:
-    """Whether shards with these turns (how many, bits of their own) share an expert's rows."""
+    """Whether shards with these turns (number of turns, bits of their own) together compute an expert's rows."""
     if len({num_turns for num_turns, _ in turns}) != 1:
         return False
     taken = 0
@@ -89,7 +89,7 @@ def _is_whole(turns: Sequence[tuple[int, int]]) -> bool:
 
 
 def _check_covered(spans: Sequence[Span], total: int, what: str) -> None:
-    """The spans must follow each other from 0 to total."""
+    """Check that the spans follow each other from 0 to total."""
     reached = 0
     for first, last in spans:
         if first != reached or last < first:

@@ -1,4 +1,4 @@
-"""Plans as plain data, for programs that read them: `--json` and `/status`."""
+"""Plans as plain data for programs: the output of `--json` and `/status`."""
 
 from __future__ import annotations
 

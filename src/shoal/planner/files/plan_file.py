@@ -1,4 +1,4 @@
-"""Plans as files: `shoal plan -o plan.yaml`, `--plan plan.yaml`. All of a plan is in the file, so it can be edited."""
+"""Plan files: `shoal plan -o plan.yaml`, `--plan plan.yaml`. A file holds all of a plan, so it can be edited."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDTH = 120
 
 
 def write_plan(plan: Plan | GraphPlan) -> str:
-    """The plan as YAML; `read_plan` gives it back equal."""
+    """The plan as YAML, from which `read_plan` makes an equal plan."""
     kinds = {made_of: name for name, made_of in _KINDS.items()}
     head = {_VERSION_KEY: FILE_VERSION, "kind": kinds[type(plan)]}
     content = head | msgspec.to_builtins(plan)
@@ -30,10 +30,10 @@ def write_plan(plan: Plan | GraphPlan) -> str:
 
 
 def read_plan(text: str, name: str) -> Plan | GraphPlan:
-    """The plan in a file's text.
+    """Parse a plan file. `name` is the file's name, for messages.
 
     Raises:
-        ConfigError: it is no plan, of another version, or holds what no plan has. `name` is the file's.
+        ConfigError: the text is no plan, is of another version, or contains unknown keys or invalid values.
     """
     content: Any = parse_yaml(text, name)
     if not isinstance(content, dict) or _VERSION_KEY not in content:
@@ -59,7 +59,7 @@ def check_shape(plan: Plan | GraphPlan, shape: str, model: str) -> None:
 
 
 def _refuse_unknown(value: object, expected: Any, path: str) -> None:
-    """msgspec ignores keys that a dataclass has no field for; in a file they are mistakes."""
+    """Refuse keys for which a dataclass has no field; msgspec would ignore them."""
     if get_origin(expected) in (Union, UnionType):
         (expected, *_) = (one for one in get_args(expected) if one is not NoneType)
     if isinstance(value, dict) and is_dataclass(expected):

@@ -1,4 +1,4 @@
-"""YAML that people write by hand, as plain data: plans and descriptions of machines."""
+"""Parsing of YAML that is written by hand: plans, descriptions of machines, and other small files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from shoal.errors import ConfigError, while_reading
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases: a few lines of them can stand for more data than fits into memory."""
+    """PyYAML's safe loader without aliases, a few lines of which can expand to more data than fits into memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what refers to another place of the file."""
-        loader: Any = self  # PyYAML says nothing of its types
+        """Refuse aliases."""
+        loader: Any = self  # PyYAML has no type annotations
         if loader.check_event(yaml.AliasEvent):
             event = loader.peek_event()
             raise ComposerError(None, None, f"*{event.anchor} is an alias: write it out", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse a key that stands in a mapping twice, of which the latter would go first without a word."""
+        """Refuse duplicate keys, of which PyYAML silently keeps the last."""
         mapping = super().construct_mapping(node, deep=deep)
         if len(mapping) < len(node.value):
             keys = [str(key.value) for key, _ in node.value]
@@ -34,14 +34,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """What the text says, as dictionaries, lists and scalars.
+    """Parse YAML into dictionaries, lists and scalars.
 
     Args:
-        text: of the file.
-        name: of the file, for messages.
+        text: the text of the file.
+        name: the name of the file, for messages.
 
     Raises:
-        ConfigError: it is no YAML, nested too deeply, or has aliases.
+        ConfigError: the text is no YAML, is nested too deeply, or has aliases or duplicate keys.
     """
     with while_reading(name, ConfigError):
         try:
@@ -53,12 +53,12 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def read_yaml(file: Path, *, max_bytes: int, holder: str) -> Any:
-    """What a small file says, as dictionaries, lists and scalars.
+    """Read and parse a small YAML file.
 
     Args:
-        file: where it lies.
-        max_bytes: that it may have, >= 1.
-        holder: what has no more bytes, for the message: "chain", "file of options".
+        file: the file's path.
+        max_bytes: the most bytes that it may have, >= 1.
+        holder: what the file is, for messages: "chain", "file of options".
 
     Raises:
         ConfigError: as `read_small_text` and `parse_yaml`.
@@ -67,7 +67,7 @@ def read_yaml(file: Path, *, max_bytes: int, holder: str) -> Any:
 
 
 def read_small_text(file: Path, *, max_bytes: int, holder: str) -> str:
-    """The text of a small file, see `read_yaml`. Raises ConfigError: it cannot be read, is too large or no UTF-8."""
+    """The text of a small file, see `read_yaml`. Raises ConfigError if it is unreadable, too large or not UTF-8."""
     try:
         with file.open("rb") as opened:
             content = opened.read(max_bytes + 1)

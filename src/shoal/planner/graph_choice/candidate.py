@@ -1,12 +1,12 @@
-"""One way to split a graph, and what is predicted of it.
+"""A candidate split of a graph, with its predicted speed.
 
-Every replica has as many micro-batches under way as it has stages, so that its slowest stage decides:
+Every replica has as many micro-batches in flight as stages, so its slowest stage sets the pace:
 
     period = max over stages of (computing + bytes in and out / bandwidth) + a worker's turn between two micro-batches
     rows/s = replicas * rows of a micro-batch / period
 
-A stage computes its nodes' part of the measured whole; a shard of it what shards of the whole graph were measured to
-compute, in proportion.
+The time of a stage is its nodes' part of the measured time of the whole graph; the time of a shard of it is scaled by
+what shards of the whole graph were measured to take.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ _WHOLE = ShardSpeed(relative=1.0, weight_share=0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowPrediction:
-    """What a split is expected to reach."""
+    """The predicted speed of a split."""
 
     rows_per_s: float
-    """with as many micro-batches under way as there are stages and copies"""
+    """Rows per second with as many micro-batches in flight as all replicas have stages."""
     latency_s: float
-    """of one micro-batch alone"""
+    """Seconds of a single micro-batch without others."""
     loaded_latency_s: float
-    """of one among so many"""
+    """Seconds of a micro-batch when so many are in flight."""
     memory_bytes: tuple[int, ...]
-    """weights of every worker, replica by replica, stage by stage"""
+    """Bytes of weights of each worker, replica by replica, stage by stage, rank by rank."""
     bottleneck: str
-    """what the slowest stage waits for, in words"""
+    """What limits the slowest stage, in words."""
 
     def score(self, goal: Goal) -> float:
-        """How good it is; the higher the better."""
+        """The score by a goal; higher is better."""
         return goal.score(self.rows_per_s, self.latency_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphCandidate:
-    """A whole plan for one graph, but for the names of tensors and cores."""
+    """A complete plan for a graph, except the names of tensors and the cores."""
 
     spec: SplitSpec
     threads: int
-    """of each worker"""
+    """Compute threads of each worker."""
     boundaries: tuple[int, ...]
-    """nodes with which stages begin, the first stage's left out"""
+    """The first node of each stage but the first."""
     stage_s: tuple[float, ...]
-    """computing of each stage, while all workers compute"""
+    """Seconds of computing of each stage while all workers compute."""
     prediction: RowPrediction
 
     @property
     def kind(self) -> Kind:
-        """Which kind of split it is."""
+        """The kind of split."""
         return kind_of_spec(self.spec)
 
     @property
     def split(self) -> str:
-        """The split as `--split` says it."""
+        """The split in the notation of `--split`."""
         return str(self.spec)
 
     @property
@@ -74,30 +74,30 @@ class GraphCandidate:
 
     @property
     def loaded_s(self) -> float:
-        """Seconds of a micro-batch among as many as keep all workers busy."""
+        """Seconds of a micro-batch while all workers are busy."""
         return self.prediction.loaded_latency_s
 
     def score(self, goal: Goal) -> float:
-        """How good it is; the higher the better."""
+        """The score by a goal; higher is better."""
         return self.prediction.score(goal)
 
 
 def kind_of_spec(spec: SplitSpec) -> Kind:
-    """One word for a split."""
+    """The kind of a split."""
     return kind_of_split(num_replicas=spec.num_replicas, is_cut=spec.num_stages > 1, is_sharded=spec.num_shards > 1)
 
 
 def make_candidate(
     speeds: GraphSpeeds, layout: LayoutSpeed, spec: SplitSpec, boundaries: tuple[int, ...], shard: ShardSpeed = _WHOLE
 ) -> GraphCandidate:
-    """A split over all workers of a layout.
+    """Make the candidate of a split over all workers of a layout.
 
     Args:
-        speeds: of the graph.
-        layout: with as many workers as `spec` has.
+        speeds: the measured speeds of the graph.
+        layout: a layout with as many workers as `spec`.
         spec: the split.
-        boundaries: one for each stage but the first.
-        shard: of a stage with `spec.num_shards` shards.
+        boundaries: the first node of each stage but the first.
+        shard: the speed of a stage with `spec.num_shards` shards.
     """
     node_s = speeds.node_s.get(layout.threads, ())
     edges = (0, *boundaries, len(node_s))
@@ -128,7 +128,8 @@ def _crossing_bytes(speeds: GraphSpeeds, boundaries: Sequence[int]) -> list[int]
 
 
 def _loads_s(stage_s: Sequence[float], moved_s: Sequence[float]) -> list[float]:
-    """Computing, taking in and handing on: a worker does all of it. Waking up for a hop it need not, being busy."""
+    """Seconds of each stage for computing, receiving and sending. A busy worker need not wake up for a message, so the
+    latency of hops is left out."""
     carried_s = [0.0, *(seconds - LINK.latency_s for seconds in moved_s), 0.0]
     return [own_s + carried_s[index] + carried_s[index + 1] for index, own_s in enumerate(stage_s)]
 

@@ -1,7 +1,7 @@
-"""The choice of a split for a graph: every way to make the machine's workers copies, stages and shards is predicted,
-and the best of each kind compared.
+"""The choice of a split for a graph on one machine: every division of its workers into copies, stages and shards is
+predicted, and the best of each kind is compared.
 
-"Do not split" and "whole copies" always stand beside the others.
+A single worker and whole copies are always among them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from shoal.planner.split.split_spec import SplitSpec
 _FEWEST_WORKERS: dict[Kind, int] = {"single": 1, "replicas": 2, "pipeline": 2, "tensor": 2, "mixed": 4}
 
 Considered = GraphCandidate | str
-"""A split with its prediction, or why there is none."""
+"""A candidate, or the reason why there is none."""
 
 
 def choose_graph(speeds: GraphSpeeds, goal: Goal) -> GraphChoice[GraphCandidate]:
     """Compare every kind of split.
 
     Raises:
-        CapacityError: the graph does not even fit once.
-        ConfigError: no split meets the latency target; says which comes nearest.
+        CapacityError: the graph does not fit even once.
+        ConfigError: no split meets the latency target. The message names the nearest one.
     """
     considered = consider_all(speeds)
     candidates = [one for one in considered.values() if isinstance(one, GraphCandidate)]
@@ -50,7 +50,7 @@ def choose_graph(speeds: GraphSpeeds, goal: Goal) -> GraphChoice[GraphCandidate]
 
 
 def consider_all(speeds: GraphSpeeds) -> dict[SplitSpec, Considered]:
-    """Every way to use all workers of every layout, with as many shards as were measured."""
+    """Consider every split over all workers of every layout, with numbers of shards that were measured."""
 
     @cache
     def cut(threads: int, num_stages: int) -> tuple[int, ...] | str:
@@ -84,7 +84,7 @@ def consider_all(speeds: GraphSpeeds) -> dict[SplitSpec, Considered]:
 
 
 def splits_of_workers(num_workers: int) -> Iterator[SplitSpec]:
-    """Every product of copies, stages and shards that makes so many workers."""
+    """All splits whose copies, stages and shards multiply to `num_workers`."""
     for num_replicas in _divisors(num_workers):
         for num_stages in _divisors(num_workers // num_replicas):
             num_shards = num_workers // num_replicas // num_stages
@@ -96,7 +96,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _why_none(kind: Kind, considered: dict[SplitSpec, Considered], speeds: GraphSpeeds) -> str:
-    """The reason of the smallest split of the kind."""
+    """Why there is no candidate of a kind: the reason of its first split that was considered."""
     for spec, reason in considered.items():
         if kind_of_spec(spec) == kind and isinstance(reason, str):
             return reason
@@ -105,7 +105,8 @@ def _why_none(kind: Kind, considered: dict[SplitSpec, Considered], speeds: Graph
 
 
 def _bound(speeds: GraphSpeeds, candidates: Sequence[GraphCandidate]) -> float:
-    """Rows/s of busy workers without a turn between micro-batches; shards that were measured to be better count."""
+    """The upper bound: rows per second of workers that are always busy, or of a candidate that is measured to exceed
+    it."""
     ideal = [layout.num_workers * speeds.rows / layout.compute_s for layout in speeds.layouts]
     return max(*ideal, *(one.prediction.rows_per_s for one in candidates))
 

@@ -1,4 +1,4 @@
-"""Whether devices of one machine are worth using for an ONNX graph: see `planner.device_options`."""
+"""The choice of devices for an ONNX graph on one machine: see `planner.device_options`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ GraphDeviceOption = DeviceOption[GraphChoice[GraphSplit]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedFleet:
-    """Workers of a machine that may be used together."""
+    """A fleet of a machine's workers that may be used together."""
 
     what: str
-    """which, in words"""
+    """The workers, in words."""
     fleet: GraphFleet
 
 
 def choose_devices(
     processor: GraphChoice[GraphSplit] | None, offered: Sequence[OfferedFleet], goal: Goal
 ) -> tuple[GraphDeviceOption, ...]:
-    """The ways to use a machine, the processor alone first; exactly one of them is taken.
+    """Compare the ways to use a machine, the processor alone first; exactly one is taken.
 
     Args:
-        processor: the best split over the processor alone; None: it is not to compute alone.
+        processor: the best split over the processor alone; None: it must not compute alone.
         offered: fleets with devices.
-        goal: what to choose by.
+        goal: the goal by which ways are compared.
 
     Raises:
-        CapacityError, ConfigError: nothing fits, or nothing meets the latency target; of the last one.
+        CapacityError, ConfigError: the error of the last way, if none fits or none meets the latency target.
     """
 
     def of_fleet(fleet: GraphFleet) -> GraphChoice[GraphSplit]:

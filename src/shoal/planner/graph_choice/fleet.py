@@ -1,4 +1,4 @@
-"""Machines that may run a graph together, and how fast each of them is with it: input of the choice. Plain data."""
+"""The machines that may run a graph together, with their speeds: input of the choice. Plain data."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from shoal.planner.speeds.speeds import LinkSpeed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphWorkerClass:
-    """Machines that are alike, with one worker on each."""
+    """Equal machines with one worker each."""
 
     name: str
     count: int
     threads: int
-    """of the worker"""
+    """Compute threads of each worker."""
     memory_bytes: int
-    """for the weights that the worker holds"""
+    """Memory for the weights of each worker."""
     node_s: tuple[float, ...]
-    """seconds of each node of the graph, for one micro-batch"""
+    """Seconds of each node of the graph for one micro-batch."""
 
     @property
     def whole_s(self) -> float:
@@ -30,16 +30,16 @@ class GraphWorkerClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardWork:
-    """What a number of shards make of the whole graph."""
+    """How the whole graph is divided among a number of shards."""
 
     flops_share: float
-    """part of the arithmetic that the shards divide among them, 0 to 1"""
+    """The share of the arithmetic that is divided among the shards, 0 to 1."""
     weight_share: float
-    """part of the weights that they divide among them, 0 to 1"""
+    """The share of the weights that is divided among the shards, 0 to 1."""
     num_exchanges: int
-    """sums and gathers of one run"""
+    """Sums and gathers in one run."""
     exchange_bytes: float
-    """bytes of one of them, on average"""
+    """Mean bytes of an exchange."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,20 +47,20 @@ class GraphFleet:
     """One graph on several machines, for micro-batches of one size."""
 
     model: str
-    """as the user named it"""
+    """The model as the user named it."""
     rows: int
-    """of a micro-batch"""
+    """Rows of a micro-batch."""
     classes: tuple[GraphWorkerClass, ...]
     links: tuple[tuple[LinkSpeed, ...], ...]
-    """[from class][to class]; the diagonal is for two machines of one class"""
+    """Links [from class][to class]; the diagonal is for two machines of one class."""
     places: tuple[CutPlace, ...]
-    """where the graph can be cut, nodes ascending"""
+    """The places where the graph can be cut, nodes ascending."""
     weight_bytes: Callable[[int, int], int]
-    """of a stage, from its first and last (exclusive) node"""
+    """Gives the bytes of a stage's weights from its first and last (exclusive) node."""
     shard_work: Callable[[int], ShardWork | None]
-    """by the number of shards; None: nothing of the graph can be split over so many"""
+    """Gives the division among a number of shards; None: no part of the graph can be split over so many."""
     message_s: float = 0.0
-    """of a micro-batch on its way from the head to a worker and back"""
+    """Seconds of a micro-batch's messages from the head to a worker and back."""
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""One way to run a graph on several machines, and what is predicted of it.
+"""A candidate plan for a graph on several machines, with its predicted speed.
 
-Every replica has as many micro-batches under way as it has stages, so that its slowest stage decides:
+Every replica has as many micro-batches in flight as stages, so its slowest stage sets the pace:
 
     period = max over stages of (computing + bytes in and out / bandwidth)
     rows/s = sum over replicas of rows of a micro-batch / period
@@ -24,25 +24,25 @@ from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.planner.split.split_text import describe_shares
 
 _MOST_PERMUTED = 4
-"""Stages whose groups are tried in every order: 24 cuts of a few milliseconds at most."""
+"""The most stages for which all orders of the groups are tried: 24 cuts of at most a few milliseconds."""
 _USUAL_BYTES = 1e6
-"""By which links are compared: activations of a few rows."""
+"""The size of the message by which links are compared: activations of a few rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenGraphStage:
-    """Nodes and the machines that hold them."""
+    """A stage of a candidate: its nodes and the machines that hold them."""
 
     group: Group
     first_node: int
     last_node: int
-    """exclusive"""
+    """The first node after the stage."""
     shares: tuple[int, ...]
-    """of every member"""
+    """The relative share of each member."""
     compute_s: float
-    """seconds of one micro-batch"""
+    """Seconds of one micro-batch."""
     memory_bytes: tuple[int, ...]
-    """weights of every member"""
+    """Bytes of weights of each member."""
 
 
 GraphReplica = tuple[ChosenGraphStage, ...]
@@ -50,7 +50,7 @@ GraphReplica = tuple[ChosenGraphStage, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetCandidate:
-    """A whole plan for a graph on one fleet. Implements `choice.GraphSplit`."""
+    """A complete plan for a graph on one fleet. Implements `choice.GraphSplit`."""
 
     fleet: GraphFleet
     replicas: tuple[GraphReplica, ...]
@@ -58,7 +58,7 @@ class FleetCandidate:
 
     @property
     def kind(self) -> Kind:
-        """Which kind of split it is."""
+        """The kind of split."""
         return kind_of_split(
             num_replicas=len(self.replicas),
             is_cut=any(len(replica) > 1 for replica in self.replicas),
@@ -67,7 +67,7 @@ class FleetCandidate:
 
     @property
     def split(self) -> str:
-        """The split in words; unlike replicas stand side by side with a plus."""
+        """The split in words; unlike replicas are joined by a plus."""
         return describe_shares([[stage.shares for stage in replica] for replica in self.replicas])
 
     @property
@@ -77,21 +77,21 @@ class FleetCandidate:
 
     @property
     def loaded_s(self) -> float:
-        """Seconds of a micro-batch among as many as keep all workers busy."""
+        """Seconds of a micro-batch while all workers are busy."""
         return self.prediction.loaded_latency_s
 
     def score(self, goal: Goal) -> float:
-        """How good it is; the higher the better."""
+        """The score by a goal; higher is better."""
         return self.prediction.score(goal)
 
 
 def make_fleet_candidate(costs: FleetCosts, pipelines: Sequence[Pipeline]) -> FleetCandidate:
-    """What a search found, cut where the real bytes that cross cost least, with its prediction."""
+    """Make a candidate from the pipelines that a search found, with cuts improved by the real bytes that cross them."""
     return predict_replicas(costs.fleet, tuple(cut_pipeline(costs, pipeline) for pipeline in pipelines))
 
 
 def predict_replicas(fleet: GraphFleet, replicas: tuple[GraphReplica, ...]) -> FleetCandidate:
-    """A plan of these replicas, at least one, with its prediction."""
+    """Make a candidate from replicas, at least one, with its prediction."""
     predictions = [_predict(fleet, replica) for replica in replicas]
     quickest = min(predictions, key=lambda one: one.latency_s)
     return FleetCandidate(
@@ -108,7 +108,7 @@ def predict_replicas(fleet: GraphFleet, replicas: tuple[GraphReplica, ...]) -> F
 
 
 def cut_pipeline(costs: FleetCosts, pipeline: Pipeline) -> GraphReplica:
-    """The stages as found or, where that is quicker, cut anew among all places, with the groups in any order."""
+    """The stages as found or, if that is faster, cut again among all places with the groups in any order."""
     groups = [costs.groups[stage.group] for stage in pipeline.stages]
     found = _stages(costs, groups, [costs.edges[stage.first] for stage in pipeline.stages[1:]])
     if len(groups) == 1:
@@ -120,7 +120,8 @@ def cut_pipeline(costs: FleetCosts, pipeline: Pipeline) -> GraphReplica:
 
 
 def _recut(costs: FleetCosts, groups: Sequence[Group], links: Sequence[LinkSpeed]) -> GraphReplica:
-    """The best cuts for groups in this order, as if all links were the slowest and all nodes alike to a machine."""
+    """The best cuts for groups in this order, assuming the slowest link everywhere and a constant speed of each
+    group."""
     whole_s = [costs.compute_s(group, 0, costs.fleet.num_nodes) for group in groups]
     slowest = max(links, key=lambda link: link.seconds(_USUAL_BYTES))
     mean_s = len(groups) / sum(1.0 / seconds for seconds in whole_s)
@@ -171,7 +172,7 @@ def _predict(fleet: GraphFleet, replica: GraphReplica) -> RowPrediction:
 
 
 def _links(fleet: GraphFleet, replica: GraphReplica) -> list[LinkSpeed]:
-    """Between stages: the slowest that a shard of the one has to a shard of the other."""
+    """The links between stages: each the slowest from a shard of one stage to a shard of the next."""
     return [
         max(
             (fleet.links[sender][taker] for sender in one.group.members for taker in other.group.members),

@@ -20,15 +20,16 @@ from shoal.planner.search.replica import best_replica
 from shoal.planner.search.replicas import best_replicas
 
 MOST_SHARDS = 8
-"""Of one stage. A graph's shards wait for each other at every exchange; between machines more have never paid."""
+"""The most shards of one stage. A graph's shards wait for each other at every exchange; between machines more never
+pay."""
 
 
 def choose_graph_fleet(fleet: GraphFleet, goal: Goal) -> GraphChoice[FleetCandidate]:
     """Compare every kind of split.
 
     Raises:
-        CapacityError: the graph fits nowhere; says what is missing.
-        ConfigError: no split meets the latency target; says which comes nearest.
+        CapacityError: the graph fits nowhere. The message says what is missing.
+        ConfigError: no split meets the latency target. The message names the nearest one.
     """
     costs = FleetCosts(fleet, graph_groups(fleet))
     problem, num_workers = costs.problem(), sum(fleet.counts)
@@ -53,13 +54,14 @@ def choose_graph_fleet(fleet: GraphFleet, goal: Goal) -> GraphChoice[FleetCandid
 
 
 def graph_groups(fleet: GraphFleet) -> tuple[Group, ...]:
-    """Machines that may hold a stage together; single ones where nothing of the graph can be split."""
+    """The groups of machines that may hold a stage; only single machines if no part of the graph can be split."""
     is_divisible = fleet.shard_work(2) is not None
     return make_groups(fleet.counts, ("auto",), max_shards=MOST_SHARDS if is_divisible else 1)
 
 
 def _searches(problem: ReplicaProblem, num_workers: int) -> Iterator[Sequence[Pipeline]]:
-    """The quickest worker, whole copies; and as one replica, alone and under load: a pipeline, a group, anything."""
+    """Search for the fastest worker and whole copies and, as a single replica, alone and under load, for the best
+    pipeline, group and split of any kind."""
     single = problem.restricted(single_workers=True, max_stages=1)
     yield _alone(best_replica(single, 1))
     if num_workers == 1:

@@ -1,7 +1,7 @@
-"""Seconds and bytes of any stage of a graph on any group of machines: what the search takes.
+"""The input of the search for a graph: seconds and bytes of any stage on any group of machines.
 
-A stage's seconds are those of its nodes on the slowest member of its group. Bytes that cross cuts are taken to be those
-of a typical cut while the search runs; what is shown is predicted with the real ones (`fleet_candidate`).
+A stage's seconds are those of its nodes on the slowest member of its group. The search assumes the bytes of a typical
+cut at every cut; the final prediction uses the real ones (`fleet_candidate`).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from shoal.planner.graph_cut import CutPlace
 from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 MOST_BLOCKS = 64
-"""Pieces of a graph between which the search cuts: stages of a 64th more or less are within what is known of nodes."""
+"""The most pieces of a graph between which the search cuts; times of nodes are not known more precisely than a 64th."""
 _SHARE_UNITS = 12
-"""In which unlike members of a group share a stage: halves, thirds and quarters come out even."""
+"""The number of units in which unlike members of a group share a stage; halves, thirds and quarters are whole."""
 _WHOLE = ShardWork(flops_share=0.0, weight_share=0.0, num_exchanges=0, exchange_bytes=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Split:
-    """What a group makes of the whole graph."""
+    """How a group divides the whole graph."""
 
     shares: tuple[int, ...]
     work: ShardWork
 
     def part(self, rank: int, shared: float) -> float:
-        """The part of something that a rank has, of which `shared` is divided among all."""
+        """The part that a rank has of a quantity of which the share `shared` is divided among all ranks."""
         return (1.0 - shared) + shared * self.shares[rank] / sum(self.shares)
 
 
@@ -45,15 +45,15 @@ class FleetCosts:
     """Times, shares and bytes of all stages of one fleet."""
 
     def __init__(self, fleet: GraphFleet, groups: Sequence[Group]) -> None:
-        """`groups`: that may hold a stage."""
+        """`groups`: the groups that may hold a stage."""
         self.fleet, self.groups = fleet, tuple(groups)
         self.edges = (0, *coarse_places(fleet), fleet.num_nodes)
-        """nodes between which the search cuts"""
+        """The first nodes of the pieces between which the search cuts, followed by the number of nodes."""
         self._split = cache(self._make_split)
         self._before_s = [np.concatenate(([0.0], np.cumsum(one.node_s))) for one in fleet.classes]
 
     def problem(self) -> ReplicaProblem:
-        """For `planner.search`, in which a row is a micro-batch."""
+        """The problem for `planner.search`, in which a row is a micro-batch."""
         return ReplicaProblem(
             num_blocks=len(self.edges) - 1,
             counts=self.fleet.counts,
@@ -62,13 +62,13 @@ class FleetCosts:
         )
 
     def shares(self, group: Group) -> tuple[int, ...]:
-        """What each member is meant to hold and compute, relative to each other."""
+        """The relative share of each member."""
         split = self._split(group.members)
         assert split is not None
         return split.shares
 
     def compute_s(self, group: Group, first_node: int, last_node: int) -> float:
-        """Seconds of a stage: its slowest member's, with what the members exchange."""
+        """Seconds of a stage: those of its slowest member, plus the members' exchanges."""
         split = self._split(group.members)
         assert split is not None
         seconds = [
@@ -78,14 +78,14 @@ class FleetCosts:
         return max(seconds) + self._exchanges_s(group, split, first_node, last_node)
 
     def memory_bytes(self, group: Group, first_node: int, last_node: int) -> tuple[int, ...]:
-        """Weights of each member of a stage's group."""
+        """Bytes of weights of each member of a stage's group."""
         split = self._split(group.members)
         assert split is not None
         num_bytes = self.fleet.weight_bytes(first_node, last_node)
         return tuple(round(num_bytes * split.part(rank, split.work.weight_share)) for rank in range(len(group.members)))
 
     def fits(self, group: Group, first_node: int, last_node: int) -> bool:
-        """Whether every member has memory for its part of a stage."""
+        """Whether each member has memory for its part of a stage."""
         needed = self.memory_bytes(group, first_node, last_node)
         members = (self.fleet.classes[index] for index in group.members)
         return all(own <= member.memory_bytes for own, member in zip(needed, members, strict=True))
@@ -95,7 +95,7 @@ class FleetCosts:
         return float(before_s[last_node] - before_s[first_node])
 
     def _exchanges_s(self, group: Group, split: _Split, first_node: int, last_node: int) -> float:
-        """The stage's part of all exchanges, by its part of the time, over the slowest of the group's links."""
+        """Seconds of a stage's exchanges: its part of the graph's, in proportion to time, over the slowest link."""
         if group.is_single:
             return 0.0
         index = group.members[0]
@@ -121,7 +121,7 @@ class FleetCosts:
 
     @cached_property
     def _work_s(self) -> F64:
-        """[group, first, last] over the blocks: seconds of one micro-batch, infinite where memory does not suffice."""
+        """[group, first, last] over the blocks: seconds of one micro-batch, infinite if memory does not suffice."""
         edges = np.array(self.edges)
         weights = [0, *accumulate(self.fleet.weight_bytes(first, last) for first, last in pairwise(self.edges))]
         weight_bytes = _ranges(np.array(weights, np.float64))
@@ -129,7 +129,7 @@ class FleetCosts:
         return np.stack([self._group_times(group, weight_bytes, node_s) for group in self.groups])
 
     def _group_times(self, group: Group, weight_bytes: F64, node_s: Sequence[F64]) -> F64:
-        """[first, last] over the blocks. A weight that several blocks read counts with each of them."""
+        """[first, last] over the blocks: seconds on a group. A weight that several blocks read counts in each."""
         split = self._split(group.members)
         if split is None:
             return np.full(weight_bytes.shape, np.inf)
@@ -155,13 +155,13 @@ class FleetCosts:
 
 
 def _ranges(before: F64) -> F64:
-    """[first, last]: what lies between two edges, from what lies before each."""
+    """[first, last]: differences of cumulative sums."""
     return before[np.newaxis, :] - before[:, np.newaxis]
 
 
 def coarse_places(fleet: GraphFleet) -> list[int]:
-    """Nodes before which the search may cut: all of them where there are few, else of equal parts of the time the place
-    that the fewest bytes cross. Places inside fused groups are left out where there are enough others."""
+    """Nodes before which the search may cut: all places if there are few, otherwise the place with the fewest bytes in
+    each of equal parts of the time. Places inside fused groups are left out if there are enough others."""
     whole = [place for place in fleet.places if not place.breaks_fusion]
     places: Sequence[CutPlace] = whole if len(whole) >= min(sum(fleet.counts), MOST_BLOCKS) - 1 else fleet.places
     if len(places) < MOST_BLOCKS:

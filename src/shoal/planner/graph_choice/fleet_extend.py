@@ -1,4 +1,4 @@
-"""Machines that join while a plan for a graph runs: what they are best used for."""
+"""The best use of machines that join while a plan for a graph runs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def extend_graph(
     open_replicas: Collection[int],
     goal: Goal,
 ) -> Extension[FleetCandidate] | None:
-    """The best use of idle machines, or None where no use pays.
+    """Find the best use of idle machines; None if no use pays.
 
     Args:
-        present: what runs.
-        fleet: with classes of one worker each, those of `present` and the idle ones.
-        idle: classes of the idle ones.
-        open_replicas: indexes of those that may be cut anew.
-        goal: what counts.
+        present: the running replicas.
+        fleet: the workers of `present` and the idle ones, in classes of one worker each.
+        idle: classes of the idle workers.
+        open_replicas: indices of replicas that may be split again.
+        goal: the goal by which plans are compared.
     """
     costs = FleetCosts(fleet, graph_groups(fleet))
 
     def make(workers: Collection[int], num_replicas: int) -> GraphReplica | None:
-        """The better one of what is best alone and under load."""
+        """The better one of the replicas that are best alone and under load."""
         problem = replace(costs.problem(), counts=counts_of(workers, len(fleet.classes)))
         found = [
             cut_pipeline(costs, pipeline)

@@ -1,4 +1,4 @@
-"""The speed of a machine that is only described: every node as slow as the slower of its arithmetic and its memory.
+"""Roofline for a described machine: every node takes the longer one of its arithmetic and its memory traffic.
 
 Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009; see `planner.speeds.roofline`.
 """
@@ -12,29 +12,30 @@ from typing import Literal
 from shoal.planner.speeds.roofline import RooflineRates
 
 NODE_START_S = 5e-6
-"""Of one node's kernel, which no description tells. Source: ONNX Runtime's bound runs, 2 to 6 us (docs/design.md)."""
+"""Seconds to start a node's kernel, which no description states. Source: bound runs of ONNX Runtime, 2 to 6 us
+(docs/design.md)."""
 
 Arithmetic = Literal["fp32", "int8", "int4"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSize:
-    """What one node of a graph does for a micro-batch."""
+    """The work of one node of a graph for a micro-batch."""
 
     flops: float
-    """2 per multiply-add; 0 for everything but products and convolutions"""
+    """Floating-point operations, 2 per multiply-add; 0 for everything but products and convolutions."""
     num_bytes: float
-    """of weights and values that it reads, and values that it writes"""
+    """Bytes of weights and values that it reads and of values that it writes."""
     arithmetic: Arithmetic = "fp32"
-    """by which rate its products go"""
+    """The kind of arithmetic, which selects the rate of its products."""
 
 
 def roofline_nodes(sizes: Iterable[NodeSize], rates: dict[Arithmetic, RooflineRates]) -> tuple[float, ...]:
-    """Seconds of each node. Nodes that do nothing (constants, what nobody reads) take none.
+    """Seconds of each node; 0 for nodes without work (constants and unused ones).
 
     Args:
-        sizes: of the nodes, in the file's order.
-        rates: of the worker, by arithmetic.
+        sizes: the sizes of the nodes, in the file's order.
+        rates: the worker's rates by arithmetic.
     """
     return tuple(_node_s(size, rates[size.arithmetic]) for size in sizes)
 

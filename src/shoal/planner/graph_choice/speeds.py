@@ -1,4 +1,4 @@
-"""How fast this machine runs one graph, as it was measured: input of the choice. Plain data."""
+"""The measured speed of this machine with a graph: input of the choice. Plain data."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from shoal.planner.graph_cut import CutPlace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutSpeed:
-    """The machine as so many workers, each with the whole graph: seconds of one micro-batch."""
+    """Seconds of one micro-batch when the machine is divided into so many workers, each with the whole graph."""
 
     num_workers: int
     threads: int
-    """of each worker"""
+    """Compute threads of each worker."""
     lone_compute_s: float
-    """of a worker while all others are idle"""
+    """Seconds that a worker computes while all others are idle."""
     lone_s: float
-    """the same from the head and back"""
+    """Seconds of the same micro-batch from the head and back."""
     compute_s: float
-    """of a worker while all compute"""
+    """Seconds that a worker computes while all compute."""
     period_s: float
-    """between two answers of a worker that always has the next micro-batch at hand, while all compute"""
+    """Seconds between two answers of a worker that always has its next micro-batch, while all compute."""
 
     @property
     def turn_s(self) -> float:
-        """Of a worker between two micro-batches."""
+        """Seconds of a worker between two micro-batches."""
         return max(0.0, self.period_s - self.compute_s)
 
     @property
     def message_s(self) -> float:
-        """On the way to a worker that sleeps, and back."""
+        """Seconds of the messages to a sleeping worker and back."""
         return max(0.0, self.lone_s - self.lone_compute_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpeed:
-    """What a number of shards make of the graph."""
+    """The measured speed of the graph divided among a number of shards."""
 
     relative: float
-    """a shard's seconds, sums included, over those of a worker with the whole graph among as many others"""
+    """A shard's seconds, including sums, over those of a worker with the whole graph beside as many others."""
     weight_share: float
-    """part of the weights that the shards share among them, 0 to 1"""
+    """The share of the weights that is divided among the shards, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,20 +50,20 @@ class GraphSpeeds:
     """One graph on this machine, for micro-batches of one size."""
 
     model: str
-    """as the user named it"""
+    """The model as the user named it."""
     rows: int
-    """of a micro-batch"""
+    """Rows of a micro-batch."""
     num_cores: int
     num_nodes: int
     available_bytes: int
-    """free memory, which all workers share"""
+    """Free memory, which all workers share."""
     weight_bytes: Callable[[int, int], int]
-    """of a stage, from its first and last (exclusive) node"""
+    """Gives the bytes of a stage's weights from its first and last (exclusive) node."""
     node_s: Mapping[int, tuple[float, ...]]
-    """seconds of each node, by the threads that a worker has; needed where there are several workers"""
+    """Seconds of each node, by threads of a worker; for all layouts of several workers."""
     places: tuple[CutPlace, ...]
-    """where it can be cut, nodes ascending"""
+    """The places where the graph can be cut, nodes ascending."""
     layouts: tuple[LayoutSpeed, ...]
-    """workers ascending; with one worker first"""
+    """The layouts by number of workers, ascending from one."""
     shards: Mapping[int, ShardSpeed | str]
-    """by their number; or why the graph is not split over so many"""
+    """The speed by number of shards, or why the graph is not split over so many."""

@@ -1,4 +1,4 @@
-"""Whether a plan fits into the memory there is, and what would help if not."""
+"""Whether a plan fits into memory, and what would help if it does not."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MIB, _GIB = 1 << 20, 1 << 30
 def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int, shares_weights: bool) -> None:
     """Check weights, KV memory and processes of all workers against this machine's memory.
 
-    A plan with workers on other machines is not checked: they look at their own memory when workers are placed there.
+    A plan with workers on other machines is not checked, because those check their own memory when workers are placed.
 
     Args:
-        plan: with the bytes of every worker.
-        blocks: embedding, layers, head of the whole model, at the plan's precision.
-        available_bytes: memory that can be taken without swapping.
-        shares_weights: whether workers that hold the same map one kept copy of it.
+        plan: the plan, with the bytes of each worker.
+        blocks: embedding, layers and head of the whole model, at the plan's precision.
+        available_bytes: memory that can be used without swapping.
+        shares_weights: whether workers with the same weights map one kept copy of them.
 
     Raises:
-        CapacityError: saying what is needed, what there is, and how many workers of this memory would do.
+        CapacityError: the plan does not fit. The message says what is needed, what is free, and what would help.
     """
     if any(shard.machine for shard in plan.shards):
         return
@@ -43,20 +43,20 @@ def check_memory(plan: Plan, *, blocks: Sequence[Block], available_bytes: int, s
 
 
 def tied_bytes(blocks: Sequence[Block]) -> int:
-    """Bytes of the embedding where the head is the same matrix; 0 where it is not. `blocks`: of the whole model."""
+    """Bytes of the embedding if the head is the same matrix; otherwise 0. `blocks`: those of the whole model."""
     return blocks[-1].weight_bytes if blocks[-1].same_weights_as else 0
 
 
 def count_workers_needed(
     blocks: Sequence[Block], *, kv_tokens: int, available_bytes: int, num_states: int = 0
 ) -> int | None:
-    """The fewest pipeline stages such that each fits into `available_bytes`; None where one layer alone does not.
+    """The fewest pipeline stages such that each fits into `available_bytes`; None if a single layer does not fit.
 
     Args:
-        blocks: embedding, layers, head.
-        kv_tokens: tokens of context that every stage keeps KV for.
+        blocks: embedding, layers and head.
+        kv_tokens: tokens of context whose KV every stage holds.
         available_bytes: memory of each worker.
-        num_states: slots for recurrent state in every stage.
+        num_states: slots for recurrent states in every stage.
     """
     sizes = [
         block.weight_bytes + kv_tokens * block.kv_bytes_per_token + num_states * block.state_bytes for block in blocks
@@ -96,5 +96,5 @@ def _way_out(plan: Plan, blocks: Sequence[Block], available_bytes: int) -> str:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """A size for a person: `1.50 GiB`, or `0.50 MiB` below a GiB."""
+    """A size for users: `1.50 GiB`, or `0.50 MiB` below one GiB."""
     return f"{num_bytes / _GIB:.2f} GiB" if num_bytes >= _GIB else f"{num_bytes / _MIB:.2f} MiB"

@@ -7,7 +7,8 @@ from shoal.planner.memory.fit import format_bytes
 
 
 def check_copies(needed_bytes: int, num_copies: int, available_bytes: int, asked: str) -> None:
-    """Raises CapacityError where so many copies of the weights do not fit. `asked`: what the user said."""
+    """Check that so many copies of the weights fit. `asked`: the user's option, for the message. Raises
+    CapacityError."""
     if num_copies * needed_bytes > available_bytes:
         raise CapacityError(
             f"{asked} needs {format_bytes(num_copies * needed_bytes)} for weights, but {format_bytes(available_bytes)} "
@@ -16,5 +17,5 @@ def check_copies(needed_bytes: int, num_copies: int, available_bytes: int, asked
 
 
 def num_affordable(copy_bytes: int, available_bytes: int) -> int:
-    """Copies of the weights that fit."""
+    """The number of copies of the weights that fit."""
     return available_bytes // max(1, copy_bytes)

@@ -1,4 +1,4 @@
-"""Memory of one machine's workers where each holds the whole model: its kept weights are mapped once for all."""
+"""Memory of a machine's workers that each hold the whole model and map one kept copy of its weights."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from shoal.planner.speeds.speeds import Fleet
 
 
 def for_copies(fleet: Fleet, weight_bytes: int) -> Fleet | None:
-    """The same workers with what each has for its weights and KV if all of them share one copy of the weights.
+    """The fleet with the memory that each worker has if all of them share one copy of the weights.
 
-    n workers of m bytes each have room for W + n KV <= n m, so that one that counts W whole has m + W (1 - 1/n). Fewer
-    copies than workers have more, which is not counted.
+    n workers of m bytes each have room for W + n KV <= n m, so a worker that counts all of W has m + W (1 - 1/n). With
+    fewer copies than workers there is more room, which is not counted.
 
     Args:
         fleet: workers of one machine, among which its memory is divided.
-        weight_bytes: of the whole model, at the precision where it is smallest.
+        weight_bytes: bytes of the whole model, at its smallest precision.
 
     Returns:
-        None where there is but one worker.
+        The fleet; None if there is only one worker.
     """
     num_workers = sum(fleet.counts)
     if num_workers == 1:

@@ -1,5 +1,4 @@
-"""What the workers of a language model's plan take of memory: weights, KV, and their processes; and how much KV cache
-a replica is given where nobody has said."""
+"""Memory of a language model's plan (weights, KV and processes), and the default size of the KV cache."""
 
 from __future__ import annotations
 
@@ -13,47 +12,47 @@ from shoal.protocol.stage_config import ShardPart
 
 _HALF_TO_FLOAT = 2
 KV_SHARE_OF_FREE_MEMORY = 0.5
-"""Of the memory that weights leave, what the KV cache may take at most."""
+"""The largest share of the memory left by the weights that the KV cache may take."""
 _LONG_SEQS = 4
 _USUAL_TOKENS = 1024
-"""Judgments: room for all sequences at a usual length, and for a few of the longest. A replica that runs out of it
-computes its youngest sequence again later; one that never needs it has reserved address space, and no memory."""
+"""Judgments: the default KV cache holds all sequences at a usual length, or a few of the longest. A replica that runs
+out of it recomputes its youngest sequence later; unused parts of it take address space but no memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeededMemory:
-    """Bytes of all workers of one machine together."""
+    """Memory of all workers of one machine together, in bytes."""
 
     weight_bytes: int
     kv_bytes: int
     state_bytes: int
-    """Bytes of slots for recurrent state."""
+    """Bytes of the slots for recurrent states."""
     process_bytes: int
-    """Bytes of workers' processes beside these, and of the process that they are forked from."""
+    """Other bytes of the workers' processes, and of the process from which they are forked."""
 
     @property
     def total(self) -> int:
-        """Bytes of all of it."""
+        """The sum of all parts."""
         return self.weight_bytes + self.kv_bytes + self.state_bytes + self.process_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What a worker maps of kept weights: other workers that hold the same map the same copy."""
+    """The kept weights that a worker maps; workers with equal values map the same copy."""
 
     stage: tuple[int, int]
-    """first layer, and the one after the last"""
+    """The first layer, and the one after the last."""
     precision: str
     part: ShardPart
 
 
 def needed_memory(plan: Plan, *, shares_weights: bool, tied_bytes: int = 0) -> NeededMemory:
-    """The memory that a plan takes, as if all of its workers ran on one machine.
+    """The memory that a plan needs if all of its workers run on one machine.
 
     Args:
-        plan: with the bytes of every worker.
-        shares_weights: whether workers that hold the same part of the same layers map one kept copy of it.
-        tied_bytes: of the embedding, where the head is the same matrix; 0: it is not.
+        plan: the plan, with the bytes of each worker.
+        shares_weights: whether workers with the same part of the same layers map one kept copy of it.
+        tied_bytes: bytes of the embedding if the head is the same matrix; otherwise 0.
     """
     held: dict[_Kept, int] = {}
     weight_bytes = 0
@@ -73,8 +72,7 @@ def needed_memory(plan: Plan, *, shares_weights: bool, tied_bytes: int = 0) -> N
 
 
 def _counted_again(held: Collection[_Kept], tied_bytes: int) -> int:
-    """Bytes of the embedding that are counted more than once: in stages that begin the model, and in stages that end it
-    with the same matrix as their head."""
+    """Bytes of a tied embedding that are counted more than once: in first stages, and in last stages as their head."""
     num_layers = max(kept.stage[1] for kept in held)
     vocab_size = max(kept.part.vocabulary[1] for kept in held)
     holders = Counter(
@@ -86,30 +84,30 @@ def _counted_again(held: Collection[_Kept], tied_bytes: int) -> int:
 
 
 def default_kv_tokens(max_seqs: int, max_context: int, at_least: int = 0) -> int:
-    """Tokens of all sequences together that a replica has room for, if memory allows.
+    """The default number of tokens in a replica's KV cache, if memory allows.
 
     Args:
         max_seqs: sequences that may run at once.
-        max_context: tokens of the longest.
-        at_least: tokens that the expected load takes.
+        max_context: tokens of the longest sequence.
+        at_least: tokens that the expected load needs.
     """
     return max(at_least, min(max_seqs, _LONG_SEQS) * max_context, max_seqs * min(max_context, _USUAL_TOKENS))
 
 
 def default_kv_bytes(kv_tokens: int, bytes_per_token: int, *, num_replicas: int, free_bytes: int) -> int:
-    """KV memory of all replicas of one machine together.
+    """The default KV bytes of all replicas of one machine together.
 
     Args:
-        kv_tokens: what each replica has room for, if memory allows.
-        bytes_per_token: of one replica.
-        num_replicas: >= 1.
-        free_bytes: what the weights leave, which may be less than nothing.
+        kv_tokens: tokens that each replica should hold, if memory allows.
+        bytes_per_token: KV bytes of a token in one replica.
+        num_replicas: the number of replicas, >= 1.
+        free_bytes: memory left by the weights, which may be negative.
     """
     return min(num_replicas * kv_tokens * bytes_per_token, int(max(0, free_bytes) * KV_SHARE_OF_FREE_MEMORY))
 
 
 def with_exact_activations(plan: Plan) -> Plan:
-    """The plan computed with exact activations, whose keys and values are held in fp32 at any precision."""
+    """The plan with exact activations, for which keys and values are kept in fp32 at any precision."""
     if plan.exact_activations:
         return plan
 
@@ -122,23 +120,23 @@ def with_exact_activations(plan: Plan) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forks:
-    """Workers that are forked from one process, which has imported what they need."""
+    """Workers that are forked from one process, which has imported their modules."""
 
     includes: Callable[[WorkerPlacement], bool]
-    """Whether a worker is one of them."""
+    """Tells whether a worker is forked."""
     python_bytes: int
-    """Bytes that Python and its modules take: of a worker that is no fork, and of the process that forks."""
+    """Bytes of Python and its modules in the process that forks, and in a worker that is not forked."""
     own_bytes: int
-    """Bytes that a fork takes in the place of these."""
+    """Bytes that a forked worker takes instead of `python_bytes`."""
 
 
 def with_process_bytes(plan: Plan, num_bytes: int, forks: Forks | None = None) -> Plan:
-    """The plan with what each worker's process takes beside weights and KV.
+    """The plan with the bytes that each worker's process takes beside weights and KV.
 
     Args:
-        plan: of any workers.
-        num_bytes: of a worker that is a program of its own.
-        forks: which workers are none; None: all are programs of their own.
+        plan: the plan.
+        num_bytes: bytes of a worker that is not forked.
+        forks: the forked workers; None: none is forked.
     """
 
     def own_bytes(shard: ShardPlan) -> int:

@@ -1,4 +1,4 @@
-"""How long some rows take on their way through the stages of one replica."""
+"""The time that rows take to pass through the stages of one replica."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerSpeed
 from shoal.protocol.stage_config import Precision
 
 _HEAD_EXCHANGES = 2
-"""Small messages in which the shards of a last stage agree on a greedy token. Source: model/decoder/shard_sampling."""
+"""Small messages in which the shards of a last stage agree on a greedy token. Source:
+model/decoder/sampling/shard_sampling."""
 
 WorkOf = Callable[[WorkerSpeed], Work]
 _WorkerKind = tuple[int, Precision, bool]
-"""class in the fleet, precision, whether it is alone: workers of one kind take equally long"""
+"""(class in the fleet, precision, whether it is alone): workers of one kind take equally long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """Some work of one micro-batch on its way through all stages."""
+    """Seconds of some work of one micro-batch in each stage and between the stages."""
 
     stage_s: tuple[float, ...]
     hop_s: tuple[float, ...]
-    """between each stage and the next"""
+    """Seconds between each stage and the next."""
     head_s: float
-    """forming steps, sending them, taking results in"""
+    """Seconds of the head for forming and sending steps and for taking in results."""
 
     @property
     def chain_s(self) -> float:
-        """One after the other."""
+        """The sum of all parts: stages, hops and head."""
         return sum(self.stage_s) + sum(self.hop_s) + self.head_s
 
     @property
     def slowest_s(self) -> float:
-        """Of the stages and hops."""
+        """Seconds of the slowest stage or hop."""
         return max(*self.stage_s, *self.hop_s, 0.0)
 
 
@@ -44,23 +45,23 @@ class StagePath:
     """The stages of one replica, with the links between them."""
 
     def __init__(self, replica: PlacedReplica, fleet: Fleet, *, hidden_bytes: float, is_in_process: bool) -> None:
-        """Prepare for any work.
+        """Prepare the path of any work.
 
         Args:
-            replica: whose stages they are.
-            fleet: with speeds at every precision that they use.
-            hidden_bytes: of one row's hidden state.
+            replica: the replica with the stages.
+            fleet: the fleet, with speeds at every precision of the stages.
+            hidden_bytes: bytes of one row's hidden state.
             is_in_process: whether the plan's only worker is the head itself.
         """
         self._stages, self._fleet = replica.stages, fleet
         self._hidden_bytes, self._is_in_process = hidden_bytes, is_in_process
 
     def through(self, work_of: WorkOf, *, num_sequences: float, is_alone: bool) -> Passage:
-        """Seconds of some work, the same rows in every stage.
+        """Seconds of some work with the same rows in every stage.
 
         Args:
-            work_of: what a worker of some speed has to do.
-            num_sequences: that the head has in each of its steps.
+            work_of: gives the work of a worker from its speed.
+            num_sequences: sequences in each step, for the head's time.
             is_alone: whether all other workers of the machine are idle meanwhile.
         """
         kinds = [self._worker_kinds(stage, is_alone=is_alone) for stage in self._stages]
@@ -77,7 +78,7 @@ class StagePath:
         return Passage(stage_s=stage_s, hop_s=hop_s, head_s=head_s)
 
     def _stage_seconds(self, index: int, works: Sequence[Work]) -> float:
-        """`works`: of each shard."""
+        """Seconds of one stage. `works`: the work of each shard."""
         stage = self._stages[index]
         has_head = index == len(self._stages) - 1
         if not stage.is_group:
@@ -101,7 +102,8 @@ class StagePath:
         return (one.alone if is_alone else one.busy)[precision]
 
     def _sums(self, stage: PredictedStage, work: Work) -> tuple[float, float]:
-        """One all-reduce, and one small exchange, for every step of the work: the slowest pair's."""
+        """Seconds of one all-reduce, and of one small exchange, in every step of the work: those of the slowest
+        pair."""
         sums = self._fleet.sums
         pairs = combinations([shard.worker_class for shard in stage.shards], 2)
         links = [sums[one][other] for one, other in pairs]
@@ -109,7 +111,7 @@ class StagePath:
         return sum_s, work.num_steps * max(link.latency_s for link in links)
 
     def _link(self, stage: PredictedStage, following: PredictedStage) -> LinkSpeed:
-        """The slowest of those that the following stage waits for."""
+        """The slowest of the links on which the following stage waits."""
         links = self._fleet.links
         return max(
             (links[one.worker_class][other.worker_class] for one in stage.shards for other in following.shards),

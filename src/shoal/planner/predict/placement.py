@@ -1,4 +1,4 @@
-"""A plan as prediction sees it: for every worker its class and its shares, for every stage its number of layers."""
+"""A plan as input of the prediction: class and shares of each worker, and the number of layers of each stage."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class PlacedShard:
     """One worker's part of a stage."""
 
     worker_class: int
-    """in the fleet"""
+    """The worker's class in the fleet."""
     attention: float = 1.0
-    """share of the KV heads, 0 to 1"""
+    """Share of the KV heads, 0 to 1."""
     mlp: float = 1.0
-    """share of the columns or of whole experts, above 0, to 1"""
+    """Share of the columns or of whole experts, in (0, 1]."""
     vocabulary: float = 1.0
-    """share of the vocabulary's rows, above 0, to 1"""
+    """Share of the vocabulary's rows, in (0, 1]."""
     memory_bytes: int = 0
-    """weights and KV"""
+    """Bytes of weights and KV."""
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """As `work.group_seconds` takes them."""
+        """The shares as an argument of `work.group_seconds`."""
         return self.attention, self.mlp, self.vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedStage:
-    """Layers and who computes them."""
+    """A stage: its layers and the workers that compute them."""
 
     num_layers: int
     precision: Precision
@@ -43,13 +43,13 @@ class PredictedStage:
 
     @property
     def is_group(self) -> bool:
-        """Whether its layers are cut."""
+        """Whether its layers are divided among several shards."""
         return len(self.shards) > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedReplica:
-    """A pipeline. The first stage has the embedding, the last the head."""
+    """A pipeline of stages. The first one has the embedding, the last one the head."""
 
     stages: tuple[PredictedStage, ...]
 
@@ -60,12 +60,12 @@ class PlacedReplica:
 
 
 def place(plan: Plan, worker_classes: Sequence[int], atoms: ShardAtoms) -> tuple[PlacedReplica, ...]:
-    """Every replica of a plan.
+    """Place every replica of a plan.
 
     Args:
-        plan: whoever made it.
-        worker_classes: of each worker in the fleet, replica by replica, in the order of `ReplicaPlan.shards`.
-        atoms: the whole model's sizes, of which the shards' parts are shares.
+        plan: a plan from any source.
+        worker_classes: the class of each worker in the fleet, replica by replica, in the order of `ReplicaPlan.shards`.
+        atoms: sizes of the whole model, from which the shards' shares follow.
     """
     assert len(worker_classes) == plan.num_workers
     classes = iter(worker_classes)

@@ -1,15 +1,14 @@
-"""What a plan will reach: tokens/s, time to first token, time per token, and what holds it back.
+"""The predicted speed of a plan: tokens/s, time to first token, time per token, and the bottleneck.
 
-The streams of a replica run as m = min(stages, streams) micro-batches. A micro-batch goes through all stages for its
-prompts and for every token; each stage serves the micro-batches in turn. Hence the period after which every stream has
-finished one request:
+The streams of a replica run as m = min(stages, streams) micro-batches. A micro-batch passes all stages for its prompts
+and for every token; each stage serves the micro-batches in turn. Every stream finishes one request in the period
 
     T = max(prompts and tokens of one micro-batch through all stages and hops,
             m * (the slowest stage or hop at prompts + the slowest at tokens))
 
-The first where the stages wait for tokens to come round, the second where one of them never waits. Prompts and tokens
-count apart because micro-batches that began together prefill together. Source: SmolLM2 on 16 and 14 layers, 16 streams,
-150 tokens/s measured; 156 predicted so, 169 with the slowest stage of both together (log, planner).
+The first term holds if the stages wait for tokens to return, the second if one of them never waits. Prompts and tokens
+are separate because micro-batches that began together prefill together. Source: SmolLM2 on 16 and 14 layers with 16
+streams: 150 tokens/s measured, 156 predicted; 169 with one slowest stage for both (docs/log.md, planner).
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ _ONE_BY_ONE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Of a plan under a workload."""
+    """The prediction for a plan under a workload."""
 
     output_tokens_per_s: float
-    """of all replicas"""
+    """Output tokens per second of all replicas together."""
     ttft_s: float
-    """of the slowest replica: time to first token of a request that begins when another has ended"""
+    """Time to first token in the slowest replica, for a request that begins when another has ended."""
     tpot_s: float
-    """of the slowest replica: time per output token after the first"""
+    """Time per output token after the first, in the slowest replica."""
     memory_bytes: tuple[int, ...]
-    """of every worker, replica by replica"""
+    """Bytes of each worker, replica by replica."""
     bottleneck: str
-    """what the slowest replica waits for, in words"""
+    """What limits the slowest replica, in words."""
 
 
 def predict(
@@ -53,14 +52,15 @@ def predict(
     hidden_bytes: float,
     max_step_tokens: int = MAX_STEP_TOKENS,
 ) -> Prediction:
-    """What replicas that run side by side reach.
+    """Predict the speed of replicas that run side by side.
 
     Args:
-        replicas: of one model.
-        fleet: with speeds at every precision that they use.
-        workload: of all replicas together; its streams are dealt out so that the periods are as equal as they can be.
-        hidden_bytes: of one row's hidden state.
-        max_step_tokens: rows of a step.
+        replicas: all replicas of one model.
+        fleet: the fleet, with speeds at every precision of the replicas.
+        workload: the load of all replicas together; its streams are divided so that their periods are as equal as
+            possible.
+        hidden_bytes: bytes of one row's hidden state.
+        max_step_tokens: the most rows of a step.
     """
     setting = Setting(
         fleet=fleet,
@@ -75,7 +75,7 @@ def predict(
 
     @cache
     def times_of(index: int, streams: int) -> ReplicaTimes:
-        """Of the first of all alike replicas."""
+        """Times of a replica, computed once for equal ones."""
         return replica_times(setting, replicas[index], streams)
 
     def period_of(index: int) -> Callable[[int], float]:
@@ -120,7 +120,7 @@ def deal_streams(periods: Sequence[Callable[[int], float]], num_streams: int) ->
 
 
 def bottleneck(times: ReplicaTimes) -> str:
-    """What a replica waits for, in words."""
+    """What limits a replica, in words."""
     stage_s = [sum(pair) for pair in zip(times.prompts.stage_s, times.decode.stage_s, strict=True)]
     hop_s = [sum(pair) for pair in zip(times.prompts.hop_s, times.decode.hop_s, strict=True)]
     if len(stage_s) == 1:

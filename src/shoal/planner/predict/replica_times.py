@@ -1,4 +1,4 @@
-"""How long one replica takes for its streams' requests, stage by stage."""
+"""The time that one replica takes for its streams' requests, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet, WorkerSpeed
 
 _SMALLEST_PIECE_TOKENS = 16
-"""Rows down to which a lone prompt is cut to fill a pipeline: a KV block. Source: core/step_forming."""
+"""The smallest piece into which a lone prompt is cut to fill a pipeline: a KV block. Source:
+core/generation/step_forming."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What all replicas of a plan have in common."""
+    """What is common to all replicas of a plan."""
 
     fleet: Fleet
     workload: Workload
-    """of all replicas together"""
+    """The load of all replicas together."""
     hidden_bytes: float
-    """of one row's hidden state"""
+    """Bytes of one row's hidden state."""
     max_step_tokens: int
     is_in_process: bool
-    """whether the plan's only worker is the head itself"""
+    """Whether the plan's only worker is the head itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaTimes:
-    """One replica with its streams."""
+    """The times of one replica with its streams."""
 
     num_streams: int
     prompts: Passage
-    """of a micro-batch's requests"""
+    """The prompts of a micro-batch's requests."""
     decode: Passage
-    """of all their tokens but the first"""
+    """All output tokens of these requests but the first."""
     ttft_s: float
-    """of a request that begins when another has ended"""
+    """Time to first token of a request that begins when another has ended."""
     overlap_s: float
-    """by which a lone prompt is faster than the sum over the stages, which it fills in pieces"""
+    """Seconds by which a lone prompt, which passes the stages in pieces, is faster than the sum over the stages."""
 
     @property
     def num_micro_batches(self) -> int:
@@ -49,18 +50,18 @@ class ReplicaTimes:
 
     @property
     def chain_s(self) -> float:
-        """One micro-batch's wave, alone."""
+        """Seconds of one micro-batch's wave, alone."""
         return self.prompts.chain_s + self.decode.chain_s - self.overlap_s
 
     @property
     def slowest_s(self) -> float:
-        """All micro-batches' waves, one after the other through the stage that is slowest at prompts, then through the
-        one that is slowest at decoding: micro-batches that began together prefill together."""
+        """Seconds of all micro-batches' waves in the stage that is slowest at prompts plus the one that is slowest at
+        decoding: micro-batches that began together prefill together."""
         return self.num_micro_batches * (self.prompts.slowest_s + self.decode.slowest_s)
 
     @property
     def period_s(self) -> float:
-        """After which every stream has finished one request."""
+        """Seconds in which every stream finishes one request."""
         return max(self.chain_s, self.slowest_s)
 
 
@@ -78,7 +79,7 @@ class _Replica:
         )
         self._num_streams = num_streams
         self._requests = num_streams / min(len(self._stages), num_streams)
-        """of a micro-batch"""
+        """Requests of a micro-batch."""
         self._chunk_tokens = prefill_chunk(len(self._stages), setting.max_step_tokens)
 
     def times(self) -> ReplicaTimes:
@@ -102,7 +103,7 @@ class _Replica:
         )
 
     def _lone_prompt_s(self) -> float:
-        """A prompt alone goes through a pipeline in as many pieces as there are stages, or more where it is long."""
+        """Seconds of a lone prompt, which passes a pipeline in as many pieces as stages, or more if it is long."""
         num_rows, num_stages = self._setting.workload.prompt_tokens, len(self._stages)
         piece = max(_SMALLEST_PIECE_TOKENS, -(-num_rows // num_stages)) if num_stages > 1 else num_rows
         piece = min(piece, num_rows, self._chunk_tokens)
@@ -112,8 +113,8 @@ class _Replica:
         return self._clips_s(1.0) + passage.chain_s + (num_pieces - 1) * passage.slowest_s
 
     def _prompt_among_others_s(self) -> float:
-        """Prompts that fit into one step come together, as the requests before them ended together; the micro-batch's
-        other requests have a row each in that step."""
+        """Seconds of a prompt beside other requests. Prompts that fit into one step arrive together, as the requests
+        before them ended together; the micro-batch's other requests have a row each in that step."""
         prompt_tokens, chunk_tokens = self._setting.workload.prompt_tokens, self._chunk_tokens
         together = min(self._requests, max(1, chunk_tokens // prompt_tokens))
         rows = together * prompt_tokens
@@ -129,13 +130,13 @@ class _Replica:
         return self._clips_s(together) + num_steps * self._through(step).chain_s
 
     def _clips_s(self, count: float) -> float:
-        """What the clips of so many requests add to the steps of their prompts."""
+        """Seconds that the clips of so many requests add to the steps of their prompts."""
         return self._through(lambda speed: clips_work(speed, count)).chain_s
 
     def _through(self, work_of: WorkOf) -> Passage:
-        """Seconds of some work, the same rows in every stage.
+        """Seconds of some work with the same rows in every stage.
 
-        A worker is alone while all others wait for it: one stream in whole stages, or the plan's only worker.
+        Workers compute alone with a single stream, or if the head itself is the plan's only worker.
         """
         is_alone = self._setting.is_in_process or self._setting.workload.streams == 1
         return self._pipeline.through(work_of, num_sequences=self._requests, is_alone=is_alone)

@@ -1,7 +1,7 @@
-"""How long the slowest of several shards takes where chance decides how much each has to do.
+"""The expected time of the slowest of several shards whose work is random.
 
-Whole experts are dealt out; which of them a step needs is the rows' choice. Every sum waits for the shard that has got
-the most, so that few rows make dealt experts slower than columns of them, which are always shared alike.
+If whole experts are divided among shards, the rows of a step determine which experts are needed. Every sum waits for
+the shard with the most work, so with few rows whole experts are slower than columns, which are always divided evenly.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from math import erf, exp, pi, sqrt
 
 Uncertain = tuple[float, float]
-"""mean and standard deviation, in seconds"""
+"""(mean, standard deviation) in seconds."""
 
 
 def expected_slowest(shards: Sequence[Uncertain]) -> float:
-    """The expected largest of normally distributed times, pair by pair.
+    """The expected maximum of normally distributed times, pair by pair.
 
-    What one of two shards does not get, the other has: two are opposites of each other. Among more of them, each is
-    taken to be independent of the largest of those before it.
+    Two shards divide the work, so their times have correlation -1. With more shards, each is assumed to be independent
+    of the maximum of those before it.
 
     Source: Clark, "The greatest of a finite set of random variables", Operations Research 9(2), 1961.
     """

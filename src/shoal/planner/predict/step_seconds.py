@@ -1,4 +1,4 @@
-"""How long one replica takes for each step that its scheduler forms: what a simulation runs on."""
+"""The time of one replica for each step that its scheduler forms, for simulations."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from shoal.planner.predict.work import Work, step_work
 from shoal.planner.speeds.speeds import Fleet, WorkerSpeed
 
 _FAR = 1000.0
-"""Tokens of context per row at which the slope is taken: seconds are linear in the context for whole stages; for
-shards, where the slowest one counts, nearly so."""
+"""Tokens of context per row at which the slope is taken. Seconds are linear in the context for whole stages, and nearly
+so for shards, of which the slowest counts."""
 _KEPT_SHAPES = 1 << 14
-"""Steps repeat their numbers of rows; contexts are added afterwards."""
+"""Cached shapes. Numbers of rows repeat from step to step; contexts are added afterwards."""
 
 
 class StepSeconds:
     """Seconds of any step of a replica, stage by stage."""
 
     def __init__(self, replica: PlacedReplica, fleet: Fleet, *, hidden_bytes: float) -> None:
-        """Prepare one replica. Its workers are processes of their own.
+        """Prepare one replica, whose workers are processes of their own.
 
         Args:
-            replica: the stages and who holds them.
-            fleet: with speeds at every precision that they use.
-            hidden_bytes: of one row's hidden state.
+            replica: the stages and their workers.
+            fleet: the fleet, with speeds at every precision of the stages.
+            hidden_bytes: bytes of one row's hidden state.
         """
         self._path = StagePath(replica, fleet, hidden_bytes=hidden_bytes, is_in_process=False)
         self._lines = lru_cache(_KEPT_SHAPES)(self._find_lines)
@@ -35,30 +35,30 @@ class StepSeconds:
 
     @property
     def is_steady(self) -> bool:
-        """Whether the rows of a step alone say how long it takes: the head needs no time, and no worker is slower
-        beside others. So it is with machines that are described."""
+        """Whether a step's time depends only on its rows: the head takes no time, and no worker is slower beside
+        others. That holds for described machines."""
         fleet = self._fleet
         has_head = fleet.message_s > 0.0 or any(fleet.turn.seconds)
         return not has_head and all(one.alone == one.busy for one in fleet.classes)
 
     def output_steps(self, num_rows: int, context: int, count: int) -> list[float]:
-        """Seconds of so many steps one after the other of one stage, each sequence with a row in each.
+        """Seconds of successive decode steps of a single stage, with one row of each sequence in each step.
 
         Args:
-            num_rows: of each step.
-            context: of all rows of the first step; each row of the next looks back on a token more.
-            count: of steps.
+            num_rows: rows of each step.
+            context: context of all rows of the first step; it grows by one token per row and step.
+            count: the number of steps.
         """
         base, per_output, _ = self._lines(num_rows, 0, num_rows, False)
         ((base_s,), (slope_s,)) = base.stage_s, per_output
         return [base_s + (context + number * num_rows) * slope_s for number in range(count)]
 
     def passage(self, shape: StepShape, *, samples: int, is_alone: bool) -> Passage:
-        """One step's way through the stages.
+        """Seconds of one step in the stages.
 
         Args:
-            shape: its rows and their contexts.
-            samples: rows whose next token is drawn.
+            shape: the step's rows and their contexts.
+            samples: rows whose next token is sampled.
             is_alone: whether the machine's other workers are idle meanwhile.
         """
         output_rows, output_context, prompt_rows, prompt_context = shape
@@ -73,7 +73,8 @@ class StepSeconds:
     def _find_lines(
         self, output_rows: int, prompt_rows: int, samples: int, is_alone: bool
     ) -> tuple[Passage, tuple[float, ...], tuple[float, ...]]:
-        """Steps with such rows: without context, and seconds that each token of context adds in every stage."""
+        """Times of a step with such rows without context, and seconds per token of context of output rows and of prompt
+        rows in each stage."""
 
         def through(output_context: float, prompt_context: float) -> Passage:
             def work(speed: WorkerSpeed) -> Work:

@@ -1,7 +1,7 @@
-"""What a stage has to do, in seconds: for a decode step, a prefill, or a wave of a micro-batch.
+"""The work of a stage in seconds: for a decode step, a prefill, or a wave of a micro-batch.
 
-A *wave* is the life of a micro-batch of requests that run in step: their prompts, then an output token of each a step.
-The first output token comes out of the prompt's last row, so there is one decode step less than output tokens.
+A *wave* is the life of a micro-batch of requests that run in lockstep: their prompts, then one output token of each per
+step. The first output token comes from the prompt's last row, so there is one decode step less than output tokens.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from shoal.planner.speeds.speeds import BlockSpeed, LinkSpeed, WorkerSpeed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Seconds on one worker. Linear: the work of two things one after the other is the sum of theirs.
+    """Seconds of some work on one worker. Linear: successive pieces of work add up.
 
-    A block takes its fixed seconds and its share of the others: of KV heads, MLP columns or vocabulary rows.
+    A shard takes the fixed seconds of a block and its share of the others: of KV heads, MLP columns or vocabulary rows.
     """
 
     attention_fixed_s: float = 0.0
-    """of one layer"""
+    """Fixed seconds of one layer's attention."""
     attention_s: float = 0.0
-    """of one layer, all heads"""
+    """Seconds of one layer's attention, all heads."""
     mlp_fixed_s: float = 0.0
-    """of one layer"""
+    """Fixed seconds of one layer's MLP."""
     mlp_s: float = 0.0
-    """of one layer, all columns"""
+    """Seconds of one layer's MLP, all columns."""
     mlp_deviation_s: float = 0.0
-    """of one layer with experts: see `ExpertRouting.deviation`"""
+    """Standard deviation of one layer with experts, see `ExpertRouting.deviation`."""
     head_fixed_s: float = 0.0
     head_s: float = 0.0
-    """the whole vocabulary"""
+    """Seconds of the head, the whole vocabulary."""
     saved_s: float = 0.0
-    """what a stage with the head and whole layers leaves out: its last MLP for rows that are not sampled"""
+    """Seconds that a stage with the head and whole layers saves: its last MLP for rows that are not sampled."""
     stage_s: float = 0.0
-    """of every stage, however many layers it has"""
+    """Seconds of every stage, whatever its number of layers."""
     first_s: float = 0.0
-    """of the stage with the embedding, beside its layers: of the encoder"""
+    """Seconds of the encoder, which is in the stage with the embedding."""
     num_steps: float = 0.0
     num_rows: float = 0.0
-    """of hidden states that leave the stage, over all steps"""
+    """Rows of hidden states that leave the stage, over all steps."""
 
     def __add__(self, other: Work) -> Work:
         return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Work)})
@@ -52,35 +52,35 @@ class Work:
         return Work(**{field.name: getattr(self, field.name) * times for field in fields(Work)})
 
     def attention_part(self, share: float) -> float:
-        """One layer's attention in a shard with a share of the KV heads; nothing where it has none."""
+        """Seconds of one layer's attention in a shard with a share of the KV heads; 0 without any."""
         return self.attention_fixed_s + share * self.attention_s if share else 0.0
 
     def mlp_part(self, share: float) -> float:
-        """One layer's MLP in a shard with a share of the columns."""
+        """Seconds of one layer's MLP in a shard with a share of the columns."""
         return self.mlp_fixed_s + share * self.mlp_s
 
     def experts_part(self, share: float) -> Uncertain:
-        """One layer's MLP in a shard with a share of whole experts."""
+        """Seconds of one layer's MLP in a shard with a share of whole experts: mean and standard deviation."""
         return self.mlp_part(share), sqrt(max(0.0, share * (1.0 - share))) * self.mlp_deviation_s
 
     def head_part(self, share: float) -> float:
-        """The head in a shard with a share of the vocabulary."""
+        """Seconds of the head in a shard with a share of the vocabulary."""
         return self.head_fixed_s + share * self.head_s
 
     def whole_s(self, num_layers: int, *, has_embedding: bool, has_head: bool) -> float:
-        """Seconds of a stage that is not cut into shards."""
+        """Seconds of a stage that is not divided into shards."""
         layers_s = num_layers * (self.attention_part(1.0) + self.mlp_part(1.0))
         ends_s = self.first_s * has_embedding + (self.head_part(1.0) - self.saved_s) * has_head
         return self.stage_s + layers_s + ends_s
 
 
 def decode_work(speed: WorkerSpeed, *, rows: float, context: float) -> Work:
-    """One decode step.
+    """The work of one decode step.
 
     Args:
-        speed: of the worker.
+        speed: the worker's speed.
         rows: output tokens in the step.
-        context: tokens that each of them looks back on, itself included.
+        context: tokens that each of them attends over, including itself.
     """
     attention_s = speed.attention.decode.at(rows) + context * speed.decode_context.at(rows)
     return Work(
@@ -98,13 +98,13 @@ def decode_work(speed: WorkerSpeed, *, rows: float, context: float) -> Work:
 
 
 def prefill_work(speed: WorkerSpeed, *, rows: float, context: float, samples: float) -> Work:
-    """One step of prompt rows.
+    """The work of one step of prompt rows.
 
     Args:
-        speed: of the worker.
+        speed: the worker's speed.
         rows: prompt tokens in the step.
-        context: tokens that each of them looks back on on average, itself included.
-        samples: prompts that end in the step; may be a part of one, if only every so many steps see an end.
+        context: the mean number of tokens that each of them attends over, including itself.
+        samples: prompts that end in the step; a fraction if prompts end only every few steps.
     """
     sampling_steps = min(1.0, samples)
     head_s = sampling_steps * speed.head.decode.at(samples / sampling_steps) if samples else 0.0
@@ -132,15 +132,15 @@ def step_work(
     prompt_context: float,
     samples: int,
 ) -> Work:
-    """One step of a flat batch. Where it has rows of both kinds, the matrices meet all of them at once.
+    """The work of one step of a flat batch. Matrix products cover rows of both kinds at once.
 
     Args:
-        speed: of the worker.
+        speed: the worker's speed.
         output_rows: sequences with one row.
-        output_context: tokens that all of these look back on, themselves included, summed.
+        output_context: tokens that these rows attend over, including themselves, summed over the rows.
         prompt_rows: rows of sequences with several.
         prompt_context: the same sum over the prompt rows.
-        samples: rows whose next token is drawn, of both kinds.
+        samples: rows of both kinds whose next token is sampled.
     """
     if not prompt_rows:
         return decode_work(speed, rows=output_rows, context=output_context / output_rows)
@@ -153,7 +153,7 @@ def step_work(
 
 
 def prompts_work(speed: WorkerSpeed, *, requests: float, prompt_tokens: int, chunk_tokens: int) -> Work:
-    """The prompts of some requests, one after the other in as few steps as there can be, and their clips."""
+    """The work of the prompts of some requests, one after the other in as few steps as possible, and their clips."""
     rows = requests * prompt_tokens
     whole_chunks, rest = divmod(rows, chunk_tokens)
     context = (prompt_tokens + 1) / 2
@@ -165,7 +165,7 @@ def prompts_work(speed: WorkerSpeed, *, requests: float, prompt_tokens: int, chu
 
 
 def clips_work(speed: WorkerSpeed, count: float) -> Work:
-    """Encoding so many clips, within the steps of their prompts; nothing where the model has no encoder."""
+    """The work of encoding so many clips in the steps of their prompts; none if the model has no encoder."""
     clip = speed.clip
     if clip is None:
         return Work()
@@ -173,12 +173,12 @@ def clips_work(speed: WorkerSpeed, count: float) -> Work:
 
 
 def outputs_work(speed: WorkerSpeed, workload: Workload, *, requests: float) -> Work:
-    """A step of the output rows of so many requests."""
+    """The work of one step with the output rows of so many requests."""
     return decode_work(speed, rows=requests * workload.hypotheses, context=workload.mean_decode_context)
 
 
 def wave_work(speed: WorkerSpeed, workload: Workload, *, requests: float, chunk_tokens: int) -> Work:
-    """The wave of a micro-batch of so many requests, from their prompts to their last tokens."""
+    """The work of the wave of a micro-batch of so many requests, from their prompts to their last tokens."""
     prompts = prompts_work(speed, requests=requests, prompt_tokens=workload.prompt_tokens, chunk_tokens=chunk_tokens)
     return prompts + outputs_work(speed, workload, requests=requests) * (workload.output_tokens - 1)
 
@@ -192,15 +192,15 @@ def group_seconds(
     sum_s: float,
     deals_experts: bool = False,
 ) -> float:
-    """Seconds of a stage whose layers are cut into shards: every half of a layer waits for its slowest shard.
+    """Seconds of a stage whose layers are divided into shards: attention and MLP each wait for their slowest shard.
 
     Args:
-        works: of each member.
-        shares: of each member: of KV heads, columns, vocabulary rows.
-        num_layers: of the stage.
-        has_head: whether it is the last.
-        sum_s: one all-reduce for every step of the work.
-        deals_experts: whether the shares of columns are of whole experts.
+        works: the work of each member.
+        shares: each member's shares of KV heads, columns and vocabulary rows.
+        num_layers: layers of the stage.
+        has_head: whether it is the last stage.
+        sum_s: seconds of one all-reduce in every step of the work.
+        deals_experts: whether the shares of columns are shares of whole experts.
     """
     members = list(zip(works, shares, strict=True))
     attention_s = max(work.attention_part(heads) for work, (heads, _, _) in members)
@@ -213,7 +213,8 @@ def group_seconds(
 
 
 def transfer_seconds(link: LinkSpeed, work: Work, *, hidden_bytes: float) -> float:
-    """Hidden states of all steps over a link, or summed by a group. `hidden_bytes`: of one row."""
+    """Seconds for the hidden states of all steps over a link, or for their sum in a group. `hidden_bytes`: of one
+    row."""
     return work.num_steps * link.latency_s + work.num_rows * hidden_bytes / link.bytes_per_s
 
 

@@ -1,4 +1,4 @@
-"""The load that a plan is made for."""
+"""The load for which a plan is made."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from shoal.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A closed loop of equal requests: as soon as one ends the next begins. Raises ConfigError out of range."""
+    """A closed loop of equal requests: when one ends, the next begins. Raises ConfigError if a value is out of
+    range."""
 
     streams: int = 1
-    """requests under way at any time, >= 1"""
+    """Concurrent requests, >= 1."""
     prompt_tokens: int = 128
-    """of each request, >= 1"""
+    """Prompt tokens of each request, >= 1."""
     output_tokens: int = 64
-    """of each request, >= 1. Source of both: the benchmarks' workload"""
+    """Output tokens of each request, >= 1. Source of both defaults: the benchmarks' workload."""
     hypotheses: int = 1
-    """rows of each request in a step of outputs: those of a search, >= 1"""
+    """Rows of each request in a decode step: the hypotheses of a beam search, >= 1."""
 
     def __post_init__(self) -> None:
         for name in ("streams", "prompt_tokens", "output_tokens", "hypotheses"):
@@ -27,6 +28,6 @@ class Workload:
 
     @property
     def mean_decode_context(self) -> float:
-        """Tokens that an output row looks back on, itself included: prompt_tokens + 1 to prompt_tokens + output_tokens
-        - 1, on average."""
+        """Mean context of an output row, including itself: the average of prompt_tokens + 1 to prompt_tokens +
+        output_tokens - 1."""
         return self.prompt_tokens + self.output_tokens / 2

@@ -1,10 +1,9 @@
-"""One replica out of a large fleet: a beam search over stages. Not exact.
+"""One replica from a large fleet: a beam search over stages. Not exact.
 
-For a number of stages and a limit on each of them, stages are put on one group after the other, and of all ways to do
-so only those are kept that have covered the most blocks. Where middle blocks are alike and hops are short, the order
-of the groups hardly matters and the beam keeps what a knapsack would; what it finds is a pipeline in any case. The
-limit is bisected on a grid, and numbers of stages that could not be better even with workers without end are left
-out.
+For a number of stages and a limit on the time of each, stages are placed on groups one after the other, and only the
+partial pipelines that cover the most blocks are kept. If middle blocks are alike and hops are short, the order of the
+groups hardly matters and the beam keeps what a knapsack would; in any case the result is a valid pipeline. The limit is
+bisected on a grid, and numbers of stages that could not be better even with unlimited workers are left out.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from shoal.planner.search.pipeline import Pipeline, PlacedStage, micro_batches, 
 from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 _WIDTH = 32
-"""Ways that are kept. Source: twice as many found nothing better in `benchmarks/planner_search.py`."""
+"""Partial pipelines that are kept. Source: twice as many found nothing better in `benchmarks/planner_search.py`."""
 _LOOKED_AT = 8 * _WIDTH
-"""The best ways, among which those that lead to the same state are dropped."""
+"""The best partial pipelines, of which those that lead to the same state are dropped."""
 _PRECISION = 2e-3
-"""Limits that differ by less than this part are not told apart."""
+"""Relative difference below which limits count as equal."""
 
 
 def beam_replica(problem: ReplicaProblem, num_streams: int) -> Pipeline | None:
-    """A pipeline with a short period for so many streams; None where none was found."""
+    """A pipeline with a short period for so many streams; None if none was found."""
     compact, group_ids = problem.compact()
     bounds = [(_bound_s(compact, count, num_streams), count) for count in range(1, compact.stage_limit + 1)]
     best: Pipeline | None = None
@@ -43,7 +42,7 @@ def beam_replica(problem: ReplicaProblem, num_streams: int) -> Pipeline | None:
 
 
 def _bound_s(problem: ReplicaProblem, num_stages: int, num_streams: int) -> float:
-    """No pipeline of so many stages has a shorter period: workers without end, found by bisection over a grid."""
+    """A lower bound on the period of pipelines of so many stages, as with unlimited workers, by bisection on a grid."""
     num_micro_batches, rows = micro_batches(num_stages, num_streams)
     times = problem.times(rows)
     stage_s = times.work_s.min(axis=0, initial=np.inf)
@@ -64,7 +63,7 @@ def _bound_s(problem: ReplicaProblem, num_stages: int, num_streams: int) -> floa
 def _with_stages(
     problem: ReplicaProblem, num_stages: int, num_streams: int, *, low_s: float, high_s: float
 ) -> Pipeline | None:
-    """The best that bisection finds with exactly so many stages and a period between these."""
+    """The best pipeline that bisection finds with exactly so many stages and a period in low_s to high_s."""
     num_micro_batches, rows = micro_batches(num_stages, num_streams)
     times = problem.times(rows)
     low, high = low_s / num_micro_batches, high_s / num_micro_batches
@@ -89,7 +88,10 @@ def _with_stages(
 def _stages_within(
     problem: ReplicaProblem, times: StageTimes, num_stages: int, limit: float
 ) -> tuple[PlacedStage, ...] | None:
-    """Stages and hops of at most `limit` seconds that cover all blocks. Shapes: W ways, G groups, C classes."""
+    """Find stages and hops of at most `limit` seconds that cover all blocks; None if there are none.
+
+    Shapes: W partial pipelines, G groups, C classes.
+    """
     farthest = reach(times.work_s, np.array([limit]))[:, :, 0]
     longest_stage = _longest(farthest)
     linked = times.hop_s <= limit
@@ -124,8 +126,8 @@ def _longest(farthest: I64) -> int:
 
 
 def _needs(uses: I64) -> list[tuple[I64, I64]]:
-    """For each group a class that it uses and how many of it, then another one, ...: few arrays where there are many
-    classes. `uses`: [group, class]."""
+    """For each group a class that it uses and the number of workers, then a second class, and so on. `uses`: [group,
+    class]. There are few such arrays even with many classes."""
     by_use = np.argsort(-uses, axis=1, kind="stable")
     most = int((uses > 0).sum(axis=1).max())
     rows = np.arange(len(uses))
@@ -133,12 +135,12 @@ def _needs(uses: I64) -> list[tuple[I64, I64]]:
 
 
 def _best_ways(left_WC: I64, uses: I64, ways: I64, groups: I64, blocks: I64) -> I64:
-    """Positions of those that cover the most blocks with the fewest workers, one for each state.
+    """Positions of the extensions that cover the most blocks with the fewest workers, one for each state.
 
     Args:
         left_WC: workers that are left before this stage.
-        uses: [group, class].
-        ways, groups, blocks: of each way to go on: what it continues, its group, the blocks covered with it.
+        uses: [group, class] workers of each group. ways, groups, blocks: for each extension: the partial pipeline that
+        it continues, its group, the blocks covered.
     """
     num_left = left_WC.sum(axis=1)[ways] - uses.sum(axis=1)[groups]
     ranks = -(blocks * (num_left.max() + 1) + num_left) * len(uses) + groups
@@ -157,7 +159,7 @@ def _best_ways(left_WC: I64, uses: I64, ways: I64, groups: I64, blocks: I64) -> 
 
 
 def _spell_out(history: list[tuple[I64, I64, I64]], num_blocks: int) -> tuple[PlacedStage, ...]:
-    """Follow the first way back; each stage leaves at least one block for every stage behind it."""
+    """Trace the first pipeline back; each stage leaves at least one block for every later stage."""
     way = 0
     groups: list[int] = []
     lasts: list[int] = []

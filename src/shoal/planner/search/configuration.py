@@ -1,11 +1,11 @@
 """How many replicas of each kind: the configuration LP, its bound, and its integer solution.
 
-A column is a replica: the workers of each class that it uses, its streams, the streams per second that it advances.
-The LP takes any multiple of any column within the counts of workers and streams. There are far too many columns to
-write down, so they are generated: solve with some, take the duals as prices, look for replicas that are worth more
-than they cost (`pricing`), until there is none. If at any prices no replica is worth more than `ratio` times its
-cost, then no plan exceeds ratio times what all workers and streams cost: that is the bound, and it does not depend on
-how well the LP was solved. HiGHS then chooses whole numbers of the columns.
+A column is a replica: the workers of each class that it uses, its streams, and the streams per second that it advances.
+The LP takes any multiple of any column within the numbers of workers and streams. There are too many columns to list,
+so they are generated: solve with some, take the duals as prices, and search for replicas that are worth more than they
+cost (`pricing`), until there is none. If at some prices no replica is worth more than `ratio` times its cost, then no
+plan exceeds `ratio` times the cost of all workers and streams. That is the bound, and it holds however well the LP was
+solved. HiGHS then chooses whole numbers of the columns.
 
 Source: Gilmore and Gomory, A linear programming approach to the cutting-stock problem, Operations Research 9 (1961);
 the bound: Farley, A note on bounding a class of linear programming problems, Operations Research 38 (1990); HiGHS:
@@ -26,19 +26,19 @@ from shoal.planner.search.pricing import Priced, PriceTable, price_table, stacke
 from shoal.planner.search.problem import ReplicaProblem
 
 _TOLERANCE = 2e-3
-"""Replicas that are worth less than this part more than they cost are not looked for."""
+"""Replicas whose worth exceeds their cost by less than this share are not searched for."""
 _REFINED = 5e-3
-"""Only those worth this part more than they cost are weighed by the seconds of their stages and hops."""
+"""Only replicas whose worth exceeds their cost by this share are refined by the seconds of their stages and hops."""
 _COARSE = 16
-"""Of the limits, one in so many is priced until that finds no more columns."""
+"""Only one in so many limits is priced until that finds no more columns."""
 _ROUNDS = 60
 _SECONDS_PRICES = (0.2, 0.8)
 _EVEN_PARTS = (0.02, 0.1, 0.3, 1.0)
-"""Of prices that all workers share evenly, tried for a bound where the LP's own give none."""
+"""Parts of the prices that are spread evenly over all workers, tried for a bound if the LP's own prices give none."""
 _INTEGER_GAP = 2e-3
-"""How far below the LP of its own columns HiGHS may stop."""
+"""The relative gap to the LP's value at which HiGHS may stop."""
 _NODES = 2000
-"""Of HiGHS' tree; not seconds, so that the same input gives the same plan."""
+"""The most nodes of HiGHS' search tree; not seconds, so that the same input gives the same plan."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -46,14 +46,14 @@ class Configuration:
     """The LP with the columns so far."""
 
     problem: ReplicaProblem
-    """compact"""
+    """The problem, compact."""
     num_streams: int
     columns: dict[tuple[tuple[PlacedStage, ...], int], Pipeline] = field(
         default_factory=dict[tuple[tuple[PlacedStage, ...], int], Pipeline]
     )
 
     def add(self, stages: tuple[PlacedStage, ...], rows: int) -> bool:
-        """A replica of these stages, once with as many streams as fill them and once with as many as they need.
+        """Add a replica of these stages, once with as many streams as fill them and once with as few as they need.
 
         Returns:
             Whether there is a new column.
@@ -79,26 +79,26 @@ class Configuration:
         return True
 
     def fits(self, pipeline: Pipeline) -> bool:
-        """Whether there are as many workers; the LP may use a part of a replica for which there are not."""
+        """Whether there are enough workers for a whole replica; the LP may use a fraction of one that does not fit."""
         return all(use <= count for use, count in zip(pipeline.used, self.problem.counts, strict=True))
 
     def matrix(self, pipelines: Collection[Pipeline]) -> tuple[F64, F64, F64]:
-        """Streams per second of each column; what it takes of each class and of the streams; what there is of these."""
+        """Streams per second of each column; its use of each class and of streams; the available amounts of these."""
         rates = np.array([pipeline.streams_per_s for pipeline in pipelines])
         takes = np.array([(*pipeline.used, pipeline.num_streams) for pipeline in pipelines], np.float64).T
         return rates, takes, np.array([*self.problem.counts, self.num_streams], np.float64)
 
     def value(self) -> float:
-        """Of the LP."""
+        """The optimal value of the LP."""
         have = np.array([*self.problem.counts, self.num_streams], np.float64)
         return float(self.prices() @ have)
 
     def prices(self) -> F64:
-        """Duals of the LP: of a worker of each class, and of a stream."""
+        """The duals of the LP: the prices of a worker of each class and of a stream."""
         return linear_prices(*self.matrix(self.columns.values()))
 
     def whole(self) -> list[Pipeline]:
-        """Whole numbers of columns with as many streams per second as HiGHS finds."""
+        """Choose whole numbers of columns for the most streams per second that HiGHS finds."""
         pipelines = [pipeline for pipeline in self.columns.values() if self.fits(pipeline)]
         if not pipelines:
             return []
@@ -120,11 +120,11 @@ def generate_columns(configuration: Configuration, rows: Sequence[int]) -> float
     """Add columns until none is worth more than it costs.
 
     Args:
-        configuration: gets the columns.
-        rows: of micro-batches that replicas may have.
+        configuration: the LP. Mutates: gets the columns.
+        rows: the possible rows of a replica's micro-batches.
 
     Returns:
-        Streams per second that no plan exceeds with these rows; 0: nothing fits.
+        An upper bound on streams per second of any plan with these rows; 0: nothing fits.
     """
     _add_copies(configuration, rows)
     tables = [table for count in rows if (table := price_table(configuration.problem, count)) is not None]
@@ -153,10 +153,10 @@ def generate_columns(configuration: Configuration, rows: Sequence[int]) -> float
 
 
 def _least_bound(configuration: Configuration, tables: Sequence[PriceTable]) -> float:
-    """What no plan exceeds by two arguments that need no good prices: where the LP's are 0 for all the workers of some
-    replica, which it may take more often than there are workers, they bound nothing.
+    """An upper bound if the LP's prices give none, because they are 0 for all workers of some replica.
 
-    No stream is quicker than through the quickest stages; and prices that are spread over all workers are not 0.
+    It is the better one of two: no stream is faster than through the fastest stages, and prices that are partly spread
+    over all workers are never 0.
     """
     bound = configuration.num_streams / min(float(table.sum_s.min()) for table in tables)
     have = np.array([*configuration.problem.counts, configuration.num_streams], np.float64)
@@ -171,7 +171,7 @@ def _least_bound(configuration: Configuration, tables: Sequence[PriceTable]) -> 
 
 
 def _add_copies(configuration: Configuration, rows: Sequence[int]) -> None:
-    """Replicas of one stage, of every group that holds the whole model."""
+    """Add replicas of one stage on every group that can hold the whole model."""
     num_blocks = configuration.problem.num_blocks
     for count in rows:
         whole_s = configuration.problem.times(count).work_s[:, 0, num_blocks]
@@ -180,27 +180,27 @@ def _add_copies(configuration: Configuration, rows: Sequence[int]) -> None:
 
 
 def _boards(tables: Sequence[PriceTable]) -> list[PriceTable]:
-    """As few tables as can be: those in which it does not matter what came before a stage become one."""
+    """As few tables as possible: those in which the predecessor of a stage does not matter are stacked."""
     plain = [table for table in tables if not table.has_kinds]
     return [*([stacked(plain)] if plain else []), *(table for table in tables if table.has_kinds)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Market:
-    """Prices at which replicas are looked for."""
+    """The search for replicas at certain prices."""
 
     configuration: Configuration
     prices: F64
-    """of a worker of each class, and of a stream"""
+    """The prices of a worker of each class, and of a stream."""
     at_least: float = 1 + _TOLERANCE
-    """what a new column must be worth for what it costs"""
+    """The least worth of a new column relative to its cost."""
 
     def trade(self, board: PriceTable) -> tuple[int, F64]:
         """Add some of the best replicas.
 
         Returns:
-            How many of them are new; and for each limit what any replica between the limit before and this one is
-            worth, at most, for what it costs.
+            How many of them are new; and for each limit an upper bound on worth over cost of any replica between the
+            previous limit and this one.
         """
         priced = board.price(self._group_prices(board.rows), np.arange(len(board.limits)))
         streams = np.where(board.rows == 1, np.maximum(1.0, board.sum_s / board.lowest), 0.0)
@@ -210,14 +210,14 @@ class Market:
         return self._add(priced, worth, 6 * len(np.unique(board.rows))), at_most
 
     def trade_finely(self, table: PriceTable, worth: dict[int, F64]) -> tuple[int, float]:
-        """Add the best replicas of one table, where they may be worth what they cost.
+        """Add the best replicas of one table, at limits where they may be worth their cost.
 
         Args:
-            table: of one number of rows.
-            worth: by rows, for each limit of the thinned table, from `trade`.
+            table: the table of one number of rows.
+            worth: by rows, the bounds from `trade` for each limit of the thinned table.
 
         Returns:
-            How many of them are new; and what any replica with these rows is worth, at most, for what it costs.
+            How many of them are new; and an upper bound on worth over cost of any replica with these rows.
         """
         rows = int(table.rows[0])
         windows = worth[rows]
@@ -238,19 +238,19 @@ class Market:
         return added, float(at_most.max())
 
     def worth_of(self, table: PriceTable) -> dict[int, F64]:
-        """What `trade_finely` needs of a table that was not on a board."""
+        """The bounds that `trade_finely` needs, for a table that `trade` has not priced."""
         _, at_most = self.trade(table.thinned(_COARSE))
         return {int(table.rows[0]): at_most}
 
     def _price(self, table: PriceTable, limits: I64) -> Priced:
-        """Where a micro-batch has one row, streams are paid by the seconds that they are under way."""
+        """Price a table. With one row per micro-batch, streams are priced by the seconds that they are in flight."""
         seconds_prices = None
         if table.rows[0] == 1 and self.prices[-1] > 0:
             seconds_prices = float(self.prices[-1]) / table.lowest[limits]
         return table.price(self._group_prices(table.rows[limits]), limits, seconds_prices)
 
     def _weigh(self, thinned: PriceTable, worth: F64) -> F64:
-        """A better bound on what replicas with one row are worth for what they cost."""
+        """A tighter bound on worth over cost of replicas with one row."""
         above = np.flatnonzero(worth > self.at_least)
         if not len(above):
             return worth
@@ -260,7 +260,7 @@ class Market:
         return worth
 
     def _group_prices(self, rows: I64) -> F64:
-        """[K, G] of a stage: its workers, and the streams that fill it unless there can be fewer."""
+        """[K, G]: the price of a stage: its workers, and the streams that fill it unless there can be fewer."""
         workers = np.array(self.configuration.problem.groups, np.float64) @ self.prices[:-1]
         return workers + float(self.prices[-1]) * np.where(rows > 1, rows, 0)[:, np.newaxis]
 
@@ -270,9 +270,9 @@ class Market:
         return sum(self.configuration.add(priced.stages(position), int(rows[position])) for position in peaks)
 
     def _refine(self, priced: Priced, at_most: F64) -> int:
-        """Where sums keep replicas from what their slowest stage promises: raise the price of a second, step by step.
+        """Tighten bounds of replicas that sums of stages keep from full speed, by raising the price of a second.
 
-        Mutates: at_most, lowered where it can be.
+        Mutates: at_most, lowered where possible.
         """
         table, added = priced.table, 0
         for step in _SECONDS_PRICES:
@@ -290,7 +290,7 @@ class Market:
 
 
 def _peaks(worth: F64, at_least: float) -> list[int]:
-    """Where it is large enough and no smaller than at both neighbours, the largest first."""
+    """Positions of local maxima above `at_least`, the largest first."""
     padded = np.pad(worth, 1, constant_values=-np.inf)
     peak = (worth >= padded[:-2]) & (worth >= padded[2:]) & (worth > at_least) & (worth > 0)
     positions = np.flatnonzero(peak)

@@ -1,9 +1,9 @@
-"""How far a pipeline gets when no stage may take longer than a limit.
+"""How many blocks a pipeline can cover if no stage may take longer than a limit.
 
-More blocks never take less time, so of two pipelines of the same workers the one that has covered more blocks can
-finish wherever the other can: only the farthest matters, and the blocks vanish from the state. Hops are ignored and
-stages may be empty here, hence what cannot be covered cannot be covered by any pipeline, while what can be is still
-to be checked.
+More blocks never take less time, so of two partial pipelines with the same workers the one that covers more blocks can
+finish wherever the other can: only the farthest one matters, and blocks need not be part of the state. Hops are ignored
+and stages may be empty here, so what cannot be covered here cannot be covered by any pipeline, while what can be
+covered must still be checked.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from shoal.planner.search.fleet_states import FleetStates
 from shoal.planner.search.pipeline import PlacedStage
 
 _COUNT = np.uint16
-"""Adding small integers up is several times faster than counting."""
+"""The type of sums of truth values: adding small integers is several times faster than counting."""
 _NUM_PROBES = 16
-"""Limits tried at once. One pass over the states costs more in calls than in arithmetic up to about so many."""
+"""Limits tried at once. Up to about so many, a pass over the states costs more in calls than in arithmetic."""
 _MOST_RANKED = 1024
-"""Times of which a few of about even rank are looked for: where there are more, such a part of them will do."""
+"""The most times of which quantiles are taken; of more times a sample suffices."""
 
 
 def reach(work_s: F64, limits: F64) -> I64:
-    """[group, first, limit]: the farthest last such that first:last takes at most the limit; first where none does."""
+    """[group, first, limit]: the farthest last such that first:last takes at most the limit; first if there is none."""
     places: I64 = np.arange(int(work_s.shape[1]))
     return np.stack([places + (work_s <= limit).sum(axis=2, dtype=_COUNT) for limit in limits], axis=2)
 
 
 def _reach_between(work_s: F64, limits: F64, least: I64, most: I64) -> I64:
-    """As `reach`, for limits of which is known that they reach from `least` to `most`, both [group, first]."""
+    """`reach` for limits whose result is known to lie in `least` to `most`, both [group, first]."""
     width = int((most - least).max())
     lasts = least[:, :, np.newaxis] + np.arange(1, width + 1)
     beyond = lasts > most[:, :, np.newaxis]
@@ -42,8 +42,8 @@ def _reach_between(work_s: F64, limits: F64, least: I64, most: I64) -> I64:
 
 
 def reach_grid(work_s: F64, limits: F64) -> U16:
-    """As `reach`, for many ascending limits: each last is reached from the first limit within which it comes up to the
-    one within which the next one does."""
+    """`reach` for many ascending limits: each last is the result from the first limit that reaches it up to the one
+    that reaches the next."""
     num_groups, num_places, _ = work_s.shape
     is_later = ~np.tri(num_places, dtype=np.bool_)
     within: I64 = np.zeros(work_s.shape, np.int64)
@@ -54,17 +54,17 @@ def reach_grid(work_s: F64, limits: F64) -> U16:
 
 
 def reach_back(work_s: F64, limit: float) -> I64:
-    """[group, last]: the least first such that first:last takes at most the limit; last where none does."""
+    """[group, last]: the least first such that first:last takes at most the limit; last if there is none."""
     return np.arange(int(work_s.shape[1]), dtype=np.int64) - (work_s <= limit).sum(axis=1, dtype=_COUNT)
 
 
 def covered(states: FleetStates, farthest: I64 | U16, num_stages: int) -> list[I64]:
-    """Blocks covered with 0, 1, ... num_stages stages: for each, [state, limit]; -1 where a state needs other numbers.
+    """Blocks covered with 0, 1, ... num_stages stages: [state, limit] for each; -1 if a state needs another number.
 
     Args:
-        states: of the fleet.
+        states: the states of the fleet.
         farthest: [group, first, limit] from `reach`.
-        num_stages: whose layers exist.
+        num_stages: the most stages.
     """
     _, num_places, num_limits = farthest.shape
     flat = farthest.reshape(-1)
@@ -83,12 +83,12 @@ def covered(states: FleetStates, farthest: I64 | U16, num_stages: int) -> list[I
 
 
 def needed(states: FleetStates, least: I64, num_stages: int) -> list[I64]:
-    """Blocks that must be covered after 0, 1, ... stages to finish with num_stages of them: for each, [state].
+    """Blocks that must be covered after 0, 1, ... stages to finish with num_stages of them: [state] for each.
 
     Args:
-        states: of the fleet.
+        states: the states of the fleet.
         least: [group, last] from `reach_back`.
-        num_stages: of the whole pipeline.
+        num_stages: stages of the whole pipeline.
     """
     never = least.shape[1]  # one more than there are blocks
     padded = np.pad(least, ((0, 0), (0, 1)), constant_values=never)
@@ -104,8 +104,8 @@ def needed(states: FleetStates, least: I64, num_stages: int) -> list[I64]:
 
 
 def least_floor(work_s: F64) -> float:
-    """Seconds that the slowest stage of any pipeline takes at least: those of the block that takes longest where it is
-    quickest. Infinite where some block fits nowhere."""
+    """A lower bound on the seconds of the slowest stage of any pipeline: the largest time of a block on its fastest
+    group. Infinite if some block fits nowhere."""
     return float(work_s.diagonal(1, axis1=1, axis2=2).min(axis=0, initial=np.inf).max())
 
 
@@ -113,11 +113,11 @@ def least_limit(states: FleetStates, work_s: F64, num_stages: int, ceiling: floa
     """The smallest time of a stage up to `ceiling` with which num_stages stages can cover all blocks, or None.
 
     Args:
-        states: of the fleet.
-        work_s: [group, first, last] of the groups that may be used; infinite for the others.
-        num_stages: exactly.
+        states: the states of the fleet.
+        work_s: [group, first, last] seconds; infinite for groups that may not be used.
+        num_stages: the exact number of stages.
         ceiling: the largest time of interest.
-        floor: a time that is certainly not too large.
+        floor: a lower bound on the result.
     """
     values = work_s[(work_s <= min(ceiling, sys.float_info.max)) & (work_s >= floor)]
     if not len(values):
@@ -147,7 +147,7 @@ def _covers(states: FleetStates, farthest: I64, num_stages: int) -> Bools:
 
 
 def _quantiles(values: F64) -> F64:
-    """Some of the values, distinct and ascending, about evenly spread over them; all of them where they are few."""
+    """Quantiles of the values, distinct and ascending; all values if there are few."""
     if len(values) <= _NUM_PROBES:
         return np.unique(values)
     some = values[:: -(-len(values) // _MOST_RANKED)]
@@ -157,23 +157,23 @@ def _quantiles(values: F64) -> F64:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Covering:
-    """The pipelines of so many stages that may cover all blocks, each stage within the limit."""
+    """The pipelines of a number of stages that may cover all blocks, with each stage within the limit."""
 
     states: FleetStates
     complete: I64
-    """states that can cover all blocks, those with few workers first"""
+    """States that can cover all blocks, those with few workers first."""
     num_covered: list[I64]
-    """[state] after 0, 1, ... stages"""
+    """Blocks covered after 0, 1, ... stages, [state] for each."""
     farthest: I64
-    """[group, first]"""
+    """[group, first], see `reach`."""
     least: I64
-    """[group, last]"""
+    """[group, last], see `reach_back`."""
 
     def stages(self, state: int) -> tuple[PlacedStage, ...] | None:
-        """A pipeline that uses just these workers. None: this walk ended at stages without blocks.
+        """A pipeline that uses exactly the workers of a state; None if the walk ends at stages without blocks.
 
-        From the last stage to the first, each takes the group with the lowest index that will do and as many blocks as
-        it can, but for one for each stage before it.
+        From the last stage to the first, each takes the possible group with the lowest index and as many blocks as it
+        can, but leaves one for each stage before it.
         """
         last = self.farthest.shape[1] - 1
         stages: list[PlacedStage] = []

@@ -1,4 +1,4 @@
-"""Which workers a pipeline has used: the states of the dynamic programmes, and the steps between them."""
+"""The states of the dynamic programs (the workers that a pipeline has used) and the steps between them."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from shoal.planner.search.problem import ReplicaProblem
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
-    """Every way to put the s-th stage of a pipeline on a group: steps from one state to another.
+    """All ways to place the s-th stage of a pipeline on a group: steps from one state to another.
 
-    Shapes: [P] steps, sorted by the state they lead to, then by group; [T] states that are reached.
+    Shapes: P steps, sorted by the state they lead to, then by group; T states that are reached.
     """
 
     before: I64
-    """[P] state"""
+    """[P]: the state before each step."""
     group: I64
-    """[P]"""
+    """[P]: the group of each step."""
     after: I64
-    """[P] state"""
+    """[P]: the state after each step."""
     targets: I64
-    """[T] states, ascending"""
+    """[T]: the reached states, ascending."""
     starts: I64
-    """[T] the first step to each of them"""
+    """[T]: the first step to each reached state."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class FleetStates:
-    """Counts of used workers by class, numbered so that a step adds the same number wherever it is taken.
+    """Counts of used workers by class, numbered so that placing a group always adds the same number.
 
-    Mutates: `layers`, which are made when they are first asked for.
+    Mutates: `layers`, which are made when they are first needed. Shapes: U states.
     """
 
     num_workers: I64
-    """[U] of each state"""
+    """[U]: the number of used workers of each state."""
     steps: tuple[I64, I64, I64]
-    """all steps: before, group, after"""
+    """All steps: before, group, after."""
     layers: list[Layer] = field(default_factory=list[Layer])
-    """of the first stage, the second, ..."""
+    """The layers of the first stage, the second, and so on, as far as needed."""
 
     @property
     def num_states(self) -> int:
         return len(self.num_workers)
 
     def layer(self, stage: int) -> Layer:
-        """Of the `stage`-th stage, counted from 0."""
+        """The layer of the `stage`-th stage, counted from 0."""
         while len(self.layers) <= stage:
             self.layers.append(self._next_layer())
         return self.layers[stage]
@@ -65,7 +65,7 @@ class FleetStates:
 
 
 def count_states(problem: ReplicaProblem) -> int:
-    """How many states there would be."""
+    """The number of states that `fleet_states` would make."""
     return prod(count + 1 for count in problem.counts)
 
 
@@ -73,7 +73,7 @@ def fleet_states(problem: ReplicaProblem) -> FleetStates:
     """Number all counts of used workers in mixed radix, the first class slowest, and find the steps between them.
 
     Args:
-        problem: compact.
+        problem: the problem, compact.
     """
     sizes = [count + 1 for count in problem.counts]
     used = np.indices(sizes).reshape(len(sizes), -1).T

@@ -1,6 +1,6 @@
-"""Linear and integer programs for HiGHS, solved by one thread so that the same input has the same answer.
+"""Linear and integer programs solved with HiGHS by one thread, so that the same input gives the same answer.
 
-HiGHS takes 0.4 s to import and most commands never solve anything, so it is imported when a function is called.
+HiGHS takes 0.4 s to import and most commands never need it, so it is imported when a function is called.
 
 Source: Huangfu and Hall, Parallelizing the dual revised simplex method, Mathematical Programming Computation 10 (2018).
 """
@@ -23,17 +23,17 @@ _ERROR = -1
 
 
 def linear_prices(values: F64, takes: F64, have: F64) -> F64:
-    """The shadow price of each row when non-negative amounts of greatest value take no more than there is.
+    """The shadow prices of the linear program: maximize values @ x with takes @ x <= have and x >= 0.
 
     Shapes: V variables, R rows.
 
     Args:
-        values: [V].
-        takes: [R, V].
-        have: [R].
+        values: [V] the value of each variable.
+        takes: [R, V] what each variable takes of each row.
+        have: [R] the available amounts.
 
     Returns:
-        [R]: what one more of each would be worth.
+        [R]: the value of one more of each row.
     """
     least: F64 = np.full(len(have), -np.inf)
     none: F64 = np.zeros(len(values))
@@ -53,16 +53,16 @@ def least_cost(
     relative_gap: float,
     max_nodes: int | None = None,
 ) -> F64 | None:
-    """The cheapest values of variables, some of them whole numbers; None where there are none.
+    """The values of variables, some of them whole numbers, with the least cost; None if none is feasible.
 
     Shapes: V variables, R rows.
 
     Args:
-        costs: [V].
-        rows: [R, V] factors; [R] least and [R] most of their sums.
-        bounds: [V] least and [V] most of each variable.
-        whole: [V]: 1 where the variable is a whole number, otherwise 0.
-        relative_gap: how far above the least cost the answer may be.
+        costs: [V] the cost of each variable.
+        rows: [R, V] factors; [R] least and [R] greatest values of their sums.
+        bounds: [V] least and [V] greatest values of each variable.
+        whole: [V] 1 if the variable must be a whole number, otherwise 0.
+        relative_gap: how far above the least cost the answer may be, relative to it.
         max_nodes: the most nodes of the search tree; None: no limit. Not seconds, so that the same input has the same
             answer.
     """
@@ -80,8 +80,8 @@ def least_cost(
 def _solver(costs: F64, *, factors: F64, row_bounds: tuple[F64, F64], bounds: tuple[F64, F64], whole: I64) -> Any:
     """HiGHS with a program to minimize, silent and without threads of its own. Shapes: as in `least_cost`.
 
-    The public class `highspy.Highs` prints a banner from its constructor, which would stand in the output of `--json`:
-    this is the class below it.
+    The public class `highspy.Highs` prints a banner from its constructor, which would spoil the output of `--json`, so
+    this uses the class below it.
     """
     num_rows, num_variables = factors.shape
     row, column = np.nonzero(factors)

@@ -1,12 +1,11 @@
-"""The quickest way of one wave through a pipeline whose stages and hops each take no longer than a limit.
+"""The pipeline with the least sum of stages and hops for one wave, each of which takes no longer than a limit.
 
-Exact: dynamic programming over ordered cuts. The state is the workers used by class, the group of the last stage and
-the blocks that are done; stage by stage, min-plus products with the table of each group's times. Only the blocks
-between "needed to finish at all" and "reachable at all" (`coverage`) are looked at, which is what makes it quick near
-the optimum.
+Exact: dynamic programming over ordered cuts. The state consists of the workers used by class, the group of the last
+stage and the blocks that are covered; each stage is a min-plus product with the table of each group's times. Only
+blocks between "needed to finish" and "reachable" (`coverage`) are considered, which makes it fast near the optimum.
 
-Source: the form of the programme is that of PipeDream's partitioning (arXiv 1806.03377, section 3.1), with unlike
-workers in the state and the sum in place of the maximum; the maximum is the limit.
+Source: PipeDream's partitioning (arXiv 1806.03377, section 3.1), with unlike workers in the state and the sum in place
+of the maximum; the maximum is the limit.
 """
 
 from __future__ import annotations
@@ -23,41 +22,41 @@ from shoal.planner.search.pipeline import PlacedStage
 from shoal.planner.search.problem import StageTimes
 
 _CHUNK = 1 << 19
-"""Sums computed at once: 4 MiB of doubles, about what a core's cache holds. Source: `benchmarks/planner_search.py`."""
+"""Sums computed at once: 4 MiB of doubles, about a core's cache. Source: `benchmarks/planner_search.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Row:
-    """Pipelines of s stages, by their last step. Shapes: [Q] steps, L blocks."""
+    """Pipelines of s stages by their last step. Shapes: Q steps, L blocks."""
 
     before: I64
     group: I64
     after: I64
     sum_s: F64
-    """[Q, L + 1]: least seconds with so many blocks done"""
+    """[Q, L + 1]: the least seconds for covering so many blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LeastSums:
-    """All that is needed to spell out the best pipelines of a certain number of stages."""
+    """The solved dynamic program, from which the best pipelines of a number of stages can be traced back."""
 
     states: FleetStates
     work_s: F64
-    """infinite above the limit"""
+    """[group, first, last] seconds; infinite above the limit."""
     hop_s: F64
-    """infinite above the limit"""
+    """[from, to] seconds; infinite above the limit."""
     rows: list[_Row]
-    """of the first stage, the second, ...; empty where no pipeline exists"""
+    """The rows of the first stage, the second, and so on; empty if no pipeline exists."""
 
     @property
     def least_s(self) -> float:
-        """Of all pipelines; infinite where there is none."""
+        """The least sum of all pipelines; infinite if there is none."""
         return float(self._complete_s().min(initial=np.inf))
 
     def stages(self, at_most_s: float) -> tuple[PlacedStage, ...]:
-        """The pipeline with the fewest workers among those that take at most so long, of these the quickest.
+        """The pipeline with the fewest workers among those that take at most `at_most_s`, of these the fastest.
 
-        Valid only where `at_most_s` is not less than `least_s` and that is finite.
+        `least_s` must be finite, and `at_most_s` no less than it.
         """
         sums = self._complete_s()
         num_workers = self.states.num_workers[self.rows[-1].after]
@@ -86,12 +85,13 @@ class LeastSums:
 
 
 def least_sum_bound(times: StageTimes, num_stages: int, limit: float = np.inf) -> float:
-    """No pipeline of so many stages is quicker: the shortest path over the blocks, were there groups without end."""
+    """A lower bound on the sum of pipelines of so many stages: the shortest path over the blocks with unlimited
+    groups."""
     return least_sum_bounds(times, num_stages, limit)[-1]
 
 
 def least_sum_bounds(times: StageTimes, most_stages: int, limit: float = np.inf) -> list[float]:
-    """`least_sum_bound` of 1, 2, ... stages."""
+    """`least_sum_bound` for 1, 2, ... most_stages stages."""
     stage_s = times.work_s.min(axis=0, initial=np.inf)
     stage_s = np.where(stage_s <= limit, stage_s, np.inf)
     hop_s = float(times.hop_s.min(initial=np.inf))
@@ -104,8 +104,8 @@ def least_sum_bounds(times: StageTimes, most_stages: int, limit: float = np.inf)
 
 
 def least_sums(states: FleetStates, times: StageTimes, num_stages: int, limit: float) -> LeastSums:
-    """Solve for pipelines of exactly num_stages stages, each of them and each hop of at most `limit` seconds."""
-    limit = min(limit, sys.float_info.max)  # an infinite time is within no limit
+    """Solve for pipelines of exactly num_stages stages, where each stage and each hop takes at most `limit` seconds."""
+    limit = min(limit, sys.float_info.max)  # an infinite time exceeds every limit
     work_s = np.where(times.work_s <= limit, times.work_s, np.inf)
     hop_s = np.where(times.hop_s <= limit, times.hop_s, np.inf)
     reached = reach(work_s, np.array([limit]))
@@ -130,14 +130,14 @@ def least_sums(states: FleetStates, times: StageTimes, num_stages: int, limit: f
 
 
 def _alive(layer: Layer, farthest: I64, *, low: I64, high: I64) -> Layer:
-    """The steps that can cover what must be covered after them. `low`: needed after; `high`: covered before."""
+    """The steps that can cover what is needed after them. `low`: blocks needed after; `high`: blocks covered before."""
     keep: Bools = farthest[layer.group, high[layer.before]] >= low[layer.after]
     before, group, after = layer.before[keep], layer.group[keep], layer.after[keep]
     return Layer(before=before, group=group, after=after, targets=layer.targets, starts=layer.starts)
 
 
 def _join(row: _Row, layer: Layer, hop_s: F64) -> tuple[tuple[I64, I64, I64], F64]:
-    """Each step behind all that lead to where it begins: least seconds at its door, hop included, [Q, L + 1]."""
+    """Join each step with all steps before it: [Q, L + 1] least seconds before its stage, including the hop."""
     begin = np.searchsorted(row.after, layer.before)
     count = np.searchsorted(row.after, layer.before, "right") - begin
     step = np.repeat(np.arange(len(count)), count)
@@ -153,7 +153,7 @@ def _join(row: _Row, layer: Layer, hop_s: F64) -> tuple[tuple[I64, I64, I64], F6
 
 
 def _add_stage(so_far_s: F64, groups: I64, work_s: F64, *, low: I64, high: I64) -> F64:
-    """[Q, L + 1]: least over the first block of each step's stage. `low`, `high`: ends of it worth looking at."""
+    """[Q, L + 1]: the minimum over the first block of each step's stage. `low`, `high`: the range of its end."""
     sum_s = np.full(so_far_s.shape, np.inf)
     for group in np.unique(groups):
         steps = np.flatnonzero(groups == group)

@@ -1,10 +1,9 @@
-"""The best set of replicas for a small fleet: exact, over all ways to share workers and streams among replicas.
+"""The best set of replicas for a small fleet: exact, over all ways to divide workers and streams among replicas.
 
-A dynamic programme over (workers, streams) that puts one replica after the other. What a replica does with some of the
-workers need not be known for all of them: the programme starts from rates that are certainly not too low, and those of
-the replicas that it picks are replaced by the true ones (`best_replica`) until it picks only true ones. Nothing can
-then be better, since everything else was judged too well. That is best-first search as in A*, with the whole programme
-in the place of the queue.
+A dynamic program over (workers, streams) adds one replica after the other. The rate of a replica need not be known for
+every set of workers: the program starts from upper bounds, and the rates of the replicas that it picks are replaced by
+the true ones (`best_replica`) until it picks only true ones. Nothing can be better then, since everything else was
+overestimated. That is best-first search as in A*, with the whole program in place of the queue.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica
 
 _NUM_LIMITS = 320
-"""Limits of a stage on which first guesses are based, each as many times the one before. Source:
-`benchmarks/planner_large_models.py`, five unlike machines and 64 streams: with 320 half as many searches follow as with
-40, and half of the time; more of them save no more than they cost."""
+"""Limits of a stage in the geometric grid on which upper bounds are based. Source:
+`benchmarks/planner_large_models.py`, five unlike machines and 64 streams: 320 limits need half as many searches and
+half the time of 40; more cost as much as they save."""
 
 
 def best_partition(
     problem: ReplicaProblem, num_streams: int, stream_counts: Sequence[int], *, max_searches: int
 ) -> tuple[list[Pipeline], float]:
-    """The replicas that together advance the most streams per second.
+    """Find the replicas that together advance the most streams per second.
 
     Args:
-        problem: few enough workers for an exact search.
-        num_streams: of all replicas together, at most.
-        stream_counts: what a single one may have.
-        max_searches: for single replicas; when there have been so many, the best of what is known has to do.
+        problem: a problem with few enough workers for an exact search.
+        num_streams: the most streams of all replicas together.
+        stream_counts: the numbers of streams that a replica may have.
+        max_searches: the most searches for single replicas; after them the best known result is returned.
 
     Returns:
-        The replicas, and streams per second that no others exceed: what they advance, unless the searches were too few.
+        The replicas, and an upper bound on streams per second: what they advance, unless the searches were too few.
     """
     compact, group_ids = problem.compact()
     bounds = _Bounds.of(compact, stream_counts)
@@ -73,15 +72,15 @@ def _told(pipeline: Pipeline, group_ids: I64) -> Pipeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Bounds:
-    """What no replica is better than. Shapes: U states, N stream counts."""
+    """Upper bounds on the rates of replicas. Shapes: U states, N stream counts."""
 
     most_stages: int
     stream_counts: Sequence[int]
     rates: F64
-    """[U, N]: streams per second that no replica of just these workers exceeds"""
+    """[U, N]: upper bounds on streams per second of a replica with exactly these workers."""
     limits: Mapping[int, Sequence[F64]]
-    """by rows of a micro-batch, for 1, 2, ... stages as far as needed, [U]: seconds that the slowest stage takes
-    at least, of these workers or of some of them"""
+    """By rows of a micro-batch, for 1, 2, ... stages as far as needed: [U] lower bounds on the seconds of the slowest
+    stage with these workers or some of them."""
 
     @staticmethod
     def of(problem: ReplicaProblem, stream_counts: Sequence[int]) -> _Bounds:
@@ -105,7 +104,7 @@ class _Bounds:
         return _Bounds(most_stages=problem.stage_limit, stream_counts=stream_counts, rates=rates, limits=limits)
 
     def at_least_s(self, state: int, index: int) -> list[float]:
-        """For 1, 2, ... stages: see `best_replica`. Some of them may be more than there are workers."""
+        """The argument of `best_replica`: lower bounds for 1, 2, ... stages, possibly for more stages than workers."""
         shapes = [
             (num_stages, micro_batches(num_stages, self.stream_counts[index])[1])
             for num_stages in range(1, self.most_stages + 1)
@@ -114,7 +113,7 @@ class _Bounds:
 
 
 def _lower_limits(states: FleetStates, work_s: F64, most_stages: int) -> list[F64]:
-    """For 1, 2, ... stages, [state]: seconds that the slowest stage of just these workers takes at least."""
+    """For 1, 2, ... stages: [state] lower bounds on the seconds of the slowest stage with exactly these workers."""
     floor, num_blocks = least_floor(work_s), work_s.shape[1] - 1
     if floor == np.inf:
         return [np.full(states.num_states, np.inf)] * most_stages
@@ -135,16 +134,16 @@ def _of_fewer(values: F64, counts: Sequence[int]) -> F64:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Shares:
-    """All ways to give some workers and streams to a first replica and the rest to others. Shapes: [U] states."""
+    """All ways to give some workers and streams to a first replica and the rest to others. Shapes: U states."""
 
     used: I64
-    """[U, class]"""
+    """[U, class]: the workers of each state."""
     options: list[tuple[I64, I64]]
-    """of each state: what the replica with the first of the workers may have, and the state that is left"""
+    """For each state: the states that the replica with the first worker may have, and the states that are left."""
     idle: I64
-    """[U] the state without the first of the workers"""
+    """[U]: the state without the first worker."""
     cost: I64
-    """streams of each option of the stream counts; none where there are more streams than all replicas can have"""
+    """Streams of each stream count; all 0 if there are always enough streams."""
     num_streams: int
 
     @staticmethod
@@ -168,10 +167,11 @@ class _Shares:
         )
 
     def best(self, rates: F64) -> tuple[list[tuple[int, int]], float]:
-        """The replicas with the highest sum of rates, each as state of its workers and index of its streams; the sum.
+        """The replicas with the highest sum of rates, each as (state of its workers, index of its streams), and the
+        sum.
 
         Args:
-            rates: [U, index of the stream counts].
+            rates: [U, N] rates by state and stream count.
         """
         totals = self._totals(rates)
         chosen: list[tuple[int, int]] = []
@@ -188,7 +188,7 @@ class _Shares:
         return chosen, float(totals[-1, -1])
 
     def _totals(self, rates: F64) -> F64:
-        """[U, streams + 1]: most with these workers and so many streams at most."""
+        """[U, streams + 1]: the highest sum of rates with these workers and at most so many streams."""
         totals = np.zeros((len(self.used), self.num_streams + 1))
         for state in range(1, len(self.used)):
             ways = self._ways(rates, totals, state)
@@ -196,7 +196,7 @@ class _Shares:
         return totals
 
     def _ways(self, rates: F64, totals: F64, state: int) -> F64:
-        """[option, index of the stream counts, streams + 1]; minus infinity where there are not so many streams."""
+        """[option, N, streams + 1]: sums of rates for a state; minus infinity without enough streams."""
         inside, rest = self.options[state]
         left = np.arange(self.num_streams + 1) - self.cost[:, np.newaxis]
         ways = rates[inside][:, :, np.newaxis] + totals[rest][:, np.maximum(left, 0)]

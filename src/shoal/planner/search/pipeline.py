@@ -1,9 +1,9 @@
-"""One replica: stages in order, how many streams it carries, and what that takes.
+"""One replica: its stages in order, its streams, and its times.
 
-n streams travel in m = min(stages, n) micro-batches of r = ceil(n / m) rows. A wave of one of them passes all stages
-and hops one after the other, so no micro-batch comes round faster than their sum; and the slowest stage or hop serves
-all m. The period in which every stream advances by a wave is therefore at least max(sum, m * longest), and the
-schedule that starts a micro-batch as soon as its stage is free reaches it.
+n streams form m = min(stages, n) micro-batches of r = ceil(n / m) rows. A wave of one of them passes all stages and
+hops one after the other, so no micro-batch returns sooner than their sum; and the slowest stage or hop serves all m.
+The period in which every stream advances by a wave is therefore at least max(sum, m * longest), and a schedule that
+starts a micro-batch as soon as its stage is free reaches it.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ class PlacedStage:
     group: int
     first: int
     last: int
-    """exclusive"""
+    """The first block after the stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """A replica under a certain load."""
+    """A replica under a load, with its times."""
 
     stages: tuple[PlacedStage, ...]
     used: tuple[int, ...]
-    """workers of each class"""
+    """Used workers of each class."""
     num_streams: int
-    """requests that it works on at once"""
+    """Concurrent requests."""
     num_micro_batches: int
     rows: int
-    """of a micro-batch, the last one perhaps fewer"""
+    """Rows of a micro-batch; the last one may have fewer."""
     sum_s: float
-    """of all stages and hops: a wave's way through"""
+    """Seconds of a wave through all stages and hops."""
     longest_s: float
-    """of the slowest stage or hop"""
+    """Seconds of the slowest stage or hop."""
 
     @property
     def period_s(self) -> float:
@@ -57,13 +57,13 @@ class Pipeline:
 
 
 def micro_batches(num_stages: int, num_streams: int) -> tuple[int, int]:
-    """How many micro-batches there are and the rows of each: as many as keep all stages busy, if there are streams."""
+    """The number of micro-batches, one per stage if there are enough streams, and the rows of each."""
     num_micro_batches = min(num_stages, num_streams)
     return num_micro_batches, -(-num_streams // num_micro_batches)
 
 
 def timed_pipeline(problem: ReplicaProblem, stages: Sequence[PlacedStage], num_streams: int) -> Pipeline:
-    """What these stages take for so many streams; infinite where they do not fit. `num_streams`: >= 1."""
+    """The pipeline of these stages with its times for so many streams, >= 1; times are infinite if they do not fit."""
     num_micro_batches, rows = micro_batches(len(stages), num_streams)
     times = problem.times(rows)
     work_s = [times.stage_s(stage.group, stage.first, stage.last) for stage in stages]

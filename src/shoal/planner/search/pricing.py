@@ -1,12 +1,12 @@
-"""The replica that is worth most when workers and streams have prices: columns for the configuration LP.
+"""The most valuable replica at given prices of workers and streams: columns for the configuration LP.
 
 For a fixed number of rows r and a limit on the time of every stage and hop, a replica of S full stages advances S * r
-streams every S * limit seconds: r / limit streams per second, however many stages it has. What is left is to cover
-all blocks at the least cost, a shortest path over (blocks, group): each group may be taken as often as one likes, for
-the LP counts the workers. All limits of a grid are solved at once.
+streams every S * limit seconds: r / limit streams per second for any number of stages. The remaining problem is to
+cover all blocks at the least cost, a shortest path over (blocks, group), in which each group may be used any number of
+times, because the LP counts the workers. All limits of a grid are solved at once.
 
-The grid makes the bound rigorous: a replica whose slowest stage lies between two neighbours is worth no more than at
-the lower one and costs no less than at the upper one. Two more things are weighed by the seconds of stages and hops:
+The grid makes the bound rigorous: a replica whose slowest stage lies between two neighbors is worth no more than at the
+lower one and costs no less than at the upper one. The seconds of stages and hops are priced in two cases:
 
 * one row: a replica may have fewer streams than stages, but by Little's law no fewer than its rate times its sum;
 * full stages reach r / limit only if the sum of stages and hops is at most S * limit. A Lagrange multiplier of that
@@ -26,34 +26,35 @@ from shoal.planner.search.pipeline import PlacedStage
 from shoal.planner.search.problem import ReplicaProblem
 
 LIMIT_RATIO = 1.01
-"""One limit of the grid over the one before: what the bound loses at most. Source: `benchmarks/planner_search.py`."""
+"""Ratio of successive limits of the grid, which is the most that the bound loses. Source:
+`benchmarks/planner_search.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PriceTable:
-    """What does not depend on prices: how far each group gets within each limit.
+    """The part of pricing that does not depend on prices: how far each group gets within each limit.
 
     Shapes: K limits, G groups, J kinds of predecessor.
     """
 
     rows: I64
-    """[K] of a micro-batch"""
+    """[K]: rows of a micro-batch."""
     limits: F64
-    """[K]"""
+    """[K]: the limits in seconds."""
     lowest: F64
-    """[K]: what the slowest stage takes at least if it does not come within the limit before"""
+    """[K]: the least seconds of the slowest stage if it exceeds the previous limit."""
     farthest: I64
-    """[first, K, G]"""
+    """[first, K, G]: the end of the longest stage from `first` within the limit."""
     kinds: I64
-    """[G]: groups are of one kind if their hops to all others are alike, as far as they can exceed a limit"""
+    """[G]: the kind of each group as a predecessor: equal if its hops that can exceed a limit are equal."""
     hop_s: F64
-    """[J, G] from a kind to a group, as far as it can exceed a limit"""
+    """[J, G]: seconds of hops from a kind to a group; 0 if they cannot exceed a limit."""
     work_s: F64
-    """[group, first, last]; empty in a table of several numbers of rows"""
+    """[group, first, last]: seconds of stages; empty in a table of several numbers of rows."""
     least_hop_s: F64
-    """[G] to each group from any other"""
+    """[G]: the least seconds of a hop to each group."""
     sum_s: F64
-    """[K]: no replica is quicker through"""
+    """[K]: a lower bound on the seconds of a wave through any replica."""
 
     @property
     def num_blocks(self) -> int:
@@ -61,11 +62,11 @@ class PriceTable:
 
     @property
     def has_kinds(self) -> bool:
-        """Whether it matters what came before a stage."""
+        """Whether the predecessor of a stage matters."""
         return len(self.hop_s) > 1 or self.hop_s.max(initial=0.0) > 0
 
     def thinned(self, every: int) -> PriceTable:
-        """With one limit in so many, and the last: what is between two of them costs no less than the upper one."""
+        """The table with one in `every` limits and the last one; replicas in between cost no less than at the upper."""
         kept = np.arange(every - 1, len(self.limits) + every - 1, every).clip(max=len(self.limits) - 1)
         return replace(
             self,
@@ -77,14 +78,14 @@ class PriceTable:
         )
 
     def price(self, group_prices: F64, limits: I64, seconds_prices: F64 | None = None) -> Priced:
-        """Least cost of covering all blocks.
+        """Solve for the least cost of covering all blocks.
 
         Shapes: K limits, G groups.
 
         Args:
-            group_prices: [K, G] of a stage, streams included.
-            limits: [K] indexes of those to solve.
-            seconds_prices: [K] of a second of a stage or a hop, >= 0; None: 0.
+            group_prices: [K, G] price of a stage, including its streams.
+            limits: [K] indices of the limits to solve.
+            seconds_prices: [K] price of a second of a stage or hop, >= 0; None: 0.
         """
         costs = np.full((len(limits), self.num_blocks + 1, len(self.hop_s)), np.inf)
         costs[:, -1] = 0.0
@@ -103,31 +104,31 @@ class PriceTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Priced:
-    """Least costs for certain prices. Shapes: K limits, J kinds of predecessor, L blocks, G groups."""
+    """Least costs at certain prices. Shapes: K limits, J kinds of predecessor, L blocks, G groups."""
 
     table: PriceTable
     limits: I64
-    """[K] indexes of the limits that were solved"""
+    """[K]: indices of the limits that were solved."""
     group_prices: F64
-    """[K, G]"""
+    """[K, G]: price of a stage, including its streams."""
     seconds_prices: F64 | None
-    """[K]"""
+    """[K]: price of a second; None: 0."""
     costs: F64
-    """[K, L + 1, J]: of covering the rest behind a predecessor of that kind"""
+    """[K, L + 1, J]: least cost of covering the remaining blocks after a predecessor of each kind."""
 
     @property
     def least(self) -> F64:
-        """[K]: of covering all blocks."""
+        """[K]: least cost of covering all blocks."""
         return self.costs[:, 0].min(axis=1)
 
     def options(self, first: int) -> F64:
-        """[K, G]: least cost of the rest if a stage of each group begins with `first`."""
+        """[K, G]: least cost of the remaining blocks if a stage on each group begins with `first`."""
         table = self.table
         if self.seconds_prices is not None:
             return self._ways(first, slice(None)).min(axis=1)
         lasts = table.farthest[first][self.limits]
         position = np.arange(len(lasts))[:, np.newaxis]
-        if not table.has_kinds:  # the longest stage is best: nothing depends on what came before
+        if not table.has_kinds:  # the longest stage is best, because the predecessor does not matter
             behind = self.costs[position, lasts, 0]  # where there is no block the cost is still infinite
         else:
             best = np.minimum.accumulate(self.costs[:, first + 1 :], axis=1)
@@ -136,7 +137,7 @@ class Priced:
         return behind + self.group_prices
 
     def stages(self, position: int) -> tuple[PlacedStage, ...]:
-        """The cheapest replica for the position-th of the solved limits."""
+        """The cheapest replica at the `position`-th solved limit."""
         table, only = self.table, slice(position, position + 1)
         if self.seconds_prices is None and not table.has_kinds:
             return self._longest_stages(position)
@@ -148,7 +149,7 @@ class Priced:
             if kind >= 0:
                 ways = np.where(table.hop_s[kind] <= limit, ways, np.inf)
             group = int(ways.min(axis=0).argmin())
-            last = table.num_blocks - int(ways[::-1, group].argmin())  # of equal ones the longest stage
+            last = table.num_blocks - int(ways[::-1, group].argmin())  # the longest of equally good stages
             stages.append(PlacedStage(group=group, first=first, last=last))
             first, kind = last, int(table.kinds[group])
         return tuple(stages)
@@ -166,7 +167,7 @@ class Priced:
         return tuple(stages)
 
     def _ways(self, first: int, positions: slice) -> F64:
-        """[K, last, G]: cost of the rest if the next stage is first:last on each group, last from first + 1 on."""
+        """[K, last, G]: cost of the remaining blocks if the next stage is first:last on each group; last > first."""
         table = self.table
         stage_s = table.work_s[:, first, first + 1 :].T
         behind = self.costs[positions, first + 1 :]
@@ -180,11 +181,11 @@ class Priced:
 
 
 def price_table(problem: ReplicaProblem, rows: int) -> PriceTable | None:
-    """Of one number of rows; None where nothing fits.
+    """The table for one number of rows; None if nothing fits.
 
     Args:
-        problem: compact.
-        rows: of a micro-batch.
+        problem: the problem, compact.
+        rows: rows of a micro-batch.
     """
     times = problem.times(rows)
     floor = least_floor(times.work_s)
@@ -210,7 +211,7 @@ def price_table(problem: ReplicaProblem, rows: int) -> PriceTable | None:
 
 
 def stacked(tables: Sequence[PriceTable]) -> PriceTable:
-    """One table of several, to be priced at once. `tables`: at least one; of none of them `has_kinds`."""
+    """Stack tables, at least one and all without `has_kinds`, into one that is priced at once."""
     return replace(
         tables[0],
         rows=np.concatenate([table.rows for table in tables]),
@@ -223,7 +224,7 @@ def stacked(tables: Sequence[PriceTable]) -> PriceTable:
 
 
 def _shortest_way(stage_s: F64) -> float:
-    """Through all blocks in any number of stages, hops left out. `stage_s`: [first, last]."""
+    """The shortest path through all blocks in any number of stages, without hops. `stage_s`: [first, last]."""
     so_far_s = np.zeros(len(stage_s))
     for last in range(1, len(stage_s)):
         so_far_s[last] = (so_far_s[:last] + stage_s[:last, last]).min()

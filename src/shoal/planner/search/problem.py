@@ -1,5 +1,4 @@
-"""What the search is given: stages and links in seconds, workers in classes. It knows nothing of models and
-machines."""
+"""The input of the search: stages and links in seconds, and workers in classes, independent of models and machines."""
 
 from __future__ import annotations
 
@@ -14,20 +13,19 @@ from shoal.arrays import F64, I64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StageTimes:
-    """How long every possible stage takes for one wave of one micro-batch of a certain number of rows.
+    """Seconds of every possible stage for one wave of a micro-batch with a certain number of rows.
 
     Shapes: G groups, L blocks.
     """
 
     work_s: F64
-    """[group, first, last], [G, L + 1, L + 1]: seconds of the blocks first:last, the embedding with block 0 and the
-    head with block L - 1. Infinite where last <= first and where memory does not suffice; more blocks never take
-    less"""
+    """[group, first, last], [G, L + 1, L + 1]: seconds of the blocks first:last, with the embedding in block 0 and the
+    head in block L - 1. Infinite if last <= first or if memory does not suffice; more blocks never take less."""
     hop_s: F64
-    """[from, to], [G, G]: seconds of handing a wave on; infinite where there is no link"""
+    """[from, to], [G, G]: seconds of passing a wave on; infinite if there is no link."""
     exact_s: Callable[[int, int, int], float] | None = None
-    """seconds of a stage (group, first, last), where they take long to find and `work_s` has but a bound from below;
-    None: `work_s` has the seconds themselves"""
+    """Gives the exact seconds of a stage (group, first, last) if `work_s` has only lower bounds, because exact ones are
+    expensive; None: `work_s` is exact."""
 
     def stage_s(self, group: int, first: int, last: int) -> float:
         """Exact seconds of one stage."""
@@ -36,7 +34,7 @@ class StageTimes:
         return self.exact_s(group, first, last)
 
     def of_groups(self, kept: I64) -> StageTimes:
-        """Of some groups, which are numbered anew."""
+        """The times of some groups, with new indices."""
         exact_s = self.exact_s
         return StageTimes(
             work_s=self.work_s[kept],
@@ -45,7 +43,7 @@ class StageTimes:
         )
 
     def raised(self, stages: Iterable[tuple[int, int, int]]) -> StageTimes:
-        """With the exact seconds of some stages (group, first, last), which larger ones take at least."""
+        """The times with exact seconds of some stages (group, first, last), which are lower bounds of larger ones."""
         work_s = self.work_s.copy()
         for group, first, last in stages:
             larger_s = work_s[group, : first + 1, last:]
@@ -55,23 +53,23 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReplicaProblem:
-    """A model to be cut into stages, and the workers that there are."""
+    """A model to be divided into stages, and the available workers."""
 
     num_blocks: int
-    """that can be cut between, >= 1"""
+    """Blocks between which the model can be cut, >= 1."""
     counts: tuple[int, ...]
-    """workers of each class"""
+    """Workers of each class."""
     groups: tuple[tuple[int, ...], ...]
-    """[group][class]: workers that hold a stage together; one at least in every group"""
+    """[group][class]: workers that hold a stage together, at least one in every group."""
     times: Callable[[int], StageTimes]
-    """by rows of a micro-batch. A pure function; a search asks once for each number of rows"""
+    """Gives the times by rows of a micro-batch. A pure function; a search calls it once for each number of rows."""
     max_stages: int | None = None
-    """of one replica; None: no limit"""
+    """The most stages of one replica; None: no limit."""
     usable: tuple[bool, ...] | None = None
-    """of each group; None: all of them. So a search over fewer groups speaks of the same indexes"""
+    """Whether each group may be used; None: all may. A search over fewer groups keeps the same indices in this way."""
 
     def restricted(self, *, single_workers: bool = False, max_stages: int | None = None) -> ReplicaProblem:
-        """The same with fewer choices: stages of one worker only, fewer stages."""
+        """The problem with fewer choices: only stages of one worker, or fewer stages."""
         usable = self.usable or (True,) * len(self.groups)
         if single_workers:
             usable = tuple(may and sum(group) == 1 for may, group in zip(usable, self.groups, strict=True))
@@ -79,7 +77,7 @@ class ReplicaProblem:
         return replace(self, usable=usable, max_stages=min(limits, default=None))
 
     def without_whole_stages(self) -> ReplicaProblem:
-        """The same where no stage may be everything: two stages at least."""
+        """The problem in which a replica has at least two stages."""
 
         def times(rows: int) -> StageTimes:
             given = self.times(rows)
@@ -90,7 +88,7 @@ class ReplicaProblem:
         return replace(self, times=times)
 
     def by_bounds(self) -> ReplicaProblem:
-        """The same as if all bounds were exact times."""
+        """The problem in which lower bounds count as exact times."""
 
         def times(rows: int) -> StageTimes:
             return replace(self.times(rows), exact_s=None)
@@ -99,15 +97,15 @@ class ReplicaProblem:
 
     @property
     def stage_limit(self) -> int:
-        """Most stages that a replica can have."""
+        """The most stages that a replica can have."""
         limit = self.num_blocks if self.max_stages is None else self.max_stages
         return min(limit, self.num_blocks, sum(self.counts))
 
     def compact(self) -> tuple[ReplicaProblem, I64]:
-        """Without the groups that may not be used or for which there are not enough workers.
+        """Remove the groups that may not be used or for which there are not enough workers.
 
         Returns:
-            The problem, which remembers times that it has asked for; and the former index of each of its groups.
+            The problem, which caches its times; and the former index of each of its groups.
         """
         fits = [all(use <= count for use, count in zip(group, self.counts, strict=True)) for group in self.groups]
         usable = self.usable or (True,) * len(self.groups)

@@ -1,13 +1,13 @@
-"""The best single pipeline: the one with the shortest period, and all that trade its way through for its period.
+"""The best single pipeline: the one with the shortest period, and all that trade latency (sum) for period.
 
-Exact, in two steps for each number of stages. First the smallest limit of a stage with which all blocks can be
-covered at all (`coverage`), a bisection over the distinct times; hops are ignored and so are sums, thus it bounds the
-period from below, and the pipeline found with it often has just that period. Only where its bound is better than the
-best pipeline so far, the exact programme (`least_sum`) decides: the least sum never grows with the limit while m
-times the limit does, so the period is smallest where the two cross, another bisection.
+Exact, in two steps for each number of stages. First the smallest limit of a stage with which all blocks can be covered
+at all (`coverage`), a bisection over the distinct times. It ignores hops and sums, so it is a lower bound on the
+period, and the pipeline found with it often has just that period. Only if its bound is better than the best pipeline so
+far, the exact program (`least_sum`) decides: the least sum never grows with the limit while m times the limit does, so
+the period is smallest where the two cross, another bisection.
 
-Where times are only bounds, the best pipeline by the bounds is timed exactly and, if it takes longer than it promised,
-searched for anew with what has come out; nothing can be better than one that keeps its promise.
+If times are only lower bounds, the best pipeline by the bounds is timed exactly. If it takes longer than its bounds,
+the search is repeated with its exact times; a pipeline that takes just as long as its bounds is the best.
 
 Fleets with more states than `MAX_STATES` are searched by `beam` instead, which is not exact.
 """
@@ -29,10 +29,10 @@ from shoal.planner.search.pipeline import Pipeline, micro_batches, timed_pipelin
 from shoal.planner.search.problem import ReplicaProblem, StageTimes
 
 MAX_STATES = 1024
-"""Counts of used workers up to which the search is exact: ten workers that are all different."""
+"""The most states with which the search is exact: ten workers that are all different."""
 
 SAME = 1e-9
-"""Periods that differ by no more than this part are the same: sums of doubles in another order differ by less."""
+"""Relative difference up to which periods count as equal: sums of doubles in another order differ by less."""
 
 
 def is_exact(problem: ReplicaProblem) -> bool:
@@ -43,16 +43,16 @@ def is_exact(problem: ReplicaProblem) -> bool:
 def best_replica(
     problem: ReplicaProblem, num_streams: int, *, at_least_s: Sequence[float] | None = None
 ) -> Pipeline | None:
-    """The pipeline with the shortest period for so many streams; None where nothing fits.
+    """Find the pipeline with the shortest period for so many streams; None if nothing fits.
 
-    Of those with the same period the one with the fewest workers, then the fewest stages, then the first in the order
-    of used workers by class and of groups from the last stage to the first.
+    Ties go to the fewest workers, then to the fewest stages, then to the first in the order of used workers by class
+    and of groups from the last stage to the first.
 
     Args:
         problem: workers and times.
-        num_streams: >= 1, all of them in this replica.
-        at_least_s: what the slowest of 1, 2, ... stages takes at least, as far as that is known; None: it is not. The
-            search is quicker with it, and its result the same.
+        num_streams: the streams of this replica, >= 1.
+        at_least_s: lower bounds on the slowest of 1, 2, ... stages, as far as they are known; None: not known. They
+            make the search faster and do not change its result.
     """
     if not is_exact(problem):
         return beam_replica(problem, num_streams)
@@ -65,7 +65,7 @@ def best_replica(
 
 
 def _raised(problem: ReplicaProblem, pipeline: Pipeline) -> ReplicaProblem:
-    """With the exact times of the pipeline's stages."""
+    """The problem with the exact times of a pipeline's stages."""
     stages = [(stage.group, stage.first, stage.last) for stage in pipeline.stages]
 
     @cache
@@ -77,7 +77,7 @@ def _raised(problem: ReplicaProblem, pipeline: Pipeline) -> ReplicaProblem:
 
 
 def _best_by_bounds(problem: ReplicaProblem, num_streams: int, at_least_s: Sequence[float] | None) -> Pipeline | None:
-    """As `best_replica`, as if all bounds were exact."""
+    """`best_replica` with lower bounds taken as exact times."""
     search = _Search.of(problem)
     at_least_s = [0.0] * problem.stage_limit if at_least_s is None else at_least_s
     shapes = [
@@ -100,15 +100,15 @@ def _best_by_bounds(problem: ReplicaProblem, num_streams: int, at_least_s: Seque
 
 
 def replica_front(problem: ReplicaProblem, num_streams: int, *, step: float = 0.0) -> tuple[Pipeline, ...]:
-    """Pipelines of which none is both quicker through (`sum_s`) and quicker round (m times `longest_s`) than another.
+    """The Pareto front of pipelines by latency (`sum_s`) and throughput (m times `longest_s`).
 
     Args:
-        problem: workers and times, few enough workers for an exact search.
-        num_streams: >= 1.
-        step: the next pipeline of the same number of stages is quicker round by at least this part. 0: all of them.
+        problem: workers and times, with few enough workers for an exact search.
+        num_streams: the number of streams, >= 1.
+        step: the least relative improvement of throughput from one pipeline to the next of as many stages; 0: all.
 
     Returns:
-        By rising sum.
+        The pipelines by ascending sum.
     """
     search = _Search.of(problem)
     found: list[Pipeline] = []
@@ -125,7 +125,7 @@ def replica_front(problem: ReplicaProblem, num_streams: int, *, step: float = 0.
 
 
 def _non_dominated(pipelines: list[Pipeline]) -> tuple[Pipeline, ...]:
-    """Figures that differ by no more than SAME are the same."""
+    """The pipelines that no other one dominates. Values that differ by no more than SAME count as equal."""
     front: list[Pipeline] = []
     for pipeline in sorted(pipelines, key=lambda pipeline: (pipeline.sum_s, _round_s(pipeline), pipeline.num_workers)):
         if front and _round_s(pipeline) >= _round_s(front[-1]) * (1 - SAME):
@@ -143,10 +143,10 @@ def _round_s(pipeline: Pipeline) -> float:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Search:
     problem: ReplicaProblem
-    """only with groups that may be used; asks for times once for each number of rows"""
+    """The compact problem."""
     states: FleetStates
     group_ids: I64
-    """of the groups in the problem as it was given"""
+    """The index of each group in the original problem."""
 
     @staticmethod
     def of(problem: ReplicaProblem) -> _Search:
@@ -154,20 +154,20 @@ class _Search:
         return _Search(problem=compact, states=fleet_states(compact), group_ids=group_ids)
 
     def told(self, pipeline: Pipeline) -> Pipeline:
-        """In the group indexes of the given problem."""
+        """The pipeline with the group indices of the original problem."""
         stages = [replace(stage, group=int(self.group_ids[stage.group])) for stage in pipeline.stages]
         return replace(pipeline, stages=tuple(stages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Shape:
-    """A number of stages, and what follows from it."""
+    """A number of stages, with the values that follow from it."""
 
     num_stages: int
     num_micro_batches: int
     times: StageTimes
     at_least_s: float
-    """of the slowest stage"""
+    """A lower bound on the seconds of the slowest stage."""
 
     @staticmethod
     def of(search: _Search, num_stages: int, num_streams: int, at_least_s: float = 0.0) -> _Shape:
@@ -182,7 +182,8 @@ class _Shape:
 
 
 def _cover(search: _Search, shape: _Shape, below_s: float, num_streams: int) -> tuple[float, Pipeline | None]:
-    """A bound on the period of such pipelines, and one that may reach it. Infinite, None: none is below below_s."""
+    """A lower bound on the period of pipelines of a shape, and one that may reach it; (infinite, None) if none is below
+    below_s."""
     ceiling = below_s / shape.num_micro_batches
     if shape.at_least_s > ceiling:
         return np.inf, None
@@ -201,10 +202,10 @@ def _cover(search: _Search, shape: _Shape, below_s: float, num_streams: int) -> 
 def _improve(
     search: _Search, shape: _Shape, best: Pipeline | None, *, bound_s: float, num_streams: int
 ) -> Pipeline | None:
-    """The better of `best` and the best pipeline of this shape.
+    """The better one of `best` and the best pipeline of this shape.
 
-    With F(limit) for the least sum: no pipeline of the shape has a period below min(F, m * limit), since those within
-    the limit have F at least and the others m * limit at least; and one within the limit has max(F, m * limit) at most.
+    Let F(limit) be the least sum. No pipeline of the shape has a period below min(F, m * limit), since those within the
+    limit have at least F and the others at least m * limit; and one within the limit has at most max(F, m * limit).
     """
     m = shape.num_micro_batches
     low_s, high_s = bound_s, np.inf if best is None else best.period_s * (1 - SAME)
@@ -227,7 +228,7 @@ def _improve(
 
 
 def _fewest_workers(search: _Search, shapes: list[_Shape], best: Pipeline) -> Pipeline:
-    """Among all pipelines with this period, the one with the fewest workers and then the fewest stages."""
+    """The pipeline with the same period as `best`, the fewest workers and then the fewest stages."""
     within_s = best.period_s * (1 + SAME)
     for shape in shapes:
         limit = within_s / shape.num_micro_batches
@@ -244,7 +245,8 @@ def _fewest_workers(search: _Search, shapes: list[_Shape], best: Pipeline) -> Pi
 def _with_fewest_workers(
     search: _Search, shape: _Shape, cover: Covering, *, within_s: float, num_streams: int
 ) -> Pipeline | None:
-    """Of this shape and a period of at most within_s: the first that may cover, if it does, otherwise the exact way."""
+    """The pipeline of this shape with the fewest workers and a period of at most within_s: from the covering if that
+    suffices, otherwise by the exact search."""
     limit = within_s / shape.num_micro_batches
     if least_sum_bound(shape.times, shape.num_stages, limit) > within_s:
         return None

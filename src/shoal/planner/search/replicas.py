@@ -1,7 +1,7 @@
-"""How to share a fleet's workers and streams among replicas so that all streams together advance fastest.
+"""How to divide a fleet's workers and streams among replicas so that all streams together advance fastest.
 
 Small fleets are solved exactly (`partition`), others as a configuration LP with generated columns (`configuration`).
-Either gives a bound that no plan exceeds whose replicas have rows out of `counts_to_try`.
+Both give an upper bound for all plans whose replicas have rows from `counts_to_try`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from shoal.planner.search.problem import ReplicaProblem
 from shoal.planner.search.replica import best_replica, is_exact
 
 MAX_EXACT_STATES = 64
-"""Counts of used workers up to which the search goes on until it is proven best: six workers that are all different."""
+"""The most states with which `partition` searches until its result is proven best: six workers, all different."""
 MAX_PARTITION_STATES = 256
-"""Up to which it is tried with a limited number of searches: eight workers that are all different."""
+"""The most states with which `partition` is used, with a limited number of searches: eight workers, all different."""
 _MAX_SEARCHES = 64
-"""A few milliseconds each. Source: `benchmarks/planner_large_models.py`, eight unlike machines: 64 find plans up to 3 %
-better than 24 and stay within its goal."""
+"""The limit of searches, of a few milliseconds each. Source: `benchmarks/planner_large_models.py`, eight unlike
+machines: 64 find plans up to 3 % better than 24 and stay within its goal."""
 _MOST_STREAMS = 1024
-"""Streams of one replica that are tried. With so many, reading the weights no longer counts."""
+"""The most streams of one replica that are tried. With so many, reading the weights no longer matters."""
 _MAX_RAISES = 16
-"""Times that streams which are left over are given to some replica."""
+"""How many times remaining streams are given to some replica."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,37 +34,37 @@ class Replicas:
     """The best set of replicas that was found."""
 
     pipelines: tuple[Pipeline, ...]
-    """of every replica, the one with the most streams per second first; empty: nothing fits"""
+    """The replicas, the one with the most streams per second first; empty: nothing fits."""
     bound_streams_per_s: float
-    """no plan does more"""
+    """An upper bound on the streams per second of any plan."""
 
     @property
     def streams_per_s(self) -> float:
-        """Of all replicas together."""
+        """Streams per second of all replicas together."""
         return sum(pipeline.streams_per_s for pipeline in self.pipelines)
 
     @property
     def num_streams(self) -> int:
-        """Of all replicas together."""
+        """Streams of all replicas together."""
         return sum(pipeline.num_streams for pipeline in self.pipelines)
 
     @property
     def gap(self) -> float:
-        """The part of the bound that was not reached; 0: proven best."""
+        """The share of the bound that was not reached; 0: proven best."""
         bound = self.bound_streams_per_s
         return (bound - self.streams_per_s) / bound if bound > 0 else 0.0
 
 
 def best_replicas(problem: ReplicaProblem, num_streams: int, *, stream_counts: Sequence[int] | None = None) -> Replicas:
-    """Choose replicas.
+    """Find the best set of replicas.
 
     Args:
-        problem: workers and times. Its `max_stages` may be 1 or leave pipelines their length; in between the bound of
-            large fleets is loose.
-        num_streams: >= 1, of all replicas together at most; a huge number where there is no limit.
-        stream_counts: what a single replica (in large fleets: a micro-batch) may have; None: `counts_to_try`.
+        problem: workers and times. If its `max_stages` is neither 1 nor ineffective, the bound of large fleets is
+            loose.
+        num_streams: the most streams of all replicas together, >= 1; a huge number if there is no limit.
+        stream_counts: the streams that a replica (in large fleets: a micro-batch) may have; None: `counts_to_try`.
     """
-    if num_streams == 1 and is_exact(problem):  # one stream is in one replica, and the best of these is found
+    if num_streams == 1 and is_exact(problem):  # one stream runs on one replica, whose best is found exactly
         pipelines = [one for one in [best_replica(problem, 1)] if one is not None]
         return Replicas(pipelines=tuple(pipelines), bound_streams_per_s=sum(one.streams_per_s for one in pipelines))
     counts = counts_to_try(num_streams) if stream_counts is None else sorted(set(stream_counts))
@@ -81,7 +81,7 @@ def best_replicas(problem: ReplicaProblem, num_streams: int, *, stream_counts: S
 
 
 def counts_to_try(num_streams: int) -> list[int]:
-    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and num_streams: never more than half as many again as the one before."""
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, ... and num_streams: from 2 on each is at most 1.5 times the one before."""
     counts = {min(num_streams, _MOST_STREAMS)}
     count = 1
     while count < min(num_streams, _MOST_STREAMS):
@@ -102,7 +102,7 @@ def _configured(problem: ReplicaProblem, num_streams: int, rows: Sequence[int]) 
 
 
 def _raised(problem: ReplicaProblem, pipelines: list[Pipeline], num_streams: int) -> list[Pipeline]:
-    """Give the streams that are left over to the replicas that gain most by them, all or an even part at a time."""
+    """Give the remaining streams to the replicas that gain most from them, all or an even part at a time."""
     pipelines = list(pipelines)
     left = num_streams - sum(pipeline.num_streams for pipeline in pipelines)
     for _ in range(_MAX_RAISES):

@@ -1,4 +1,4 @@
-"""How much a worker's speed of now differs from what was measured before, and its speed with that made good."""
+"""Drift: how much a worker's present speed differs from an earlier measurement, and the corrected speed."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from statistics import median
 from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 
 TOLERATED = 0.03
-"""Drift that is left alone: two measurements of a quiet machine differ by as much."""
+"""Drift that is ignored: two measurements of a quiet machine differ by as much."""
 _LEAST_S = 1e-9
-"""Of any layer; noise can make a difference of two times nothing."""
+"""The least seconds of a layer; noise can make the difference of two times 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Seconds of now over those of before, at the rows that were measured now."""
+    """Present over earlier seconds, at the rows that were measured again."""
 
     decode_ratios: Curve
-    """of whole layers for output rows"""
+    """Ratios of whole layers for output rows."""
     prefill_ratios: Curve
-    """of whole layers for prompt rows"""
+    """Ratios of whole layers for prompt rows."""
     head_ratios: Curve
-    """of the head for sampled rows"""
+    """Ratios of the head for sampled rows."""
     decode_context: Curve
-    """what output rows' contexts take now: a small difference of two steps, of which no ratio can be trusted"""
+    """Present seconds of output rows' contexts, a small difference of two steps whose ratio would be unreliable."""
     prefill_context_s: float
-    """the same of a prompt row"""
+    """Present seconds of a prompt row's context, per token."""
 
     @property
     def decode(self) -> float:
-        """Of layers for output rows, the median."""
+        """The median ratio of layers for output rows."""
         return median(self.decode_ratios.seconds)
 
     @property
     def prefill(self) -> float:
-        """Of layers for prompt rows, the median."""
+        """The median ratio of layers for prompt rows."""
         return median(self.prefill_ratios.seconds)
 
     @property
     def spread(self) -> float:
-        """Part by which a single ratio of layers is off from the medians, at most."""
+        """The largest relative deviation of a ratio of layers from its median."""
         both = ((self.decode_ratios, self.decode), (self.prefill_ratios, self.prefill))
         return max(abs(ratio / middle - 1.0) for ratios, middle in both for ratio in ratios.seconds)
 
     @property
     def is_tolerated(self) -> bool:
-        """Whether what was measured before can be used as it is."""
+        """Whether the earlier measurement can be used as it is."""
         ratios = (*self.decode_ratios.seconds, *self.prefill_ratios.seconds, *self.head_ratios.seconds)
         return max(abs(ratio - 1.0) for ratio in ratios) <= TOLERATED
 
     @property
     def error(self) -> float:
-        """The part by which seconds may be off between the rows that were measured now."""
+        """The relative error that seconds may have between the rows that were measured again."""
         return max(self.spread, abs(self.decode - 1.0), abs(self.prefill - 1.0)) if self.is_tolerated else self.spread
 
 
 def find_drift(before: WorkerSpeed, now: WorkerSpeed) -> Drift:
-    """Compare whole layers, and the head, at the rows that were measured now."""
+    """Compare whole layers and the head at the rows that were measured again."""
     return Drift(
         decode_ratios=_ratios(before, now, _layer_s(lambda block: block.decode), _layer_rows(now, decode=True)),
         prefill_ratios=_ratios(before, now, _layer_s(lambda block: block.prefill), _layer_rows(now, decode=False)),
@@ -69,7 +69,7 @@ def find_drift(before: WorkerSpeed, now: WorkerSpeed) -> Drift:
 
 
 def with_drift(speed: WorkerSpeed, drift: Drift) -> WorkerSpeed:
-    """The speed of now: as before where the drift is tolerated, else as measured now, and between that in its ratio."""
+    """The present speed: unchanged if the drift is tolerated, otherwise scaled by the ratios, interpolated by rows."""
     if drift.is_tolerated:
         return speed
     slower = times_as_long(speed, drift.decode_ratios, drift.prefill_ratios, drift.head_ratios)
@@ -77,12 +77,12 @@ def with_drift(speed: WorkerSpeed, drift: Drift) -> WorkerSpeed:
 
 
 def times_as_long(speed: WorkerSpeed, decode: Curve, prefill: Curve, head: Curve) -> WorkerSpeed:
-    """Each of a worker's times so many times as long, which keeps how layers are divided.
+    """Scale a worker's times by ratios, keeping how layers are divided.
 
     Args:
-        speed: as it was.
+        speed: the speed to scale.
         decode: ratios for layers, by output rows.
-        prefill: the same, by prompt rows.
+        prefill: ratios for layers, by prompt rows.
         head: ratios for the head, by sampled rows.
     """
 

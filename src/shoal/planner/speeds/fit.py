@@ -1,11 +1,11 @@
-"""From timed steps to a worker's speed.
+"""Fitting a worker's speed to timed steps.
 
-Points are kept as they are, not smoothed: a curve goes through them. Only what no single step shows is computed:
+Points are not smoothed: a curve goes through them. Only what no single step shows is computed:
 
 * context: slopes between steps that differ in nothing else;
-* what a step takes by itself, where no shard was timed for it (devices take none): the start of the line through the
-  same step in the long and in the short part;
-* the head is what sampling adds, less the matrices of the last layer that meet sampled rows only;
+* the fixed time of a step, if no shard was timed for it (devices take none): the intercept of the line through the same
+  step in the long and in the short part;
+* the head: what sampling adds, minus the matrices of the last layer that compute sampled rows only;
 * with w(r) of a whole layer, y(r) of one with a share c of the columns and no heads, x(r) what a share a of the heads
   adds to that, and the same fixed part f(r) in attention A and in MLP M: x = f + a A, y = f + c M, w = 2 f + A + M,
   hence f = (x / a + y / c - w) / (1 / a + 1 / c - 2). A line through f(r) gives `fixed_s` and `fixed_row_s`;
@@ -25,32 +25,32 @@ from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 from shoal.planner.speeds.step_points import LayerWeights, ModelPoints, PartPoints, StepKind
 
 _MOST_FIXED = 0.8
-"""Part of a block's time that can be fixed at most, however noisy the points."""
+"""The largest share of a block's time that can be fixed, however noisy the points."""
 _LEAST_S = 1e-9
-"""Of any block; noise can make a difference of two times negative."""
+"""The least seconds of a block; noise can make the difference of two times negative."""
 
 ByRows = dict[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Contexts:
-    """What attention adds for every token of context, in one layer with all heads."""
+    """Seconds of attention per token of context, in one layer with all heads."""
 
     decode: Curve
     prefill_s: float
 
     def of(self, kind: StepKind) -> float:
-        """Seconds of one layer in a step."""
+        """Seconds of the context of one layer in a step."""
         return kind.context * (self.decode.at(kind.output_rows) + kind.prompt_rows * self.prefill_s)
 
 
 def fit_worker(points: ModelPoints, weights: LayerWeights, clip: ClipWork | None = None) -> WorkerSpeed:
-    """A worker's speed from steps that were timed on it.
+    """Fit a worker's speed to steps that were timed on it.
 
     Args:
-        points: the steps.
-        weights: of a layer of the model.
-        clip: of its encoder; None: there is none.
+        points: the timed steps.
+        weights: the division of a layer's weights.
+        clip: the work of a clip; None: the model has no encoder.
     """
     contexts = _fit_contexts(points)
     step_s = _common_s(points, contexts, weights) if points.step_s is None else points.step_s
@@ -80,9 +80,9 @@ def fit_worker(points: ModelPoints, weights: LayerWeights, clip: ClipWork | None
 
 
 def scale_worker(busy: WorkerSpeed, busy_points: ModelPoints, alone_points: ModelPoints) -> WorkerSpeed:
-    """The speed of the same worker while others are idle, from some of the steps timed again.
+    """The speed of the same worker while others are idle, from some steps that were timed again.
 
-    Output rows are scaled by the ratios of the long part's sampled steps, prompt rows by those of the short part's.
+    Output rows are scaled by the ratios of the long part's sampled steps, prompt rows by those of the short part.
     """
     decode = _ratios(alone_points.long, busy_points.long, prompt=False, sampled=True)
     prefill = _ratios(alone_points.short, busy_points.short, prompt=True, sampled=False)
@@ -109,17 +109,17 @@ def scale_worker(busy: WorkerSpeed, busy_points: ModelPoints, alone_points: Mode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Division:
-    """How a layer's time is divided."""
+    """How a layer's time is divided between attention and MLP."""
 
     fixed: StraightLine
-    """of attention, and the same of the MLP"""
+    """The fixed time of attention, which is also that of the MLP."""
     decode_mlp: ByRows
-    """the MLP's part of what is not fixed, at some numbers of output rows"""
+    """The MLP's share of the time that is not fixed, at some numbers of output rows."""
     prefill_mlp: ByRows
-    """the same for prompt rows"""
+    """The same share for prompt rows."""
 
     def curves(self, layer: ByRows, mlp_parts: ByRows) -> tuple[Curve, Curve]:
-        """Attention's and the MLP's, without what is fixed."""
+        """The curves of attention and of the MLP, without fixed time."""
         rows = sorted(mlp_parts)
         parts = [mlp_parts[one] for one in rows]
         attention, mlp = ByRows(), ByRows()
@@ -131,7 +131,7 @@ class _Division:
 
 
 def _fit_contexts(points: ModelPoints) -> _Contexts:
-    """Slopes over the contexts of the short part's steps, a curve over output rows and a number for prompt rows."""
+    """Slopes over the contexts of the short part's steps: a curve for output rows and a number for prompt rows."""
     decode, prefill = dict[int, list[tuple[float, float]]](), dict[int, list[tuple[float, float]]]()
     for kind, seconds in points.short.seconds.items():
         by_rows = prefill if kind.prompt_rows else decode
@@ -142,7 +142,7 @@ def _fit_contexts(points: ModelPoints) -> _Contexts:
 
 
 def _layers_s(part: PartPoints, step_s: float, contexts: _Contexts, weights: LayerWeights, *, prompt: bool) -> ByRows:
-    """Seconds of one layer of a part by rows, context taken off. Of a whole last layer some matrices did not run."""
+    """Seconds of one layer of a part by rows, without context. In a whole last layer some matrices did not run."""
     depth, layers = _depth(part, weights), ByRows()
     for rows, (kind, seconds) in part.at_least_context(prompt=prompt).items():
         context_s = part.num_layers * part.attention * contexts.of(kind)
@@ -151,13 +151,13 @@ def _layers_s(part: PartPoints, step_s: float, contexts: _Contexts, weights: Lay
 
 
 def _depth(part: PartPoints, weights: LayerWeights) -> float:
-    """Layers that ran whole for rows that are not sampled."""
+    """The number of layers, as a fraction, that ran for rows that are not sampled."""
     is_whole = part.attention == part.mlp == 1.0
     return part.num_layers - (weights.behind_attention if is_whole and part.vocabulary else 0.0)
 
 
 def _common_s(points: ModelPoints, contexts: _Contexts, weights: LayerWeights) -> float:
-    """What a step takes by itself: where the line through its times with few and with many layers begins."""
+    """The fixed time of a step: the intercept of the line through its times with few and with many layers."""
     short, long = (part.at_least_context(prompt=False) for part in (points.short, points.long))
     few, many = _depth(points.short, weights), _depth(points.long, weights)
     rows = min(short.keys() & long.keys(), default=None)
@@ -171,14 +171,14 @@ def _common_s(points: ModelPoints, contexts: _Contexts, weights: LayerWeights) -
 
 
 def _head_s(long: PartPoints, decode: ByRows, weights: LayerWeights) -> ByRows:
-    """What sampling adds, less the last layer's matrices behind attention where those ran with it."""
+    """Seconds of the head by rows: what sampling adds, minus the last layer's matrices after attention."""
     return {
         rows: max(_LEAST_S, added_s - weights.behind_attention * decode[rows]) for rows, added_s in _added(long).items()
     }
 
 
 def _added(part: PartPoints) -> ByRows:
-    """What sampling adds to steps of output rows."""
+    """Seconds that sampling adds to steps of output rows."""
     plain = part.at_least_context(prompt=False)
     sampled = part.at_least_context(prompt=False, sampled=True)
     return {rows: sampled[rows][1] - plain[rows][1] for rows in sampled if rows in plain}
@@ -187,7 +187,7 @@ def _added(part: PartPoints) -> ByRows:
 def _divide(
     points: ModelPoints, contexts: _Contexts, weights: LayerWeights, decode: ByRows, prefill: ByRows
 ) -> _Division:
-    """By the shards' times; where no shards were timed, by weights and with nothing fixed."""
+    """Divide by the shards' times; if no shards were timed, by weights and without fixed time."""
     half, columns = points.half, points.columns
     if half is None or columns is None:
         return _Division(fixed=StraightLine(), decode_mlp={1: weights.mlp}, prefill_mlp={1: weights.mlp})
@@ -202,7 +202,7 @@ def _divide(
         for by_rows in triples.values()
         for rows, (x, y, w) in by_rows.items()
     ]
-    fixed = fit_line(of_fixed, most=_MOST_FIXED / 2)  # of a layer, which has it twice
+    fixed = fit_line(of_fixed, most=_MOST_FIXED / 2)  # a layer has it twice
 
     def mlp_parts(prompt: bool) -> ByRows:
         parts = {1: weights.mlp} if not triples[prompt] else ByRows()
@@ -216,7 +216,7 @@ def _divide(
 
 
 def _head_fixed(half: PartPoints | None, head: Mapping[int, float]) -> StraightLine:
-    """h = f + H of the whole head and f + v H of a share v give f."""
+    """The fixed time f of the head, from h = f + H of the whole head and f + v H of a share v."""
     if half is None or not 0 < half.vocabulary < 1:
         return StraightLine()
     share = half.vocabulary

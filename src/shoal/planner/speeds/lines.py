@@ -12,22 +12,22 @@ _LEAST = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StraightLine:
-    """start_s + row_s * rows."""
+    """The line start_s + row_s * rows."""
 
     start_s: float = 0.0
     row_s: float = 0.0
 
     def at(self, rows: float) -> float:
-        """Its height."""
+        """The value at a number of rows."""
         return self.start_s + self.row_s * rows
 
 
 def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> StraightLine:
-    """Least squares of relative errors with both coefficients at least 0; nothing where there are no points.
+    """Fit a line by least squares of relative errors with both coefficients at least 0; zero without points.
 
     Args:
-        points: rows, what the line is to be there, and the whole time that it is a part of, > 0.
-        most: part of the whole that the line may be at any of the points; it is lowered to that.
+        points: (rows, value to fit, the total time of which it is a part, > 0).
+        most: the largest share of the total that the line may have at any point; it is lowered if necessary.
     """
     if not points:
         return StraightLine()
@@ -46,7 +46,7 @@ def fit_line(points: Sequence[tuple[int, float, float]], *, most: float) -> Stra
 
 
 def slope(pairs: Sequence[tuple[float, float]]) -> float:
-    """Of the least-squares line through (x, y) pairs; 0 where all x are equal."""
+    """The slope of the least-squares line through (x, y) pairs; 0 if all x are equal."""
     mean_x = sum(x for x, _ in pairs) / len(pairs)
     mean_y = sum(y for _, y in pairs) / len(pairs)
     spread = sum((x - mean_x) ** 2 for x, _ in pairs)

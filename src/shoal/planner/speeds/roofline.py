@@ -1,7 +1,7 @@
-"""The speed of a machine that is only described: every block as slow as the slower of its arithmetic and its reading.
+"""Roofline for a described machine: every block takes the longer one of its arithmetic and its memory traffic.
 
-Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009. Nothing shrinks below what starting the kernels
-takes, which no description tells; START_S stands for it.
+Source: Williams, Waterman and Patterson, "Roofline", CACM 52(4), 2009. No block takes less than the start of its
+kernels, which no description states; START_S stands for it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from shoal.planner.speeds.speeds import BlockSpeed, Curve, WorkerSpeed
 from shoal.planner.speeds.step_points import LayerWeights
 
 START_S = 20e-6
-"""Of the kernels of half a layer. Source: ONNX Runtime runs on bound buffers, 2 to 6 us each (docs/design.md), several
-of them, and their barriers."""
+"""Seconds to start the kernels of half a layer. Source: several ONNX Runtime runs on bound buffers, 2 to 6 us each
+(docs/design.md), and their barriers."""
 _ROWS = tuple(1 << power for power in range(11))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RooflineRates:
-    """What a worker can do at one precision, with all its threads."""
+    """A worker's rates at one precision, with all its threads."""
 
     memory_bytes_per_s: float
-    """reading weights, keys and values"""
+    """Bytes per second when weights, keys and values are read."""
     flops_per_s: float
-    """2 per multiply-add"""
+    """Floating-point operations per second, 2 per multiply-add."""
 
 
 def roofline_worker(
@@ -39,14 +39,14 @@ def roofline_worker(
     query_width: int,
     clip: ClipWork | None = None,
 ) -> WorkerSpeed:
-    """A worker's speed from its machine's rates.
+    """Estimate a worker's speed from its machine's rates.
 
     Args:
-        blocks: embedding, layers, head at the precision of the rates; weights counted once.
-        weights: of a layer.
-        rates: of the worker.
+        blocks: embedding, layers and head at the precision of the rates; shared weights count once.
+        weights: the division of a layer's weights.
+        rates: the worker's rates.
         query_width: query heads times head_dim: columns that attention computes for every token of context.
-        clip: of the encoder, over whose rows every layer has attention as well; None: there is none.
+        clip: the work of a clip, to which every layer attends as well; None: the model has no encoder.
     """
     layers = blocks[1:-1]
     active_bytes = sum(layer.read_bytes(1) for layer in layers) / len(layers)
@@ -55,12 +55,12 @@ def roofline_worker(
     context_s = max(kv_bytes / rates.memory_bytes_per_s, 4.0 * query_width / rates.flops_per_s)
     head = blocks[-1]
     attention = _block(lambda _: active_bytes * (1 - weights.mlp), layer_flops * (1 - weights.mlp), rates)
-    if clip is not None:  # the hypotheses of a clip read its keys and values together
+    if clip is not None:  # the hypotheses of a clip share its keys and values
         read_s, compute_s = kv_bytes / HYPOTHESES / rates.memory_bytes_per_s, 4.0 * query_width / rates.flops_per_s
         attention = replace(attention, fixed_row_s=clip.num_rows * max(read_s, compute_s))
 
     def mlp_bytes(num_rows: int) -> float:
-        """More rows go through more experts."""
+        """Bytes of the MLP that so many rows read; more rows use more experts."""
         read = sum(layer.read_bytes(num_rows) for layer in layers) / len(layers)
         return read - active_bytes * (1 - weights.mlp)
 
@@ -76,8 +76,10 @@ def roofline_worker(
 
 
 def _block(bytes_of: Callable[[int], float], flops_per_row: float, rates: RooflineRates) -> BlockSpeed:
-    """The curve bends where as much time goes into arithmetic as into reading: that number of rows is a point of it.
-    `bytes_of`: what a number of rows reads."""
+    """The speed of a block. The number of rows at which arithmetic takes as long as reading is a point of its curve.
+
+    `bytes_of`: gives the bytes that a number of rows reads.
+    """
     row_s = flops_per_row / rates.flops_per_s
 
     def read_s(count: int) -> float:

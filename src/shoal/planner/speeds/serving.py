@@ -1,4 +1,4 @@
-"""What requests and tokens cost the processor beside the model: in the server's head, and in who sends them."""
+"""Processor time of requests and tokens beside the model: in the server's head and in the load generator."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingTimes:
-    """Seconds of processor time. What the head does to form a step is not among them: see `Fleet.turn`."""
+    """Seconds of processor time. Forming steps is not included, see `Fleet.turn`."""
 
     request_s: float = 0.0
-    """of the head for a request, whatever its length: HTTP, JSON, checks, the last event"""
+    """Seconds of the head per request, whatever its length: HTTP, JSON, checks, the last event."""
     step_s: float = 0.0
-    """of the head for a step's results, whatever their number: waking the thread that answers clients"""
+    """Seconds of the head per step with results, whatever their number: waking the thread that answers clients."""
     token_s: float = 0.0
-    """of the head for an output token: text, event, socket"""
+    """Seconds of the head per output token: text, event, socket."""
     client_request_s: float = 0.0
-    """of the load generator for a request"""
+    """Seconds of the load generator per request."""
     client_token_s: float = 0.0
-    """of the load generator for an output token"""
+    """Seconds of the load generator per output token."""
 
     def without_clients(self) -> ServingTimes:
-        """The same for clients on other machines."""
+        """The times if clients run on other machines."""
         return ServingTimes(request_s=self.request_s, step_s=self.step_s, token_s=self.token_s)
 
 
 NO_SERVING = ServingTimes()
-"""Of a head that costs nothing: not measured."""
+"""The times if nothing was measured: all 0."""

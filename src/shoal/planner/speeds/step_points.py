@@ -1,4 +1,4 @@
-"""Timed steps of parts of a model: what `planner.speeds.fit` makes speeds from."""
+"""Timed steps of parts of a model, from which `planner.speeds.fit` makes speeds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class StepKind(NamedTuple):
-    """What a step computes. Its rows are output rows or prompt rows, never both."""
+    """The contents of a step. Its rows are output rows or prompt rows, never both."""
 
     output_rows: int = 0
     prompt_rows: int = 0
     context: float = 0.0
-    """tokens that each row looks back on, itself included, on average"""
+    """The mean number of tokens that each row attends over, including itself."""
     is_sampled: bool = False
-    """whether the logits of its rows are computed"""
+    """Whether the logits of its rows are computed."""
     num_clips: int = 0
-    """that are encoded"""
+    """Clips that are encoded in the step."""
 
     @property
     def rows(self) -> int:
@@ -25,19 +25,19 @@ class StepKind(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartPoints:
-    """One part of a model, and seconds of steps through it."""
+    """A part of a model, and seconds of steps through it."""
 
     num_layers: int
     attention: float = 1.0
-    """share of the KV heads"""
+    """Share of the KV heads."""
     mlp: float = 1.0
-    """share of the columns"""
+    """Share of the columns."""
     vocabulary: float = 0.0
-    """share of the head; 0: the part is without"""
+    """Share of the head; 0: the part has no head."""
     seconds: dict[StepKind, float]
 
     def at_least_context(self, *, prompt: bool, sampled: bool = False) -> dict[int, tuple[StepKind, float]]:
-        """By number of rows: the step with the least context of those that match."""
+        """The matching steps with the least context, by number of rows."""
         found: dict[int, tuple[StepKind, float]] = {}
         for kind, seconds in self.seconds.items():
             matches = bool(kind.prompt_rows) == prompt and kind.is_sampled == sampled
@@ -48,32 +48,32 @@ class PartPoints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
-    """How a layer's weights are divided over its matrices."""
+    """How a layer's weights are divided among its matrices."""
 
     mlp: float
-    """part in gate, up and down, 0 to 1"""
+    """The share of gate, up and down, 0 to 1."""
     behind_attention: float
-    """part in o, gate, up and down: those of a model's last layer meet sampled rows only"""
+    """The share of o, gate, up and down, 0 to 1. Those of a model's last layer compute sampled rows only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPoints:
-    """All that was timed of one model on one worker.
+    """All timed steps of one model on one worker.
 
-    A *long* part of the model (whole layers and the head) with few rows, as in decoding, where memory counts and caches
-    must not flatter; a *short* part (whole layers, no head) with many rows, where arithmetic counts; and two shards of
-    the long part: *half* of everything, and the same columns without KV heads.
+    They cover a *long* part of the model (whole layers and the head) with few rows, as in decoding, where memory
+    matters and must not be hidden by caches; a *short* part (whole layers, no head) with many rows, where arithmetic
+    matters; and two shards of the long part: *half* of everything, and the same *columns* without KV heads.
     """
 
     long: PartPoints
-    """output rows, sampled and not; few prompt rows"""
+    """Output rows, sampled and not; few prompt rows."""
     short: PartPoints
-    """many prompt rows; output rows and prompt rows at two contexts each"""
+    """Many prompt rows; output rows and prompt rows at two contexts each."""
     half: PartPoints | None = None
-    """some of the steps of `long`"""
+    """Some of the steps of `long` with half of everything; None: not timed."""
     columns: PartPoints | None = None
-    """the same"""
+    """Some of the steps of `long` with half of the columns; None: not timed."""
     clip_s: float | None = None
-    """what a clip adds to a step through the model's first layer; None: there is no encoder"""
+    """Seconds that a clip adds to a step through the model's first layer; None: there is no encoder."""
     step_s: float | None = 0.0
-    """of a step without any layers; None: what the long and the short part have in common tells"""
+    """Seconds of a step without layers; None: to be fitted from the long and the short part."""

@@ -1,7 +1,7 @@
-"""How a machine's speed swings from one moment to the next, as it was seen for some seconds.
+"""Unevenness: how a machine's speed varies from one moment to the next, as observed for a few seconds.
 
 Neighbors on a shared host, other processes and the processor's own heat make the same step take twice as long now and
-then. The mean of that is in a worker's speed; what clients see at their 99th percentile is in the swings.
+then. The mean is part of a worker's speed; the variation determines the 99th percentile that clients see.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from shoal.arrays import F64
 
 @dataclass(frozen=True, slots=True)
 class TimedMoment:
-    """A short while in which one kind of work was run again and again."""
+    """A short period in which one kind of work was run repeatedly."""
 
     kind: Hashable
     lasted_s: float
     run_s: float
-    """mean seconds of a run"""
+    """Mean seconds of a run."""
 
 
 class Unevenness:
-    """Pieces of time in which work takes longer or shorter than on average, one after the other, again and again."""
+    """A periodic sequence of intervals in which work takes longer or shorter than on average. Immutable."""
 
     def __init__(self, seconds: Sequence[float] = (), factors: Sequence[float] = ()) -> None:
-        """Nothing of it changes later.
+        """Make a sequence of intervals; without any, the speed is constant.
 
         Args:
-            seconds: that each piece lasts, more than 0.
-            factors: by which work takes longer in each than in the others, more than 0; only their ratios count.
+            seconds: the length of each interval, > 0.
+            factors: the relative time that work takes in each interval, > 0; only their ratios matter.
         """
         work = [lasts / factor for lasts, factor in zip(seconds, factors, strict=True)]
         scale = sum(seconds) / sum(work) if work else 1.0
@@ -43,7 +43,7 @@ class Unevenness:
         self._work_s: F64 = np.array(list(accumulate((one * scale for one in work), initial=0.0)))
 
     def stretch(self, at_s: float, seconds: float) -> float:
-        """Seconds that work takes from some time on which takes `seconds` on average, both at least 0."""
+        """Seconds that work takes if it begins at `at_s` and takes `seconds` on average, both >= 0."""
         whole_s = float(self._ends_s[-1])
         if not whole_s:
             return seconds
@@ -53,7 +53,7 @@ class Unevenness:
         return done_s - at_s
 
     def factor_beyond(self, share: float) -> float:
-        """By which work takes longer than on average, or by more, for this part of the time (0 to 1)."""
+        """The factor over the average time of work that is reached or exceeded for this share of time, 0 to 1."""
         pieces = zip(pairwise(self._ends_s.tolist()), pairwise(self._work_s.tolist()), strict=True)
         left_s = share * float(self._ends_s[-1])
         for factor, lasts_s in sorted(((end - at) / (done - begun), end - at) for (at, end), (begun, done) in pieces)[
@@ -66,11 +66,11 @@ class Unevenness:
 
 
 EVEN = Unevenness()
-"""Of machines that nobody looked at."""
+"""Constant speed, for machines that were not observed."""
 
 
 def unevenness_of(moments: Sequence[TimedMoment]) -> Unevenness:
-    """Of moments one after the other: how long a run took in each, compared with the others of its kind."""
+    """The unevenness of successive moments: the time of a run in each, relative to others of its kind."""
     runs_s: defaultdict[Hashable, list[float]] = defaultdict(list)
     for one in moments:
         runs_s[one.kind].append(one.run_s)

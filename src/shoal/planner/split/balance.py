@@ -1,4 +1,4 @@
-"""How many layers each stage of a pipeline gets."""
+"""Balancing: how many layers each stage of a pipeline gets."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from shoal.core.plan.language import Block
 from shoal.errors import ConfigError
 
 PROMPT_TOKENS_PER_OUTPUT = 2.0
-"""Typical load that stages are balanced for. Source: the benchmarks' workload, 128 prompt and 64 output tokens."""
+"""The load for which stages are balanced. Source: the benchmarks' workload, 128 prompt and 64 output tokens."""
 
 
 def stage_costs(blocks: Sequence[Block], prompt_tokens_per_output: float = PROMPT_TOKENS_PER_OUTPUT) -> list[float]:
-    """What each block costs per token that passes the pipeline, in floating-point operations.
+    """The cost of each block in floating-point operations per token that passes the pipeline.
 
-    Layers work on every token, the head only on those whose logits are wanted: one in prompt_tokens_per_output + 1.
+    Layers compute every token, the head only those whose logits are wanted: one in prompt_tokens_per_output + 1.
 
     Args:
-        blocks: embedding, layers, head.
-        prompt_tokens_per_output: prompt tokens for every output token of the load to balance for.
+        blocks: embedding, layers and head.
+        prompt_tokens_per_output: prompt tokens per output token of the load.
     """
     costs = [block.flops_per_token for block in blocks]
     costs[-1] /= prompt_tokens_per_output + 1
@@ -27,16 +27,16 @@ def stage_costs(blocks: Sequence[Block], prompt_tokens_per_output: float = PROMP
 
 
 def last_cut(blocks: Sequence[Block]) -> int:
-    """The last layer that a stage may begin with: one that stays with those before has only such ones behind it."""
+    """The last layer with which a stage may begin. All later ones must stay with the layers before them."""
     return max(layer for layer, block in enumerate(blocks[1:-1]) if block.can_begin)
 
 
 def check_first_layers(blocks: Sequence[Block], layers: Sequence[int]) -> None:
-    """Raises ConfigError where a stage would begin with a layer that stays with those before.
+    """Check that no stage begins with a layer that must stay with those before it. Raises ConfigError.
 
     Args:
-        blocks: embedding, layers, head.
-        layers: of each stage.
+        blocks: embedding, layers and head.
+        layers: the number of layers of each stage.
     """
     last = last_cut(blocks)
     if wrong := [first for first in accumulate(layers[:-1]) if first > last]:
@@ -53,19 +53,19 @@ def balance_layers(
     speeds: Sequence[float] | None = None,
     last_cut: int | None = None,
 ) -> tuple[int, ...]:
-    """Layers per stage such that the costliest stage is as cheap as possible, then all as equal as possible.
+    """Layers per stage such that the most expensive stage is as cheap as possible, then all as equal as possible.
 
-    Exact: dynamic programming over the first cut of what is left, once for the largest stage cost, then once for the
-    sum of squares among the splits that reach it.
+    Exact: dynamic programming over the first remaining cut, once for the largest stage cost, then once for the sum of
+    squares among the splits that reach it.
 
     Args:
-        block_costs: of the embedding (always on the first stage), each layer, and the head (always on the last).
-        num_stages: each gets at least one layer.
-        speeds: of each stage's workers, in any unit; None: all alike.
-        last_cut: the last layer that a stage may begin with; None: any.
+        block_costs: costs of the embedding (always in the first stage), each layer, and the head (always in the last).
+        num_stages: the number of stages; each gets at least one layer.
+        speeds: the speed of each stage's workers, in any unit; None: all are equal.
+        last_cut: the last layer with which a stage may begin; None: any.
 
     Raises:
-        ConfigError: more stages than layers, or than stages can begin with.
+        ConfigError: there are more stages than layers with which a stage may begin.
     """
     num_layers = len(block_costs) - 2
     num_places = num_layers if last_cut is None else last_cut + 1
@@ -79,7 +79,7 @@ def balance_layers(
     before = list(accumulate(block_costs[1:-1], initial=0.0))
 
     def cost(stage: int, first: int, last: int) -> float:
-        """Of a stage with the layers first:last."""
+        """The cost of a stage with the layers first:last."""
         if first >= num_places:
             return float("inf")
         ends = (block_costs[0] if first == 0 else 0.0) + (block_costs[-1] if last == num_layers else 0.0)
@@ -97,11 +97,11 @@ def balance_layers(
 
 
 def observed_speeds(block_costs: Sequence[float], layers: Sequence[int], stage_s: Sequence[float]) -> list[float]:
-    """Cost per second of each stage's workers, from the time that its layers really took.
+    """The speed of each stage's workers, in cost per second, from the time that its layers took.
 
     Args:
         block_costs: see `balance_layers`.
-        layers: of each stage.
+        layers: the number of layers of each stage.
         stage_s: seconds of each stage for the same step.
     """
     spans = pairwise(accumulate(layers, initial=0))
@@ -116,7 +116,7 @@ def _best_cuts(
     cost: Callable[[int, int, int], float],
     combine: Callable[[float, float], float],
 ) -> tuple[float, tuple[int, ...]]:
-    """The cut into contiguous stages with the least combined cost, and that cost. Ties: the longer first stage."""
+    """The division into contiguous stages with the least combined cost, and that cost. Ties: the longer first stage."""
     last_stage = num_stages - 1
     best = {first: (cost(last_stage, first, num_layers), (num_layers - first,)) for first in range(num_layers)}
     for num_behind in range(1, num_stages):

@@ -1,4 +1,4 @@
-"""Which cores a worker computes on."""
+"""The cores on which workers compute."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from shoal.errors import ConfigError
 
 
 def deal_cores(cores: Sequence[int], num_workers: int, threads: int | None) -> tuple[int, list[tuple[int, ...]]]:
-    """Threads of each worker, and the disjoint cores of every worker in order.
+    """Divide cores among workers.
 
     Args:
         cores: CPU ids to use.
-        num_workers: on this machine, >= 1.
-        threads: of each worker; None: the cores divided by the workers, at least 1.
+        num_workers: workers on this machine, >= 1.
+        threads: threads of each worker; None: the cores divided by the workers, at least 1.
 
     Returns:
-        The threads, and CPU ids to pin each worker to: none for any of them where the cores do not suffice.
+        Threads of each worker, and disjoint CPU ids to which each is pinned; empty for all if there are too few cores.
 
     Raises:
-        ConfigError: fewer than one thread.
+        ConfigError: `threads` is less than 1.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}, but a worker needs at least 1")
@@ -30,7 +30,7 @@ def deal_cores(cores: Sequence[int], num_workers: int, threads: int | None) -> t
 
 
 def cores_by_node(cores: Sequence[int], nodes: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
-    """The cores of each NUMA node, node by node; all in one group where there is one node, or a core is in none.
+    """The cores of each NUMA node; all in one group if there is only one node, or if a core is in none.
 
     Args:
         cores: CPU ids to use, ascending.
@@ -42,7 +42,7 @@ def cores_by_node(cores: Sequence[int], nodes: Iterable[Sequence[int]]) -> list[
 
 
 def thread_warnings(threads: Sequence[int], num_cores: int) -> list[str]:
-    """What is likely not meant, one line each. `threads`: of each worker."""
+    """Warnings about unlikely numbers of threads, one line each. `threads`: the threads of each worker."""
     if sum(threads) <= num_cores:
         return []
     return [

@@ -1,4 +1,4 @@
-"""Layers of each stage of a pipeline, where a device's memory holds fewer than its even share."""
+"""Layers of each stage of a pipeline if the memory of a device holds fewer than its even share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shoal.errors import CapacityError
 from shoal.protocol.device_config import DeviceConfig, FloatPrecision
 
 _MOST_INT4_BYTES = 0.9
-"""A weight, with scales and offsets; wider ones are counted as floats, though some devices multiply 8 bits as they are.
-"""
+"""The most bytes of a 4-bit weight with scales and offsets. Larger weights count as floats, although some devices
+multiply 8 bits directly."""
 _FLOAT_BYTES = {"fp32": 4, "fp16": 2}
 
 
@@ -22,15 +22,15 @@ def layers_that_fit(
     """Layers of each stage, as even as the memory of devices allows.
 
     Args:
-        blocks: embedding, layers, head, with the bytes that a token of context takes in fp32.
-        stages: the devices that have each stage, one a replica; None: a processor.
-        kv_tokens: tokens of context that every stage keeps.
+        blocks: embedding, layers and head, with the KV bytes of a token in fp32.
+        stages: for each stage, the devices that have it, one per replica; None: a processor.
+        kv_tokens: tokens of context that every stage holds.
 
     Returns:
-        None where no device bounds its memory.
+        Layers of each stage; None if no device limits its memory.
 
     Raises:
-        CapacityError: the devices and as many processors as there are do not hold all layers.
+        CapacityError: the devices and processors together do not hold all layers.
     """
     if not _bounded(stages):
         return None
@@ -46,12 +46,12 @@ def layers_that_fit(
 
 
 def devices_hold(replica: ReplicaPlan, layers: Sequence[int], blocks: Sequence[Block], *, block_size: int) -> bool:
-    """Whether the devices of a pipeline that is planned have room for other layers, with the KV blocks that it has.
+    """Whether the devices of a planned pipeline have room for other layers with the same KV blocks.
 
     Args:
-        replica: with stages of one worker each.
-        layers: that each stage would have.
-        blocks: embedding, layers, head, with the bytes that a token of context takes in fp32.
+        replica: a pipeline with one worker in each stage.
+        layers: the number of layers that each stage would have.
+        blocks: embedding, layers and head, with the KV bytes of a token in fp32.
         block_size: tokens in a KV block.
     """
     devices = [[shard.device for shard in stage.shards] for stage in replica.stages]
@@ -60,7 +60,7 @@ def devices_hold(replica: ReplicaPlan, layers: Sequence[int], blocks: Sequence[B
 
 
 def _room(blocks: Sequence[Block], stages: Sequence[Sequence[DeviceConfig | None]], kv_tokens: int) -> list[int]:
-    """Layers that each stage may have at most."""
+    """The most layers that each stage may have."""
     num_layers, head = len(blocks) - 2, blocks[-1]
     room = [num_layers] * len(stages)
     for index, devices in enumerate(stages):
@@ -73,7 +73,7 @@ def _room(blocks: Sequence[Block], stages: Sequence[Sequence[DeviceConfig | None
 
 
 def _layer_bytes(blocks: Sequence[Block], kv_tokens: int, device: DeviceConfig) -> int:
-    """Of the largest layer on a device, with its KV cache where that is there and not with the processor."""
+    """Bytes of the largest layer on a device, including its KV cache unless the processor keeps that."""
     kept = kv_tokens if PROVIDERS[device.provider].keeps_values else 0
     precision = device.precision
     return max(_device_bytes(layer, precision) + kept * _kv_bytes(layer, precision) for layer in blocks[1:-1])
@@ -82,13 +82,13 @@ def _layer_bytes(blocks: Sequence[Block], kv_tokens: int, device: DeviceConfig) 
 def part_on_devices(
     blocks: Sequence[Block], device_blocks: Sequence[Block], precision: FloatPrecision = "fp32"
 ) -> float:
-    """The bytes that a model takes on processors over those that it takes on devices, at most 1: of weights or of keys
-    and values, whichever grows more.
+    """The ratio of a model's bytes on processors to those on devices, at most 1: for weights or for keys and values,
+    whichever grow more.
 
     Args:
-        blocks: embedding, layers, head, as processors hold them.
+        blocks: embedding, layers and head, as processors hold them.
         device_blocks: the same with keys and values in fp32.
-        precision: of floats on devices.
+        precision: the precision of floats on devices.
     """
     weights = sum(block.weight_bytes for block in blocks) / sum(_device_bytes(block, precision) for block in blocks)
     kv = sum(block.kv_bytes_per_token for block in blocks)
@@ -97,17 +97,17 @@ def part_on_devices(
 
 
 def _bounded(stages: Sequence[Sequence[DeviceConfig | None]]) -> list[DeviceConfig]:
-    """Devices whose memory is bounded."""
+    """The devices with a memory limit."""
     return [device for devices in stages for device in devices if device and device.memory_bytes]
 
 
 def _kv_bytes(block: Block, precision: FloatPrecision) -> int:
-    """Of a token. `block`: with keys and values in fp32."""
+    """KV bytes of a token on a device. `block`: with keys and values in fp32."""
     return block.kv_bytes_per_token * _FLOAT_BYTES[precision] // _FLOAT_BYTES["fp32"]
 
 
 def _device_bytes(block: Block, precision: FloatPrecision) -> int:
-    """What a device holds of a block; of experts what a file does, whose weights a token meets in part."""
+    """Bytes of a block on a device. Experts, of which a token uses only some, keep their bytes in the file."""
     if block.expert_bytes:
         return block.weight_bytes
     num_weights = block.flops_per_token / 2

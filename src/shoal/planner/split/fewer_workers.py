@@ -1,4 +1,4 @@
-"""A replica over fewer workers than it was planned for, because one of them cannot be started again."""
+"""A plan for a replica without one of its workers, which cannot be started again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from shoal.protocol.stage_config import ShardPart
 def plan_without(
     plan: Plan, replica: ReplicaPlan, worker: int, *, blocks: Sequence[Block], whole: ShardPart
 ) -> ReplicaPlan | None:
-    """The same replica as a pipeline of whole stages over the other workers, with their cores and as much KV memory.
+    """Plan the replica as a pipeline of whole stages over the other workers, with their cores and as much KV memory.
 
     Args:
-        plan: whose replica it is.
-        replica: as it was planned.
-        worker: stage by stage and rank by rank, the one to do without.
-        blocks: of the whole model: embedding, layers, head.
-        whole: the part that is everything.
+        plan: the plan of the replica.
+        replica: the replica as it was planned.
+        worker: the index of the worker to leave out, counted stage by stage and rank by rank.
+        blocks: embedding, layers and head of the whole model.
+        whole: the part that stands for all of a layer.
 
     Returns:
-        None where there is no other worker.
+        The new replica; None if there is no other worker.
     """
     others = [shard for index, shard in enumerate(replica.shards) if index != worker]
     if not others:
@@ -52,7 +52,7 @@ def plan_without(
 
 
 def _moved(stage: StagePlan, to: ShardPlan) -> StagePlan:
-    """The same stage of one worker in the place of another worker, which has its own cores on its own machine."""
+    """The stage of one worker, moved to the machine and cores of another worker."""
     (shard,) = stage.shards
     own = replace(shard, **to.placement())
     return replace(stage, shards=(own,))

@@ -1,8 +1,8 @@
-"""Which shard of a stage holds which experts, once it is known how many rows each expert gets.
+"""Placement of hot experts: which shard of a stage holds which experts, given how many rows each expert gets.
 
-Every layer waits for the shard with the most rows for its speed. Experts are exchanged one for another, so that every
-shard holds as many of a layer as before; where there is room for more, the experts of the shard that others wait for
-are copied, and the shards that hold one take turns at its rows. Every expert stays on one shard at least.
+Every layer waits for the shard with the most rows relative to its speed. Experts are exchanged one for one, so every
+shard holds as many of a layer as before. If there is room for more, experts of the slowest shard are copied, and the
+shards that hold a copied expert take turns at its rows. Every expert stays on at least one shard.
 
 Shapes: E experts of a layer, n shards, O experts of the slowest shard, X others (experts or shards), T turns.
 """
@@ -18,23 +18,23 @@ from shoal.arrays import F64, I64
 from shoal.protocol.stage_config import ExpertSpan, LayerExperts
 
 NUM_TURNS = 8
-"""Of the rows of a copied expert: eighths are fine enough for loads that are measured to a few percent."""
+"""Turns among which the rows of a copied expert are divided; eighths suffice for loads measured to a few percent."""
 _LEAST_GAIN = 1e-3
-"""Share of a layer's time that an exchange must save, so that noise moves nothing."""
+"""The least share of a layer's time that an exchange must save, so that noise causes no moves."""
 _LEAST_COPY_GAIN = 0.02
-"""The same of a copy, which takes memory."""
+"""The least share of a layer's time that a copy must save, since it takes memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertPlacement:
-    """Experts of every shard of a stage."""
+    """The experts of every shard of a stage."""
 
     experts: tuple[tuple[LayerExperts, ...], ...]
-    """[shard][layer of the stage]"""
+    """[shard][layer of the stage]: the experts."""
     slowest: tuple[float, ...]
-    """For each layer, the part of its rows that the slowest shard computes, over that shard's speed."""
+    """For each layer, the share of its rows that the slowest shard computes, over that shard's speed."""
     num_copies: int
-    """Of experts, in all layers."""
+    """Copies of experts in all layers together."""
 
 
 def place_experts(
@@ -43,10 +43,10 @@ def place_experts(
     """Move hot experts to fast shards.
 
     Args:
-        heat: [layer][E], the part of a layer's rows that goes to each expert, 1 in all; empty for layers without.
-        held: [shard][layer] before, every expert on one shard.
-        speeds: of each shard, in any unit.
-        room: for how many experts more each shard has memory, in all layers together.
+        heat: [layer][E] the share of a layer's rows that goes to each expert; sums to 1, or empty without experts.
+        held: [shard][layer] the present experts, each on one shard.
+        speeds: the speed of each shard, in any unit.
+        room: the number of further experts for which each shard has memory, in all layers together.
     """
     layers = [
         _Layer.of(rows, [experts[index] for experts in held], np.array(speeds)) for index, rows in enumerate(heat)
@@ -65,9 +65,9 @@ def place_experts(
 def slowest_shares(
     heat: Sequence[F64], held: Sequence[Sequence[LayerExperts]], speeds: Sequence[float]
 ) -> tuple[float, ...]:
-    """For each layer, the part of its rows that the slowest shard computes, over that shard's speed.
+    """For each layer, the share of its rows that the slowest shard computes, over that shard's speed.
 
-    Args: as of `place_experts`; experts may be on several shards that take turns.
+    Args: as for `place_experts`; experts may be on several shards that take turns.
     """
     return tuple(
         max(row_share(rows, experts[layer]) / speed for experts, speed in zip(held, speeds, strict=True))
@@ -76,7 +76,7 @@ def slowest_shares(
 
 
 def row_share(heat: F64, experts: LayerExperts) -> float:
-    """The part of a layer's rows that a shard computes which holds these experts; 0 where a layer has none."""
+    """The share of a layer's rows computed by a shard with these experts; 0 if the layer has no experts."""
     if not heat.size:
         return 0.0
     return sum(float(heat[s.first : s.last].sum()) * s.turns.bit_count() / s.num_turns for s in experts)
@@ -88,21 +88,21 @@ class _Copy:
 
     expert: int
     other: int
-    """The shard beside its owner."""
+    """The shard that holds the copy."""
     eighths: int
-    """Turns of the other."""
+    """Turns of that shard."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Layer:
-    """One layer's experts on their way to better places. Mutable."""
+    """The experts of one layer while they are being placed. Mutable."""
 
     heat: F64
     owner: I64
-    """[E]: the shard of each expert"""
+    """[E]: the shard of each expert."""
     speeds: F64
     loads: F64
-    """[n]: part of the rows of each shard"""
+    """[n]: the share of the rows of each shard."""
     copies: list[_Copy] = field(default_factory=list[_Copy])
 
     @classmethod
@@ -116,11 +116,11 @@ class _Layer:
 
     @property
     def times(self) -> F64:
-        """[n]: what each shard takes."""
+        """[n]: the relative time of each shard."""
         return self.loads / self.speeds
 
     def exchange(self) -> bool:
-        """Exchange one expert of the slowest shard for a colder one, the best there is; whether it was worth it."""
+        """Make the best exchange of an expert of the slowest shard for a colder one. Returns False if none pays."""
         slow = int(self.times.argmax())
         own, others = np.flatnonzero(self.owner == slow), np.flatnonzero(self.owner != slow)
         if not own.size or not others.size:
@@ -143,7 +143,7 @@ class _Layer:
         """The copy of an expert of the slowest shard that saves the most time, and how much.
 
         Args:
-            may_hold: of each shard, whether it has room for one more.
+            may_hold: whether each shard has room for one more.
         """
         times, copied = self.times, [one.expert for one in self.copies]
         slow = int(times.argmax())
@@ -166,14 +166,14 @@ class _Layer:
         return saved, _Copy(expert=int(own[expert]), other=int(others[other]), eighths=int(eighths[turn]))
 
     def copy(self, one: _Copy) -> None:
-        """Make it."""
+        """Make a copy."""
         moved = self.heat[one.expert] * one.eighths / NUM_TURNS
         self.loads[self.owner[one.expert]] -= moved
         self.loads[one.other] += moved
         self.copies.append(one)
 
     def experts_of(self, rank: int) -> LayerExperts:
-        """Spans of what a shard holds, neighbors together."""
+        """The experts of a shard as spans, with neighbors joined."""
         spans = {int(expert): ExpertSpan(int(expert), int(expert) + 1) for expert in np.flatnonzero(self.owner == rank)}
         every = (1 << NUM_TURNS) - 1
         for one in self.copies:
@@ -192,7 +192,8 @@ class _Layer:
 
 
 def _copy(layers: Sequence[_Layer], room: list[int]) -> int:
-    """Copy experts while that saves time and there is room, where it saves most first. Returns how many."""
+    """Copy experts while that saves time and there is room, starting where it saves most. Returns the number of
+    copies."""
 
     def best(layer: _Layer) -> tuple[float, _Copy] | None:
         return layer.best_copy([free > 0 for free in room]) if layer.heat.size else None

@@ -1,4 +1,4 @@
-"""Where the workers of a split that was said by hand sit, if there are several machines."""
+"""The machines of the workers in a split that the user gave."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from shoal.planner.split.cores import deal_cores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineCores:
-    """One machine."""
+    """A machine and its cores for workers."""
 
     name: str
     cores: tuple[int, ...]
-    """CPU ids that workers may use there"""
+    """CPU ids that workers may use there."""
 
 
 def place_on_machines(plan: PlanT, machines: Sequence[MachineCores], threads: int | None) -> PlanT:
-    """Deal a plan's workers to machines, in order: neighbors share a machine as far as the machines allow.
+    """Assign a plan's workers to machines in order, so that neighbors share a machine where possible.
 
     Args:
-        plan: whose workers have no machine.
-        machines: at least one; the first are used where there are fewer workers.
-        threads: of each worker; None: each machine's cores divided by its workers.
+        plan: a plan whose workers have no machine yet.
+        machines: at least one; with fewer workers only the first ones are used.
+        threads: threads of each worker; None: each machine's cores divided by its workers.
 
     Raises:
-        ConfigError: fewer than one thread.
+        ConfigError: `threads` is less than 1.
     """
     used = machines[: plan.num_workers]
     owners = [used[worker * len(used) // plan.num_workers] for worker in range(plan.num_workers)]

@@ -1,4 +1,4 @@
-"""A plan for a split that the user has said by hand, on one machine."""
+"""The plan for a split that the user gave, on one machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.stage_config import Precision, ShardPart
 
 ShardBlocks = Sequence[Sequence[Block]]
-"""for every rank of a stage: embedding, layers, head, as that shard holds them"""
+"""[rank of a stage]: embedding, layers and head as that shard holds them."""
 
 
 def plan_from_spec(
@@ -34,25 +34,25 @@ def plan_from_spec(
     max_seqs: int,
     max_step_tokens: int,
 ) -> Plan:
-    """Spell a split out: layers, parts of them, threads, cores and KV blocks of every worker.
+    """Make the plan of a split: layers and their parts, threads, cores and KV blocks of every worker.
 
     Args:
-        model: as the user named it.
-        shard_blocks: of every rank of the split, with the sizes and the arithmetic of its own part.
-        parts: of every rank, from which the blocks were made.
+        model: the model as the user named it.
+        shard_blocks: the blocks of every rank of a stage, with the sizes and the arithmetic of its own part.
+        parts: the part of every rank, from which its blocks were made.
         spec: the split.
         precision: auto | fp32 | int8 | int4, already applied to the blocks' sizes.
-        threads: of each worker; None: the cores divided by the workers, at least 1.
-        cores: CPU ids to use. Workers are pinned to disjoint ones where there are enough, otherwise not at all.
-        kv_memory_bytes: of all workers together.
+        threads: threads of each worker; None: the cores divided by the workers, at least 1.
+        cores: CPU ids to use. Workers are pinned to disjoint ones if there are enough, otherwise not at all.
+        kv_memory_bytes: KV memory of all workers together.
         block_size: tokens in a KV block.
-        max_context: longest sequence in tokens.
+        max_context: the longest sequence in tokens.
         max_seqs: sequences of one replica that run at once.
         max_step_tokens: rows of the largest step.
 
     Raises:
-        ConfigError: a split that the model's layers do not allow, or fewer than one thread.
-        CapacityError: KV memory for less than one block.
+        ConfigError: the model's layers do not allow the split, or `threads` is less than 1.
+        CapacityError: the KV memory holds less than one block.
     """
     layers = _layers_per_stage(shard_blocks, spec)
     num_blocks = _count_kv_blocks(
@@ -94,7 +94,7 @@ def plan_from_spec(
 
 
 def _layers_per_stage(shard_blocks: ShardBlocks, spec: SplitSpec) -> tuple[int, ...]:
-    """A stage is as slow as the shard that has the most to do for its share; stages are balanced for that."""
+    """Layers of each stage, given or balanced. A stage counts as slow as the shard with the most work for its share."""
     if spec.stage_layers is None:
         of_ranks = [
             [cost / share for cost in stage_costs(blocks)]
@@ -118,7 +118,10 @@ def _count_kv_blocks(
     block_size: int,
     enough_tokens: tuple[int, int],
 ) -> int:
-    """KV blocks of one replica: its part of the memory, but no more than its sequences (count, length) can ever use."""
+    """KV blocks of one replica: its part of the memory, but no more than its sequences can use.
+
+    `enough_tokens`: (number of sequences, length of each).
+    """
     max_seqs, max_context = enough_tokens
     enough = max_seqs * -(-max_context // block_size)
     block_bytes = block_size * sum(block.kv_bytes_per_token for blocks in shard_blocks for block in blocks)
@@ -144,7 +147,7 @@ def _plan_stages(
     num_states: int,
     precision: Precision,
 ) -> tuple[StagePlan, ...]:
-    """Block 0 is the embedding, block i + 1 is layer i, the last is the head. `cores`: stage by stage, rank by rank."""
+    """The stages of one replica. `cores`: those of each worker, stage by stage, rank by rank."""
     stages: list[StagePlan] = []
     for stage, (first, last) in enumerate(pairwise(accumulate(layers, initial=0))):
         shards = tuple(

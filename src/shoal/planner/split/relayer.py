@@ -1,4 +1,4 @@
-"""Other layers for the stages of a replica, by what its workers turned out to do."""
+"""New numbers of layers for the stages of a replica, from the observed speed of its workers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Relayering:
     """The best layers for a pipeline whose workers have certain speeds."""
 
     layers: tuple[int, ...]
-    """of each stage"""
+    """Layers of each stage."""
     stage_s: tuple[float, ...]
-    """seconds that each stage would take for the step that was observed"""
+    """Seconds that each stage would take for the observed step."""
 
 
 def relayer(blocks: Sequence[Block], layers: Sequence[int], stage_s: Sequence[float]) -> Relayering:
     """Move layers from slow stages to fast ones.
 
     Args:
-        blocks: of the whole model: embedding, layers, head.
-        layers: of each stage now.
-        stage_s: seconds that each stage takes now for the same steps.
+        blocks: embedding, layers and head of the whole model.
+        layers: the present layers of each stage.
+        stage_s: present seconds of each stage for the same steps.
     """
     costs = stage_costs(blocks)
     speeds = observed_speeds(costs, layers, stage_s)
@@ -38,12 +38,12 @@ def relayer(blocks: Sequence[Block], layers: Sequence[int], stage_s: Sequence[fl
 def with_layers(
     replica: ReplicaPlan, layers: Sequence[int], blocks: Sequence[Block], *, block_size: int
 ) -> ReplicaPlan:
-    """The same workers and KV blocks with other layers; stages of one worker each.
+    """The replica with the same workers and KV blocks but other layers.
 
     Args:
-        replica: as it is.
-        layers: of each stage.
-        blocks: of the whole model: embedding, layers, head.
+        replica: a replica with one worker in each stage.
+        layers: the new layers of each stage.
+        blocks: embedding, layers and head of the whole model.
         block_size: tokens in a KV block.
     """
     kv_tokens = replica.num_blocks * block_size

@@ -1,4 +1,4 @@
-"""Which part of every layer each shard of a stage gets."""
+"""The part of every layer that each shard of a stage gets."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def shard_parts(
     vocabulary_caps: Sequence[int] | None = None,
     expert_shares: Sequence[float] | None = None,
 ) -> tuple[ShardPart, ...]:
-    """Cut KV heads, MLP columns and vocabulary rows by share, contiguous and in rank order, each owned exactly once.
+    """Divide KV heads, MLP columns and vocabulary rows by shares, contiguously, in rank order and without overlap.
 
-    Every shard gets some columns (or, where these are dealt out, some experts) and some rows of the vocabulary. Where
-    KV heads are fewer than shards, some get none.
+    Every shard gets some columns (or experts, if these are divided whole) and some rows of the vocabulary. If there are
+    fewer KV heads than shards, some shards get none.
 
     Args:
-        atoms: what there is to cut, and how finely.
-        shares: of each shard, positive, in any unit.
-        kv_head_caps: most KV heads that each shard has memory for; None: no limit.
+        atoms: the sizes to divide and their atoms.
+        shares: the share of each shard, positive, in any unit.
+        kv_head_caps: the most KV heads for which each shard has memory; None: no limit.
         column_caps: the same for columns.
         vocabulary_caps: the same for rows of the vocabulary.
-        expert_shares: of the experts, which are then dealt out whole; None: every shard has columns of all of them.
+        expert_shares: shares of whole experts; None: every shard has columns of all experts.
 
     Raises:
-        ConfigError: more shards than the MLP or the vocabulary has pieces, or experts that there are not.
-        CapacityError: the caps do not hold everything.
+        ConfigError: there are more shards than pieces of the MLP or the vocabulary, or the model has no experts.
+        CapacityError: the caps do not suffice for everything.
     """
     experts = None if expert_shares is None else deal_experts(atoms, expert_shares)
     if experts is None and len(shares) > atoms.max_shards:
@@ -62,10 +62,10 @@ def shard_parts(
 
 
 def deal_experts(atoms: ShardAtoms, shares: Sequence[float]) -> tuple[LayerExperts, ...]:
-    """Deal whole experts out by share, at least one to each shard: neighbors of a layer, the same in all layers.
+    """Divide whole experts by shares, at least one for each shard: contiguous, and the same in all layers.
 
     Raises:
-        ConfigError: a model without experts, or with fewer than shards.
+        ConfigError: the model has no experts, or fewer than shards.
     """
     if atoms.num_experts == 0:
         raise ConfigError("this model has no experts to deal out with ep; use tp, which cuts every layer")
@@ -80,7 +80,7 @@ def deal_experts(atoms: ShardAtoms, shares: Sequence[float]) -> tuple[LayerExper
 
 
 def attention_notes(parts: Sequence[ShardPart]) -> tuple[str, ...]:
-    """What a user should know about shards that were left without KV heads: one line, or none."""
+    """A note for the user about shards without KV heads: one line, or none."""
     without = [rank for rank, part in enumerate(parts) if part.kv_heads[0] == part.kv_heads[1]]
     if not without:
         return ()

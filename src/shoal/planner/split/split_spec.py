@@ -1,4 +1,4 @@
-"""`--split`: what a user can say by hand."""
+"""`--split`: the notation for splits."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from shoal.core.collectives import MAX_RANKS
 from shoal.errors import ConfigError
 
 AUTO = "auto"
-"""The split that is planned. It stands alone, in the place of one that is said by hand."""
+"""The value for a split that Shoal plans. It cannot be combined with others."""
 AXES = ("dp", "pp", "tp", "ep")
 FORMS = (
     "1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), ep=2, ep=3:1 (whole experts), dp=2, or several as in "
     "dp=2,pp=2,tp=2"
 )
-"""what error messages offer"""
+"""The forms that error messages offer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitSpec:
-    """A split as the user wants it. `str` gives its canonical form, which parses to an equal spec."""
+    """A split that the user gave. `str` gives its canonical form, which parses to an equal spec."""
 
     num_replicas: int = 1
-    """data parallel, >= 1"""
+    """Data parallelism: replicas, >= 1."""
     num_stages: int = 1
-    """pipeline parallel, stages of each replica, >= 1"""
+    """Pipeline parallelism: stages of each replica, >= 1."""
     stage_layers: tuple[int, ...] | None = None
-    """layers of each stage, each >= 1; None: the planner balances them"""
+    """Layers of each stage, each >= 1; None: the planner balances them."""
     shares: tuple[int, ...] = (1,)
-    """tensor parallel: the part of every layer that each shard of a stage gets, each >= 1, without a common factor"""
-
+    """Tensor parallelism: the relative share of each shard of a stage, each >= 1, without a common factor."""
     expert_shares: tuple[int, ...] | None = None
-    """expert parallel: the part of every layer's experts that each shard holds whole, written as `shares`; None: shards
-    have columns of every expert"""
+    """Expert parallelism: the relative share of whole experts of each shard, as `shares`; None: shards have columns of
+    every expert."""
 
     @property
     def num_shards(self) -> int:
@@ -66,10 +65,10 @@ def _shares_text(shares: tuple[int, ...]) -> str:
 
 
 def parse_split(text: str) -> SplitSpec:
-    """Read a `--split` value.
+    """Parse a `--split` value.
 
     Raises:
-        ConfigError: naming the part that is wrong and the forms that are accepted.
+        ConfigError: the value is invalid. The message names the wrong part and the accepted forms.
     """
     if text.strip() == "1":
         return SplitSpec()
@@ -102,7 +101,7 @@ def _check_axis(axis: str, part: str, text: str) -> None:
 
 
 def _parse_shards(values: Mapping[str, str], text: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Shares of everything, and of whole experts: `ep` alone says both."""
+    """Parse the shares of everything and of whole experts; `ep` alone gives both."""
     shares = _parse_shares("tp", values.get("tp", "1"), text)
     experts = _parse_shares("ep", values["ep"], text) if "ep" in values else (1,)
     if len(experts) == 1 and ("ep" not in values or len(shares) == 1):
@@ -116,7 +115,7 @@ def _parse_shards(values: Mapping[str, str], text: str) -> tuple[tuple[int, ...]
 
 
 def _parse_shares(axis: str, value: str, text: str) -> tuple[int, ...]:
-    """`3` is three equal shares, `3:1` two unequal ones."""
+    """Parse shares: `3` is three equal ones, `3:1` two unequal ones."""
     counts = _parse_counts(axis, value, text)
     num_shards = len(counts) if len(counts) > 1 else counts[0]
     if num_shards > MAX_RANKS:
@@ -127,12 +126,12 @@ def _parse_shares(axis: str, value: str, text: str) -> tuple[int, ...]:
 
 
 def _parse_counts(axis: str, value: str, text: str) -> list[int]:
-    """One number, or several between colons."""
+    """Parse one number, or several separated by colons."""
     return [_parse_count(piece, f"{axis}={value}", text) for piece in value.split(":")]
 
 
 def _parse_count(value: str, part: str, text: str) -> int:
-    """A number of at least 1, in plain decimal digits."""
+    """Parse a number of at least 1 in plain decimal digits."""
     digits = value.strip()
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 9 or int(digits) < 1:
         raise ConfigError(f"--split {text}: {part!r} needs whole numbers of at least 1; give {FORMS}")

@@ -1,4 +1,4 @@
-"""A split in words, as `--split` takes them."""
+"""The text of a split, in the notation of `--split`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from shoal.core.plan.language import ReplicaPlan, StagePlan
 
 
 def describe(replicas: Sequence[ReplicaPlan]) -> str:
-    """A split as `--split` would say it, as far as that goes: unlike replicas stand side by side with a plus."""
+    """The split in the notation of `--split` as far as it can express it; unlike replicas are joined by a plus."""
     return _join([_describe_replica(replica) for replica in replicas])
 
 
 def describe_shares(replicas: Sequence[Sequence[tuple[int, ...]]]) -> str:
-    """The same of a graph, from the shares of each stage's shards."""
+    """The text of a graph's split, from the shares of each stage's shards."""
     return _join(
         [_describe_stages(f"pp={len(stages)}", [_describe_group(shares) for shares in stages]) for stages in replicas]
     )
@@ -34,7 +34,7 @@ def _describe_replica(replica: ReplicaPlan) -> str:
 
 
 def _describe_stages(pipeline: str, groups: Sequence[str], experts: Sequence[str] = ()) -> str:
-    """`groups`: of each stage its shards; empty for a single worker. `experts`: likewise."""
+    """The text of a replica. `groups`, `experts`: the text of each stage's shards and experts; empty for one worker."""
     parts = [pipeline] if len(groups) > 1 else []
     for name, sizes in (("tp", groups), ("ep", experts)):
         if any(sizes):
@@ -47,12 +47,13 @@ def _describe_shards(stage: StagePlan) -> str:
 
 
 def _describe_group(sizes: Sequence[int]) -> str:
-    """Nothing for a single one."""
+    """The text of a group's sizes; empty for a single shard."""
     return "" if len(sizes) == 1 else _counts_text(sizes)
 
 
 def _describe_experts(stage: StagePlan) -> str:
-    """How many experts each shard holds whole, of all layers where these differ; nothing where experts are cut."""
+    """The number of whole experts of each shard, summed over layers if these differ; empty if experts are divided by
+    columns."""
     if not any(shard.part.experts for shard in stage.shards):
         return ""
     held = [shard.part.experts[stage.first_layer : stage.last_layer] or shard.part.experts for shard in stage.shards]
@@ -60,5 +61,5 @@ def _describe_experts(stage: StagePlan) -> str:
 
 
 def _counts_text(counts: Sequence[int]) -> str:
-    """Equal ones as their number."""
+    """The counts separated by colons; equal ones as the number of them."""
     return str(len(counts)) if len(set(counts)) == 1 else ":".join(map(str, counts))

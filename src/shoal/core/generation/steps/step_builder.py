@@ -42,8 +42,8 @@ class StepBuilder:
     def __init__(
         self, states: StateCache | None = None, memories: MemorySlots | None = None, *, packs: bool = True
     ) -> None:
-        """`states`: of recurrent layers; None: the model has none. `memories`: of an encoder; the same. `packs`: see
-        `SchedulerConfig.packs_steps`."""
+        """`states`, `memories`: slots for recurrent states and for an encoder's outputs; None: the model has none.
+        `packs`: see `SchedulerConfig.packs_steps`."""
         self._states, self._memories, self._packs = states, memories, packs
         self._encodings: list[Encoding] = []
         self._chunk_states: list[ChunkStates] = []
@@ -88,7 +88,7 @@ class StepBuilder:
         return StepWork(step=step, shape=shape, num_samples=num_samples, guided=guided), in_flight
 
     def _pack(self, step_id: StepId, generation: Generation, adapters: bytes) -> tuple[Step, tuple[GuidedRow, ...]]:
-        """What workers read, and whom to ask what the guided rows may draw."""
+        """The step for the workers, and the guides of its guided rows."""
         chunks = self._chunks
         token_ids, positions = array("i"), array("i")
         query_starts, context_lens = array("i", (0,)), array("i")

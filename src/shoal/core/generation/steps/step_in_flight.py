@@ -1,4 +1,4 @@
-"""What a scheduler keeps of a step until its result comes."""
+"""What a scheduler keeps of a step until its result arrives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SequenceChunk(NamedTuple):
 
 
 class StepInFlight:
-    """The record of a step that is kept until its result comes."""
+    """The record of a step, kept until its result arrives."""
 
     __slots__ = ("chunks", "num_attention_bytes", "num_prefill", "num_samples")
 

@@ -1,4 +1,4 @@
-"""What workers read of a step, from its chunks. Arrays are int32, little-endian as the wire is."""
+"""Packing of a step's chunks into the arrays that workers read: int32, little-endian like the wire."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.protocol.language_messages import Alignment, PictureRows, SampleRow
 
 
 def pack_samples(chunks: Seq[SequenceChunk]) -> tuple[tuple[SampleRow, ...], tuple[GuidedRow, ...]]:
-    """Rows whose next token is drawn, and of those that are guided whom to ask."""
+    """The rows whose next token is sampled, and the guides of those that have one."""
     samples: list[SampleRow] = []
     guided: list[GuidedRow] = []
     row_of_start = 0
@@ -29,7 +29,7 @@ def pack_samples(chunks: Seq[SequenceChunk]) -> tuple[tuple[SampleRow, ...], tup
 
 
 def pack_alignment(chunks: Seq[SequenceChunk]) -> Alignment | None:
-    """Of the one chunk, at most, whose request wants it."""
+    """Which attention to report, if a request wants it; a step has at most one such chunk."""
     first_row = 0
     for chunk in chunks:
         attention, num_rows = chunk.sequence.request.attention, chunk.end - chunk.start
@@ -46,7 +46,7 @@ def pack_alignment(chunks: Seq[SequenceChunk]) -> Alignment | None:
 
 
 def pack_pictures(chunks: Seq[SequenceChunk]) -> tuple[PictureRows, ...]:
-    """Rows of the step that have vectors of their own."""
+    """Rows of the step whose inputs are vectors of pictures instead of tokens."""
     found: list[PictureRows] = []
     row_in_step = 0
     for chunk in chunks:
@@ -59,7 +59,7 @@ def pack_pictures(chunks: Seq[SequenceChunk]) -> tuple[PictureRows, ...]:
 
 
 def pack_turns(chunks: Seq[SequenceChunk]) -> bytes:
-    """int32 [T, 3], or nothing where every row turns by its own position."""
+    """Rotary positions in three dimensions, int32 [T, 3], or b"" if every row is rotated by its plain position."""
     shown = [chunk.sequence.request.pictures for chunk in chunks]
     if not any(one is not None and one.turns is not None for one in shown):
         return b""
@@ -70,7 +70,7 @@ def pack_turns(chunks: Seq[SequenceChunk]) -> bytes:
 
 
 def pack_ends_seen(chunks: Seq[SequenceChunk]) -> bytes:
-    """int32 [T], or nothing where no row sees what is behind it."""
+    """The end of the rows that each row attends over, int32 [T], or b"" if attention is causal throughout."""
     shown = [chunk.sequence.request.pictures for chunk in chunks]
     if not any(
         one is not None and one.sees_whole and one.keys_within(chunk.start, chunk.end)
@@ -86,7 +86,7 @@ def pack_ends_seen(chunks: Seq[SequenceChunk]) -> bytes:
 
 
 def pack_block_tables(chunks: Seq[SequenceChunk]) -> bytes:
-    """int32 [B, M], M the longest table of this step."""
+    """Block tables, int32 [B, M], padded with -1 to M, the longest table of this step."""
     tables = [chunk.sequence.block_table for chunk in chunks]
     width = max(map(len, tables))
     packed = array("i", (-1,)) * (len(tables) * width)
@@ -96,13 +96,13 @@ def pack_block_tables(chunks: Seq[SequenceChunk]) -> bytes:
 
 
 def pack_saves(states: Seq[ChunkStates]) -> bytes:
-    """int32 [S, 3]"""
+    """Snapshots to save, int32 [S, 3]: chunk, row, slot."""
     saves = ((index, rows, slot) for index, one in enumerate(states) for rows, slot in one.saves)
     return array("i", [number for save in saves for number in save]).tobytes()
 
 
 def _sample(sequence: Sequence, row: int, *, row_in_step: int) -> tuple[SampleRow, array[int]]:
-    """A row to sample, and the outputs that its guide is asked about, if it has one."""
+    """A row to sample, with its guide and the outputs so far if it has one."""
     request, num_prompt = sequence.request, sequence.num_prompt
     token_index, outputs = row - num_prompt + 1, array("i")
     if request.sampling.needs_history or request.guide is not None:
@@ -123,7 +123,7 @@ def _sample(sequence: Sequence, row: int, *, row_in_step: int) -> tuple[SampleRo
 
 
 def _repeated(sequence: Sequence, num_tokens: int) -> bytes:
-    """The distinct tokens, int32, among the latest of the sequence's first `num_tokens`."""
+    """The distinct tokens, int32, in the repetition window at the end of the sequence's first `num_tokens`."""
     window = sequence.request.sampling.repetition_window
     first = max(0, num_tokens - window) if window else 0
     return array("i", sorted(set(sequence.token_ids[first:num_tokens]))).tobytes()

@@ -29,9 +29,9 @@ class StepWork:
 
     step: Step
     shape: StepShape
-    """the step's size"""
+    """The step's size."""
     num_samples: int
-    """rows whose next token is drawn"""
+    """Rows whose next token is sampled."""
     guided: tuple[GuidedRow, ...] = ()
     """The guided samples of the step, in order."""
 

@@ -1,4 +1,4 @@
-"""A language model as the choice of a plan sees it: what its pieces weigh, and into what they can be cut."""
+"""Sizes of a language model for the choice of a plan: bytes of its parts, and where they can be divided."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.protocol.stage_config import Precision
 
 _MOST_VOCABULARY_UNITS = 64
-"""Pieces in which the choice deals out the vocabulary: finer ones change nothing that could be measured."""
+"""The most pieces of the vocabulary in a choice; finer ones make no measurable difference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +20,9 @@ class PrecisionSizes:
     """Resident bytes of weights at one precision."""
 
     attention_bytes: tuple[int, ...]
-    """Bytes of q, k, v and o, for each layer; 0 where it is recurrent."""
+    """Bytes of the matrices q, k, v and o of each layer; 0 for a recurrent one."""
     mlp_bytes: tuple[int, ...]
-    """Bytes of what is cut by columns, for each layer: gate, up and down, or recurrence and its states."""
+    """Bytes of the part of each layer that is divided by columns: gate, up and down, or a recurrence and its states."""
     embedding_bytes: int
     head_bytes: int
 
@@ -43,13 +43,13 @@ class ModelSizes:
     kv_bytes_per_token: int
     """Bytes of a token's keys and values in one layer, all heads."""
     layers_without_kv: tuple[int, ...] = ()
-    """Recurrent ones, and those with an MLP alone."""
+    """Indices of layers without a KV cache: recurrent ones, and those with only an MLP."""
     shares_kv: bool = False
-    """Whether all heads attend over the same rows, as in latent attention: then each shard keeps all of them."""
+    """Whether all heads share one KV cache, as in latent attention, of which each shard keeps all."""
     atoms: ShardAtoms
     by_precision: Mapping[Precision, PrecisionSizes]
     last_cut: int | None = None
-    """The last layer that a stage may begin with; None: any."""
+    """The last layer with which a stage may begin; None: any."""
     max_context: int
     """Tokens of the longest sequence."""
 
@@ -64,12 +64,12 @@ class ModelSizes:
 
     @property
     def edges(self) -> I64:
-        """The layers that a stage may begin with, ascending, and the number of all."""
+        """The layers with which a stage may begin, ascending, followed by the number of layers."""
         last = self.num_layers - 1 if self.last_cut is None else self.last_cut
         return np.array([*range(last + 1), self.num_layers], np.int64)
 
     def stage_kinds(self, precision: Precision) -> StageKinds:
-        """Tell apart the stages that this model can be cut into."""
+        """The distinct kinds of stages of this model at a precision."""
         sizes = self.by_precision[precision]
         number: I64 = np.arange(self.num_layers + 1)
         layers = number[np.newaxis, :] - number[:, np.newaxis]
@@ -92,34 +92,34 @@ class ModelSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StageKinds:
-    """Stages that only differ in where they lie: of as many layers and bytes, at the same ends of the model.
+    """Kinds of stages: those of one kind have equally many layers and bytes and the same ends of the model.
 
-    Shapes: K kinds, the first of them no stages, since they have no layers.
+    Shapes: K kinds. Kind 0 stands for ranges without layers, which are no stages.
     """
 
     kind_of: I64
-    """[first, last] of the layers first:last."""
+    """[first, last]: the kind of the stage with the layers first:last."""
     first: I64
-    """[K] of one stage of the kind."""
+    """[K]: the first layer of one stage of each kind."""
     last: I64
-    """[K] of the same stage."""
+    """[K]: the end of the layers of the same stage."""
     ends: I64
-    """[K]: 2 where the stage begins the model, plus 1 where it ends the model."""
+    """[K]: 2 if the stage begins the model, plus 1 if it ends the model."""
     num_layers: I64
-    """[K], 0 or less of the first."""
+    """[K]: the number of layers; 0 or less for kind 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageBytes:
-    """Bytes that a stage holds, in the parts that shards divide differently."""
+    """Bytes of a stage, by parts that shards divide differently."""
 
     attention: int
     """Attention weights, and the KV of all its streams."""
     mlp: int
     vocabulary: int
-    """Embedding and head, where the stage has them."""
+    """The embedding and the head, if the stage has them."""
     whole: int = 0
-    """What every shard has all of: KV that all heads share."""
+    """The part that every shard holds completely: KV shared by all heads."""
 
     @property
     def total(self) -> int:
@@ -128,10 +128,10 @@ class StageBytes:
 
 
 class StageBytesTable:
-    """Bytes of any range of layers at one precision, for a number of tokens whose KV is kept.
+    """Bytes of all stages at one precision, with KV for a number of tokens.
 
-    `attention`, `mlp`, `vocabulary` and `whole` hold those of the layers first:last at [first, last], as StageBytes has
-    them; `total` those of all four.
+    `attention`, `mlp`, `vocabulary` and `whole` are arrays [first, last] for the layers first:last, in the parts of
+    `StageBytes`; `total` is their sum.
     """
 
     def __init__(self, model: ModelSizes, precision: Precision, kv_tokens: int) -> None:
@@ -153,7 +153,7 @@ class StageBytesTable:
         self._largest = int(attention.max()), int(mlp.max()), int(whole.max())
 
     def of(self, first: int, last: int) -> StageBytes:
-        """Bytes of layers first:last, with the embedding where they begin the model and the head where they end it."""
+        """Bytes of the layers first:last, including the embedding in the first stage and the head in the last."""
         return StageBytes(
             attention=int(self.attention[first, last]),
             mlp=int(self.mlp[first, last]),
@@ -166,7 +166,7 @@ class StageBytesTable:
         return int(self.vocabulary[0 if is_first else 1, -1 if is_last else 0])
 
     def largest(self, num_layers: int, *, vocabulary: int) -> StageBytes:
-        """The most bytes that any so many layers take."""
+        """An upper bound on the bytes of any `num_layers` layers."""
         attention, mlp, whole = (num_layers * largest for largest in self._largest)
         return StageBytes(attention=attention, mlp=mlp, vocabulary=vocabulary, whole=whole)
 
@@ -178,6 +178,6 @@ def _range_sums(values: F64) -> F64:
 
 
 def vocabulary_units(atoms: ShardAtoms) -> tuple[int, int]:
-    """How many pieces of the vocabulary are dealt out, and the rows of each but the last."""
+    """The number of pieces into which the vocabulary is divided, and the rows of each piece but the last."""
     atoms_per_unit = -(-atoms.num_vocab_atoms // _MOST_VOCABULARY_UNITS)
     return -(-atoms.num_vocab_atoms // atoms_per_unit), atoms_per_unit * atoms.vocab_atom

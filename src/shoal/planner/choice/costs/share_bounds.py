@@ -1,4 +1,4 @@
-"""How quick a tensor group can be at most where memory decides on its shares: works and bytes, told to the search."""
+"""Lower bounds on a tensor group's time when memory limits its shares, from the members' work and bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.planner.search.shares.bound import MemberCosts, Pieces, least_seconds
 from shoal.planner.search.shares.head_deals import are_few
 
 _NO_TIME_S = 1e-18
-"""Least seconds of anything, so that it can be divided by."""
+"""The least seconds of any work, so that a division by it is safe."""
 
 
 def least_share_seconds(
@@ -26,16 +26,16 @@ def least_share_seconds(
     end_bytes: I64,
     vocabulary_s: F64,
 ) -> F64:
-    """[N]: seconds that the members' attention, MLP and head take at least; infinite where nothing fits.
+    """[N]: lower bounds on the seconds of the members' attention, MLP and head; infinite where nothing fits.
 
     Args:
-        works: of each member.
-        memory_bytes: of each member.
-        atoms: of the model.
-        table: bytes of its stages.
-        num_layers: [N] of stages, each layer as large as the largest.
-        end_bytes: [N] of the embedding and the head, where the stages have them.
-        vocabulary_s: [N] that the head takes at least; 0 where there is none: looking rows up takes no time.
+        works: the work of each member.
+        memory_bytes: the memory of each member.
+        atoms: the atoms of the model.
+        table: bytes of the model's stages.
+        num_layers: [N] layers of each stage; each layer counts as large as the largest.
+        end_bytes: [N] bytes of the embedding and the head, if the stage has them.
+        vocabulary_s: [N] the least seconds of the head, 0 without one. Looking up embeddings takes no time.
     """
     if not are_few(atoms.num_kv_atoms, len(works)):
         return np.zeros(len(num_layers))

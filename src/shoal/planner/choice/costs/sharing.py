@@ -1,4 +1,4 @@
-"""What workers of a fleet take for a layer, and how the members of a tensor group share a stage."""
+"""The time of a fleet's workers for a layer, and the shares of a stage in a tensor group."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from shoal.planner.speeds.speeds import Fleet
 from shoal.protocol.stage_config import Precision
 
 _CHUNK_STAGES = 2
-"""Prefill chunks are as long as in a pipeline of so many stages: the search does not know the number in advance. What
-is shown is predicted with the real one."""
+"""The search assumes the prefill chunks of a pipeline with so many stages, because it does not know the number yet. The
+final prediction uses the real one."""
 _NEXT_TO_NOTHING_S = 1e-12
-"""of an atom whose time is not known or does not matter: it still goes where there are fewer"""
+"""Seconds of an atom whose time is unknown or negligible; not 0, so that such atoms are still divided evenly."""
 
 Ends = tuple[bool, bool]
-"""whether a stage begins the model (and has the embedding), whether it ends it (and has the head)"""
+"""(whether a stage begins the model and has the embedding, whether it ends the model and has the head)."""
 
 
 class StageSharing:
-    """Shares of all stages of one fleet under one workload, and what they are made of."""
+    """Shares of all stages of one fleet under one workload, and the work and bytes that they depend on."""
 
     def __init__(
         self,
@@ -42,10 +42,10 @@ class StageSharing:
         Args:
             fleet: the workers.
             model: sizes at the groups' precisions.
-            workload: that times are for.
-            kv_streams: whose KV all replicas together have to keep, at least those of the workload.
-            is_alone: only one worker of the fleet computes at a time, so single workers have their `alone` speeds.
-            most_stages: that a replica has.
+            workload: the load that times are for.
+            kv_streams: streams whose KV all replicas together must hold, at least those of the workload.
+            is_alone: whether only one worker of the fleet computes at a time, so that `alone` speeds apply.
+            most_stages: the most stages of a replica.
         """
         self._fleet, self._model, self._workload, self._is_alone = fleet, model, workload, is_alone
         self._dealt_atoms = model.atoms.dealing_experts()
@@ -53,17 +53,17 @@ class StageSharing:
         context = min(model.max_context, workload.prompt_tokens + workload.output_tokens)
         self._kv_tokens_per_stream, self._kv_streams = context, kv_streams
         self.work = cache(self._make_work)
-        """Work of a worker, by its class, the precision and the rows of a micro-batch."""
+        """Work of a worker by class, precision and rows of a micro-batch."""
         self.table = cache(self._make_table)
-        """Bytes of every stage, by the precision and the rows of a micro-batch."""
+        """Bytes of all stages by precision and rows of a micro-batch."""
         self.usual_shares = cache(self._make_usual_shares)
-        """Shares where memory is no object, by the group, the stage's ends and the rows; None: there are none."""
+        """Shares without memory limits, by group, ends of the stage and rows; None: there are none."""
         self._member = cache(self._make_member)
         self._deal = cache(deal)
         self._tight_shares = cache(self._make_tight_shares)
 
     def shares(self, group: Group, first: int, last: int, rows: int) -> GroupShares | None:
-        """Atoms of every member of a tensor group for such a stage; None where they do not fit."""
+        """Atoms of each member of a tensor group for such a stage; None if they do not fit."""
         ends = (first == 0, last == self._model.num_layers)
         needed = self.table(group.precision, rows).of(first, last)
         usual = self.usual_shares(group, ends, rows)
@@ -73,7 +73,7 @@ class StageSharing:
         return tight if tight is not None and self._fits(group, tight, needed) else None
 
     def stage_bytes(self, group: Group, first: int, last: int, rows: int) -> tuple[int, ...]:
-        """Bytes of weights and KV of every member."""
+        """Bytes of weights and KV of each member."""
         needed = self.table(group.precision, rows).of(first, last)
         if group.is_single:
             return (needed.total,)
@@ -82,7 +82,7 @@ class StageSharing:
         return _member_bytes(shares, needed)
 
     def atoms(self, group: Group) -> ShardAtoms:
-        """What is dealt to the members of a group."""
+        """The atoms that are divided among the members of a group."""
         return self._dealt_atoms if group.deals_experts else self._model.atoms
 
     def _make_work(self, index: int, precision: Precision, rows: int) -> Work:
@@ -91,18 +91,18 @@ class StageSharing:
         return wave_work(speed, self._workload, requests=rows, chunk_tokens=prefill_chunk(_CHUNK_STAGES))
 
     def _make_table(self, precision: Precision, rows: int) -> StageBytesTable:
-        """A replica has a micro-batch for each of its stages at most, or it is the only one and has everything."""
+        """A replica holds at most one micro-batch per stage or, if it is the only replica, all streams."""
         streams = self._kv_streams
         if self._workload.streams > 1:
             streams = min(streams, rows * self._most_stages)
         return StageBytesTable(self._model, precision, streams * self._kv_tokens_per_stream)
 
     def _make_usual_shares(self, group: Group, ends: Ends, rows: int) -> GroupShares | None:
-        """As if there were memory enough; then the number of layers changes nothing."""
+        """Shares without memory limits, which do not depend on the number of layers."""
         return roomy_shares(self._members(group, 1, ends, rows), self._num_pieces(group, ends), deal=self._deal)
 
     def _make_tight_shares(self, group: Group, num_layers: int, ends: Ends, rows: int) -> GroupShares | None:
-        """Memory decides, with every layer as large as the largest."""
+        """Shares under memory limits, with each layer counted as large as the largest."""
         num_heads, num_columns, num_vocabulary = self._num_pieces(group, ends)
         return best_group_shares(
             self._members(group, num_layers, ends, rows),
@@ -112,7 +112,7 @@ class StageSharing:
         )
 
     def _num_pieces(self, group: Group, ends: Ends) -> tuple[int, int, int]:
-        """Of heads, columns (or whole experts) and vocabulary."""
+        """The number of atoms of heads, columns (or whole experts) and vocabulary."""
         atoms = self.atoms(group)
         return atoms.num_kv_atoms, atoms.num_column_atoms, vocabulary_units(atoms)[0] if any(ends) else 0
 
@@ -148,7 +148,7 @@ class StageSharing:
 
 
 def share_fractions(shares: GroupShares) -> list[tuple[float, float, float]]:
-    """Every member's part of the KV heads, the columns and the vocabulary."""
+    """Each member's part of the KV heads, the columns and the vocabulary."""
     vocabulary = sum(shares.vocabulary)
     return [
         (heads / sum(shares.heads), columns / sum(shares.columns), rows / vocabulary if vocabulary else 0.0)

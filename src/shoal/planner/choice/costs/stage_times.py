@@ -1,4 +1,4 @@
-"""From speeds and sizes to what the search takes: seconds of every possible stage, infinite where it does not fit."""
+"""The input of the search, from speeds and sizes: seconds of every possible stage, infinite where it does not fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shoal.planner.search.shares.best import GroupShares
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 
 _ALL_ENDS: tuple[Ends, ...] = ((False, False), (False, True), (True, False), (True, True))
-"""as `StageKinds.ends` counts them"""
+"""All ends in the order of `StageKinds.ends`."""
 
 
 class StageCosts:
@@ -42,11 +42,11 @@ class StageCosts:
         Args:
             fleet: the workers.
             model: sizes at the groups' precisions.
-            workload: that times are for.
-            groups: that may hold a stage.
-            kv_streams: whose KV all replicas together have to keep, at least those of the workload.
-            is_alone: only one worker of the fleet computes at a time, so single workers have their `alone` speeds.
-            most_stages: that a replica has; None: as many as there are workers and places to cut.
+            workload: the load that times are for.
+            groups: the groups that may hold a stage.
+            kv_streams: streams whose KV all replicas together must hold, at least those of the workload.
+            is_alone: whether only one worker of the fleet computes at a time, so that `alone` speeds apply.
+            most_stages: the most stages of a replica; None: limited by workers and possible cuts only.
         """
         self.fleet, self.model, self.groups = fleet, model, tuple(groups)
         num_workers = sum(one.count for one in fleet.classes)
@@ -58,18 +58,18 @@ class StageCosts:
             is_alone=is_alone,
             most_stages=min(num_workers, len(model.edges) - 1, most_stages or num_workers),
         )
-        """how members of tensor groups share stages"""
+        """The shares of stages in tensor groups."""
         self._kinds = cache(model.stage_kinds)
         self._links = cache(self._find_links)
         self._times = cache(self._make_times)
 
     def layers(self, first: int, last: int) -> tuple[int, int]:
-        """The layers of a stage whose blocks of the problem are first:last."""
+        """The layers of a stage with the problem's blocks first:last."""
         return int(self.model.edges[first]), int(self.model.edges[last])
 
     def problem(self, *, max_stages: int | None = None) -> ReplicaProblem:
-        """The problem for `planner.search`; groups have the same indexes there as in `groups`, and layers that stay
-        together are one block."""
+        """The problem for `planner.search`. Its groups have the indices of `groups`; layers that must stay together
+        form one block."""
         counts = tuple(one.count for one in self.fleet.classes)
         return ReplicaProblem(
             num_blocks=len(self.model.edges) - 1,
@@ -80,7 +80,7 @@ class StageCosts:
         )
 
     def times(self, rows: int) -> StageTimes:
-        """The same costs for micro-batches of so many rows."""
+        """The times for micro-batches of so many rows."""
         return self._times(rows)
 
     def _make_times(self, rows: int) -> StageTimes:
@@ -102,7 +102,7 @@ class StageCosts:
         return StageTimes(work_s=work_s, hop_s=self._hops(rows), exact_s=exact_s)
 
     def _hops(self, rows: int) -> F64:
-        """[from, to]: seconds of a wave between two groups, over the slowest of their links."""
+        """[from, to]: seconds of a wave's transfers between two groups, over the slowest of their links."""
         work = self.sharing.work(0, self.groups[0].precision, rows)
         seconds = [
             [transfer_seconds(link, work, hidden_bytes=self.model.hidden_bytes) for link in links]
@@ -113,7 +113,7 @@ class StageCosts:
         return np.stack([to_group[group.members, :].max(axis=0) for group in self.groups])
 
     def _group_times(self, group: Group, rows: int) -> F64:
-        """[first, last]: seconds of a stage."""
+        """[first, last]: seconds of a stage on a group."""
         table, kinds = self.sharing.table(group.precision, rows), self._kinds(group.precision)
         if not group.is_single:
             return self._tensor_times(group, table, kinds, rows)
@@ -126,7 +126,7 @@ class StageCosts:
         return times_K[kinds.kind_of]
 
     def _tensor_times(self, group: Group, table: StageBytesTable, kinds: StageKinds, rows: int) -> F64:
-        """With the shares that are best where memory is no object; where these do not fit, a bound."""
+        """[first, last]: seconds with the best shares without memory limits; where these do not fit, a lower bound."""
         usual = [self.sharing.usual_shares(group, ends, rows) for ends in _ALL_ENDS]
         shares = [one for one in usual if one is not None]
         if len(shares) < len(usual):
@@ -145,10 +145,10 @@ class StageCosts:
     def _fitting(
         self, group: Group, table: StageBytesTable, kinds: StageKinds, shares: Sequence[GroupShares]
     ) -> tuple[Bools, Bools]:
-        """[K] whether stages fit with these shares, by their ends; [K] whether they may fit with others."""
+        """[K]: whether stages fit with the shares of their ends; [K]: whether they may fit with other shares."""
         places = (kinds.first, kinds.last)
         of_ends: F64 = np.array([share_fractions(one) for one in shares])
-        attention, mlp, vocabulary = np.moveaxis(of_ends[kinds.ends], 2, 0)  # [K, n] of each member
+        attention, mlp, vocabulary = np.moveaxis(of_ends[kinds.ends], 2, 0)  # [K, n]: parts of each member
         own = attention * table.attention[places][:, np.newaxis] + mlp * table.mlp[places][:, np.newaxis]
         own += vocabulary * table.vocabulary[places][:, np.newaxis]
         own += np.where(attention > 0, table.whole[places][:, np.newaxis], 0)
@@ -159,7 +159,7 @@ class StageCosts:
     def _shared_seconds(
         self, group: Group, shares: Mapping[Ends, GroupShares], rows: int
     ) -> Callable[[int, Ends], float]:
-        """Seconds of a stage of so many layers with the shares that its ends have."""
+        """Gives the seconds of a stage from its number of layers and its ends, with the shares of those ends."""
         parts = {ends: share_fractions(one) for ends, one in shares.items()}
         works = self._works(group, rows)
         sum_s = self._sum_s(group, works)
@@ -180,9 +180,9 @@ class StageCosts:
     def _least_shared_s(
         self, group: Group, usual: Sequence[GroupShares], sizes: tuple[I64, I64], table: StageBytesTable, rows: int
     ) -> F64:
-        """[N]: what stages of so many layers take at least, whatever the shares; infinite where they do not fit.
+        """[N]: lower bounds on the seconds of stages for any shares; infinite where they do not fit.
 
-        `sizes`: [N] layers, [N] ends. `usual`: shares by ends where memory is no object.
+        `sizes`: [N] layers, [N] ends. `usual`: shares by ends without memory limits.
         """
         works = self._works(group, rows)
         num_layers, ends = sizes
@@ -207,24 +207,24 @@ class StageCosts:
         return [self.sharing.work(index, group.precision, rows) for index in group.members]
 
     def _sum_s(self, group: Group, works: Sequence[Work]) -> float:
-        """Of one all-reduce for every step: the slowest pair's."""
+        """Seconds of one all-reduce in each step, set by the slowest pair."""
         links = self._links(group.members)
         return max(transfer_seconds(link, works[0], hidden_bytes=self.model.hidden_bytes) for link in links)
 
     def _find_links(self, members: tuple[int, ...]) -> set[LinkSpeed]:
-        """Unlike ones between any two members."""
+        """The distinct links between any two members."""
         return {self.fleet.sums[one][other] for one, other in set(combinations(members, 2))}
 
 
 def _linear(kinds: StageKinds, seconds: Callable[[int, Ends], float]) -> F64:
-    """[K] of something that grows linearly with the layers, with other lines at the model's ends."""
+    """[K]: a quantity that is linear in the number of layers, with a separate line for each combination of ends."""
     ones: F64 = np.array([seconds(1, ends) for ends in _ALL_ENDS])
     each = np.array([seconds(2, ends) for ends in _ALL_ENDS]) - ones
     return np.where(kinds.num_layers > 0, ones[kinds.ends] + (kinds.num_layers - 1) * each[kinds.ends], np.inf)
 
 
 def _growing(times: F64) -> F64:
-    """[first, last]: as they are or higher, so that more layers never take less."""
+    """[first, last]: the times, raised where needed so that more layers never take less."""
     has_layers = ~np.tri(len(times), dtype=np.bool_)
     times = np.where(has_layers, times, -np.inf)
     times = np.maximum.accumulate(np.maximum.accumulate(times, axis=1)[::-1], axis=0)[::-1]

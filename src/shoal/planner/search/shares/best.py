@@ -1,11 +1,11 @@
 """Unequal shares of a tensor group: how many heads, columns and vocabulary pieces each member gets.
 
-Attention, MLP and head each wait for their slowest member, so the stage takes the sum of three maxima. Where memory
-does not bind, the three are independent and each is solved by dealing the pieces out (`deal`); with equal fixed costs
-that is D'Hondt's rule, as in `core.plan.share_rounding`. Where the shares so found do not fit, memory couples them.
-Heads are few: without vocabulary all ways to deal them out are tried, and for each the columns are again dealt out one
-by one, up to what memory is left for. Otherwise a small integer programme decides (three whole numbers a member):
-HiGHS, exact but for its tolerance of a millionth of the memory, and some 100 times slower.
+Attention, MLP and head each wait for their slowest member, so a stage takes the sum of three maxima. Without memory
+limits the three are independent and each is solved greedily, piece by piece (`deal`); with equal fixed costs that is
+D'Hondt's rule, as in `core.plan.share_rounding`. If these shares do not fit, memory couples the three. There are few
+heads, so without vocabulary all ways to divide them are tried, and for each the columns are divided greedily within the
+remaining memory. Otherwise a small integer program decides (three whole numbers per member): HiGHS, exact except for
+its tolerance of a millionth of the memory, and about 100 times slower.
 """
 
 from __future__ import annotations
@@ -21,59 +21,59 @@ from shoal.planner.search.shares.deal import deal
 from shoal.planner.search.shares.head_deals import all_deals, are_few
 
 _MARGIN = 1e-6
-"""Part of the memory that is set aside when rounding HiGHS' answer has exceeded it; its feasibility tolerance."""
+"""The share of memory that is set aside if HiGHS' rounded answer exceeds it; HiGHS' feasibility tolerance."""
 
 
 Deal = Callable[..., tuple[int, ...]]
-"""`deal`, or a memo of it"""
+"""`deal`, or a cached form of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One worker of a tensor group, for one stage. Seconds in any unit, for one layer or for all."""
+    """One worker of a tensor group, for one stage. Times are in any unit, for one layer or for all."""
 
     head_s: float
-    """attention for each head atom"""
+    """Time of attention per head atom."""
     head_fixed_s: float
-    """attention of a member that has any heads"""
+    """Fixed time of attention of a member that has any heads."""
     column_s: float
-    """MLP for each column atom"""
+    """Time of the MLP per column atom."""
     column_fixed_s: float
-    """MLP of every member"""
+    """Fixed time of the MLP of every member."""
     head_bytes: int
-    """of a head atom in all layers of the stage: weights and KV"""
+    """Bytes of a head atom in all layers of the stage: weights and KV."""
     column_bytes: int
-    """of a column atom in all layers of the stage"""
+    """Bytes of a column atom in all layers of the stage."""
     memory_bytes: int
-    """for all of these"""
+    """Memory for all of its atoms."""
     vocabulary_s: float = 0.0
-    """embedding or head for each vocabulary atom"""
+    """Time of embedding or head per vocabulary atom."""
     vocabulary_fixed_s: float = 0.0
-    """embedding or head of every member, where the stage has one"""
+    """Fixed time of embedding or head of every member, if the stage has one."""
     vocabulary_bytes: int = 0
-    """of a vocabulary atom"""
+    """Bytes of a vocabulary atom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupShares:
-    """What each member gets."""
+    """The atoms that each member gets."""
 
     heads: tuple[int, ...]
-    """head atoms; 0 where a member has no attention"""
+    """Head atoms; 0 for a member without attention."""
     columns: tuple[int, ...]
     vocabulary: tuple[int, ...]
-    """all 0 where the stage has no vocabulary"""
+    """Vocabulary atoms; all 0 if the stage has no vocabulary."""
     seconds: float
-    """slowest attention + slowest MLP + slowest vocabulary part"""
+    """Time of the slowest attention, the slowest MLP and the slowest vocabulary part, summed."""
 
 
 def roomy_shares(members: Sequence[Member], totals: tuple[int, int, int], *, deal: Deal = deal) -> GroupShares | None:
-    """The shares with the least time where memory is no object; None where there are too few pieces.
+    """The shares with the least time without memory limits; None if there are too few atoms.
 
     Args:
-        members: at least one.
-        totals: heads, columns, vocabulary, as for `best_group_shares`.
-        deal: `deal`, or one that remembers.
+        members: the members, at least one.
+        totals: atoms of heads, columns and vocabulary, as for `best_group_shares`.
+        deal: `deal`, or a cached form of it.
     """
     num_heads, num_columns, num_vocabulary = totals
     if num_columns < len(members) or 0 < num_vocabulary < len(members):
@@ -88,13 +88,13 @@ def roomy_shares(members: Sequence[Member], totals: tuple[int, int, int], *, dea
 def best_group_shares(
     members: Sequence[Member], *, num_heads: int, num_columns: int, num_vocabulary: int = 0
 ) -> GroupShares | None:
-    """The shares with the least time; None where memory does not hold everything or there are too few pieces.
+    """The shares with the least time; None if memory does not suffice or there are too few atoms.
 
     Args:
-        members: at least one.
-        num_heads: head atoms in all, any number of them to a member.
-        num_columns: column atoms in all, at least one to every member.
-        num_vocabulary: vocabulary atoms in all, at least one to every member; 0: the stage has none.
+        members: the members, at least one.
+        num_heads: all head atoms; a member may have any number of them.
+        num_columns: all column atoms; every member gets at least one.
+        num_vocabulary: all vocabulary atoms; every member gets at least one. 0: the stage has none.
     """
     totals = (num_heads, num_columns, num_vocabulary)
     shares = roomy_shares(members, totals)
@@ -113,7 +113,7 @@ def best_group_shares(
 
 
 def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> GroupShares | None:
-    """Try all ways to deal the heads out. Shapes: X ways, n members."""
+    """Try all ways to divide the heads. Shapes: X ways, n members."""
     heads_Xn = all_deals(num_heads, len(members))
     free_Xn = np.array([member.memory_bytes for member in members]) - heads_Xn * [m.head_bytes for m in members]
     room_Xn = np.minimum(free_Xn // [max(1, member.column_bytes) for member in members], num_columns)
@@ -131,12 +131,12 @@ def _by_heads(members: Sequence[Member], num_heads: int, num_columns: int) -> Gr
 
 
 def _column_seconds(members: Sequence[Member], room_Xn: I64, num_columns: int) -> F64:
-    """[X]: time of the slowest MLP when columns go to whoever would be done first, while there is room."""
+    """[X]: time of the slowest MLP if each column goes to the member that would finish first and has room."""
     counts: I64 = np.arange(1, num_columns + 1)
     each_s: F64 = np.array([m.column_fixed_s + m.column_s * counts for m in members], np.float64)
     levels: F64 = np.unique(each_s)
     done_Tn: I64 = np.stack([np.searchsorted(each_s[index], levels, "right") for index in range(len(members))], axis=1)
-    low = np.full(len(room_Xn), int(np.searchsorted(levels, float(each_s[:, 0].max()))))  # everybody has one
+    low = np.full(len(room_Xn), int(np.searchsorted(levels, float(each_s[:, 0].max()))))  # every member has one
     high = np.full(len(room_Xn), len(levels) - 1)
     while (low < high).any():
         middle = (low + high) // 2
@@ -159,7 +159,7 @@ def _timed(
 
 
 def fits(members: Sequence[Member], shares: GroupShares) -> bool:
-    """Whether every member's memory holds its share."""
+    """Whether each member's memory holds its share."""
     return all(
         heads * member.head_bytes + columns * member.column_bytes + rows * member.vocabulary_bytes
         <= member.memory_bytes
@@ -170,7 +170,7 @@ def fits(members: Sequence[Member], shares: GroupShares) -> bool:
 def _solve(
     members: Sequence[Member], totals: tuple[int, int, int], *, memory_part: float
 ) -> tuple[tuple[int, ...], ...] | None:
-    """The integer programme. Variables: heads, columns, vocabulary, "has heads" of every member, then three maxima."""
+    """The integer program. Variables: heads, columns, vocabulary and "has heads" of each member, then three maxima."""
     n = len(members)
     scale = max(member.column_fixed_s + member.column_s * totals[1] for member in members) or 1.0
     parts = [

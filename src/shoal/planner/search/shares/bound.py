@@ -1,13 +1,13 @@
-"""How quick a tensor group can be at most where memory decides on its shares, for many sizes of a stage at once.
+"""Lower bounds on a tensor group's time when memory limits its shares, for many sizes of a stage at once.
 
-Heads are few and are dealt out in whole numbers, in all ways; columns and vocabulary may be divided at will. For given
-heads, the members' columns are limited by the time T that the slowest may take and by the memory that is left. Of
-those whose memory is the limit, call them S, and any other set of members gives a bound too:
+There are few heads, so they are divided in whole numbers, in all ways; columns and vocabulary may be divided
+arbitrarily. For given heads, the members' columns are limited by the time T that the slowest may take and by the
+remaining memory. Let S be the members that are limited by memory; any other set of members gives a valid bound, too:
 
     columns <= sum over S of (room) + sum over the others of ((T - fixed seconds) / seconds of a column)
 
 which is a bound on T. The sets tried are those of the members that run out of memory first. Vocabulary is handled
-likewise: where there is no room for both, it is columns or vocabulary that take longer, whichever costs less.
+likewise: if there is no room for both, columns or vocabulary take longer, whichever costs less.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ from shoal.arrays import F64, I64, Bools
 from shoal.planner.search.shares.head_deals import all_deals
 
 _ROUNDING = 1e-12
-"""Part of a sum of sizes that may be lost in doubles."""
+"""The relative error that sums of sizes may have in doubles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pieces:
-    """What a layer and the ends of a model are cut into. Shapes: N sizes of a stage."""
+    """The pieces into which a layer and the ends of a model are divided. Shapes: N sizes of a stage."""
 
     num_heads: int
     num_columns: int
     num_vocabulary: int
-    """of the stages that have any"""
+    """Pieces of the vocabulary in stages that have it."""
     head_bytes: I64
-    """[N] of a head in all layers of the stage"""
+    """[N]: bytes of a head in all layers of the stage."""
     column_bytes: I64
-    """[N] likewise"""
+    """[N]: bytes of a column in all layers of the stage."""
     vocabulary_bytes: I64
-    """[N] of a piece; 0: the stage has no vocabulary"""
+    """[N]: bytes of a piece of the vocabulary; 0: the stage has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MemberCosts:
-    """Seconds of each member. Shapes: [n] members."""
+    """Seconds of each member, each [n]. Shapes: n members."""
 
     head_s: F64
-    """of a head of one layer"""
+    """Seconds of a head of one layer."""
     head_fixed_s: F64
-    """of any heads of one layer"""
+    """Fixed seconds of a member's heads of one layer."""
     column_s: F64
-    """of a column of one layer, above 0"""
+    """Seconds of a column of one layer, > 0."""
     column_fixed_s: F64
-    """of any columns of one layer"""
+    """Fixed seconds of a member's columns of one layer."""
     vocabulary_s: F64
-    """of a piece of the vocabulary, above 0 unless all of it takes no time"""
+    """Seconds of a piece of the vocabulary, > 0 unless the vocabulary takes no time."""
     vocabulary_fixed_s: F64
-    """of any vocabulary"""
+    """Fixed seconds of a member's vocabulary."""
     memory_bytes: I64
 
 
 def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: I64, vocabulary_s: F64) -> F64:
-    """[N]: no shares that fit are quicker; infinite where none fit.
+    """[N]: lower bounds on the seconds of all shares that fit; infinite where none fit.
 
-    Shapes: N sizes of a stage, X ways to deal out heads, P pairs of a size and a way that fits, n members.
+    Shapes: N sizes of a stage, X ways to divide heads, P pairs of a size and a way that fits, n members.
 
     Args:
-        costs: of the members.
-        pieces: to be dealt out; the ways to deal out the heads `are_few`.
-        num_layers: [N].
-        vocabulary_s: [N]: the slowest member's vocabulary takes at least that; 0: it takes no time.
+        costs: the members' costs.
+        pieces: the pieces to divide; the ways to divide the heads must be few (`are_few`).
+        num_layers: [N] layers of the stage.
+        vocabulary_s: [N] lower bounds on the seconds of the slowest member's vocabulary; 0: it takes no time.
     """
     heads_nX = all_deals(pieces.num_heads, len(costs.memory_bytes)).T
     fixed_s, each_s = costs.head_fixed_s[:, np.newaxis], costs.head_s[:, np.newaxis]
@@ -95,7 +95,7 @@ def least_seconds(costs: MemberCosts, pieces: Pieces, num_layers: I64, vocabular
 def _pair_seconds(
     costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: I64, attention_P: F64, vocabulary_s_P: F64
 ) -> F64:
-    """[P]: see `least_seconds`."""
+    """[P]: lower bounds on the seconds of each pair, see `least_seconds`."""
     column_P = np.maximum((costs.column_fixed_s + costs.column_s).max(), _column_seconds(costs, pieces, rooms))
     least_P = layers_P * (attention_P + column_P) + vocabulary_s_P
     extra_P = _extra_seconds(costs, pieces, rooms, layers_P, column_P, vocabulary_s_P)
@@ -104,16 +104,17 @@ def _pair_seconds(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _RoomsByHeads:
-    """What memory is left for beside so many heads. Shapes: n members, N sizes of a stage, h heads of a member."""
+    """The columns for which memory is left beside so many heads. Shapes: n members, N sizes of a stage, h heads of a
+    member."""
 
     columns_nNh: I64
-    """with one piece of the vocabulary at least"""
+    """Whole columns beside at least one piece of the vocabulary."""
     all_nNh: F64
-    """columns with none, parts of them included"""
+    """Columns without any vocabulary, including fractions."""
     unit_N: F64
-    """columns that take as much memory as a piece of the vocabulary; 0 where there is none"""
+    """Columns that take as much memory as a piece of the vocabulary; 0 if there is none."""
     needed_N: F64
-    """in columns, for everything; a little less, lest it be rounded up"""
+    """Memory for everything in units of columns, slightly less so that rounding does not raise it."""
 
     @staticmethod
     def of(costs: MemberCosts, pieces: Pieces) -> _RoomsByHeads:
@@ -130,8 +131,8 @@ class _RoomsByHeads:
         )
 
     def suffice(self, pieces: Pieces, heads_nX: I64) -> Bools:
-        """[N, X]: whether there is room for everything, if vocabulary may be divided at will."""
-        never = -pieces.num_columns * len(heads_nX)  # everybody has a column
+        """[N, X]: whether there is room for everything, if vocabulary may be divided arbitrarily."""
+        never = -pieces.num_columns * len(heads_nX)  # every member has a column
         columns_nNh = np.where(self.columns_nNh >= 1, self.columns_nNh, never)
         for_columns, for_all = (
             sum(of_heads[:, heads] for of_heads, heads in zip(rooms_nNh, heads_nX, strict=True))
@@ -140,7 +141,7 @@ class _RoomsByHeads:
         return (for_columns >= pieces.num_columns) & (for_all >= self.needed_N[:, np.newaxis])
 
     def of_pairs(self, costs: MemberCosts, size_P: I64, heads_nP: I64) -> _Rooms:
-        """Of some sizes with some heads."""
+        """The room for pairs of sizes and heads."""
         member = np.arange(len(heads_nP))[:, np.newaxis]
         columns_nP = self.columns_nNh[member, size_P, heads_nP]
         full_s = costs.column_fixed_s[:, np.newaxis] + costs.column_s[:, np.newaxis] * columns_nP
@@ -155,36 +156,36 @@ class _RoomsByHeads:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Rooms:
-    """The same of pairs of a size of a stage and a way to deal out the heads. Shapes: n members, P pairs."""
+    """`_RoomsByHeads` for pairs of a size of a stage and a way to divide the heads. Shapes: n members, P pairs."""
 
     columns_nP: I64
     all_nP: F64
     unit_P: F64
     needed_P: F64
     first_full_nP: I64
-    """members in the order in which they run out of memory"""
+    """The members in the order in which they run out of memory."""
 
     def of_full(self, values_nP: F64 | I64) -> F64:
-        """[n, P]: the sum over no members, over the first that runs out of memory, the first two, ... not all."""
+        """[n, P]: sums over the first 0, 1, ... n - 1 members that run out of memory."""
         in_order_nP = np.take_along_axis(values_nP, self.first_full_nP, axis=0)
         sums_nP = np.zeros(in_order_nP.shape)
         np.cumsum(in_order_nP[:-1], axis=0, out=sums_nP[1:])
         return sums_nP
 
     def of_others(self, values_n: F64) -> F64:
-        """[n, P]: the sum over the other members."""
+        """[n, P]: sums over the other members."""
         return np.cumsum(values_n[self.first_full_nP][::-1], axis=0)[::-1]
 
 
 def _roomy_column_seconds(costs: MemberCosts, pieces: Pieces) -> float:
-    """As `_column_seconds`, and at most that, were there memory enough."""
+    """`_column_seconds` without memory limits, which is never more."""
     missing = pieces.num_columns + float((costs.column_fixed_s / costs.column_s).sum())
     each_has_one_s = float((costs.column_fixed_s + costs.column_s).max())
     return max(each_has_one_s, missing / float((1 / costs.column_s).sum()))
 
 
 def _column_seconds(costs: MemberCosts, pieces: Pieces, rooms: _Rooms) -> F64:
-    """[P]: the slowest member's columns of one layer take at least that."""
+    """[P]: lower bounds on the seconds of the slowest member's columns of one layer."""
     missing_nP = pieces.num_columns - rooms.of_full(rooms.columns_nP)
     missing_nP += rooms.of_others(costs.column_fixed_s / costs.column_s)
     return (missing_nP / rooms.of_others(1 / costs.column_s)).max(axis=0)
@@ -193,13 +194,13 @@ def _column_seconds(costs: MemberCosts, pieces: Pieces, rooms: _Rooms) -> F64:
 def _extra_seconds(
     costs: MemberCosts, pieces: Pieces, rooms: _Rooms, layers_P: I64, column_P: F64, vocabulary_s_P: F64
 ) -> F64:
-    """[P]: what columns of all layers and vocabulary take more because they share the memory.
+    """[P]: extra seconds of the columns of all layers and the vocabulary because they share the memory.
 
     Args:
         costs, pieces, rooms: see `least_seconds`.
-        layers_P: of the stage.
-        column_P: seconds that the columns of one layer take at least.
-        vocabulary_s_P: and the vocabulary.
+        layers_P: layers of the stage.
+        column_P: lower bounds on the seconds of the columns of one layer.
+        vocabulary_s_P: lower bounds on the seconds of the vocabulary.
     """
     per_column_s_nP = rooms.of_others(1 / costs.column_s)
     per_unit_s_nP = rooms.unit_P * rooms.of_others(1 / costs.vocabulary_s)

@@ -1,4 +1,4 @@
-"""Dealing pieces out one by one to whoever would be done first, which leaves the slowest as quick as it can be.
+"""Greedy division of pieces: each goes to the member that would finish first, which minimizes the slowest time.
 
 Source: Gross's greedy for separable convex resource allocation (Ibaraki and Katoh, Resource Allocation Problems,
 1988).
@@ -10,19 +10,22 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heapreplace
 
 _LITTLE = 1e-9
-"""Part of a time by which a sum of doubles may be wrong, and much more."""
+"""A relative error far above that of sums of doubles."""
 
 
 def deal(
     num_atoms: int, costs: tuple[tuple[float, float], ...], *, at_least: int, caps: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
-    """How many pieces each member gets, one by one, the member that would be done first.
+    """Divide pieces one by one; each goes to the member that would finish first.
 
     Args:
-        num_atoms: pieces to be dealt out.
-        costs: of each member: seconds for each piece, and once.
+        num_atoms: the number of pieces.
+        costs: for each member: (seconds per piece, fixed seconds).
         at_least: pieces that every member gets.
-        caps: pieces of each member at most, enough in all; None: no limit.
+        caps: the most pieces of each member, sufficient in total; None: no limit.
+
+    Returns:
+        The pieces of each member.
     """
     most = [num_atoms] * len(costs) if caps is None else caps
     counts = _first_dealt(num_atoms, costs, at_least=at_least, most=most)
@@ -44,7 +47,7 @@ def deal(
 
 
 def _level_s(num_atoms: int, costs: Sequence[tuple[float, float]]) -> float:
-    """When everybody is done if pieces can be divided at will and nobody is kept from them; 0: nothing says it."""
+    """The common finish time if pieces could be divided arbitrarily and without limits; 0 if pieces take no time."""
     rate = sum(1 / each for each, _ in costs if each)
     begun = sum(fixed / each for each, fixed in costs if each)
     return (num_atoms + begun) / rate if rate else 0.0
@@ -53,8 +56,8 @@ def _level_s(num_atoms: int, costs: Sequence[tuple[float, float]]) -> float:
 def _first_dealt(
     num_atoms: int, costs: Sequence[tuple[float, float]], *, at_least: int, most: Sequence[int]
 ) -> list[int]:
-    """All but about one atom a member of what they get when dealt one by one: what can be done by a time by which
-    there are not yet too many, found by bisection."""
+    """What the greedy division gives each member, except for about one piece per member: the pieces that can be
+    finished by the latest time at which they are not too many, found by bisection."""
 
     def done_by(time_s: float) -> list[int]:
         return [
