@@ -19,7 +19,8 @@ PATIENCE_S = 10.0
 """Seconds that a model waits for room before another one is held. A judgment: several times a small one's loading."""
 
 _MORE_LOADS = 1
-"""For calls whose model was killed while it was loaded. A judgment: memory that was short for a moment may be there."""
+"""Loads that are tried again if a model's server was killed while loading. A judgment: memory may be short only for a
+moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class LoadFailed:
     name: str
     reason: str
     may_succeed: bool = False
-    """Whether trying once more makes sense: something outside ended them."""
+    """Whether it makes sense to try again, because something external ended them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ class _Model:
     wanted_s: float = 0.0
     """When the first of its waiting calls arrived."""
     num_failures: int = 0
-    """Loads in a row that failed and were tried again."""
+    """Failed loads in a row that were tried again."""
 
 
 class Residency:
@@ -220,7 +221,7 @@ class Residency:
         self._admit(model, effects)
 
     def _fail(self, model: _Model, reason: str, may_succeed: bool, effects: list[ResidencyEffect]) -> None:
-        """Try once more for calls that wait, where that makes sense, and refuse them otherwise."""
+        """Load again for the waiting calls if that makes sense; otherwise refuse them."""
         model.phase = ModelPhase.ABSENT
         if may_succeed and model.waiting and model.num_failures < _MORE_LOADS:
             model.num_failures += 1

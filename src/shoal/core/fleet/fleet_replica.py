@@ -119,8 +119,8 @@ class FleetReplica:
         return self.meter.note_answered(result, now_s)
 
     def note_steady(self, first_id: StepId, step_id: StepId, size: WorkSize, now_s: float) -> None:
-        """Of steps that were taken at once (core/generation/steady_steps.py), the one before the last was answered, and
-        the last was sent. `first_id`: of the first of them."""
+        """Note steps that were taken together (core/generation/steady_steps.py): all but the last were answered, and
+        the last was sent. `first_id`: the id of the first of them."""
         self._recovery.note_answered(first_id, (), now_s)
         self._recovery.note_sent(step_id, size, now_s)
 

@@ -32,9 +32,9 @@ class Placement:
     def choose(
         self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
     ) -> tuple[FleetReplica, Sequence[bytes]]:
-        """One of the candidates, of which there is one at least.
+        """Choose one of the candidates, of which there must be at least one.
 
-        Returns: it, and digests of the request's leading blocks there, if they had to be found.
+        Returns: the replica, and digests of the request's leading blocks there, if they had to be computed.
         """
         replicas = candidates.replicas
         digests: Sequence[bytes] = ()

@@ -18,7 +18,7 @@ class RequestAdded:
     progress: RequestProgress | None = None
     """The tokens and state from which it continues, if it began on other workers."""
     digests: Seq[bytes] = ()
-    """Digests of its leading full blocks, as far as routing has found them: they need not be found again."""
+    """Digests of its leading full blocks, as far as routing has computed them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,8 +41,8 @@ class SchedulerConfig:
     generation: int = 0
     """Generation of the workers that are there at the start, >= 0."""
     packs_steps: bool = True
-    """Whether steps hold what workers read. Without it a step is a number with a shape (`StepWork`), and no guide is
-    asked: for simulated workers, of which nothing but the time that they take matters."""
+    """Whether steps contain the arrays that workers read. Simulated workers, of which only the time matters, do
+    without: their steps have only an id and a shape (`StepWork`), and no guide is asked."""
 
     def __post_init__(self) -> None:
         at_least = {

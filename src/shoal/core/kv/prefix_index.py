@@ -103,7 +103,8 @@ class PrefixIndex:
         return True
 
     def retire(self, block: int) -> bool:
-        """Its last reference is gone: keep it if it is in, as the most recently used one. Returns whether it is."""
+        """Keep a block whose last reference is gone as the most recently used one, if it is indexed. Returns whether it
+        is."""
         if block not in self._digest_of:
             return False
         self._unreferenced[block] = None

@@ -42,7 +42,7 @@ class RoutingTable:
         self._speeds: _Seconds = np.zeros((3, 0))
         """[fields of `ReplicaSpeed`, replicas] in seconds; NaN: not known."""
         self._known: list[ReplicaSpeed | None] = []
-        """what was noted of each replica"""
+        """The speed that was last noted for each replica."""
         self._among: _Indices | None = None
         self._comparable: _Seconds = np.zeros((3, 0))
         """Speeds as they are compared: levelled for the replicas in `_among`, infinite for others. Valid until a speed

@@ -37,8 +37,8 @@ class StepShape(NamedTuple):
         """The shape of a step.
 
         Args:
-            chunks: of each sequence in the step its rows, and its tokens of context once the step has run.
-            encoded_rows: of each clip that the step encodes.
+            chunks: for each sequence in the step: its rows, and its tokens of context after the step.
+            encoded_rows: the rows of each clip that the step encodes.
         """
         output_rows = output_context = prompt_rows = prompt_context = 0
         for rows, context in chunks:
@@ -48,7 +48,7 @@ class StepShape(NamedTuple):
             else:
                 prompt_rows += rows
                 prompt_context += rows * context - rows * (rows - 1) // 2
-        for rows in encoded_rows:  # which see each other
+        for rows in encoded_rows:  # all its rows attend over each other
             prompt_rows += rows
             prompt_context += rows * rows
         return cls(output_rows, output_context, prompt_rows, prompt_context)

@@ -25,7 +25,7 @@ from shoal.planner.predict.workload import Workload
 from shoal.planner.speeds.speeds import Fleet
 
 _ONE_BY_ONE = 16
-"""Streams for each replica that are dealt out one by one in any case: measured times are not always in order."""
+"""The fewest streams per replica that are assigned one by one, since measured times are not always monotonic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +93,14 @@ def predict(
 
 
 def deal_streams(periods: Sequence[Callable[[int], float]], num_streams: int) -> list[int]:
-    """Streams of each replica: one by one to that whose period with it is shortest, then to that with the fewest.
+    """Divide streams among replicas: each goes to the one with the shortest period including it, then with the fewest.
 
-    Very many are dealt out in parts at first, each of which is at most an equal share of what is left. So no part takes
-    a replica beyond the period that all of them reach in the end: with less than a part more for each, there would be
-    streams left.
+    Very many streams are first assigned in parts, each at most an equal share of the rest, so that no part takes a
+    replica beyond the period that all of them reach in the end.
 
     Args:
-        periods: of each replica, from the number of its streams; more streams take at least as long.
-        num_streams: to deal out.
+        periods: gives the period of each replica from the number of its streams; more streams take at least as long.
+        num_streams: the number of streams to divide.
     """
     if len(periods) == 1:
         return [num_streams]
