@@ -1,4 +1,4 @@
-"""What becomes of a picture before a vision part computes it, and where its vectors go in a prompt."""
+"""A picture as a vision part takes it, and the place of its vectors in a prompt."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import numpy as np
 from shoal.arrays import Array
 
 VECTORS = "vectors"
-"""The output of every graph of a vision part, fp32 [rows, (1 + K) hidden size of the language model]: `PictureRows`."""
+"""Output of every vision graph: fp32 [rows, (1 + K) hidden size of the language model], see `PictureRows`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutPicture:
-    """A picture in the size and order that a vision part wants."""
+    """A picture, resized and arranged as the vision part expects."""
 
     inputs: Mapping[str, Array]
-    """of the graph"""
+    """Inputs of the graph."""
     height: int
-    """rows of its vectors, which lie in a prompt row by row"""
+    """Rows of vectors; vectors lie in a prompt row by row."""
     width: int
-    """vectors in each of them"""
+    """Vectors in each row."""
 
     @property
     def num_rows(self) -> int:
-        """Of a prompt."""
+        """Rows that the picture takes in a prompt."""
         return self.height * self.width
 
     def key(self) -> bytes:
-        """A digest of all that its vectors depend on beside the model."""
+        """A digest of everything except the model that the picture's vectors depend on."""
         digest = blake2b(f"{self.height} {self.width}".encode(), digest_size=16)
         for name in sorted(self.inputs):
             digest.update(name.encode() + np.ascontiguousarray(self.inputs[name]).tobytes())
@@ -41,7 +41,7 @@ class CutPicture:
 
 
 class PictureCutter(Protocol):
-    """How one model takes pictures."""
+    """Prepares pictures for one model."""
 
     def cut(self, pixels: Array) -> CutPicture:
         """The inputs for a picture, [height, width, 3] uint8. Thread-safe. Raises InvalidRequest."""
@@ -50,25 +50,25 @@ class PictureCutter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionModel:
-    """The vision part of a model, as its directory has it."""
+    """The vision part of a model, ready to be used."""
 
     graph: Path
-    """the ONNX file that makes vectors of cut pictures"""
+    """The ONNX file that computes vectors of cut pictures."""
     cutter: PictureCutter
     num_columns: int
-    """of a vector, as wide as the language model's rows"""
+    """Columns of a vector, as many as the language model's rows have."""
     placeholders: tuple[str, ...]
-    """tokens that a prompt may have for each vector: the first that the tokenizer knows"""
+    """Tokens that a prompt may have in place of each vector: the first one that the tokenizer knows."""
     mark: str
-    """what a chat template writes where a picture is"""
+    """What a chat template writes where a picture is."""
     around: tuple[str, str] = ("", "")
-    """what then stands before and behind the placeholders of a picture, in the place of the mark"""
+    """Text that is put before and after the placeholders of a picture; it replaces the mark."""
     has_axes: bool = False
-    """whether its rows turn by height and width"""
+    """Whether rotary positions of its rows have height and width."""
     num_deep_layers: int = 0
-    """first layers of the language model behind which something is added to its rows"""
+    """Number of the language model's first layers after which something is added to a picture's rows."""
     sees_whole: bool = False
-    """whether its rows see each other whatever their order"""
+    """Whether the rows of a picture all see each other, whatever their order."""
 
     def sample(self) -> Mapping[str, Array]:
         """Inputs of a small gray picture, to try the graph with."""

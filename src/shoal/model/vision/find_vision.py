@@ -1,4 +1,4 @@
-"""Whether a model has a vision part, and in which files: without what builds its graph."""
+"""Whether a model has a vision part, and its files, without importing what builds its graph."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def find_vision(path: Path, projector: Path | None = None) -> VisionFiles | None
         projector: a GGUF file with the vision part of a model in a GGUF file.
 
     Returns:
-        None: there is no vision part that can be computed.
+        None if there is no vision part that can be computed.
 
     Raises:
-        ModelLoadError: a file is broken, or the projector is none that is supported.
+        ModelLoadError: a file is broken, or the projector is not supported.
     """
     if path.is_dir():
         return directory_vision(path)

@@ -1,4 +1,4 @@
-"""The vision part of Gemma 3: SigLIP over a picture of one fixed size, pooled to fewer vectors.
+"""The vision part of Gemma 3: SigLIP over a picture of fixed size, pooled to fewer vectors.
 
 Sources: Gemma 3, arXiv 2503.19786, section 2.1; SigLIP, arXiv 2303.15343; transformers, models/gemma3 and siglip.
 
@@ -27,31 +27,31 @@ _NORM, _PROJECTION = "mm_soft_emb_norm.weight", "mm_input_projection_weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemma3Vision:
-    """Sizes. Implements `PictureCutter`."""
+    """Settings of the vision part. Implements `PictureCutter`."""
 
     side: int
-    """pixels of a picture's side"""
+    """Width and height of a picture in pixels."""
     patch: int
-    """pixels of a patch's side"""
+    """Width and height of a patch in pixels."""
     vectors_side: int
-    """vectors of a picture's side"""
+    """Vectors along each side of a picture."""
     num_layers: int
     hidden_size: int
     num_heads: int
     columns: int
-    """of the MLP"""
+    """Columns of the MLP."""
     num_outputs: int
-    """columns of a vector of the language model's"""
+    """Columns of a vector, as in the language model."""
     epsilon: float
-    """of all norms"""
+    """Epsilon of all norms."""
     factor: float
-    """on pixels"""
+    """Factor on pixels."""
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
     @classmethod
     def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Gemma3Vision:
-        """As the files say. Raises ModelLoadError."""
+        """Read the settings from the model's files. Raises ModelLoadError."""
         num_vectors = vision.size("mm_tokens_per_image", 256)
         model = cls(
             side=vision.size("image_size", 896),
@@ -97,7 +97,7 @@ class Gemma3Vision:
         return CutPicture(inputs={"patches": patches_PF}, height=self.vectors_side, width=self.vectors_side)
 
     def build(self, tensors: TowerTensors) -> bytes:
-        """The ONNX model. Raises ModelLoadError."""
+        """Build the ONNX model. Raises ModelLoadError."""
         return _Tower(self, tensors).build()
 
 
@@ -136,7 +136,7 @@ class _Tower:
         return graph.node("Add", [x_PD, graph.dense(inner, f"{name}mlp.fc2", model.columns, hidden)])
 
     def _project(self, x_PD: str) -> str:
-        """The mean of each square of patches, as wide as the language model's rows."""
+        """The mean of each square of patches, projected to the width of the language model's rows."""
         graph, model = self._graph, self._model
         pooled = model.side // model.patch // model.vectors_side
         squares = graph.reshape(x_PD, (model.vectors_side, pooled, model.vectors_side, pooled, model.hidden_size))

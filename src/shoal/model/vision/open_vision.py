@@ -1,4 +1,4 @@
-"""The vision part of a model, whichever family it is of and whichever files it is in."""
+"""Opens the vision part of a model, whatever its family and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shoal.model.vision.tower_graph import TowerTensors
 from shoal.model.vision.vision_files import VisionFiles
 
 _VERSION = 2
-"""Of built graphs: raised when they are built otherwise."""
+"""Version of the builders of graphs. Raise it when they change."""
 
 
 class _Part(PictureCutter, Protocol):
@@ -23,7 +23,7 @@ class _Part(PictureCutter, Protocol):
 
 
 def open_vision(files: VisionFiles) -> VisionModel:
-    """Read the settings, and build the graph where it is not in the cache.
+    """Read the settings, and build the graph if it is not in the cache.
 
     Raises:
         ModelLoadError: a setting or a tensor is missing, broken or not supported.

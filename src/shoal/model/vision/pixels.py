@@ -15,7 +15,7 @@ from shoal.arrays import F32, Array
 from shoal.errors import InvalidRequest, MissingExtra
 
 MAX_PIXELS = 64_000_000
-"""Of one picture, 192 MB as pixels: twice what cameras of phones take. A file of a few KB can announce more."""
+"""Largest picture, 192 MB as pixels: twice what phone cameras take. A file of a few KB can claim more."""
 Resample = Literal["bilinear", "bicubic"]
 
 
@@ -28,11 +28,11 @@ class OpenPicture:
 
 
 PictureSource = str | Path | bytes | OpenPicture
-"""where a picture comes from: a URL, a file, the content of one, or Pillow"""
+"""A picture's URL or file, the content of a file, or an image from Pillow."""
 
 
 def is_image(value: Any) -> bool:
-    """Whether it is one of Pillow's. Where Pillow is not installed, nothing is."""
+    """Whether the value is an image from Pillow; false if Pillow is not installed."""
     try:
         from PIL import Image
     except ModuleNotFoundError:
@@ -41,7 +41,7 @@ def is_image(value: Any) -> bool:
 
 
 def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
-    """The pixels of a picture, turned upright as its EXIF data say.
+    """The pixels of a picture, rotated as its EXIF data say.
 
     Args:
         content: of a file in any format that Pillow reads, or what Pillow has opened.
@@ -51,7 +51,7 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
         (height, width, 3), RGB, uint8.
 
     Raises:
-        InvalidRequest: it is no picture, broken, or too large.
+        InvalidRequest: the content is not a picture, is broken, or is too large.
         MissingExtra: Pillow is not installed.
     """
     try:
@@ -69,7 +69,7 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
                 name,
             )
         if isinstance(content, bytes):
-            ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing where nothing is turned
+            ImageOps.exif_transpose(picture, in_place=True)  # copies nothing if nothing is rotated
         else:
             picture = ImageOps.exif_transpose(picture)
         picture = _in_eight_bits(picture)
@@ -80,13 +80,13 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
         raise InvalidRequest(f"{name}: this is not a picture in any known format", name) from None
     except Image.DecompressionBombError:
         raise InvalidRequest(f"{name}: the picture has more than {MAX_PIXELS:,} pixels", name) from None
-    except Exception as error:  # Pillow's decoders raise what they like for broken files
+    except Exception as error:  # Pillow's decoders raise any exception for broken files
         raise InvalidRequest(f"{name}: the picture cannot be read: {error}", name) from error
 
 
 def _in_eight_bits(picture: Any) -> Any:
-    """A picture of Pillow's whose gray values have 16 bits, with 8: Pillow's own conversion makes all white that is
-    above 255. Raises InvalidRequest for values that have no white."""
+    """A picture from Pillow with 16-bit gray values, converted to 8 bits. Pillow's own conversion makes all values
+    above 255 white. Raises InvalidRequest for values without a defined white."""
     if picture.mode in ("I", "F"):
         raise InvalidRequest("a picture of 32-bit values has no defined white")
     if not picture.mode.startswith("I;16"):
@@ -97,7 +97,7 @@ def _in_eight_bits(picture: Any) -> Any:
 
 
 def resize(pixels: Array, height: int, width: int, resample: Resample) -> Array:
-    """Another size, [height, width, 3] uint8, as Pillow makes it."""
+    """The picture in another size, [height, width, 3] uint8, resized by Pillow."""
     from PIL import Image
 
     kinds = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -105,6 +105,6 @@ def resize(pixels: Array, height: int, width: int, resample: Resample) -> Array:
 
 
 def normalize(pixels: Array, factor: float, mean: Sequence[float], deviation: Sequence[float]) -> F32:
-    """(pixels * factor - mean) / deviation, by color."""
+    """(pixels * factor - mean) / deviation, for each color."""
     scaled = pixels.astype(np.float32) * np.float32(factor)
     return (scaled - np.array(mean, np.float32)) / np.array(deviation, np.float32)

@@ -2,11 +2,11 @@
 
 Source: Qwen2.5-VL, arXiv 2502.13923, section 2.1.1; transformers, models/qwen2_5_vl.
 
-A window has a fixed number of slots here, so that all windows are computed as one batch; those that the edge of the
-picture leaves empty hold zeros that nobody sees.
+A window has a fixed number of slots, so that all windows are computed as one batch. Slots outside the picture hold
+zeros that no patch sees.
 
-Shapes: P patches of a picture, N slots, W windows of S = N / W slots, M vectors, D hidden size, F values of a patch,
-H heads of C columns.
+Shapes: P patches of a picture, N slots, W windows of S = N / W slots, M vectors, D hidden size, F values of a patch, H
+heads of C columns.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from shoal.model.vision.settings import VisionSettings
 from shoal.model.vision.tower_graph import TowerTensors
 
 _UNSEEN = np.float32(-1e9)
-"""Added to the scores of empty slots: e to its power is 0."""
+"""Added to the scores of empty slots, so that exp gives 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen25Vision(QwenSizes):
-    """Sizes. Implements `PictureCutter`."""
+    """Settings of the vision part. Implements `PictureCutter`."""
 
     window: int
-    """squares of a window's side"""
+    """Squares along each side of a window."""
     whole_layers: frozenset[int]
-    """those that attend over the whole picture"""
+    """Layers that attend over the whole picture."""
 
     @classmethod
     def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Qwen25Vision:
-        """As the files say. Raises ModelLoadError."""
+        """Read the settings from the model's files. Raises ModelLoadError."""
         sizes = read_sizes(vision, preprocessor, layers=32, hidden_size=3584, columns=3420, activation="silu")
         square_side = sizes["cutter"].merge * sizes["cutter"].patch
         return cls(
@@ -82,7 +82,7 @@ class Qwen25Vision(QwenSizes):
         return CutPicture(inputs=inputs, height=patches.height, width=patches.width)
 
     def _square_slots(self, height: int, width: int) -> Array:
-        """For each square, row by row, which square it is among the slots: [M]."""
+        """The slot number of each square, row by row, [M]."""
         rows, columns = np.mgrid[:height, :width]
         window = (rows // self.window * -(-width // self.window) + columns // self.window).reshape(-1)
         by_window = np.argsort(window, kind="stable")
@@ -94,7 +94,7 @@ class Qwen25Vision(QwenSizes):
         return slots
 
     def build(self, tensors: TowerTensors) -> bytes:
-        """The ONNX model. Raises ModelLoadError."""
+        """Build the ONNX model. Raises ModelLoadError."""
         return _Tower(self, tensors).build()
 
 
@@ -118,7 +118,7 @@ class _Tower:
         return graph.serialize()
 
     def _layer(self, x_ND: str, name: str, unseen: str, places: tuple[str, str] | None) -> str:
-        """`places`: of a layer that attends over the whole picture."""
+        """`places`: for a layer that attends over the whole picture."""
         graph, model = self._graph, self._model
         normed = graph.rms_norm(x_ND, graph.tensor(f"{name}norm1.weight", model.hidden_size), EPSILON)
         heads = self._tower.heads(normed, name)
@@ -150,7 +150,7 @@ class _Tower:
         return graph.node("Gather", [graph.reshape(mixed, (-1, model.hidden_size)), back])
 
     def _merge(self, x_ND: str, order: str) -> str:
-        """One vector of each square."""
+        """The vector of each square."""
         graph, model = self._graph, self._model
         normed = graph.rms_norm(x_ND, graph.tensor("visual.merger.ln_q.weight", model.hidden_size), EPSILON)
         out = self._tower.project(self._tower.squares(normed), "visual.merger.mlp.0", "visual.merger.mlp.2")

@@ -1,5 +1,5 @@
-"""The vision part of Qwen3-VL: every layer attends over the whole picture, and what a few of them give goes to the
-language model's first layers beside the last one's.
+"""The vision part of Qwen3-VL: every layer attends over the whole picture. Besides the last layer's output, that of a
+few others goes to the language model's first layers.
 
 Sources: Qwen3-VL, arXiv 2511.21631; DeepStack, arXiv 2406.04334; transformers, models/qwen3_vl.
 
@@ -22,21 +22,21 @@ from shoal.model.vision.settings import VisionSettings
 from shoal.model.vision.tower_graph import TowerTensors
 
 _CORNERS = 4
-"""Learned positions around a patch's place, between which its own lies."""
+"""Learned positions around a patch, between which its own is interpolated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen3Vision(QwenSizes):
-    """Sizes. Implements `PictureCutter`."""
+    """Settings of the vision part. Implements `PictureCutter`."""
 
     positions_side: int
-    """learned positions of a side"""
+    """Learned positions along each side of a picture."""
     deep_layers: tuple[int, ...]
-    """whose output goes to the language model's first layers, in order"""
+    """Layers whose output goes to the language model's first layers, in order."""
 
     @classmethod
     def read(cls, vision: VisionSettings, preprocessor: VisionSettings) -> Qwen3Vision:
-        """As the files say. Raises ModelLoadError."""
+        """Read the settings from the model's files. Raises ModelLoadError."""
         positions, deep = vision.size("num_position_embeddings", 2304), vision.places("deepstack_visual_indexes", _DEEP)
         if isqrt(positions) ** 2 != positions or list(deep) != sorted(set(deep)):
             raise ModelLoadError(f"{vision.path}: the vision part's positions or its deep layers are not supported")
@@ -55,8 +55,8 @@ class Qwen3Vision(QwenSizes):
         return CutPicture(inputs=inputs, height=patches.height, width=patches.width)
 
     def _corners(self, places_P2: Array, height: int, width: int) -> tuple[Array, F32]:
-        """The learned positions around each patch and their shares, [P, 4] and [P, 4, 1]: the table is stretched so
-        that its corners are the picture's."""
+        """The learned positions around each patch and their weights, [P, 4] and [P, 4, 1]. The table is scaled so that
+        its corners are those of the picture."""
         sizes = np.array([height, width], np.float32) * np.float32(self.cutter.merge) - np.float32(1.0)
         spots_P2 = places_P2.astype(np.float32) * np.float32(self.positions_side - 1) / sizes
         floor_P2 = np.floor(spots_P2)
@@ -71,7 +71,7 @@ class Qwen3Vision(QwenSizes):
         return np.stack(corners, axis=1), np.stack(weights, axis=1)[:, :, None]
 
     def build(self, tensors: TowerTensors) -> bytes:
-        """The ONNX model. Raises ModelLoadError."""
+        """Build the ONNX model. Raises ModelLoadError."""
         return _Tower(self, tensors).build()
 
 
@@ -121,7 +121,7 @@ class _Tower:
         return graph.node("Add", [x_PD, graph.dense(inner, f"{name}mlp.linear_fc2", model.columns, hidden)])
 
     def _merge(self, x_PD: str, name: str, *, norms_squares: bool) -> str:
-        """One vector of each square. `norms_squares`: all of a square has one norm, in the place of each patch."""
+        """The vector of each square. `norms_squares`: each square is normed as a whole, rather than each patch."""
         graph, tower, hidden = self._graph, self._tower, self._model.hidden_size
         if norms_squares:
             width = hidden * self._model.cutter.merge**2

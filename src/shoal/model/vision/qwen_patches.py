@@ -1,4 +1,4 @@
-"""How the models of Qwen-VL cut pictures: a size of their own for each, patches in squares that become one vector.
+"""Preparation of pictures for Qwen-VL models: each keeps a size of its own, and squares of patches become one vector.
 
 Source: Qwen2-VL, arXiv 2409.12191, section 2.1; transformers, models/qwen2_vl, `smart_resize`.
 
@@ -19,18 +19,18 @@ from shoal.model.vision.pixels import normalize, resize
 from shoal.model.vision.settings import VisionSettings
 
 _MOST_ASPECT = 200
-"""Longer pictures are refused. Source: transformers, `smart_resize`."""
+"""Largest ratio of a picture's sides. Source: transformers, `smart_resize`."""
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of colors. Source: CLIP, arXiv 2103.00020, its published preprocessing"""
+"""Mean and deviation of colors. Source: CLIP, arXiv 2103.00020, its published preprocessing"""
 
 
 class Patches(NamedTuple):
-    """A picture, cut."""
+    """A picture as patches."""
 
     values: F32
-    """[P, F], square by square, the squares row by row"""
+    """Values [P, F], square by square; the squares lie row by row."""
     height: int
-    """in squares"""
+    """Height in squares."""
     width: int
 
 
@@ -39,21 +39,21 @@ class PatchCutter:
     """Sizes of patches and of pictures."""
 
     patch: int
-    """pixels of a patch's side"""
+    """Width and height of a patch in pixels."""
     frames: int
-    """of a patch, which for a picture are all alike"""
+    """Frames of a patch, which are all equal in a picture."""
     merge: int
-    """patches of a square's side"""
+    """Patches along each side of a square."""
     fewest_pixels: int
     most_pixels: int
     factor: float
-    """on pixels"""
+    """Factor on pixels."""
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
     @classmethod
     def read(cls, preprocessor: VisionSettings, vision: VisionSettings) -> PatchCutter:
-        """As the files say. Raises ModelLoadError."""
+        """Read the settings from the model's files. Raises ModelLoadError."""
         size = preprocessor.part("size")
         cutter = cls(
             patch=vision.size("patch_size", 14),
@@ -75,7 +75,7 @@ class PatchCutter:
         return 3 * self.frames * self.patch**2
 
     def cut(self, pixels: Array) -> Patches:
-        """Raises InvalidRequest for a picture that is far too long."""
+        """Cut a picture. Raises InvalidRequest if one side is far longer than the other."""
         height, width = self.fitting_size(*pixels.shape[:2])
         values = normalize(resize(pixels, height, width, "bicubic"), self.factor, self.mean, self.deviation)
         rows, columns = height // (self.patch * self.merge), width // (self.patch * self.merge)
@@ -85,7 +85,8 @@ class PatchCutter:
         return Patches(np.ascontiguousarray(all_frames.reshape(-1, self.num_values)), rows, columns)
 
     def fitting_size(self, height: int, width: int) -> tuple[int, int]:
-        """Pixels that a picture is given: whole squares, neither too many nor too few, its aspect nearly kept."""
+        """The size in pixels to which a picture is scaled: whole squares, within the limits, with nearly the same
+        aspect ratio."""
         if max(height, width) > _MOST_ASPECT * min(height, width):
             raise InvalidRequest(
                 f"a picture of {width} x {height} pixels is more than {_MOST_ASPECT} times as long as wide", "messages"
@@ -104,7 +105,7 @@ class PatchCutter:
         return fit_height, fit_width
 
     def places(self, height: int, width: int) -> Array:
-        """Row and column of every patch of a picture of so many squares, [P, 2] in the order of `cut`."""
+        """Row and column of every patch of a picture with this many squares, [P, 2] in the order of `cut`."""
         rows, columns = np.mgrid[: height * self.merge, : width * self.merge]
         both = np.stack([rows, columns], axis=-1)
         squares = both.reshape(height, self.merge, width, self.merge, 2).transpose(0, 2, 1, 3, 4)
@@ -112,9 +113,9 @@ class PatchCutter:
 
 
 def angles(places_P2: Array, head_dim: int, theta: float) -> tuple[F32, F32]:
-    """Cosine and sine [P, head_dim / 2] of patches: half of the frequencies turn by the row, half by the column.
+    """Cosine and sine [P, head_dim / 2] of patches: half of the frequencies are rotated by the row, half by the column.
 
-    In single precision, as the models were trained.
+    In single precision, as in the models' training.
     """
     half = head_dim // 2
     exponents = np.arange(0, half, 2, dtype=np.float32) / np.float32(half)
@@ -124,7 +125,7 @@ def angles(places_P2: Array, head_dim: int, theta: float) -> tuple[F32, F32]:
 
 
 def _pixels(preprocessor: VisionSettings, size: VisionSettings, old: str, new: str, default: int) -> int:
-    """Under either of the names that transformers has had."""
+    """A number of pixels, under either of the names that transformers has used."""
     value = preprocessor.number(old, default) if old in preprocessor else size.number(new, default)
     if value < 1 or value != int(value):
         raise ModelLoadError(f"{preprocessor.path}: {new!r} is {value}, which is not a number of pixels")

@@ -1,4 +1,4 @@
-"""What the vision parts of Qwen2.5-VL and Qwen3-VL have in common: sizes, patches that become rows, heads that turn.
+"""What the vision parts of Qwen2.5-VL and Qwen3-VL have in common: sizes, the embedding of patches, rotated heads.
 
 Shapes: N rows of patches (some of which may be empty), D hidden size, F values of a patch, H heads of C columns.
 """
@@ -16,22 +16,22 @@ from shoal.model.vision.settings import VisionSettings
 from shoal.model.vision.tower_graph import TowerGraph, TowerTensors
 
 EPSILON = 1e-6
-"""Of all norms, whatever a file says. Source: transformers, Qwen2_5_VLVisionBlock and Qwen3VLVisionBlock"""
+"""Epsilon of all norms, whatever a file says. Source: transformers, Qwen2_5_VLVisionBlock and Qwen3VLVisionBlock"""
 _PATCHES = "visual.patch_embed.proj.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenSizes:
-    """Sizes that both have."""
+    """Sizes of both families."""
 
     cutter: PatchCutter
     num_layers: int
     hidden_size: int
     num_heads: int
     columns: int
-    """of the MLP"""
+    """Columns of the MLP."""
     num_outputs: int
-    """columns of a vector of the language model's"""
+    """Columns of a vector, as in the language model."""
     theta: float
 
     @property
@@ -49,7 +49,7 @@ def read_sizes(
     columns: int,
     activation: str,
 ) -> dict[str, Any]:
-    """Fields of `QwenSizes`, as the files say; the numbers are what counts where they do not.
+    """Fields of `QwenSizes` from the model's files; the arguments are defaults, and `activation` the only supported one.
 
     Raises:
         ModelLoadError: a size or the MLP's activation is not supported.
@@ -69,15 +69,15 @@ def read_sizes(
 
 
 class QwenTower:
-    """The beginning of a graph, and of each of its layers."""
+    """The beginning of a graph, and parts of each of its layers."""
 
     def __init__(self, sizes: QwenSizes, tensors: TowerTensors, rows: str) -> None:
-        """`rows`: what the number of rows is called."""
+        """`rows`: name of the number of rows."""
         self.graph, self._sizes, self._rows = TowerGraph(tensors), sizes, rows
         self._turns = ("", "")
 
     def begin(self) -> str:
-        """Declare the inputs that both have; the patches times their matrix: [N, D]."""
+        """Declare the inputs of both families, and multiply the patches by their matrix: [N, D]."""
         graph, sizes, half = self.graph, self._sizes, self._sizes.head_dim // 2
         side = sizes.cutter.patch
         patches_NF = graph.declare_input("patches", np.float32, [self._rows, sizes.cutter.num_values])
@@ -88,7 +88,7 @@ class QwenTower:
         return graph.node("MatMul", [patches_NF, graph.matrix(_PATCHES, matrix_FD)])
 
     def heads(self, normed_ND: str, name: str) -> tuple[str, str, str]:
-        """Queries, keys and values of a layer, those two turned: [N, H, C] each."""
+        """Queries, keys and values of a layer, queries and keys rotated: [N, H, C] each."""
         graph, sizes = self.graph, self._sizes
         hidden, num_heads, head_dim = sizes.hidden_size, sizes.num_heads, sizes.head_dim
         joined = graph.dense(normed_ND, f"{name}attn.qkv", hidden, 3 * hidden)
@@ -104,7 +104,7 @@ class QwenTower:
         return self.graph.reshape(x_ND, (-1, self._square_width))
 
     def project(self, x: str, first: str, second: str) -> str:
-        """A vector of each square, through two linear layers by their names."""
+        """The vector of each square, through two linear layers with these names."""
         graph, width = self.graph, self._square_width
         inner = graph.activation("gelu", graph.dense(x, first, width, width))
         return graph.dense(inner, second, width, self._sizes.num_outputs)

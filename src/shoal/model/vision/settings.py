@@ -1,4 +1,4 @@
-"""What the files of a model say of its vision part, key by key."""
+"""The settings of a model's vision part, read key by key."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from shoal.errors import ModelLoadError
 from shoal.model.formats.model_file import read_json
 
 _LARGEST = 1 << 20
-"""Of any size that settings may name: far above every model's, and products of two fit 64 bits."""
+"""Largest size in settings: far above every model's, and products of two fit 64 bits."""
 _PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 class VisionSettings:
-    """Settings of one part, with the errors that a person can use."""
+    """Settings of one part, with errors that tell a user what is wrong."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         self.path, self._values = path, values
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0. Raises ModelLoadError."""
+        """A positive whole number. Raises ModelLoadError."""
         value = self._values.get(key, default)
         if type(value) is not int or not 0 < value <= _LARGEST:
             raise ModelLoadError(f"{self.path}: {key!r} of the vision part is {value!r:.200}")
@@ -35,7 +35,7 @@ class VisionSettings:
         return float(value)
 
     def numbers(self, key: str, default: tuple[float, ...], count: int) -> tuple[float, ...]:
-        """So many finite numbers. Raises ModelLoadError."""
+        """A list of `count` finite numbers. Raises ModelLoadError."""
         values = self._values.get(key, default)
         values = values if isinstance(values, list | tuple) else ()
         if len(values) != count or any(type(one) not in (int, float) or not -1e30 < one < 1e30 for one in values):
@@ -61,7 +61,7 @@ class VisionSettings:
         return bool(self._values.get(key, default))
 
     def part(self, key: str) -> VisionSettings:
-        """A part of these settings; empty where there is none."""
+        """A part of these settings; empty if there is none."""
         value = self._values.get(key)
         return VisionSettings(self.path, value if isinstance(value, dict) else {})
 
@@ -70,7 +70,7 @@ class VisionSettings:
 
 
 def read_preprocessor(folder: Path) -> VisionSettings:
-    """How pictures are cut, from the file of either of transformers' versions. Raises ModelLoadError."""
+    """The settings of the preprocessor, from the file of either version of transformers. Raises ModelLoadError."""
     for name in _PREPROCESSOR_FILES:
         path = folder / name
         if path.exists():

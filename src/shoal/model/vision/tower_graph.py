@@ -1,4 +1,4 @@
-"""What graphs of vision parts have in common: layers whose weights come by the names of tensors.
+"""What graphs of vision parts have in common: layers whose weights are found by tensor names.
 
 Shapes: N patches, D hidden size, H heads of C columns.
 """
@@ -18,15 +18,15 @@ from shoal.model.decoder.onnx.graph_builder import GraphBuilder
 _FLOAT = 1
 """Source: ONNX, TensorProto.FLOAT"""
 _HALVES: Mapping[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16}
-"""types of files that hold matrices in half of what fp32 takes"""
+"""File types of matrices with 16 bits a value."""
 
 
 class TowerTensors(Protocol):
-    """The tensors of a vision part, by the names that transformers has for them."""
+    """The tensors of a vision part, by transformers' names."""
 
     @property
     def path(self) -> Path:
-        """Where they are, for messages."""
+        """The file or folder, for messages."""
         ...
 
     def read(self, name: str, *dims: int | None) -> F32:
@@ -37,18 +37,18 @@ class TowerTensors(Protocol):
             dims: the shape that it must have; None: any size.
 
         Raises:
-            ModelLoadError: it is missing, of another shape or broken.
+            ModelLoadError: the tensor is missing, of another shape or broken.
         """
         ...
 
     def dtype_of(self, name: str) -> str:
-        """The type that the file has a tensor in, such as `BF16`. Raises ModelLoadError: it is missing."""
+        """The tensor's type in the file, such as `BF16`. Raises ModelLoadError if it is missing."""
         ...
 
 
 class TowerGraph(GraphBuilder):
-    """A graph in the making, and the tensors that it is made of. Matrices stay in the file's type, which is half as
-    large as fp32: ONNX Runtime widens them once, as it loads them."""
+    """Builds a graph from tensors. Matrices keep the file's type, which may be half as large as fp32: ONNX Runtime
+    widens them once, when it loads them."""
 
     def __init__(self, tensors: TowerTensors) -> None:
         super().__init__(str(tensors.path))
@@ -59,11 +59,11 @@ class TowerGraph(GraphBuilder):
         return self._tensors.read(name, *dims)
 
     def ints(self, *values: int) -> str:
-        """A shape, or other whole numbers."""
+        """A constant shape, or other whole numbers."""
         return self.constant(np.array(values, np.int64))
 
     def matrix(self, name: str, values_KN: F32) -> str:
-        """A constant matrix that was read from the tensor `name`."""
+        """A constant matrix, whose values come from the tensor `name`."""
         values_KN = np.ascontiguousarray(values_KN)
         half = _HALVES.get(self._tensors.dtype_of(name))
         if half is None:
@@ -71,7 +71,7 @@ class TowerGraph(GraphBuilder):
         return self.node("Cast", [self.constant(values_KN.astype(half))], to=_FLOAT)
 
     def dense(self, x: str, name: str, num_in: int, num_out: int, *, has_bias: bool = True) -> str:
-        """x times a linear layer, with its bias."""
+        """x times a linear layer, plus its bias."""
         weight_NK = self.tensor(f"{name}.weight", num_out, num_in)
         y = self.node("MatMul", [x, self.matrix(f"{name}.weight", weight_NK.T)])
         return self.add(y, self.tensor(f"{name}.bias", num_out)) if has_bias else y
@@ -81,11 +81,11 @@ class TowerGraph(GraphBuilder):
         return self.center_norm(x, self.tensor(f"{name}.weight", width), epsilon, self.tensor(f"{name}.bias", width))
 
     def reshape(self, x: str, dims: Sequence[int]) -> str:
-        """Another shape; 0: as it is, -1: what is left."""
+        """Reshape; 0: the size stays, -1: what is left."""
         return self.node("Reshape", [x, self.ints(*dims)])
 
     def swap(self, x: str, order: Sequence[int]) -> str:
-        """Dims in another order."""
+        """Transpose to another order of dims."""
         return self.node("Transpose", [x], perm=list(order))
 
     def turn(self, x_ND: str, turns: tuple[str, str], num_heads: int, head_dim: int) -> str:
@@ -105,7 +105,7 @@ class TowerGraph(GraphBuilder):
         return self.node("Concat", [turned, other], axis=-1)
 
     def attention(self, query: str, key: str, value: str, num_heads: int, scale: float) -> str:
-        """Every row over all rows of its picture, without ever keeping all scores: [B, N, D] each."""
+        """Attention of every row over all rows of its picture, without storing all scores: [B, N, D] each."""
         return self.node(
             "MultiHeadAttention", [query, key, value], domain="com.microsoft", num_heads=num_heads, scale=scale
         )

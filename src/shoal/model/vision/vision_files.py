@@ -1,4 +1,4 @@
-"""What a model's files say of its vision part, and its tensors, whichever form the files have."""
+"""The settings and tensors of a model's vision part, whatever the file format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ PART_ENDS = {
     "qwen3_vl_moe": ("visual.patch_embed.proj.weight",),
     "gemma3": ("embeddings.patch_embedding.weight", "mm_soft_emb_norm.weight"),
 }
-"""Families whose vision part can be computed, and how one tensor of each of its parts ends; see `PartTensors`."""
+"""Families whose vision part can be computed, with the end of the name of one tensor in each of its parts; see
+`PartTensors`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +29,19 @@ class VisionFiles:
     """The vision part of one model."""
 
     family: str
-    """a key of PART_ENDS"""
+    """A key of PART_ENDS."""
     settings: VisionSettings
-    """Hugging Face's `vision_config`"""
+    """Hugging Face's `vision_config`."""
     preprocessor: VisionSettings
-    """its `preprocessor_config.json`"""
+    """The content of Hugging Face's `preprocessor_config.json`."""
     paths: tuple[Path, ...]
-    """whose contents make it up"""
+    """Files on whose content the vision part depends."""
     open_tensors: Callable[[], TowerTensors]
-    """raises ModelLoadError"""
+    """Opens the tensors; raises ModelLoadError."""
 
 
 def directory_vision(folder: Path) -> VisionFiles | None:
-    """Of a Hugging Face directory; None: it has no vision part that can be computed. Raises ModelLoadError."""
+    """The vision part in a Hugging Face directory; None: it has none that can be computed. Raises ModelLoadError."""
     path = folder / "config.json"
     config = read_json(path) if path.exists() else {}
     family, values = str(config.get("model_type")), config.get("vision_config")
@@ -56,7 +57,7 @@ def directory_vision(folder: Path) -> VisionFiles | None:
 
 
 def _beside(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What Gemma 3 says of its vision part elsewhere."""
+    """Settings of the vision part that Gemma 3 has elsewhere."""
     text = config.get("text_config")
     width = text.get("hidden_size") if isinstance(text, dict) else None
     found = {"mm_tokens_per_image": config.get("mm_tokens_per_image"), "out_hidden_size": width}

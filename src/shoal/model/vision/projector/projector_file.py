@@ -1,7 +1,7 @@
-"""The vision part of a model in GGUF files: the file beside it that llama.cpp calls a multimodal projector.
+"""The vision part of a model in GGUF files: a file beside the model, which llama.cpp calls a multimodal projector.
 
-Its metadata are put as Hugging Face's settings, and its tensors go by their names there, so that one description of a
-family serves both forms.
+Its metadata are converted to Hugging Face's settings, and its tensors are known by Hugging Face's names, so that one
+description of a family serves both formats.
 
 Source of the keys: gguf-py/gguf/constants.py, `Keys.Clip`; of what no key says: llama.cpp, tools/mtmd/clip.cpp.
 """
@@ -21,20 +21,21 @@ from shoal.model.vision.vision_files import VisionFiles
 
 _logger = logging.getLogger("shoal.model")
 ARCHITECTURE = "clip"
-"""what such a file calls its architecture"""
+"""Architecture in the metadata of such a file."""
 _TYPES = {"qwen2.5vl_merger": "qwen2_5_vl", "qwen3vl_merger": "qwen3_vl", "gemma3": "gemma3"}
 """Families by the name of their projector."""
 _POSITIONS = "v.position_embd.weight"
 _FEWEST_VECTORS, _MOST_VECTORS = 8, 4096
-"""Of a picture of Qwen's models, where the file does not say it. Source: clip.cpp, `set_limit_image_tokens`"""
+"""Vectors of a picture in Qwen's models, if the file does not give limits. Source: clip.cpp,
+`set_limit_image_tokens`"""
 _WINDOW = 112
-"""Pixels of a window's side of Qwen2.5-VL, which its files do not say. Source: clip-model.h, `attn_window_size`"""
+"""Width of a Qwen2.5-VL window in pixels, which its files do not give. Source: clip-model.h, `attn_window_size`"""
 _POOLED = 4
-"""Patches of a side that Gemma 3 makes one vector of. Source: clip.cpp"""
+"""Patches along each side of a square that Gemma 3 pools to one vector. Source: clip.cpp"""
 
 
 def projector_beside(path: Path) -> Path | None:
-    """The one projector beside a model's GGUF file, by its name; None: there is none, or several."""
+    """The only projector beside a model's GGUF file, recognized by its name; None: there is none, or several."""
     if path.is_dir():
         return None
     found = [file for file in path.parent.glob("*mmproj*.gguf") if file != path]
@@ -46,7 +47,11 @@ def projector_beside(path: Path) -> Path | None:
 
 
 def projector_vision(path: Path) -> VisionFiles:
-    """Raises ModelLoadError: the file is broken, is none of that kind, or one of a model that is not supported."""
+    """The vision part in a projector file.
+
+    Raises:
+        ModelLoadError: the file is broken, is not a projector, or is one of a model that is not supported.
+    """
     with while_reading(path):
         header = GgufHeader(path)
         if header.metadata.get("general.architecture") != ARCHITECTURE:
@@ -69,7 +74,7 @@ def projector_vision(path: Path) -> VisionFiles:
 
 
 class _Settings:
-    """The metadata of a file in Hugging Face's terms. Values are checked by those who use them."""
+    """The metadata of a file in Hugging Face's terms. Readers check the values."""
 
     def __init__(self, header: GgufHeader) -> None:
         self._header = header
@@ -84,7 +89,7 @@ class _Settings:
         return value
 
     def common(self) -> dict[str, Any]:
-        """What all families have, under the names of each of them."""
+        """Settings of all families, under the names of each of them."""
         layers, heads = self.positive("block_count"), self.positive("attention.head_count")
         found = {
             "depth": layers,
@@ -110,7 +115,7 @@ class _Settings:
         return {key: value for key, value in found.items() if value is not None}
 
     def qwen2_5(self) -> dict[str, Any]:
-        """Every so many-th layer attends over the whole picture."""
+        """Settings of Qwen2.5-VL, in which every n-th layer attends over the whole picture."""
         every = self.positive("n_wa_pattern")
         whole = [layer for layer in range(self.positive("block_count")) if (layer + 1) % every == 0]
         return {"fullatt_block_indexes": whole, "window_size": self.positive("window_size", _WINDOW)}

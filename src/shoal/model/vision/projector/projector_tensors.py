@@ -1,6 +1,6 @@
-"""Tensors of a multimodal projector in GGUF, by the names that transformers has for them.
+"""Tensors of a multimodal projector in GGUF, by transformers' names.
 
-Source of the names: gguf-py/gguf/constants.py and tensor_mapping.py; of what the converter does to tensors: llama.cpp,
+Source of the names: gguf-py/gguf/constants.py and tensor_mapping.py; of the converter's changes to tensors: llama.cpp,
 conversion/qwenvl.py, qwen3vl.py and gemma.py.
 """
 
@@ -56,14 +56,14 @@ _OTHER_NAMES = {
 }
 _SWAPPED = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"}
 _SHIFTED = "mm.soft_emb_norm.weight"
-"""holds one more than transformers' own, which adds it"""
+"""This tensor includes the 1 that transformers adds to its own."""
 
 
 class ProjectorTensors:
     """Implements `TowerTensors`."""
 
     def __init__(self, header: GgufHeader, deep_layers: Sequence[int]) -> None:
-        """`deep_layers`: of Qwen3-VL, whose tensors go by the numbers of the layers that they follow."""
+        """`deep_layers`: of Qwen3-VL, whose tensors are numbered by the layers that they follow."""
         self.path: Path = header.path
         self._header, self._deep_layers = header, deep_layers
         self._is_swapped = self._has_old_names()
@@ -75,7 +75,7 @@ class ProjectorTensors:
         if len(parts) == 1:
             found = values[0] - np.float32(1.0) if parts[0] == _SHIFTED else values[0]
         elif parts[0].startswith("v.patch_embd."):
-            found = np.stack(values, axis=2)  # of a picture's frames
+            found = np.stack(values, axis=2)  # one for each frame of a picture
         else:
             found = np.concatenate(values)
         if not fits(found.shape, dims):
@@ -118,7 +118,7 @@ class ProjectorTensors:
         return tensor
 
     def _has_old_names(self) -> bool:
-        """Files from before April 2025 have both matrices of an MLP under each other's name: what is called the way
-        down begins with as many columns as the rows of a patch have. Source: clip.cpp, `is_ffn_swapped`."""
+        """Whether the two matrices of an MLP have each other's names, as in files from before April 2025: then the one
+        called `down` has the shape of `up`. Source: clip.cpp, `is_ffn_swapped`."""
         down, norm = (self._header.tensors.get(f"v.blk.0.{name}.weight") for name in ("ffn_down", "ln1"))
         return down is not None and norm is not None and down.shape[-1] == norm.shape[-1] != down.num_rows
