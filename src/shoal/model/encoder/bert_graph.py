@@ -1,6 +1,6 @@
-"""A BERT encoder from a Hugging Face directory as an ONNX graph: token ids in, a vector or a score for each text out.
+"""A BERT encoder from a Hugging Face directory as an ONNX graph: from token ids to a vector or a score for each text.
 
-Sources: BERT, arXiv 1810.04805, section 3; RoBERTa, arXiv 1907.11692 (positions behind the padding's);
+Sources: BERT, arXiv 1810.04805, section 3; RoBERTa, arXiv 1907.11692 (positions start after the padding's);
 sentence-transformers, arXiv 1908.10084, section 3 (pooling).
 
 Shapes: B texts, S tokens of the longest, H hidden size.
@@ -22,18 +22,18 @@ from shoal.model.encoder.sentence_settings import SentenceSettings
 from shoal.model.formats.huggingface.part_tensors import PartTensors
 
 VECTORS, SCORES = "sentence_embedding", "logits"
-"""Outputs: [B, H], or [B, 1] of a model that compares two texts."""
+"""Outputs: [B, H], or [B, 1] for a model that compares two texts."""
 _ACTIVATIONS: Mapping[str, Literal["gelu", "gelu_tanh"]] = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
 }  # fmt: skip
 _MASKED = np.float32(-1e9)
-"""Added to the scores of padding: e to its power is 0."""
+"""Added to the scores of padding, so that exp gives 0."""
 _WORDS = "embeddings.word_embeddings.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertSettings:
-    """What config.json says."""
+    """The settings in config.json."""
 
     kind: str
     num_layers: int
@@ -42,18 +42,18 @@ class BertSettings:
     norm_epsilon: float
     activation: Literal["gelu", "gelu_tanh"]
     max_positions: int
-    """tokens of a text at most"""
+    """Most tokens of a text."""
     first_position: int
-    """of the table of positions, where a text begins"""
+    """Entry of the table of positions at which a text begins."""
     pad_id: int
     compares: bool
-    """whether it scores two texts"""
+    """Whether the model scores pairs of texts."""
     has_types: bool
-    """whether the tokens of these have types of their own"""
+    """Whether the tokens of the two texts have different types."""
 
 
 def bert_settings(path: Path, config: Mapping[str, Any]) -> BertSettings:
-    """Check a config.json. Raises ModelLoadError for what is not supported."""
+    """Check a config.json. Raises ModelLoadError for settings that are not supported."""
     kind = str(config.get("model_type"))
     if kind not in BERT_TYPES:
         raise ModelLoadError(
@@ -95,13 +95,13 @@ def bert_settings(path: Path, config: Mapping[str, Any]) -> BertSettings:
 
 
 def build_bert(folder: Path, settings: BertSettings, sentences: SentenceSettings) -> bytes:
-    """The ONNX model, weights inside.
+    """Build the ONNX model, with its weights inside.
 
-    Inputs: input_ids, attention_mask int64 [B, S], and token_type_ids where a BERT compares texts. Output: VECTORS,
-    pooled and scaled as `sentences` says, or SCORES.
+    Inputs: input_ids, attention_mask int64 [B, S], and token_type_ids if a BERT compares texts. Output: VECTORS, pooled
+    and scaled as `sentences` says, or SCORES.
 
     Raises:
-        ModelLoadError: a tensor is missing, of another shape than it must have, or all are too large for one file.
+        ModelLoadError: a tensor is missing or has the wrong shape, or all are too large for one file.
     """
     return _Bert(folder, settings).build(sentences)
 

@@ -1,4 +1,4 @@
-"""Whether a language model makes vectors of texts or ranks them, by what its files say."""
+"""Whether a language model is meant for embeddings or for ranking, by its files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _OTHERS = {1: "mean", 2: "cls"}
 
 
 def read_decoder_settings(path: Path) -> SentenceSettings | YesNoSettings | None:
-    """None: it says nothing of vectors and ranks. Of a GGUF file's models all vectors have length 1, as in llama.cpp.
+    """The settings for embeddings or ranking; None: the files have none. Vectors from GGUF models always have length 1,
+    as in llama.cpp.
 
     Raises:
-        ModelLoadError: its vectors are those of other tokens than the last, or it ranks in another way than by `yes`
-            and `no`.
+        ModelLoadError: vectors come from other tokens than the last, or ranking is not by `yes` and `no`.
     """
     if path.suffix == ".onnx":
-        return None  # a graph hands out no hidden states
+        return None  # a graph returns no hidden states
     settings = (read_yes_no(path) or read_sentence_settings(path)) if path.is_dir() else _of_gguf(path)
     if isinstance(settings, SentenceSettings) and settings.pooling != "last":
         raise ModelLoadError(

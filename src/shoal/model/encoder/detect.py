@@ -1,4 +1,4 @@
-"""Whether a folder holds an encoder of texts, told by its files before anything else is imported."""
+"""Whether a folder holds a text encoder, told by its files before anything else is imported."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shoal.model.encoder.sentence_settings import has_sentence_settings
 from shoal.model.formats.model_file import read_json
 
 BERT_TYPES = ("bert", "roberta", "xlm-roberta")
-"""Types of models whose graph is built here; others have to bring one."""
+"""Types of models whose graph can be built here; others must bring one."""
 _GRAPHS = (Path("onnx") / "model.onnx", Path("model.onnx"))
 
 
 def is_encoder_folder(place: str) -> bool:
-    """By the names of files and the type of model in `config.json`."""
+    """Whether the names of files, and the model type in `config.json`, are those of an encoder."""
     folder = Path(place)
     if not (folder / "tokenizer.json").is_file() or not (folder / "config.json").is_file():
         return False
@@ -26,5 +26,5 @@ def is_encoder_folder(place: str) -> bool:
 
 
 def given_graph(folder: Path) -> Path | None:
-    """The ONNX file that a folder brings; None: it brings none."""
+    """The ONNX file in the folder; None: there is none."""
     return next((folder / name for name in _GRAPHS if (folder / name).is_file()), None)

@@ -1,4 +1,4 @@
-"""From what the user calls an encoder of texts to the folder that holds it."""
+"""Resolves what a user calls a text encoder to the folder that holds it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from shoal.model.formats.model_path import resolve_model
 _SETTINGS = ("*.json",)
 _WEIGHTS = ("*.json", "*.safetensors")
 _GRAPH = ("*.json", "onnx/model.onnx*", "model.onnx*")
-"""Files of a repository, whose weights often lie there in other formats as well."""
+"""Files of a repository to download, which often has weights in other formats as well."""
 
 
 def find_encoder_folder(name: str) -> Path | None:
-    """The folder; None: the name means something else, or nothing.
+    """The folder of an encoder; None: the name means something else, or nothing.
 
     Args:
-        name: a folder, pkg:NAME (a model inside a package) or hf:org/name, which is downloaded where it is none that
-            the local cache has.
+        name: a folder, pkg:NAME (a model inside a package) or hf:org/name, which is downloaded if it is not in the
+            local cache.
     """
     kind, colon, inner = name.partition(":")
     folder: Path | None = Path(name).expanduser()
     if colon and kind == "pkg":
-        with suppress(ConfigError, ModelLoadError):  # whoever looks for another kind of model says why
+        with suppress(ConfigError, ModelLoadError):  # the search for another kind of model reports the error
             folder = resolve_model(name)
     elif colon and kind == "hf":
         folder = _from_hub(inner) if inner.count("/") == 1 else None
@@ -35,18 +35,19 @@ def find_encoder_folder(name: str) -> Path | None:
 
 
 def encoder_name(name: str, folder: Path) -> str:
-    """What to call an encoder: as its package or repository, else as its folder.
+    """The name of an encoder: that of its package or repository, otherwise that of its folder.
 
     Args:
-        name: as the user named it.
-        folder: that it was found in.
+        name: the name that the user gave.
+        folder: in which the encoder was found.
     """
     kind, colon, inner = name.partition(":")
     return inner.rpartition("/")[2] if colon and kind in ("pkg", "hf") else folder.resolve().name
 
 
 def _from_hub(repository: str) -> Path | None:
-    """Its settings say whether it is an encoder at all, and which of its files are needed."""
+    """The folder of a downloaded encoder. Its settings say whether it is an encoder, and which of its files are
+    needed."""
     import huggingface_hub as hub
 
     with suppress(OSError, ValueError, hub.errors.HfHubHTTPError, ModelLoadError):

@@ -1,4 +1,4 @@
-"""An encoder of texts in a folder: its tokenizer, its settings, and its graph, which is there or is built once."""
+"""A text encoder in a folder: its tokenizer, its settings, and its graph, which is given or built once."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from shoal.model.formats.model_file import read_json
 from shoal.model.graph.kept_graph import kept_graph
 
 _PLAIN = SentenceSettings(pooling="mean", is_normalized=False)
-"""Of an encoder that nobody has trained for this. Source: sentence-transformers, for folders without `modules.json`."""
+"""Settings of an encoder that was not trained for embeddings. Source: sentence-transformers, for folders without
+`modules.json`."""
 _VERSION = 1
-"""Of built graphs: raised when they are built otherwise."""
+"""Version of the builders of graphs. Raise it when they change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderFolder:
-    """What a folder holds."""
+    """Content of a folder."""
 
     graph: Path
-    """the ONNX file: token ids and mask to vectors or scores"""
+    """The ONNX file, from token ids and mask to vectors or scores."""
     rows: TextRows
     sentences: SentenceSettings
     compares: bool
-    """whether it scores pairs of texts, in the place of making vectors of single ones"""
+    """Whether the model scores pairs of texts, instead of computing vectors of single ones."""
 
 
 def open_encoder(folder: Path) -> EncoderFolder:
-    """Read the settings, and build the graph where there is none. Raises ModelLoadError."""
+    """Read the settings, and build the graph if there is none. Raises ModelLoadError."""
     config_path = folder / "config.json"
     config = read_json(config_path)
     sentences = read_sentence_settings(folder) or _PLAIN
@@ -54,7 +55,7 @@ def open_encoder(folder: Path) -> EncoderFolder:
 
 
 def _positions(config: Mapping[str, Any]) -> int | None:
-    """Tokens of a text at most, as far as the settings say: RoBERTa's table has rows for padding, too."""
+    """Most tokens of a text, if the settings say it. RoBERTa's table has additional rows for padding."""
     size = config.get("max_position_embeddings")
     if type(size) is not int or not 0 < size < LONGEST:
         return None

@@ -1,4 +1,4 @@
-"""How a question and a text are put to a language model that says whether the text answers the question."""
+"""Prompts that ask a language model whether a text answers a question."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _QWEN_FORM = (
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: {instruction}\n'
     "<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
-"""What Qwen3-Reranker was trained with. Source: Qwen3 Embedding, arXiv 2506.05176, section 2, and its model card."""
+"""The prompt that Qwen3-Reranker was trained with. Source: Qwen3 Embedding, arXiv 2506.05176, section 2, and its model
+card."""
 
 
 class PairPrompt(Protocol):
-    """Makes prompts. Thread-safe."""
+    """Makes prompts from questions and texts. Thread-safe."""
 
     @property
     def takes_instructions(self) -> bool:
@@ -27,15 +28,16 @@ class PairPrompt(Protocol):
         ...
 
     def render(self, query: str, document: str, instruction: str = "") -> str:
-        """One prompt. `instruction`: empty, or what to look for. Raises InvalidRequest: it cannot be made of these."""
+        """One prompt. `instruction`: what to look for, or empty. Raises InvalidRequest if the prompt cannot be made."""
         ...
 
 
 class FormPrompt:
-    """A text with places for its parts. Implements `PairPrompt`."""
+    """A text with placeholders for its parts. Implements `PairPrompt`."""
 
     def __init__(self, form: str = _QWEN_FORM) -> None:
-        """`form`: with {query}, {document} and perhaps {instruction}. Raises ModelLoadError: a place is missing."""
+        """`form`: a text with {query}, {document} and optionally {instruction}. Raises ModelLoadError if a placeholder
+        is missing."""
         for place in ("{query}", "{document}"):
             if place not in form:
                 raise ModelLoadError(f"the model's template for ranks has no {place}")
@@ -47,7 +49,7 @@ class FormPrompt:
         return "{instruction}" in self._form
 
     def render(self, query: str, document: str, instruction: str = "") -> str:
-        """See `PairPrompt`. A text that holds the name of a place stays as it is."""
+        """See `PairPrompt`. Names of placeholders inside a text stay as they are."""
         parts = {"{query}": query, "{document}": document, "{instruction}": instruction or _INSTRUCTION}
         rest, prompt = self._form, ""
         while places := {place: start for place in parts if (start := rest.find(place)) >= 0}:
@@ -67,8 +69,8 @@ class TemplatePrompt:
         """
         Args:
             template: of the model.
-            variables: of the template, as the model's files set them.
-            system: what the model is told where a caller says nothing; empty: nothing.
+            variables: of the template, as set in the model's files.
+            system: the instruction if the caller gives none; may be empty.
 
         Raises:
             ModelLoadError: the template does not write both texts.
@@ -100,7 +102,7 @@ class TemplatePrompt:
         return self._template.render(messages, None, self._variables)
 
     def _writes_both(self, *, is_plain: bool) -> bool:
-        """A list of parts that is written as it is holds brackets, and is no text."""
+        """Whether the template writes both texts. If it writes a list of parts as it is, the result has brackets."""
         try:
             prompt = self._render(_PROBES, "", is_plain=is_plain)
         except InvalidRequest:

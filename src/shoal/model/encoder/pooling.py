@@ -1,4 +1,4 @@
-"""From vectors of tokens to vectors of texts.
+"""Turns vectors of tokens into vectors of texts.
 
 Shapes: B texts, S tokens of the longest, H hidden size.
 """
@@ -12,11 +12,11 @@ from shoal.arrays import F32
 from shoal.model.encoder.sentence_settings import PoolingMode
 
 _SMALLEST = 1e-12
-"""Shortest vector that is divided by its length. Source: PyTorch, `torch.nn.functional.normalize`."""
+"""Smallest length by which a vector is divided. Source: PyTorch, `torch.nn.functional.normalize`."""
 
 
 def pool(tokens_BSH: F32, mask_BS: npt.NDArray[np.int64], mode: PoolingMode) -> F32:
-    """One vector [B, H] a text; `mask_BS` is 1 for tokens and 0 for padding behind them."""
+    """One vector [B, H] for each text; `mask_BS` is 1 for tokens and 0 for padding after them."""
     weights_BS1 = mask_BS[:, :, None].astype(np.float32)
     match mode:
         case "cls":
@@ -30,6 +30,6 @@ def pool(tokens_BSH: F32, mask_BS: npt.NDArray[np.int64], mode: PoolingMode) -> 
 
 
 def normalized(vectors_BH: F32) -> F32:
-    """The same directions with length 1."""
+    """The vectors scaled to length 1."""
     lengths_B1 = np.sqrt((vectors_BH * vectors_BH).sum(-1, keepdims=True))
     return vectors_BH / np.maximum(lengths_B1, np.float32(_SMALLEST))

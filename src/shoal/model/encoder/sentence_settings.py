@@ -1,4 +1,4 @@
-"""What a folder says of turning a text into one vector: pooling, scale, length, prompts.
+"""How a model turns a text into one vector: pooling, scale, length, prompts.
 
 Source: sentence-transformers, the files `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json` and
 `config_sentence_transformers.json` that its models are saved with.
@@ -27,37 +27,38 @@ _MODES: Mapping[str, PoolingMode] = {
 _NAMES: Mapping[str, PoolingMode] = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
 _MAX_MODULES = 16
 LONGEST = 1 << 20
-"""Larger limits on tokens stand for none."""
+"""Larger limits on tokens mean that there is no limit."""
 _KINDS = ("Transformer", "Pooling", "Normalize")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentenceSettings:
-    """Of one model."""
+    """Settings of one model."""
 
     pooling: PoolingMode
-    """which vectors of tokens become that of the text"""
+    """How the vectors of tokens become that of the text."""
     is_normalized: bool
     """whether vectors have length 1"""
     max_tokens: int | None = None
-    """of a text, special ones included; None: what the model can take"""
+    """Most tokens of a text, special ones included; None: what the model can take."""
     prompts: Mapping[str, str] = field(default_factory=dict[str, str])
-    """texts that come before others, by what those are, such as `query`"""
+    """Texts that are put before others, by the kind of text, such as `query`."""
     default_prompt: str = ""
-    """the text before all others of which nothing is said"""
+    """The text that is put before texts of no given kind."""
 
     def prompt(self, kind: str) -> str:
-        """What comes before a text of a kind, such as `query`."""
+        """The text that is put before texts of a kind, such as `query`."""
         return self.prompts.get(kind, self.default_prompt)
 
 
 def has_sentence_settings(folder: Path) -> bool:
-    """Whether a folder says something about vectors of texts."""
+    """Whether a folder has settings for vectors of texts."""
     return (folder / _MODULES_FILE).is_file() or (folder / _POOLING_FILE).is_file()
 
 
 def read_sentence_settings(folder: Path) -> SentenceSettings | None:
-    """None: the folder says nothing about vectors of texts. Raises ModelLoadError for what is not supported."""
+    """The settings in a folder; None: it has none for vectors of texts. Raises ModelLoadError if one is not
+    supported."""
     if not has_sentence_settings(folder):
         return None
     kinds = module_folders(folder) or {"Transformer": "", "Pooling": "1_Pooling"}
@@ -83,7 +84,7 @@ def module_folders(folder: Path) -> dict[str, str]:
     """Folders of the steps in `modules.json` by their kinds, in order; empty: there is no such file.
 
     Raises:
-        ModelLoadError: it is no list of steps, or one leads out of the folder.
+        ModelLoadError: the file is not a list of steps, or one leads out of the folder.
     """
     path = folder / _MODULES_FILE
     if not path.is_file():
@@ -105,8 +106,8 @@ def module_folders(folder: Path) -> dict[str, str]:
 
 
 def longest_text(folder: Path) -> int | None:
-    """Tokens of a text at most, as sentence-transformers has written them (until its version 5 in a file of its own,
-    then as the tokenizer's); None: nothing is said. Raises ModelLoadError."""
+    """Most tokens of a text as saved by sentence-transformers (before its version 5 in a separate file, since then in
+    the tokenizer's); None: not given. Raises ModelLoadError."""
     for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
         length = read_optional(folder / name).get(key)
         if type(length) is int and 0 < length < LONGEST:
@@ -115,7 +116,7 @@ def longest_text(folder: Path) -> int | None:
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """A file of JSON; empty: there is none. Raises ModelLoadError."""
+    """The content of a JSON file; empty: there is no such file. Raises ModelLoadError."""
     return read_json(path) if path.is_file() else {}
 
 

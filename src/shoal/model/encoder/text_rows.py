@@ -1,4 +1,4 @@
-"""Texts and pairs of texts as rows of token ids, sorted into widths so that little of a batch is padding."""
+"""Texts and pairs of texts as rows of token ids, grouped by length so that little of a batch is padding."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.text.vocabulary.guard import is_failure
 
 MAX_BATCH_TOKENS = 8192
-"""Of one batch, padding included: what it takes of memory is bounded, whatever the lengths. A judgment."""
+"""Tokens of a batch, padding included, which bounds its memory whatever the lengths. A judgment."""
 _WIDTHS = (*range(8, 64, 8), *range(64, 128, 16), *range(128, 256, 32))
 _WIDE_STEP = 64
-"""Beyond those. A fifth of a row at most is padding, but for the shortest texts."""
+"""Step between larger widths. At most a fifth of a row is padding, except in the shortest texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRow:
-    """One text, or two that are compared."""
+    """A text, or two that are compared."""
 
     ids: Sequence[int]
     type_ids: Sequence[int]
-    """which of the two a token is of"""
+    """Which of the two texts each token belongs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +35,24 @@ class RowBatch:
     """Rows of one width. Shapes: [B, S]."""
 
     places: Sequence[int]
-    """of the rows among all"""
+    """Places of these rows among all rows."""
     ids_BS: npt.NDArray[np.int64]
     mask_BS: npt.NDArray[np.int64]
     type_ids_BS: npt.NDArray[np.int64]
 
 
 class TextRows:
-    """Makes rows. Thread-safe; other threads go on meanwhile."""
+    """Makes rows. Thread-safe; other threads run meanwhile."""
 
     def __init__(self, file: Path, max_tokens: int, pad_id: int = 0) -> None:
         """
         Args:
-            file: a tokenizer.json. Its own padding and cutting off are not used.
+            file: a tokenizer.json. Its own padding and truncation are not used.
             max_tokens: of a row, >= 1.
-            pad_id: what rows are filled up with.
+            pad_id: token for padding.
 
         Raises:
-            ModelLoadError: it cannot be read.
+            ModelLoadError: the file cannot be read.
         """
         try:
             self._whole, self._cut = Backend.from_file(str(file)), Backend.from_file(str(file))
@@ -69,10 +69,10 @@ class TextRows:
         self.pad_id = pad_id
 
     def rows(self, texts: Sequence[str] | Sequence[tuple[str, str]], *, cuts: bool = False) -> list[TextRow]:
-        """Rows of texts or pairs; `cuts`: leave out the ends of those that are too long.
+        """Rows of texts or pairs; `cuts`: truncate those that are too long.
 
         Raises:
-            InvalidRequest: one is too long, or no text.
+            InvalidRequest: a text is too long, empty or not valid.
         """
         backend = self._cut if cuts else self._whole
         try:
@@ -88,7 +88,8 @@ class TextRows:
         return [self._checked(TextRow(ids=one.ids, type_ids=one.type_ids)) for one in encoded]
 
     def row_of_ids(self, ids: Sequence[int], *, cuts: bool = False) -> TextRow:
-        """A row of tokens that a client has made. Raises InvalidRequest where they are none, or too many."""
+        """A row of tokens from a client. Raises InvalidRequest if an id is not a token, or if there are none or too
+        many."""
         if not ids or not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise InvalidRequest(
                 f"token ids must be between 0 and {self.vocab_size - 1}, and there must be at least one", "input"
@@ -97,7 +98,7 @@ class TextRows:
         return self._checked(TextRow(ids=kept, type_ids=[0] * len(kept)))
 
     def batches(self, rows: Sequence[TextRow]) -> Iterator[RowBatch]:
-        """All rows, those of like lengths together."""
+        """All rows in batches of similar lengths."""
 
         def width_of(place: int) -> int:
             return min(padded_width(len(rows[place].ids)), self.max_tokens)
@@ -131,5 +132,5 @@ class TextRows:
 
 
 def padded_width(length: int) -> int:
-    """The width of a batch for texts of so many tokens."""
+    """The width of a batch for texts with this many tokens."""
     return next((width for width in _WIDTHS if width >= length), -(-length // _WIDE_STEP) * _WIDE_STEP)

@@ -1,7 +1,7 @@
-"""Whether a language model ranks texts by answering yes or no, by what its files say.
+"""Whether a language model ranks texts by answering yes or no, told by its files.
 
 Source: Qwen3 Embedding, arXiv 2506.05176, section 2; sentence-transformers, `LogitScore`; llama.cpp, the converter's
-keys of models that rank.
+keys of ranking models.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _QWEN_TYPES = ("qwen3", "qwen3_moe")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YesNoSettings:
-    """Of one model, whose score of a text is the probability of `yes` among the two tokens."""
+    """Settings of one model, whose score of a text is the probability of `yes` among the two tokens."""
 
     prompt: PairPrompt
     yes: int | str
-    """token, or the text that is one token"""
+    """A token, or the text of a single token."""
     no: int | str
     max_tokens: int | None = None
-    """of a prompt; None: what the model can take"""
+    """Most tokens of a prompt; None: what the model can take."""
 
 
 def read_yes_no(folder: Path) -> YesNoSettings | None:
-    """Of a Hugging Face directory: one that sentence-transformers has saved with `LogitScore`, or a Qwen3 whose name
-    says that it is a reranker. None: it is no such model.
+    """The settings in a Hugging Face directory that sentence-transformers saved with `LogitScore`, or that of a Qwen3
+    whose name says it is a reranker. None: the model is neither.
 
     Raises:
-        ModelLoadError: it is one, and its settings cannot be used.
+        ModelLoadError: the model is one of these, but its settings cannot be used.
     """
     modules = module_folders(folder)
     if _SCORE in modules:
@@ -54,7 +54,7 @@ def read_yes_no(folder: Path) -> YesNoSettings | None:
 
 
 def gguf_yes_no(header: GgufHeader) -> YesNoSettings:
-    """Of a GGUF file whose `pooling_type` is that of ranks. Raises ModelLoadError: it ranks in another way."""
+    """The settings in a GGUF file whose `pooling_type` is ranking. Raises ModelLoadError if it ranks in another way."""
     form = header.metadata.get(_GGUF_TEMPLATE)
     labels = f"{header.metadata.get('general.architecture')}.classifier.output_labels"
     if not isinstance(form, str) or header.array_length(labels) != 2 or header.array(labels) != ["yes", "no"]:
@@ -84,7 +84,7 @@ def _of_modules(folder: Path, config_path: Path) -> YesNoSettings:
 
 
 def _saved_prompts(folder: Path) -> str:
-    """The prompt that is used where nobody names one."""
+    """The prompt that is used if no other is named."""
     more = read_optional(folder / "config_sentence_transformers.json")
     text = _object(more.get("prompts")).get(str(more.get("default_prompt_name")))
     return text if isinstance(text, str) else ""
