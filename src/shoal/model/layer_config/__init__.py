@@ -1,1 +1,1 @@
-"""What layers of a decoder are, as data: attention, experts, and what only some models have."""
+"""The layers of a decoder as data: attention, experts, and features of single families."""

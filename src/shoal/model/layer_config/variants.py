@@ -1,4 +1,4 @@
-"""What layers of some models have beside attention and an MLP, as data: Gemma 3n's and Gemma 4's."""
+"""Features of layers that only some models have, as data: Gemma 3n's and Gemma 4's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 UNTURNED = 1e30
-"""Divisor of a frequency that turns nothing. Source: llama.cpp, conversion/gemma.py"""
+"""Divisor of a frequency that rotates nothing. Source: llama.cpp, conversion/gemma.py"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadShape:
-    """Key heads of some layers where they differ from the others'."""
+    """Key heads of layers that differ from the others."""
 
     num_kv_heads: int
     head_dim: int
@@ -20,18 +20,18 @@ class HeadShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInputs:
-    """A small embedding of the token for each layer, by which the layer's output is gated.
+    """A small embedding of the token for each layer, which gates the layer's output.
 
     Source: transformers, models/gemma3n and gemma4 (`embed_tokens_per_layer`).
     """
 
     width: int
-    """of one layer's input"""
+    """Width of one layer's input."""
     vocab_size: int
-    """rows of the table; tokens beyond have those of token 0"""
+    """Rows of the table; later tokens use the row of token 0."""
 
     def shapes(self, hidden_size: int) -> Mapping[str, Shape]:
-        """Matrices and vectors of a layer."""
+        """Shapes of a layer's matrices and vectors."""
         return {
             "input_gate": (self.width, hidden_size),
             "input_projection": (hidden_size, self.width),
@@ -39,7 +39,8 @@ class LayerInputs:
         }
 
     def top_shapes(self, hidden_size: int, num_layers: int) -> Mapping[str, Shape]:
-        """Of the model's beginning: the table, and what makes inputs of the token's embedding."""
+        """Shapes of the tensors at the model's beginning: the table, and what computes inputs from the token's
+        embedding."""
         return {
             "layer_embedding": (self.vocab_size, num_layers * self.width),
             "inputs_projection": (num_layers * self.width, hidden_size),
@@ -49,22 +50,22 @@ class LayerInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AltUpConfig:
-    """Several residual streams of which a layer computes one and predicts the others, and a learned residual beside
-    its attention.
+    """Several residual streams, of which a layer computes one and predicts the others, and a learned residual beside
+    attention.
 
     Source: Alternating Updates, Baykal et al., NeurIPS 2023; LAuReL, arXiv 2411.07501; transformers, models/gemma3n.
     """
 
     num_streams: int
     active: int
-    """the stream that layers compute"""
+    """Number of the stream that layers compute."""
     scales_output: bool
-    """whether the corrected stream is scaled before it meets the layer's input"""
+    """Whether the corrected stream is scaled before it is combined with the layer's input."""
     rank: int
-    """of the learned residual"""
+    """Rank of the learned residual."""
 
     def shapes(self, hidden_size: int) -> Mapping[str, Shape]:
-        """Matrices of a layer, and vectors; coefficients count as vectors, row after row."""
+        """Shapes of a layer's matrices and vectors; coefficients count as vectors, row after row."""
         count = self.num_streams
         return {
             "stream_router": (count * hidden_size,),
@@ -78,22 +79,22 @@ class AltUpConfig:
         }
 
     def first_shapes(self, hidden_size: int) -> Mapping[str, Shape]:
-        """Of the model's beginning: how the embedding becomes the other streams."""
+        """Shapes of the matrices that compute the other streams from the embedding."""
         return {f"streams.{stream}.spread": (hidden_size, hidden_size) for stream in range(1, self.num_streams)}
 
     def last_shapes(self, hidden_size: int) -> Mapping[str, Shape]:
-        """Of its end: how the other streams become one with the first."""
+        """Shapes of the matrices that combine the other streams with the first one at the end."""
         return {f"streams.{stream}.join": (hidden_size, hidden_size) for stream in range(1, self.num_streams)}
 
 
 def shared_sources(windows: Sequence[int], num_shared: int) -> tuple[int, ...]:
-    """The layer whose keys each layer attends over, where the last layers have those of the last one before them that
-    sees as much; () where none shares.
+    """The layer whose keys each layer attends over, if the last layers use those of the last layer before them with the
+    same kind of window; () if none share.
 
     Source: transformers, models/gemma3n and gemma4 (`num_kv_shared_layers`).
 
     Raises:
-        ValueError: there is no such layer for one of them.
+        ValueError: one of them has no such layer.
     """
     first_shared = len(windows) - num_shared
     if not 0 < first_shared <= len(windows):

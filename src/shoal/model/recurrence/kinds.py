@@ -1,7 +1,7 @@
-"""Recurrent layers as data: what they are computed from, the state that they carry, and into what they can be cut.
+"""Recurrent layers as data: their inputs, their state, and the pieces into which they can be cut.
 
-They stand in the place of attention in some layers of a model. Each kind says which matrices its inputs are products
-of, and which its output goes through: the rest of a layer is as everywhere.
+They replace attention in some layers of a model. Each kind names the matrices that compute its inputs, and the one that
+its output goes through; the rest of a layer is the same as elsewhere.
 """
 
 from shoal.model.recurrence.delta_net import DeltaNetConfig

@@ -2,6 +2,6 @@
 
 Shape = tuple[int, ...]
 TAPS = (2, 3, 4)
-"""tokens that a convolution may see: native/recurrence/args.h"""
+"""Supported numbers of tokens that a convolution sees. Source: native/recurrence/args.h"""
 BLOCK = 32
-"""weights of a row that share a scale: weights.py"""
+"""Weights of a row that share a scale, as in weights.py."""
