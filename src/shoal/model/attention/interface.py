@@ -1,10 +1,10 @@
-"""Attention of a flat batch over the paged KV cache: one interface, a native and a NumPy implementation.
+"""Attention of a flat batch over the paged KV cache: one interface, with a native and a NumPy implementation.
 
-One call per layer rotates queries and keys, appends keys and values to the cache and attends. A batch mixes prefill
-chunks and decode rows freely; sequence b owns rows query_starts[b]:query_starts[b+1].
+One call for each layer rotates queries and keys, appends keys and values to the cache, and attends. A batch mixes
+prefill chunks and decode rows freely; sequence b owns rows query_starts[b]:query_starts[b+1].
 
-Shapes: T rows, B sequences, M block-table width, N blocks, H kv heads, D head_dim, S block_size,
-Q fused width (num_heads + 2 num_kv_heads) D, O num_heads D, C max_context, R rotary_dim / 2.
+Shapes: T rows, B sequences, M block-table width, N blocks, H kv heads, D head_dim, S block_size, Q fused width
+(num_heads + 2 num_kv_heads) D, O num_heads D, C max_context, R rotary_dim / 2.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from shoal.arrays import F32, I32
 from shoal.model.decoder_config import DecoderConfig
 
 KV = npt.NDArray[np.float32 | np.float16 | np.uint8]
-"""Keys or values in the cache. Arithmetic is fp32: fp16 is rounded to on the way in, to nearest even, and widened
-exactly on the way out. Codes of 8 bits are multiplied by codes of queries and weights, exactly, and only their sums
-become fp32."""
+"""Keys or values in the cache. Arithmetic is fp32: values are rounded to fp16 (to nearest even) when they are stored,
+and widened exactly when they are read. Codes of 8 bits are multiplied exactly by codes of queries and weights, and only
+their sums become fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,25 +29,25 @@ class AttentionShape:
     """One layer's attention, or one shard's share of its heads."""
 
     num_heads: int
-    """query heads, a multiple of num_kv_heads"""
+    """Query heads, a multiple of num_kv_heads."""
     num_kv_heads: int
     head_dim: int
     rotary_dim: int
-    """leading dimensions that rotate; even, at most head_dim"""
+    """Leading dimensions that rotate; even, at most head_dim."""
     scale: float
-    """factor on q.k"""
+    """Factor on q.k."""
     window: int = 0
-    """tokens a row sees, itself included; 0: all"""
+    """Tokens that a row sees, including its own; 0: all."""
     in_chunks: bool = False
-    """whether the window begins at its last multiple in the place of moving on with the row"""
+    """Whether windows are fixed chunks: a row sees back to the last multiple of the window."""
     sees_all: bool = False
-    """whether a row sees its sequence's whole context, what is behind it included (encoders)"""
+    """Whether a row sees its sequence's whole context, including later tokens (encoders)."""
     norm_epsilon: float = 0.0
-    """of the norms of rotated queries and keys"""
+    """Epsilon of the norms of rotated queries and keys."""
     softcap: float = 0.0
-    """cap * tanh(score / cap); 0: none"""
+    """Scores become cap * tanh(score / cap); 0: they stay."""
     only_reads: bool = False
-    """whether keys and values are another layer's: rows have queries and nothing else"""
+    """Whether keys and values belong to another layer, so that rows have only queries."""
 
     @classmethod
     def of(cls, config: DecoderConfig, layer: int) -> AttentionShape:
@@ -79,20 +79,20 @@ class AttentionShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionVectors:
-    """What a layer has beside its shape; None where it does without."""
+    """The vectors of a layer's attention; None for those it does not have."""
 
     sinks: F32 | None = None
-    """[num_heads] a score of each head that takes part in its softmax and has no value"""
+    """[num_heads] for each head, a score that takes part in its softmax but has no value"""
     q_norm: F32 | None = None
     """[D] RMS norm of every rotated query head"""
     k_norm: F32 | None = None
-    """[D] the same of key heads; both or neither"""
+    """[D] RMS norm of every rotated key head; both norms or neither"""
     query_scales: F32 | None = None
-    """[C] a further factor on q.k by the query's position"""
+    """[C] a further factor on q.k, by the query's position"""
     key_scales: F32 | None = None
-    """[N, H, S] what keys in codes are multiplied by; native only, for rows that see their whole context"""
+    """[N, H, S] factors on keys in codes; native only, for rows that see their whole context"""
     value_scales: F32 | None = None
-    """the same of values; both or neither"""
+    """[N, H, S] factors on values in codes; both or neither"""
 
 
 NO_VECTORS = AttentionVectors()
@@ -114,14 +114,14 @@ class AttentionLayer(Protocol):
         """Rotate, append keys and values, attend.
 
         Shapes: qkv [T, Q] before rotation (q heads, k heads, v heads), out [T, O]; both C-contiguous.
-        Mutates: out, and the slots of the cache that belong to the step's rows.
+        Mutates: out, and the cache's slots of the step's rows.
         Raises: ValueError for a wrong shape or a step made for another cache, TypeError for a wrong type.
         """
         ...
 
 
 class Attention(Protocol):
-    """Makes layers and steps that fit each other. One a worker: it owns the compute threads."""
+    """Makes layers and steps that fit each other. A worker has one, which owns the compute threads."""
 
     @property
     def is_native(self) -> bool: ...
@@ -135,11 +135,11 @@ class Attention(Protocol):
         sin: F32,
         vectors: AttentionVectors = NO_VECTORS,
     ) -> AttentionLayer:
-        """The attention of one layer; keeps the arrays alive.
+        """The attention of one layer, which keeps the arrays alive.
 
         Shapes: keys [N, H, D, S], values [N, H, S, D] (see `kv_storage`), cos and sin [C, R].
-        Raises: ValueError where shapes do not fit each other, TypeError where keys and values are not both float32,
-        both float16 or both codes.
+        Raises: ValueError if shapes do not fit each other, TypeError if keys and values are not both float32, both
+        float16 or both codes.
         """
         ...
 
@@ -160,8 +160,8 @@ class Attention(Protocol):
             query_starts: [B+1]
             context_lens: [B]
             block_tables: [B, M], -1 beyond the last block.
-            angles: cosine and sine [T, R] that rows turn by in every layer; None: by their positions.
-            ends_seen: [T] the position before which each row sees; None: its own is the last that it sees.
+            angles: cosine and sine [T, R] by which rows are rotated in every layer; None: those of their positions.
+            ends_seen: [T] the position before which each row sees tokens; None: a row sees up to its own token.
 
         Raises: ValueError for anything that would read or write outside a sequence's own blocks.
         """

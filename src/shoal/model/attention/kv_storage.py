@@ -1,8 +1,8 @@
-"""The memory of a stage's paged KV cache: one key and one value array a layer, cut into blocks of tokens.
+"""The memory of a stage's paged KV cache: one key array and one value array for each layer, cut into blocks of tokens.
 
-Which block belongs to whom is decided by `core.kv.kv_blocks`; this is only the memory. The layout inside a block serves
-the kernel: keys are stored with the token axis last, so that the scores of neighbouring tokens are one vector. Codes of
-8 bits lie as native/attention/kernel/coded_chunk.h says.
+`core.kv.kv_blocks` decides which block belongs to which sequence. The layout inside a block serves the kernel: keys are
+stored with the token axis last, so that the scores of neighboring tokens are one vector. Codes of 8 bits are laid out
+as described in native/attention/kernel/coded_chunk.h.
 
 Shapes: N blocks, H kv heads, D head_dim, S block_size.
 """
@@ -19,19 +19,20 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.weights import Precision
 
 KvType = type[np.float32] | type[np.float16] | type[np.uint8]
-"""uint8: codes of 8 bits, with a scale for each token and head"""
+"""uint8: codes of 8 bits, with a scale for each token and head."""
 
 BLOCK_SIZE_MULTIPLE = 16
-"""Tokens; the kernel scores 16 keys at a time. Source: one AVX-512 register of fp32."""
+"""Tokens of a block are a multiple of this, because the kernel scores 16 keys at a time. Source: one AVX-512 register
+of fp32."""
 ALIGNMENT_BYTES = 64
-"""Start of every array: one cache line, so that no vector load crosses two."""
+"""Alignment of every array: one cache line, so that no vector load crosses two."""
 _SCALE_BYTES = 4
 _CODE_ZERO = 128
-"""of keys"""
+"""Code of 0 in keys."""
 
 
 def kv_dtype(precision: Precision, *, exact_activations: bool) -> KvType:
-    """What a stage holds its cache in: half precision, where weights or activations are rounded more coarsely anyway.
+    """Type of a stage's cache: half precision if weights or activations are rounded more coarsely anyway.
 
     Source: perplexity of SmolLM2 with exact weights and activations 14.2170 instead of 14.2164 (docs/log.md).
     """
@@ -39,33 +40,34 @@ def kv_dtype(precision: Precision, *, exact_activations: bool) -> KvType:
 
 
 def whole_kv_dtype(config: DecoderConfig, precision: Precision, *, exact_activations: bool) -> KvType:
-    """The same of keys and values that rows see all of: an encoder's, and those of clips. They are codes where weights
-    and activations are.
+    """Type of keys and values that rows see completely: an encoder's, and those of clips. They are codes if weights and
+    activations are.
 
-    Source: the output of tiny.en's encoder at 8 bits is 1.2 to 4.9 % off that in fp32 without codes, 1.3 to 5.5 % with.
+    Source: the output of tiny.en's encoder at 8 bits deviates from that in fp32 by 1.2 to 4.9 % without codes, and by
+    1.3 to 5.5 % with them.
     """
     is_coded = precision in ("int8", "int4") and not exact_activations and config.head_dim % BLOCK_SIZE_MULTIPLE == 0
     return np.uint8 if is_coded else kv_dtype(precision, exact_activations=exact_activations)
 
 
 def whole_block_size(dtype: KvType, num_positions: int, block_size: int) -> int:
-    """Tokens of a block where all `num_positions` of a sequence are kept together. Codes of a head lie beside each
-    other in one block, which is read faster."""
+    """Tokens of a block if all `num_positions` of a sequence are kept together. With codes, one block holds them all,
+    since contiguous codes of a head are read faster."""
     return -(-num_positions // block_size) * block_size if dtype is np.uint8 else block_size
 
 
 def kv_bytes_per_token(config: DecoderConfig, num_layers: int, dtype: KvType = np.float32) -> int:
-    """Bytes of KV cache that one token of context takes in `num_layers` layers, its keys and values held in `dtype`.
+    """Bytes of KV cache for one token of context in `num_layers` layers, with keys and values in `dtype`.
 
-    Layers that have other heads than most, or none, are not considered: see `decoder.blocks.layer_kv_bytes`.
+    All layers are assumed to have the same heads: see `decoder.blocks.layer_kv_bytes` for those that do not.
     """
     scale_bytes = _SCALE_BYTES if dtype is np.uint8 else 0
     return num_layers * 2 * config.num_kv_heads * (config.head_dim * np.dtype(dtype).itemsize + scale_bytes)
 
 
 class KvStorage:
-    """Zeroed keys and values of the layers with attention in a contiguous range. Pages are taken from the system when
-    first written."""
+    """Zeroed keys and values of the attention layers in a contiguous range. Pages are allocated when they are first
+    written."""
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class KvStorage:
     ) -> None:
         """Layers `first_layer` to `last_layer` (exclusive), each with `num_blocks` blocks of `block_size` tokens.
 
-        Raises: ValueError for an impossible size, MemoryError where the system refuses it.
+        Raises: ValueError for an impossible size, MemoryError if the system refuses it.
         """
         if first_layer > config.last_cut and first_layer < config.num_layers:
             raise ValueError(
@@ -91,7 +93,7 @@ class KvStorage:
         if num_blocks < 1 or block_size < 1 or block_size % BLOCK_SIZE_MULTIPLE:
             raise ValueError(f"{num_blocks} blocks of {block_size} tokens: need blocks of a multiple of 16 tokens")
         layers = [layer for layer in range(first_layer, last_layer) if config.has_attention(layer)]
-        owners = layers[:1] if config.sees_all else layers  # nothing is kept for later steps there
+        owners = layers[:1] if config.sees_all else layers  # nothing is kept for later steps in that case
         self._keys: dict[int, KV] = {}
         self._values: dict[int, KV] = {}
         self._scales: dict[int, tuple[F32, F32]] = {}
@@ -109,15 +111,15 @@ class KvStorage:
                     self._scales[layer] = self._scales[layers[0]]
 
     def keys(self, layer: int) -> KV:
-        """Keys of a layer, counted over the whole model. Shapes: [N, H, D, S]."""
+        """Keys of a layer, numbered in the whole model. Shapes: [N, H, D, S]."""
         return self._of(self._keys, layer)
 
     def values(self, layer: int) -> KV:
-        """Values of a layer, counted over the whole model. Shapes: [N, H, S, D]."""
+        """Values of a layer, numbered in the whole model. Shapes: [N, H, S, D]."""
         return self._of(self._values, layer)
 
     def scales(self, layer: int) -> tuple[F32, F32] | tuple[None, None]:
-        """What a layer's codes are multiplied by, of keys and of values; None where there are no codes.
+        """Factors on a layer's codes, of keys and of values; None if there are no codes.
 
         Shapes: [N, H, S].
         """
@@ -136,11 +138,11 @@ class KvStorage:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes reserved; resident memory grows towards it as blocks are used."""
+        """Reserved bytes; resident memory approaches them as blocks are used."""
         return sum(array.nbytes for array in self._arrays)
 
     def copy_blocks(self, copies_C2: I32) -> None:
-        """Copy the first block of each pair to the second, in order. Raises ValueError for one that is not there."""
+        """Copy the first block of each pair to the second, in order. Raises ValueError if a block does not exist."""
         arrays = self._arrays
         num_blocks = min((len(array) for array in arrays), default=0)
         if arrays and copies_C2.size and not 0 <= copies_C2.min() <= copies_C2.max() < num_blocks:
@@ -150,13 +152,13 @@ class KvStorage:
                 array[target] = array[source]
 
     def touch(self) -> None:
-        """Take all pages from the system now."""
+        """Allocate all pages now."""
         for array in self._arrays:
             array.fill(0)
 
     @property
     def _arrays(self) -> list[KV | F32]:
-        """Each once."""
+        """All arrays, each once."""
         scales = (one for both in self._scales.values() for one in both)
         return list({id(one): one for one in (*self._keys.values(), *self._values.values(), *scales)}.values())
 

@@ -1,4 +1,4 @@
-"""Which implementation of attention a worker uses: the native kernel where it was built, NumPy elsewhere."""
+"""Chooses the implementation of attention: the native kernel if it was built, otherwise NumPy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Step = TypeVar("_Step", NumpyStep, "_native.StepMetadata")
 
 
 def native_available() -> bool:
-    """Whether the C++ extension was built and can be imported here."""
+    """Whether the C++ extension was built and can be imported."""
     try:
         from shoal import _native  # noqa: F401
     except ImportError:
@@ -36,10 +36,10 @@ def make_attention(
 ) -> Attention:
     """The attention of one worker.
 
-    `pool`: compute threads that are there already, in the place of `num_threads` new ones.
-    `native` None takes the C++ kernel where it was built and NumPy otherwise; True insists; False takes NumPy.
+    `pool`: existing compute threads, instead of `num_threads` new ones.
+    `native`: None: the C++ kernel if it was built, otherwise NumPy; True: the kernel; False: NumPy.
 
-    Raises: ImportError when native is True and the extension is missing, ValueError for an impossible size.
+    Raises: ImportError if native is True and the extension is missing, ValueError for an impossible size.
     """
     if min(num_threads, num_blocks, block_size, max_context) < 1 or block_size % 16:
         raise ValueError("threads, blocks and context must be positive, block_size a positive multiple of 16")
@@ -64,12 +64,12 @@ class NativeAttention:
         isa: str = "",
         pool: _native.ThreadPool | None = None,
     ) -> None:
-        """`isa` picks one of `_native.supported_isas()` for tests; empty takes the best."""
+        """`isa`: one of `_native.supported_isas()`, for tests; empty: the best one."""
         from shoal import _native
 
         self._native = _native
         self.pool = _native.ThreadPool(num_threads) if pool is None else pool
-        """the compute threads, which may do other work between two layers"""
+        """The compute threads, which may do other work between two layers."""
         self._limits = (num_blocks, block_size, max_context)
         self._isa = isa
 
@@ -108,7 +108,7 @@ class NativeAttention:
 
 
 class NumpyAttention:
-    """The same in NumPy: for tests and for machines without a compiler."""
+    """Attention in NumPy, for tests and for machines without a compiler."""
 
     is_native = False
 
@@ -156,5 +156,5 @@ def _with_rows_of_pictures(step: _Step, angles: tuple[F32, F32] | None, ends_see
 
 
 def _arrays(vectors: AttentionVectors) -> dict[str, Any]:
-    """By name, as they are: `asdict` would copy them."""
+    """Vectors by name, not copied as by `asdict`."""
     return {one.name: getattr(vectors, one.name) for one in fields(vectors)}

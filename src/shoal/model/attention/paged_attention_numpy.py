@@ -1,7 +1,7 @@
-"""Paged attention in NumPy: the meaning of the native kernel, on the same cache layout.
+"""Paged attention in NumPy: the reference for the native kernel, on the same cache layout.
 
-Shapes: T rows, B sequences, M block-table width, N blocks, H kv heads, G query heads per kv head, D head_dim,
-S block_size, L context length of one sequence, R rotary_dim / 2.
+Shapes: T rows, B sequences, M block-table width, N blocks, H kv heads, G query heads per kv head, D head_dim, S
+block_size, L context length of one sequence, R rotary_dim / 2.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class NumpyStep:
         return self.context_lens_B.size
 
     def set_angles(self, cos_TR: F32, sin_TR: F32) -> None:
-        """Every layer turns by these. Raises ValueError."""
+        """Rotate rows by these angles in every layer. Raises ValueError."""
         if cos_TR.shape != sin_TR.shape or cos_TR.ndim != 2 or len(cos_TR) != self.num_tokens:
             raise ValueError("every row must have its angles")
         self.angles = cos_TR.copy(), sin_TR.copy()
 
     def set_ends_seen(self, ends_T: I32) -> None:
-        """The key before which each row sees. Raises ValueError."""
+        """Set the key before which each row sees. Raises ValueError."""
         if ends_T.shape != self.positions_T.shape:
             raise ValueError("every row must say what it sees")
         for b, context in enumerate(self.context_lens_B.tolist()):

@@ -1,9 +1,9 @@
-"""Rotary position embedding: the cosine and sine tables that the attention kernel indexes by position.
+"""Rotary position embedding: the tables of cosine and sine that the attention kernel indexes by position.
 
-A table is made once per distinct `RopeConfig` and shared by its layers. Every scaling is a rule that turns the plain
-frequencies into others, and a factor on cosine and sine.
+Layers with equal `RopeConfig` share a table. Every scaling is a rule that changes the plain frequencies, and a factor
+on cosine and sine.
 
-Shapes: C max_context, R half the rotary dimensions (one frequency per rotated pair).
+Shapes: C max_context, R half the rotary dimensions (one frequency for each rotated pair).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from shoal.errors import ModelLoadError
 from shoal.model.layer_config.attention import QueryScaling, RopeConfig
 
 Scaled = tuple[F64, float]
-"""inverse frequencies [R] in radians per token, and the factor on cosine and sine"""
+"""Inverse frequencies [R] in radians per token, and the factor on cosine and sine."""
 
 
 _ROWS_AT_ONCE = 4096
-"""Positions whose angles are computed at once: bounds the float64 temporaries."""
+"""Positions whose angles are computed at once, which bounds the float64 temporaries."""
 
 
 def rope_tables(rope: RopeConfig, max_context: int, num_rows: int | None = None) -> tuple[F32, F32]:
     """Cosine and sine of positions' angles, computed in float64.
 
-    `rope.scaling` is Hugging Face's `rope_scaling`. Where longrope gives neither `factor` nor `attention_factor`,
-    the loader puts the model's `max_position_embeddings` beside them.
+    `rope.scaling` is Hugging Face's `rope_scaling`. If longrope gives neither `factor` nor `attention_factor`, the
+    loader adds a factor from the model's `max_position_embeddings`.
 
     Args:
         rope: of the layers.
         max_context: longest sequence in tokens that is served, by which longrope chooses its list.
-        num_rows: positions that there will be at most; None: `max_context`.
+        num_rows: number of positions; None: `max_context`.
 
     Shapes: both results [num_rows, rotary_dim / 2].
     Raises: ModelLoadError for an unknown scaling or one with a missing or impossible parameter.
@@ -52,7 +52,7 @@ def rope_tables(rope: RopeConfig, max_context: int, num_rows: int | None = None)
 
 
 def query_scales(scaling: QueryScaling, num_positions: int) -> F32:
-    """Factors on the queries of each position, [num_positions], computed in float64."""
+    """The factors on queries at each position, [num_positions], computed in float64."""
     steps_C = np.floor((np.arange(num_positions, dtype=np.float64) + scaling.offset) / scaling.period)
     return (1.0 + scaling.strength * np.log1p(steps_C)).astype(np.float32)
 
@@ -99,7 +99,7 @@ def _linear(rope: RopeConfig, max_context: int) -> Scaled:
 
 
 def _llama3(rope: RopeConfig, max_context: int) -> Scaled:
-    """Long waves are slowed by `factor`, short ones kept, a linear blend between.
+    """Long waves are slowed by `factor`, short ones kept, with a linear blend between.
 
     Source: Llama 3.1 reference implementation, `apply_scaling` (meta-llama/llama-models, models/llama3).
     """
@@ -125,7 +125,7 @@ def _yarn(rope: RopeConfig, max_context: int) -> Scaled:
 
 
 def _yarn_blend_range(rope: RopeConfig) -> tuple[float, float]:
-    """Pair indices between which the frequencies go from kept to slowed."""
+    """Numbers of the pairs between which frequencies change from kept to slowed."""
     scaling = rope.scaling
     original = float(scaling["original_max_position_embeddings"])
 
@@ -152,9 +152,9 @@ def _yarn_attention_factor(scaling: Mapping[str, Any], factor: float) -> float:
 
 
 def _longrope(rope: RopeConfig, max_context: int) -> Scaled:
-    """One divisor per frequency, from the long list once the served context passes the original one.
+    """One divisor for each frequency, from the long list if the served context is longer than the original one.
 
-    The choice is made once, by `max_context`: keys already in the cache could not be turned again later.
+    The choice depends on `max_context` only, since keys in the cache cannot be rotated again later.
     Source: LongRoPE, arXiv 2402.13753, section 3; attention factor as in Phi-3's published configuration.
     """
     scaling = rope.scaling
