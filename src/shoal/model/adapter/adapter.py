@@ -1,4 +1,4 @@
-"""An adapter that fits its model: what it adds to each of the model's matrices, by the names of `WeightSource`."""
+"""An adapter that fits its model: the terms that it adds to the model's matrices, by the names of `WeightSource`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from shoal.model.weights import WeightSource
 MAX_RANK = 512
 """Source: vLLM's largest `max_lora_rank`."""
 MAX_ADAPTERS = 256
-"""Of a model: they are all in memory. Source: a judgment."""
+"""Most adapters of a model, since all are in memory. Source: a judgment."""
 PLACES: tuple[tuple[str, ...], ...] = (("q", "k", "v", "q_gate"), ("o",), ("gate", "up"), ("down",))
-"""Matrices of a layer that adapters go onto; those of a group are multiplied with the same rows."""
+"""Matrices of a layer that may have adapters; those of a group are multiplied by the same rows."""
 _ATTENTION = ("q", "k", "v", "q_gate", "o")
 _HF_LEAVES = {
     "q": "self_attn.q_proj",
@@ -32,42 +32,42 @@ _HF_LEAVES = {
     "down": "mlp.down_proj",
 }
 _SAME_IN_GGUF = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma", "gemma2", "gemma3", "smollm3")
-"""Architectures of GGUF files whose modules Hugging Face names so, and whose heads rotate by halves there."""
+"""GGUF architectures whose modules have the names that Hugging Face uses, and whose heads rotate by halves there."""
 _NUMBERED = re.compile(r"(?:(?P<before>.*?)\.)?(?P<module>\w+\.\d+\..+)")
 _CONTAINERS = {"model", "language_model", "text_model", "transformer", "gpt_neox", "decoder", "backbone"}
-"""Words that may stand before the layers of a text model."""
+"""Names that may stand before the layers of a text model."""
 _TILE = 16
-"""Rows of a packed matrix are padded to a multiple. Source: native/gemm/matrix.h, kTileOutputs."""
+"""Rows of a packed matrix are padded to a multiple of this. Source: native/gemm/matrix.h, kTileOutputs."""
 
 
 @runtime_checkable
 class NamedTensors(Protocol):
-    """A source that can say in which tensor of its files a matrix lies."""
+    """A source that knows in which tensor of its files a matrix lies."""
 
     @property
     def config(self) -> DecoderConfig: ...
     @property
     def naming(self) -> Naming: ...
     def locate(self, name: str) -> TensorPart:
-        """The tensor, and the rows of it, that hold a matrix. Raises ModelLoadError."""
+        """The rows of a tensor that hold a matrix. Raises ModelLoadError."""
         ...
 
 
 class Adapter:
-    """What one adapter adds, checked against the model. Its numbers are read when they are used."""
+    """The terms that one adapter adds, checked against the model. Their numbers are read when they are used."""
 
     def __init__(self, name: str, terms: Mapping[str, LowRank]) -> None:
         """
         Args:
             name: by which requests ask for it.
-            terms: by the names of `WeightSource`, rows in its order.
+            terms: by the names of `WeightSource`, with rows in its order.
         """
         self.name = name
         self.terms = terms
 
     @property
     def max_ranks(self) -> int:
-        """The most ranks of products that meet the same rows: numbers that a row needs beside its own."""
+        """Largest sum of the ranks of terms that read the same rows: the numbers that a row needs in addition."""
         layers = {int(name.split(".")[1]) for name in self.terms}
         return max(
             (
@@ -79,12 +79,13 @@ class Adapter:
         )
 
     def group(self, source: WeightSource, layer: int, leaves: tuple[str, ...]) -> dict[str, LowRank]:
-        """What is added to some matrices of a layer, or to a shard's parts of them. Those without weights are left out.
+        """The terms for some matrices of a layer, or for a shard's parts of them. Matrices without weights are left
+        out.
 
         Args:
             source: of the whole model, or a `ShardSource`.
             layer: its number.
-            leaves: the matrices, one of PLACES.
+            leaves: the matrices, one group of PLACES.
         """
         found = {leaf: self.terms[name] for leaf in leaves if (name := f"layers.{layer}.{leaf}") in self.terms}
         if isinstance(source, ShardSource):
@@ -93,7 +94,7 @@ class Adapter:
         return {leaf: term for leaf, term in found.items() if term.b.shape[0] and term.a.shape[1]}
 
     def layer_bytes(self, source: WeightSource, layer: int) -> tuple[int, int]:
-        """Bytes in memory of what is added to attention and to the MLP of a layer."""
+        """Bytes in memory of the terms for attention and for the MLP of a layer."""
         attention = mlp = 0
         for leaves in PLACES:
             group = self.group(source, layer, leaves)
@@ -111,9 +112,9 @@ def open_adapter(name: str, path: Path, source: WeightSource) -> Adapter:
         source: the whole model's weights.
 
     Raises:
-        ModelLoadError: a file is missing or broken, or the adapter belongs to another model, or changes what no adapter
-            can be added to.
-        ConfigError: only the settings of the model are there, or it is one of speech.
+        ModelLoadError: a file is missing or broken, or the adapter belongs to another model or changes something that
+            adapters cannot be added to.
+        ConfigError: the model has only settings, or is a speech model.
     """
     if not isinstance(source, NamedTensors):
         raise ConfigError(f"adapter {name}: it needs a model with its weights, not settings alone")
@@ -143,7 +144,7 @@ def open_adapter(name: str, path: Path, source: WeightSource) -> Adapter:
 
 
 def adaptable_leaves(config: DecoderConfig, layer: int) -> tuple[str, ...]:
-    """The matrices of a layer that an adapter can be added to."""
+    """The matrices of a layer that may have adapters."""
     attention: tuple[str, ...] = ("q", "k", "v", "o", *(("q_gate",) if config.gates_attention else ()))
     if not config.has_attention(layer):
         attention = ()
@@ -155,7 +156,7 @@ def adaptable_leaves(config: DecoderConfig, layer: int) -> tuple[str, ...]:
 
 
 def _read(path: Path, source: NamedTensors) -> dict[str, LowRank]:
-    """By the names that `_places` has."""
+    """The adapter's terms by the module names of `_places`."""
     if path.is_dir():
         from shoal.model.adapter.peft import read_peft
 
@@ -168,7 +169,7 @@ def _read(path: Path, source: NamedTensors) -> dict[str, LowRank]:
 
 
 def _by_layer(path: Path, modules: Mapping[str, LowRank]) -> dict[str, LowRank]:
-    """Modules by their names from the list of layers on, whatever the models around them are called."""
+    """The terms by the parts of module names from the list of layers on, whatever stands before."""
     found: dict[str, LowRank] = {}
     for module, term in modules.items():
         numbered = _NUMBERED.fullmatch(module)
@@ -182,7 +183,7 @@ def _by_layer(path: Path, modules: Mapping[str, LowRank]) -> dict[str, LowRank]:
 
 
 def _places(source: NamedTensors, path: Path) -> Iterator[tuple[str, tuple[int, ...], str, TensorPart]]:
-    """Every matrix that an adapter can be added to: its name, its shape, its module, and which of the module's rows."""
+    """Every matrix that may have adapters: its name, its shape, its module, and its rows in the module."""
     in_hf_names = path.is_dir() and source.naming == "gguf"
     if in_hf_names and source.config.family not in _SAME_IN_GGUF:
         raise ModelLoadError(
@@ -205,7 +206,7 @@ def _places(source: NamedTensors, path: Path) -> Iterator[tuple[str, tuple[int, 
 
 
 def _rows_of_tensors(source: NamedTensors, path: Path) -> dict[str, int]:
-    """Rows of every module: the model's own check has seen that its matrices use all of them."""
+    """Number of rows of every module. The model's own check ensures that its matrices use all of them."""
     rows: dict[str, int] = {}
     for _, _, module, part in _places(source, path):
         rows[module] = max(rows.get(module, 0), part.stop)
@@ -224,7 +225,7 @@ def _check(path: Path, term: LowRank, *, num_rows: int, num_inputs: int) -> None
 
 
 def _packed_bytes(term: LowRank) -> int:
-    """Of A and B as the native kernels hold them."""
+    """Bytes of A and B in the native kernels' form."""
     (num_outputs, rank), num_inputs = term.b.shape, term.a.shape[1]
     return (_padded(rank) * num_inputs + _padded(num_outputs) * rank) * term.a.item_bytes
 

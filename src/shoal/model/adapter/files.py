@@ -1,4 +1,4 @@
-"""The adapters of a model as its workers are told of them, and opened."""
+"""The adapters of a model, as they are described to workers and opened."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from shoal.protocol.worker_messages import FileState
 
 
 def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFile:
-    """An adapter as it lies on the disk now. Raises ModelLoadError where a file is missing.
+    """An adapter as it is on the disk now. Raises ModelLoadError if a file is missing.
 
     Args:
         name: by which requests ask for it.
         path: a directory that PEFT has written, or a GGUF file.
-        is_merged: whether it becomes a part of the model's weights.
+        is_merged: whether it is merged into the model's weights.
     """
     path = path.expanduser().absolute()
     if not path.exists():
@@ -37,32 +37,32 @@ def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFi
 
 
 def file_to_send(path: str) -> Path:
-    """The file by which an adapter is known where files are sent: itself, or the settings of PEFT's directory."""
+    """The file that stands for an adapter when files are sent: the GGUF file, or the settings in PEFT's directory."""
     return Path(path) / CONFIG_FILE if Path(path).is_dir() else Path(path)
 
 
 def sent(adapter: AdapterFile, where: Callable[[str], str]) -> AdapterFile:
-    """The same adapter on another machine, where `where` says for a `file_to_send` here which path it has there."""
+    """The same adapter on another machine, where `where` returns the path of a `file_to_send`."""
     found = Path(where(str(file_to_send(adapter.path))))
     return structs.replace(adapter, path=str(found.parent if is_peft(found) else found))
 
 
 def is_peft(path: Path) -> bool:
-    """Whether a `file_to_send` stands for PEFT's directory."""
+    """Whether a `file_to_send` stands for a directory of PEFT."""
     return path.name == CONFIG_FILE
 
 
 def peft_files(path: Path) -> tuple[Path, ...]:
-    """All files of an adapter that PEFT has written, by its `file_to_send`."""
+    """All files of an adapter that PEFT has written, given its `file_to_send`."""
     return path, path.with_name(WEIGHTS_FILE)
 
 
 def with_adapters(source: WeightSource, files: Sequence[AdapterFile]) -> tuple[WeightSource, list[Adapter]]:
-    """The whole model's weights with what is merged into them, and the adapters that requests may ask for.
+    """The whole model's weights with merged adapters, and the adapters that requests may ask for.
 
     Raises:
-        ModelLoadError: one is broken, or belongs to another model.
-        ModelChanged: one has changed since it was found.
+        ModelLoadError: an adapter is broken, or belongs to another model.
+        ModelChanged: an adapter has changed since it was found.
     """
     with adapters_unchanged(files):
         opened = [open_adapter(one.name, Path(one.path), source) for one in files]
@@ -74,7 +74,7 @@ def with_adapters(source: WeightSource, files: Sequence[AdapterFile]) -> tuple[W
 
 @contextmanager
 def adapters_unchanged(files: Sequence[AdapterFile]) -> Iterator[None]:
-    """See `unchanged`."""
+    """Check that adapters have not changed, see `unchanged`."""
     with ExitStack() as stack:
         for one in files:
             path = Path(one.path)

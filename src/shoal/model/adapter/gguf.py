@@ -15,14 +15,14 @@ _SIDES = (".weight.lora_a", ".weight.lora_b")
 
 
 def read_gguf(path: Path, architecture: str) -> dict[str, LowRank]:
-    """What an adapter adds to each matrix of its model, by the tensor's name without `.weight`.
+    """The terms that an adapter adds to the matrices of its model, by tensor names without `.weight`.
 
     Args:
         path: of the file.
         architecture: of the model.
 
     Raises:
-        ModelLoadError: the file is broken, no LoRA adapter, or one for another architecture.
+        ModelLoadError: the file is broken, is not a LoRA adapter, or is one for another architecture.
     """
     header = GgufHeader(path)
     kind = header.metadata.get("general.type"), header.metadata.get("adapter.type")

@@ -1,4 +1,4 @@
-"""What an adapter adds to a matrix of a model: scale * B A, two matrices of few ranks.
+"""The term that an adapter adds to a matrix of a model: scale * B A, with two matrices of low rank.
 
 Shapes: N outputs, K inputs, R ranks.
 """
@@ -17,17 +17,17 @@ from shoal.model.formats.gguf.kinds import Kind
 from shoal.model.weights import Range
 
 ITEM_TYPES = {Kind.F32: "<f4", Kind.F16: "<u2", Kind.BF16: "<u2"}
-"""How numbers of a file are held; those of 16 bits are never widened but to be multiplied."""
+"""NumPy types for a file's numbers; those of 16 bits are widened only when they are multiplied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floats:
-    """A matrix of floats at the width of its file."""
+    """A matrix of floats with the number of bits that it has in the file."""
 
     kind: Kind
-    """one of ITEM_TYPES"""
+    """One of ITEM_TYPES."""
     items: npt.NDArray[Any]
-    """[rows, columns], views of the file where they can be"""
+    """[rows, columns], views of the file if possible"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -38,7 +38,7 @@ class Floats:
         return self.items.itemsize
 
     def values(self) -> F32:
-        """The same in fp32, exactly."""
+        """The values in fp32, exactly."""
         return to_dense(np.ascontiguousarray(self.items).view(np.uint8), self.kind)
 
     def widened(self) -> Floats:
@@ -56,18 +56,18 @@ class LowRank:
     """[N, R]"""
     scale: float
     module: str
-    """of the file; parts of one share A"""
+    """Name of the module in the file; parts of one module share A."""
 
     @property
     def rank(self) -> int:
         return self.a.shape[0]
 
     def rows(self, numbers: slice | I64) -> LowRank:
-        """What is added to some rows of the matrix."""
+        """The term for some rows of the matrix."""
         return replace(self, b=replace(self.b, items=self.b.items[numbers]))
 
     def part(self, rows: Range | None, columns: Range | None) -> LowRank:
-        """What is added to a part of the matrix; None: all of it."""
+        """The term for a part of the matrix; None: all rows or columns."""
         own = self if rows is None else self.rows(slice(*rows))
         return own if columns is None else replace(own, a=replace(self.a, items=self.a.items[:, slice(*columns)]))
 

@@ -1,4 +1,4 @@
-"""A model with an adapter added to its weights as they are read: nothing of it is left to compute."""
+"""A model with an adapter merged into its weights as they are read, so that it costs nothing at run time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shoal.model.weights import DenseWeight, KeptRows, Packing, Precision, Range
 
 
 class MergedSource:
-    """Weights of another source, of which some are W + scale * B A. Implements `WeightSource`.
+    """Weights of another source, some of them replaced by W + scale * B A. Implements `WeightSource`.
 
-    The sums are in fp32, whatever the width of the file: `auto` keeps them so, and the other precisions quantize them.
+    Sums are in fp32, whatever the file's type: `auto` keeps them so, and other precisions quantize them.
     """
 
     def __init__(self, source: WeightSource, adapter: Adapter) -> None:
@@ -68,7 +68,7 @@ class MergedSource:
     def raw_rows(
         self, name: str, precision: Precision, *, rows: Range | None = None, columns: Range | None = None
     ) -> KeptRows | None:
-        """See `WeightSource`: no sum lies in a file."""
+        """See `WeightSource`. None for sums, which are not in a file."""
         return None if name in self._terms else self._source.raw_rows(name, precision, rows=rows, columns=columns)
 
     def release_pages(self) -> None:

@@ -1,4 +1,4 @@
-"""Adapters as a stage's native layers hold them: A of products that meet the same rows under each other, and each B."""
+"""Adapters in the native layers' form: for terms that read the same rows, their A below each other, and each B."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ class NativeAdapters:
         """
         Args:
             adapters: by their numbers.
-            source: of the stage's or the shard's own weights.
+            source: weights of the stage or shard.
             pool: packs them.
         """
         self._adapters, self._source, self._pool = adapters, source, pool
         self.num_bytes = 0
-        """of all matrices so far"""
+        """Bytes of all matrices so far."""
 
     def layer(self, layer: int) -> list[list[AdapterGroup]]:
-        """For each adapter what it adds to a layer's products. Raises ModelLoadError where a file cannot be read."""
+        """For each adapter, the terms that it adds to a layer's products. Raises ModelLoadError if a file cannot be
+        read."""
         return [
             [self._group(group) for leaves in PLACES if (group := adapter.group(self._source, layer, leaves))]
             for adapter in self._adapters
@@ -61,7 +62,7 @@ class NativeAdapters:
 
 
 def _under_each_other(matrices: Sequence[Floats]) -> Floats:
-    """One matrix of all rows, in fp32 where they are of different widths."""
+    """One matrix with the rows of all matrices; in fp32 if their types differ."""
     if len({one.kind for one in matrices}) > 1:
         matrices = [one.widened() for one in matrices]
     return Floats(kind=matrices[0].kind, items=np.concatenate([one.items for one in matrices]))

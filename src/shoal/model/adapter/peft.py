@@ -46,9 +46,9 @@ _OF_TRAINING = {
     "target_modules",
     "task_type",
 }
-"""Fields that say how an adapter was made, or which modules it changes, which its tensors say as well."""
+"""Fields that say how an adapter was trained, or which modules it changes, which its tensors show as well."""
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "true", "True")
-"""Ways to begin the training that leave the model's own weights as they are."""
+"""Initializations of training that leave the model's own weights unchanged."""
 _MAX_PATTERN = 200
 _QUANTIFIED_GROUP = re.compile(r"\)[*+?{]")
 _QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
@@ -56,7 +56,7 @@ _MAX_QUANTIFIERS = 2
 
 
 class PeftSettings:
-    """What adapter_config.json says of ranks and scales. Raises ModelLoadError for what is not computed here."""
+    """Ranks and scales in adapter_config.json. Raises ModelLoadError for settings that are not supported."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,10 +69,10 @@ class PeftSettings:
         self._by_root = fields.get("use_rslora") is True
 
     def scale(self, module: str, rank: int) -> float:
-        """The factor on what a module gets.
+        """The factor on the term of a module.
 
         Raises:
-            ModelLoadError: the settings say another rank than its tensors have.
+            ModelLoadError: the settings give another rank than its tensors have.
         """
         said = _of(self._ranks, module, self._rank)
         if said != rank:
@@ -82,10 +82,10 @@ class PeftSettings:
 
 
 def read_peft(directory: Path) -> dict[str, LowRank]:
-    """What an adapter adds to each module of its model, by the module's name.
+    """The terms that an adapter adds to the modules of its model, by module names.
 
     Raises:
-        ModelLoadError: a file is missing or broken, or holds what is not computed here.
+        ModelLoadError: a file is missing or broken, or contains something that is not supported.
     """
     if not (directory / CONFIG_FILE).exists():
         raise ModelLoadError(f"{directory}: there is no {CONFIG_FILE}; an adapter is a directory that PEFT has written")
@@ -146,7 +146,7 @@ def _number(path: Path, name: str, value: object) -> float:
 
 
 def _patterns(path: Path, name: str, value: object) -> list[tuple[re.Pattern[str], float]]:
-    """Numbers of modules by an expression for the end of their names, in the file's order."""
+    """Numbers of modules by a regular expression for the end of their names, in the file's order."""
     if not value:
         return []
     if not isinstance(value, dict):
@@ -155,7 +155,7 @@ def _patterns(path: Path, name: str, value: object) -> list[tuple[re.Pattern[str
 
 
 def _compiled(path: Path, name: str, pattern: str) -> re.Pattern[str]:
-    """Only an expression that is matched in little time, whatever a file says."""
+    """Compile an expression. Those that may take long to match are refused, since they come from a file."""
     slow = len(_QUANTIFIER.findall(pattern)) > _MAX_QUANTIFIERS or _QUANTIFIED_GROUP.search(pattern)
     try:
         if slow or len(pattern) > _MAX_PATTERN:
