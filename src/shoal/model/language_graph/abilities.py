@@ -1,7 +1,7 @@
-"""What a language model's graph can do, found out by small runs: files do not say.
+"""What a language model's graph can do, found by small runs, since files do not say it.
 
-A graph that pads wrongly, or hides tokens of its own chunk wrongly, computes something else without an error. So each
-ability is tried once against the plain way, one sequence and one token at a time, and counted on where both agree.
+A graph that handles padding or the tokens of its own chunk wrongly gives wrong results without an error. So each
+ability is compared once with the plain way, one sequence and one token at a time, and is used only if both agree.
 
 Shapes: B rows, T new tokens, P cells of the past, C = P + T, V vocabulary.
 """
@@ -24,26 +24,27 @@ from shoal.model.language_graph.session import Computed, LanguageSession, as_log
 _TOKENS = (3, 1, 4, 2, 5, 7, 6)
 _LONG, _SHORT = 5, 2
 _TOLERANCE = {"float32": 5e-3, "float16": 3e-2, "bfloat16": 1e-1}
-"""By the caches' type: of logits, over their range. A judgment: kernels for other numbers of rows round otherwise, and
-a wrong mask or position moves random models' logits by tenths of their range."""
+"""Tolerance for logits, relative to their range, by the type of the caches. A judgment: kernels for other numbers of
+rows round differently, and a wrong mask or position changes random models' logits by tenths of their range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """Of one graph."""
+    """Abilities of one graph."""
 
     batches: bool
-    """rows whose pasts are equally long can be computed together"""
+    """Whether rows whose pasts have the same length can be computed together."""
     padding: Side | None
-    """and those whose pasts are not, with padding on this side; None: they cannot"""
+    """The side of the padding with which rows of different pasts can be computed together; None: they cannot."""
     chunks: bool
-    """several tokens can follow a past at once"""
+    """Whether several tokens can follow a past in one run."""
     last_only: bool
-    """there are logits of each row's last token only"""
+    """Whether the graph returns logits of each row's last token only."""
 
 
 def try_abilities(what: object, session: LanguageSession) -> Abilities:
-    """Find out. `what`: the graph, as errors name it. Raises ModelLoadError where it does not go on from its caches."""
+    """Find a graph's abilities. `what`: the graph's name in errors. Raises ModelLoadError if it does not continue from
+    its caches."""
     trial = _Trial(session)
     try:
         first = trial.begin(_TOKENS[:_LONG])
@@ -67,7 +68,7 @@ def try_abilities(what: object, session: LanguageSession) -> Abilities:
 
 
 class _Trial:
-    """Small runs of one graph, of sequences whose pasts are made by runs as well."""
+    """Small runs of one graph over sequences whose pasts also come from runs."""
 
     def __init__(self, session: LanguageSession) -> None:
         self._session = session
@@ -75,11 +76,11 @@ class _Trial:
         self._tolerance = max(_TOLERANCE[cache.dtype] for cache in self._caches)
 
     def begin(self, tokens: Sequence[int]) -> Computed:
-        """A sequence from its beginning."""
+        """Run a sequence from its beginning."""
         return self._run([tokens], mask_of("left", 0, [0], len(tokens)), [0], no_past(self._caches, 1))
 
     def follow(self, pasts: Sequence[Computed], tokens: Sequence[int], side: Side | None = None) -> Computed:
-        """One more token of each sequence. `side`: of the padding, where their pasts are not equally long."""
+        """Run one more token of each sequence. `side`: of the padding, if their pasts differ in length."""
         lengths = [as_array(past.presents[0]).shape[2] for past in pasts]
         num_cells, side = max(lengths), side or "left"
         joined = [
@@ -90,7 +91,7 @@ class _Trial:
         return self._run([[token] for token in tokens], mask_BC, lengths, joined)
 
     def check_rows(self, lengths: Sequence[int], side: Side | None) -> bool:
-        """Whether sequences of these lengths say together what each says alone."""
+        """Whether sequences of these lengths give the same together as each one alone."""
         texts = [_TOKENS[shift : shift + length] for shift, length in enumerate(lengths)]
         pasts = [self.begin(text) for text in texts]
         tokens = _TOKENS[: len(lengths)]
@@ -99,19 +100,19 @@ class _Trial:
         return all(self.agree(one, together, row) for row, one in enumerate(alone))
 
     def check_chunk(self) -> bool:
-        """Whether two tokens that follow a past at once say what they say in the whole text."""
+        """Whether two tokens that follow a past in one run give the same as in the whole text."""
         past, end = self.begin(_TOKENS[:_SHORT]), _TOKENS[_SHORT:_LONG]
         mask_BC = mask_of("left", _SHORT, [_SHORT], len(end))
         return self.agree(self.begin(_TOKENS[:_LONG]), self._run([end], mask_BC, [_SHORT], past.presents))
 
     def agree(self, expected: Computed, found: Computed, row: int = 0) -> bool:
-        """Whether a row's last token has the logits of the only row of another run."""
+        """Whether a row's last token has the same logits as the only row of another run."""
         expected_V, found_V = _last(expected, 0), _last(found, row)
         scale = float(np.ptp(expected_V))
         return bool(np.abs(expected_V - found_V).max() <= self._tolerance * scale)
 
     def works(self, check: Callable[[], bool]) -> bool:
-        """Whether it can be run at all, and agrees."""
+        """Whether the check can be run, and succeeds."""
         try:
             return check()
         except InvalidRequest:
@@ -134,7 +135,7 @@ def _last(computed: Computed, row: int) -> F32:
 
 
 def _padded(pasts: Sequence[Array], num_cells: int, side: Side) -> Array:
-    """[B, H, P, D] of single rows [1, H, p, D]."""
+    """Single rows [1, H, p, D], padded and joined to [B, H, P, D]."""
     _, num_heads, _, dim = pasts[0].shape
     joined_BHPD = np.zeros((len(pasts), num_heads, num_cells, dim), pasts[0].dtype)
     for joined_HPD, past in zip(joined_BHPD, pasts, strict=True):

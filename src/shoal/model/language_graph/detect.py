@@ -1,6 +1,6 @@
-"""Whether a path holds a language model as an ONNX graph with past keys and values, and which of its files that is.
+"""Whether a path holds a language model as an ONNX graph with past keys and values, and in which file.
 
-Told by names of files first, so that nothing is read of a folder that cannot be one.
+Names of files are checked first, so that nothing is read from a folder that cannot be one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from shoal.model.formats.model_file import GENAI_FILE, read_json
 
 SETTINGS_FILES = (GENAI_FILE, "config.json")
 _GRAPHS = ("model.onnx", "decoder_model_merged.onnx")
-"""As optimum calls a decoder that takes past keys and values. Source: optimum, `ORTModelForCausalLM`."""
+"""Optimum's names for a decoder that takes past keys and values. Source: optimum, `ORTModelForCausalLM`."""
 _FOLDERS = (".", "onnx")
-"""The second is where models for the browser have their graphs, below their settings."""
+"""Models for the browser have their graphs in the second folder, below their settings."""
 _PARTED = "decoder_with_past_model.onnx"
-"""The second of two graphs, which older exports have in the place of one."""
+"""The second of two graphs in older exports, which have no single graph."""
 
 
 def find_language_graph(path: Path) -> Path | None:
@@ -26,7 +26,7 @@ def find_language_graph(path: Path) -> Path | None:
         path: an ONNX file, or a folder.
 
     Raises:
-        ModelLoadError: it is one in a form that cannot be run, or its file cannot be read.
+        ModelLoadError: the model is in a form that cannot be run, or its file cannot be read.
     """
     if path.is_dir():
         if next(path.glob("*.safetensors"), None) is not None:
@@ -36,23 +36,23 @@ def find_language_graph(path: Path) -> Path | None:
         graph = path if path.suffix == ".onnx" and path.is_file() else None
     if graph is None or settings_file(graph) is None:
         return None
-    from shoal.model.graph.file.graph_file import open_graph  # with onnx, which nothing else here needs
+    from shoal.model.graph.file.graph_file import open_graph  # imports onnx, which nothing else here needs
 
     try:
         names = {spec.name for spec in open_graph(graph).inputs}
     except ShoalError:
-        return None  # whoever opens it as a graph says why
+        return None  # whoever opens it as a graph reports why
     return graph if any(name.startswith("past_key_values.") for name in names) else None
 
 
 def settings_file(graph: Path) -> Path | None:
-    """The file that says what the model of a graph is like; it lies beside the graph, or above its folder `onnx`."""
+    """The file with the model's settings; it lies beside the graph, or above the graph's folder `onnx`."""
     places = (folder / name for folder in _homes(graph) for name in SETTINGS_FILES)
     return next((place for place in places if place.is_file()), None)
 
 
 def text_folder(graph: Path) -> Path:
-    """The folder that holds the tokenizer of a graph's model. Raises ModelLoadError where there is none."""
+    """The folder with the tokenizer of a graph's model. Raises ModelLoadError if there is none."""
     for folder in _homes(graph):
         if (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file():
             return folder

@@ -1,6 +1,6 @@
-"""What the inputs and outputs of a language model's graph mean.
+"""The meaning of the inputs and outputs of a language model's graph.
 
-Source: optimum's exports of text generation with past, onnxruntime-genai's model builder; both call them alike.
+Source: optimum's exports of text generation with past, and onnxruntime-genai's model builder, which use the same names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shoal.protocol.stage_interface import Dim, TensorSpec
 
 IDS, MASK, POSITIONS, USES_CACHE, LOGITS = "input_ids", "attention_mask", "position_ids", "use_cache_branch", "logits"
 KEPT_LOGITS = "num_logits_to_keep"
-"""A number of last tokens whose logits are wanted; 0: all."""
+"""Input for the number of last tokens whose logits are wanted; 0: all."""
 _PLAIN = (IDS, MASK, POSITIONS, USES_CACHE, KEPT_LOGITS)
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _PRESENT = "present{0}.{1}.{2}"
@@ -25,12 +25,12 @@ _CACHE_RANK = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheTensor:
-    """The keys, or the values, of one layer: [B, heads, tokens, dim]."""
+    """The keys or the values of one layer: [B, heads, tokens, dim]."""
 
     past: str
-    """name of the input"""
+    """Name of the input."""
     present: str
-    """name of the output: the past and the new tokens"""
+    """Name of the output, which contains the past and the new tokens."""
     num_heads: int
     dim: int
     dtype: str
@@ -38,20 +38,20 @@ class CacheTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageGraphForm:
-    """One graph's."""
+    """The form of one graph."""
 
     dtypes: Mapping[str, str]
-    """of the inputs beside the caches"""
+    """Types of the inputs other than the caches."""
     caches: tuple[CacheTensor, ...]
-    """keys and values of each layer in turn"""
+    """Keys and values of each layer in turn."""
     batch: int | None
-    """rows that every run must have; None: any number"""
+    """Number of rows that every run must have; None: any number."""
     vocab_size: int | None
-    """None: the graph does not say"""
+    """None: the graph does not give it."""
 
     @property
     def num_layers(self) -> int:
-        """Layers that have keys and values."""
+        """Number of layers that have keys and values."""
         return len(self.caches) // 2
 
 
@@ -63,17 +63,17 @@ def read_form(
     num_heads: int | None = None,
     head_dim: int | None = None,
 ) -> LanguageGraphForm:
-    """Tell the inputs of a graph apart.
+    """Identify the inputs of a graph.
 
     Args:
-        what: the graph, as errors name it.
+        what: the graph's name in errors.
         inputs: of the graph.
         outputs: of the graph.
-        num_heads: of keys and values, where the graph does not say; None: not known.
-        head_dim: of a head, the same.
+        num_heads: of keys and values, if the graph does not give it; None: unknown.
+        head_dim: of a head, likewise.
 
     Raises:
-        ModelLoadError: one is unknown, missing or of a shape that is not that of a cache.
+        ModelLoadError: an input is unknown or missing, or has a shape that is not that of a cache.
     """
     taken = [spec for spec in inputs if not spec.is_optional]
     pasts = {spec.name: spec for spec in taken if _PAST.fullmatch(spec.name)}
@@ -109,7 +109,7 @@ def _in_order(what: object, pasts: Mapping[str, TensorSpec]) -> list[str]:
 def _cache(
     what: object, spec: TensorSpec, outputs: Mapping[str, TensorSpec], said: tuple[int | None, int | None]
 ) -> CacheTensor:
-    """`said`: heads and dimensions where the graph leaves them open. Raises ModelLoadError."""
+    """`said`: heads and dimensions, if the graph leaves them open. Raises ModelLoadError."""
     match = _PAST.fullmatch(spec.name)
     assert match is not None
     presents = [_PRESENT.format(infix, *match.groups()) for infix in ("", "_key_values")]

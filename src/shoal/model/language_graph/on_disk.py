@@ -1,4 +1,4 @@
-"""A language model that is an ONNX graph, found and described as every other one."""
+"""A language model that is an ONNX graph, with the same interface as other models on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN_DIGITS = 12
 
 
 class GraphOnDisk(ModelOnDisk):
-    """A `ModelOnDisk` whose weights only ONNX Runtime reads: there are sizes of it, and nothing to cut."""
+    """A `ModelOnDisk` whose weights only ONNX Runtime reads: it has sizes, but cannot be cut."""
 
     is_graph = True
 
@@ -30,10 +30,10 @@ class GraphOnDisk(ModelOnDisk):
 
         Args:
             path: of the ONNX file.
-            name: as the user named it.
+            name: the name that the user gave.
 
         Raises:
-            ModelLoadError: the file is broken, none of a language model, or its settings or tokenizer are missing.
+            ModelLoadError: the file is broken or not a language model, or its settings or tokenizer are missing.
         """
         graph = open_graph(path)
         self.path, self.name, self.files = path, name, graph.files
@@ -47,12 +47,12 @@ class GraphOnDisk(ModelOnDisk):
 
     @property
     def source(self) -> WeightSource:
-        """Raises ConfigError: there are none to be had."""
+        """Raises ConfigError: single weights cannot be read."""
         raise ConfigError(f"{self.name}: the weights of an ONNX graph are not read one by one")
 
     @property
     def config(self) -> DecoderConfig:
-        """What is known of the model."""
+        """What is known about the model."""
         return self._config
 
     @property
@@ -63,7 +63,7 @@ class GraphOnDisk(ModelOnDisk):
     def blocks(
         self, precision: Precision, part: ShardPart | None = None, *, exact_activations: bool = False
     ) -> tuple[Block, ...]:
-        """See `ModelOnDisk.blocks`. All arguments mean the same here."""
+        """See `ModelOnDisk.blocks`. The result is the same for all arguments."""
         return graph_blocks(self._form, self._weight_bytes)
 
     def process_bytes(self, *, max_step_tokens: int) -> int:
@@ -71,4 +71,4 @@ class GraphOnDisk(ModelOnDisk):
         return graph_process_bytes(self._config, max_step_tokens=max_step_tokens)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing, since no file is open."""

@@ -1,4 +1,4 @@
-"""Where the cells of a row's past lie among those of the longest row, and what a run is told of that.
+"""Where the cells of a row's past lie among those of the longest row, and the mask that tells the graph.
 
 Shapes: B rows, T new tokens of each, P cells of the past, C = P + T.
 """
@@ -13,17 +13,17 @@ import numpy as np
 from shoal.arrays import I32
 
 Side = Literal["left", "right"]
-"""On which side of a row's own cells the padding is: on the left where a graph appends new tokens to all cells, on the
-right where it puts them behind the row's own (the operator GroupQueryAttention)."""
+"""The side of the padding from a row's own cells: left if a graph appends new tokens after all cells, right if it puts
+them after the row's own (the operator GroupQueryAttention)."""
 
 
 def first_cell(side: Side, num_cells: int, length: int) -> int:
-    """Of a row with a past of `length` tokens among `num_cells` cells."""
+    """First cell of a row whose past has `length` tokens among `num_cells` cells."""
     return num_cells - length if side == "left" else 0
 
 
 def new_cell(side: Side, num_cells: int, length: int) -> int:
-    """Where the first new token of such a row is, in the results."""
+    """Cell of the first new token of such a row, in the results."""
     return num_cells if side == "left" else length
 
 

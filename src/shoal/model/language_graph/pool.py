@@ -1,6 +1,6 @@
-"""Keys and values of all sequences of a replica, in the scheduler's blocks, as a graph's caches are made of them.
+"""Keys and values of all sequences of a replica, in the scheduler's blocks, from which a graph's caches are assembled.
 
-Blocks make sequences come, go and share beginnings as with any other model; a run takes copies in one piece.
+With blocks, sequences come, go and share beginnings as in any other model; a run gets contiguous copies.
 
 Shapes: N blocks of S tokens, B rows, P cells, H heads, D dimensions, R new tokens of all rows.
 """
@@ -21,20 +21,20 @@ from shoal.model.language_graph.padding import Side, first_cell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTokens:
-    """Where the new tokens of a run lie among its results, and where they go."""
+    """Where the new tokens of a run lie in its results, and where they are stored."""
 
     rows: I32
-    """[R] of the run"""
+    """[R] rows of the run"""
     cells: I32
-    """[R] of their rows"""
+    """[R] cells of these rows"""
     blocks: I32
-    """[R]"""
+    """[R] blocks in which they are stored"""
     offsets: I32
-    """[R] in their blocks"""
+    """[R] offsets in these blocks"""
 
 
 class CachePool:
-    """The blocks of every cache. Memory is taken as it is written to."""
+    """The blocks of every cache. Memory is allocated as it is written."""
 
     def __init__(self, caches: Sequence[CacheTensor], *, num_blocks: int, block_size: int) -> None:
         self._dtypes = [cache.dtype for cache in caches]
@@ -44,7 +44,7 @@ class CachePool:
         self._block_size = block_size
 
     def gather(self, tables: Sequence[I32], lengths: Sequence[int], num_cells: int, side: Side) -> list[ort.OrtValue]:
-        """[B, H, P, D] of every cache, with zeros as padding.
+        """Copies [B, H, P, D] of every cache, with zeros as padding.
 
         Args:
             tables: each row's blocks.
@@ -58,11 +58,11 @@ class CachePool:
         ]
 
     def put(self, presents: Sequence[ort.OrtValue], new: NewTokens) -> None:
-        """Keep the new tokens of a run.
+        """Store the new tokens of a run.
 
         Args:
             presents: [B, H, C, D] of every cache.
-            new: which of its cells.
+            new: which of the cells to store, and where.
         """
         for pool, present in zip(self._pools, presents, strict=True):
             pool[new.blocks, :, new.offsets] = as_array(present)[new.rows, :, new.cells]

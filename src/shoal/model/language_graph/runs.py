@@ -1,7 +1,7 @@
-"""A step of the scheduler, divided into runs of a graph: which sequences' tokens are computed together.
+"""Divides a step of the scheduler into runs of a graph: which sequences' tokens are computed together.
 
-Decoding rows share a run where the graph allows it, for then all weights are read once; of a prompt's piece each has a
-run of its own.
+Decoding rows share a run if the graph allows it, so that all weights are read once; each piece of a prompt has a run of
+its own.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from shoal.protocol.language_messages import Step
 
 _MOST_PADDED = 2
 _ALWAYS_PADDED = 64
-"""A row is padded to this many times its own length, or by this many tokens. A judgment: reading padding is cheap
-beside reading the weights once more, until it is most of what attention reads."""
+"""A row may be padded to this many times its own length, or by this many tokens. A judgment: reading padding is cheap
+compared with reading the weights again, until it is most of what attention reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SequencePiece:
-    """Neighboring tokens of one sequence."""
+    """Consecutive tokens of one sequence."""
 
     first: int
-    """row of the step's flat batch of the first one"""
+    """Row of the first token in the step's flat batch."""
     count: int
     past: int
-    """tokens of the sequence before them"""
+    """Tokens of the sequence before them."""
     table: I32
-    """the sequence's blocks"""
+    """The sequence's blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLimits:
-    """What one run may be."""
+    """Limits of one run."""
 
     abilities: Abilities
     max_tokens: int
-    """of a prompt's piece, for the logits of all of them are computed"""
+    """Most tokens of a piece of a prompt, since the logits of all of them are computed."""
     max_cells: int
-    """of the pasts of all rows, padding included"""
+    """Most cells of the pasts of all rows, padding included."""
 
 
 def pieces_of(step: Step, *, num_blocks: int, block_size: int) -> list[SequencePiece]:
-    """The sequences of a step. Raises ValueError where it does not fit the cache."""
+    """The sequences of a step. Raises ValueError if the step does not fit the cache."""
     if step.block_copies:
         raise ValueError("an ONNX language model has no beam search: no blocks are copied")
     starts = np.frombuffer(step.query_starts, "<i4").tolist()
@@ -70,7 +70,7 @@ def pieces_of(step: Step, *, num_blocks: int, block_size: int) -> list[SequenceP
 def divide(
     pieces: Iterable[SequencePiece], wanted: Collection[int], limits: RunLimits
 ) -> list[tuple[SequencePiece, ...]]:
-    """The runs of a step, in order. The rows of a run have as many new tokens each.
+    """The runs of a step, in order. All rows of a run have the same number of new tokens.
 
     Args:
         pieces: of the step.
@@ -84,7 +84,7 @@ def divide(
 
 
 def _parts(piece: SequencePiece, wanted: Collection[int], limits: RunLimits) -> Iterator[SequencePiece]:
-    """A piece in as many runs as the graph needs."""
+    """Divide a piece into as many runs as the graph needs."""
     done = 0
     while done < piece.count:
         count = _next_count(piece, done, wanted, limits)
@@ -103,7 +103,7 @@ def _next_count(piece: SequencePiece, done: int, wanted: Collection[int], limits
 
 
 def _together(single: Sequence[SequencePiece], limits: RunLimits) -> Iterator[tuple[SequencePiece, ...]]:
-    """Rows of one token each, by the lengths of their pasts."""
+    """Group rows with one token each by the lengths of their pasts."""
     group: list[SequencePiece] = []
     for piece in single:
         if group and not _fits(group, piece, limits):

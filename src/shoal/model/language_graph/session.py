@@ -1,4 +1,5 @@
-"""A language model's graph in an ONNX Runtime session: tokens and past keys and values in, logits and all of them out.
+"""A language model's graph in an ONNX Runtime session: from tokens and past keys and values to logits and extended keys
+and values.
 
 Shapes: B rows, T new tokens of each, P cells of the past, C = P + T, V vocabulary, H heads, D dimensions of a head.
 """
@@ -34,7 +35,8 @@ from shoal.protocol.device_config import DeviceConfig
 
 
 def describe(graph: GraphFile) -> tuple[LanguageGraphForm, DecoderConfig]:
-    """What its inputs mean, and what is known of the model. Raises ModelLoadError where it is no language model."""
+    """The meaning of a graph's inputs, and what is known about the model. Raises ModelLoadError if it is not a language
+    model."""
     settings = read_language_settings(graph.path)
     form = read_form(graph.path, graph.inputs, graph.outputs, num_heads=settings.num_heads, head_dim=settings.head_dim)
     return form, decoder_config(graph.path, settings, form)
@@ -45,16 +47,16 @@ class Computed:
     """Results of a run."""
 
     logits: Array
-    """[B, T, V], or [B, 1, V] of a graph that computes those of last tokens only; in the graph's own type"""
+    """Logits [B, T, V], or [B, 1, V] of a graph that computes only those of last tokens; in the graph's own type."""
     presents: tuple[ort.OrtValue, ...]
-    """[B, H, C, D] each, in the order of the form's caches"""
+    """Keys and values [B, H, C, D], in the order of the form's caches."""
 
 
 class LanguageSession:
-    """Runs one graph. One thread at a time."""
+    """Runs one graph. Use from one thread at a time."""
 
     def __init__(self, graph: GraphFile, *, threads: int, device: DeviceConfig | None = None) -> None:
-        """Load it.
+        """Load the graph.
 
         Args:
             graph: the file.
@@ -62,8 +64,8 @@ class LanguageSession:
             device: to compute on; None: the processor.
 
         Raises:
-            ModelLoadError: ONNX Runtime refuses it.
-            ConfigError, CapacityError: the device is not at hand, or does not hold it.
+            ModelLoadError: ONNX Runtime refuses the graph.
+            ConfigError, CapacityError: the device is missing, or its memory is too small.
         """
         self.form, self.config = describe(graph)
         self._device = device
@@ -71,7 +73,7 @@ class LanguageSession:
             check_room(graph, 0, graph.num_nodes, device)
         self._session = open_session(graph, str(graph.path), compute_options(threads), device)
         self.note = None if device is None else check_nodes(self._session, device)
-        """what a user should know of how it is computed; None: nothing"""
+        """What a user should know about how the graph is computed; None: nothing."""
         self._names = [LOGITS, *(cache.present for cache in self.form.caches)]
 
     def run(self, ids_BT: I32, mask_BC: I32, positions_BT: I32, pasts: Sequence[ort.OrtValue]) -> Computed:
@@ -79,12 +81,12 @@ class LanguageSession:
 
         Args:
             ids_BT: the tokens.
-            mask_BC: 1 for cells of the past and new tokens that are those of the row, 0 for padding.
-            positions_BT: of the tokens in their sequences.
+            mask_BC: 1 for a row's own cells of the past and its new tokens, 0 for padding.
+            positions_BT: positions of the tokens in their sequences.
             pasts: [B, H, P, D] each, in the order of the form's caches; P may be 0.
 
         Raises:
-            InvalidRequest: ONNX Runtime refuses; one line with its reason.
+            InvalidRequest: ONNX Runtime refuses the run; one line with its reason.
         """
         has_past = mask_BC.shape[1] > ids_BT.shape[1]
         given = {
@@ -103,7 +105,7 @@ class LanguageSession:
 
 
 def no_past(caches: Sequence[CacheTensor], num_rows: int) -> list[ort.OrtValue]:
-    """The past of sequences that begin: no cells."""
+    """The past of new sequences, which has no cells."""
     return [to_value(np.zeros((num_rows, cache.num_heads, 0, cache.dim), cache.dtype), cache.dtype) for cache in caches]
 
 

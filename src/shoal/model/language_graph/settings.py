@@ -1,4 +1,4 @@
-"""What is said of a language model beside its graph: context, vocabulary, kind; and what it takes of memory.
+"""The settings beside a language model's graph (context, vocabulary, kind), and the memory that the model takes.
 
 Source: transformers' config.json; onnxruntime-genai's genai_config.json.
 """
@@ -21,33 +21,34 @@ from shoal.model.language_graph.form import LanguageGraphForm
 from shoal.model.layer_config.attention import RopeConfig
 
 EXTRA_COPIES = 3
-"""Copies of the cache beside the pool, at most: what is kept for the next step, the past and the results of a run."""
+"""Most copies of the cache besides the pool: what is kept for the next step, the past and the results of a run."""
 _LOGITS_BYTES = 64 << 20
-"""Of the logits of one run of a prompt's tokens. A judgment: few for prompts of small vocabularies, and beside large
-weights it is little."""
+"""Bytes of the logits of one run of a prompt's tokens. A judgment: prompts with small vocabularies need few runs, and
+compared with large weights it is little."""
 _RUNTIME_BYTES = 48 << 20
-"""Anonymous memory of a process with ONNX Runtime beside what its model takes. Source: measured over three tiny models,
-45 to 47 MB; tests/integration/families/test_language_graphs.py holds it."""
+"""Anonymous memory of a process with ONNX Runtime, without its model. Source: measured over three tiny models, 45 to 47
+MB; tests/integration/families/test_language_graphs.py checks it."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 _LAYER_FLOATS = 16
-"""Of each token, over the hidden size: what a layer works on. A judgment, about as much as gate and up of an MLP."""
+"""Numbers that a layer works on for each token, as a multiple of the hidden size. A judgment, about as many as gate and
+up of an MLP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageSettings:
-    """What a settings file says."""
+    """Content of a settings file."""
 
     family: str
     max_context: int
     vocab_size: int | None
-    """None: it does not say"""
+    """None: the file does not give it."""
     num_heads: int | None
-    """of keys and values; None: it does not say"""
+    """Heads of keys and values; None: the file does not give it."""
     head_dim: int | None
 
 
 def read_language_settings(graph: Path) -> LanguageSettings:
-    """What is said beside an ONNX file. Raises ModelLoadError where that is nothing, or makes no sense."""
+    """The settings beside an ONNX file. Raises ModelLoadError if there are none, or if they are invalid."""
     path = settings_file(graph)
     if path is None:
         raise ModelLoadError(
@@ -75,7 +76,7 @@ def read_language_settings(graph: Path) -> LanguageSettings:
 
 
 def decoder_config(path: Path, settings: LanguageSettings, form: LanguageGraphForm) -> DecoderConfig:
-    """As the rest of Shoal knows language models; what is only known inside of the graph is left at nothing.
+    """A `DecoderConfig` as the rest of Shoal expects it; what is known only inside the graph is 0 or empty.
 
     Args:
         path: of the graph.
@@ -83,7 +84,7 @@ def decoder_config(path: Path, settings: LanguageSettings, form: LanguageGraphFo
         form: of its inputs.
 
     Raises:
-        ModelLoadError: neither says how large the vocabulary is.
+        ModelLoadError: neither settings nor form give the size of the vocabulary.
     """
     vocab_size = form.vocab_size or settings.vocab_size
     if vocab_size is None:
@@ -106,7 +107,7 @@ def decoder_config(path: Path, settings: LanguageSettings, form: LanguageGraphFo
 
 
 def graph_blocks(form: LanguageGraphForm, weights: int) -> tuple[Block, ...]:
-    """As the planner sees it: a graph of so many bytes of weights, which are taken to be those of its layers."""
+    """The graph as blocks for the planner: its weights are assumed to be those of its layers, in equal parts."""
     num_layers = form.num_layers
     share = weights // num_layers
     ends = [
@@ -128,13 +129,13 @@ def graph_blocks(form: LanguageGraphForm, weights: int) -> tuple[Block, ...]:
 
 
 def graph_process_bytes(config: DecoderConfig, *, max_step_tokens: int) -> int:
-    """What a worker takes beside weights and caches: ONNX Runtime, and what its longest run works on."""
+    """Bytes of a worker besides weights and caches: ONNX Runtime, and the working memory of its longest run."""
     num_tokens = min(max_step_tokens, max_run_tokens(config.vocab_size))
     return _RUNTIME_BYTES + 4 * num_tokens * (config.vocab_size + _LAYER_FLOATS * config.hidden_size)
 
 
 def max_run_tokens(vocab_size: int) -> int:
-    """Tokens of a prompt in one run."""
+    """Most tokens of a prompt in one run."""
     return max(16, _LOGITS_BYTES // (4 * vocab_size))
 
 
@@ -144,7 +145,7 @@ def _inside(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _number(path: Path, settings: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    """The first of these keys that is there. Raises ModelLoadError."""
+    """The value of the first of these keys that exists. Raises ModelLoadError."""
     key = next((key for key in keys if settings.get(key) is not None), None)
     if key is None:
         return None

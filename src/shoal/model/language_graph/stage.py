@@ -1,6 +1,6 @@
 """A whole language model as an ONNX graph: steps of the scheduler become runs with past keys and values.
 
-What a run gives back is the past of the next one, in place, as long as the same sequences go on together; where others
+The result of a run is the past of the next one, in place, as long as the same sequences continue together. When others
 come or go, pasts are gathered from the pool, to which every run's new tokens are written.
 
 Shapes: B rows of a run, T new tokens of each, P cells of their pasts, V vocabulary.
@@ -45,11 +45,11 @@ class _Past:
 
     @property
     def total_cells(self) -> int:
-        """Of all rows."""
+        """Cells of all rows."""
         return len(self.lengths) * self.num_cells
 
     def is_of(self, run: _Run) -> bool:
-        """Whether a run goes on from it."""
+        """Whether a run continues from these results."""
         return self.lengths == tuple(piece.past for piece in run) and all(
             np.array_equal(table, piece.table[: len(table)]) for table, piece in zip(self.tables, run, strict=True)
         )
@@ -58,7 +58,7 @@ class _Past:
 class GraphDecoder:
     """Runs steps as `model.decoder.stage.Stage` does. Not thread-safe; one step at a time.
 
-    Beside the pool it holds copies of `EXTRA_COPIES` pools at most (see settings).
+    Besides the pool it holds at most `EXTRA_COPIES` copies of it (see settings).
     """
 
     is_first = is_last = True
@@ -70,18 +70,18 @@ class GraphDecoder:
         on_progress: Callable[[int, int], None] | None = None,
         device: DeviceConfig | None = None,
     ) -> None:
-        """Load the graph, and try what it can do.
+        """Load the graph, and find its abilities.
 
         Args:
             path: the ONNX file.
             config: of the whole model.
-            on_progress: told when it is loaded, as one piece for each of the plan.
-            device: to compute on; None: the processor, which keeps the caches in any case.
+            on_progress: called with (1, 1) after the graph is loaded.
+            device: to compute on; None: the processor. Caches are in the processor's memory in any case.
 
         Raises:
-            ModelLoadError: it cannot be loaded, or is none of a language model.
-            ConfigError: it is to be cut, or the device is not at hand.
-            CapacityError: the device does not hold it.
+            ModelLoadError: the graph cannot be loaded, or is not a language model.
+            ConfigError: the plan cuts the model, or the device is missing.
+            CapacityError: the device's memory is too small.
         """
         if config.part is not None or config.first_layer:
             raise ConfigError(f"{path}: an ONNX graph is computed whole, not by layers or shards")
@@ -101,21 +101,21 @@ class GraphDecoder:
         self.alignment = b""
         """See `LanguageStage`: a graph has no encoder."""
         self._pasts: list[_Past] = []
-        """of the latest step"""
+        """Results of the latest step."""
         if on_progress is not None:
             on_progress(1, 1)
 
     def expert_rows(self) -> list[list[int]]:
-        """None: what happens inside a graph is not seen."""
+        """Empty: experts inside a graph cannot be counted."""
         return []
 
     def process(
         self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
     ) -> F32 | tuple[SampledToken, ...]:
-        """Run one step. `x_TD`: never given, for there is no stage before this one. `masks`: of guided samples.
+        """Run one step. `x_TD`: never given, because there is no stage before this one. `masks`: of guided samples.
 
         Returns: the sampled tokens.
-        Raises: ValueError where the step does not fit the cache, InvalidRequest where ONNX Runtime refuses.
+        Raises: ValueError if the step does not fit the cache, InvalidRequest if ONNX Runtime refuses it.
         """
         config = self._config
         pieces = pieces_of(step, num_blocks=config.num_blocks, block_size=config.block_size)
@@ -132,7 +132,7 @@ class GraphDecoder:
         return tuple(tokens[sample.row] for sample in step.samples)
 
     def _compute(self, run: _Run, ids_N: I32, earlier: list[_Past]) -> Computed:
-        """Mutates: takes what it goes on from out of `earlier`."""
+        """Compute a run. Mutates: removes the results that it continues from `earlier`."""
         lengths = tuple(piece.past for piece in run)
         count, side = run[0].count, self._limits.abilities.padding or "left"
         past = next((past for past in earlier if past.is_of(run)), None)
@@ -159,13 +159,13 @@ class GraphDecoder:
         return self._pool.gather([piece.table for piece in run], lengths, num_cells, side)
 
     def _make_room(self, num_cells: int, earlier: list[_Past]) -> None:
-        """Before a past is gathered and its results are made: what is left of the latest step may have to go."""
+        """Before a past is gathered and results are created: drop results of the latest step if memory requires it."""
         held = sum(past.total_cells for past in (*earlier, *self._pasts))
         if held + 2 * num_cells > 3 * self._limits.max_cells:
             earlier.clear()
 
     def _keep(self, run: _Run, num_cells: int, presents: tuple[ort.OrtValue, ...]) -> None:
-        """For the next step, as far as there is room."""
+        """Keep the results for the next step, if there is room."""
         past = _Past(
             tables=tuple(piece.table for piece in run),
             lengths=tuple(piece.past + piece.count for piece in run),
@@ -189,7 +189,7 @@ class GraphDecoder:
 
 
 def _draw(run: _Run, computed: Computed, samples: dict[int, SampleRow]) -> dict[int, SampledToken]:
-    """Tokens of those rows of a run whose logits are wanted, by their rows in the step."""
+    """Draw tokens for the rows of a run whose logits are wanted, by their rows in the step."""
     count = run[0].count
     places = [
         (index, number, piece.first + number)
@@ -199,7 +199,7 @@ def _draw(run: _Run, computed: Computed, samples: dict[int, SampleRow]) -> dict[
     ]
     if not places:
         return {}
-    last = computed.logits.shape[1] - count  # negative where there are logits of the last token only
+    last = computed.logits.shape[1] - count  # negative if there are only logits of the last token
     logits_RV = as_logits(computed.logits[[row for row, _, _ in places], [number + last for _, number, _ in places]])
     wanted = [samples[row] for _, _, row in places]
     return dict(zip((row for _, _, row in places), sample_rows(logits_RV, wanted), strict=True))
