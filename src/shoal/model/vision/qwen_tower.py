@@ -49,7 +49,7 @@ def read_sizes(
     columns: int,
     activation: str,
 ) -> dict[str, Any]:
-    """Fields of `QwenSizes` from the model's files; the arguments are defaults, and `activation` the only supported one.
+    """Fields of `QwenSizes` from the model's files; the arguments are defaults, `activation` the only supported one.
 
     Raises:
         ModelLoadError: a size or the MLP's activation is not supported.
