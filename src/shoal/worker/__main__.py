@@ -1,4 +1,4 @@
-"""`python -m shoal.worker`: what the head starts; not for use by hand."""
+"""`python -m shoal.worker`, which the head starts; not for use by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shoal.worker.process.local import work
 
 
 def main() -> int:
-    """Exit status 0 after Shutdown, 1 after an error that the head was told of."""
+    """Exit status: 0 after Shutdown, 1 after an error that was reported to the head."""
     parser = argparse.ArgumentParser(prog="shoal.worker", description=__doc__)
     parser.add_argument("--control", type=int, required=True, help="file descriptor of the socket to the head")
     parser.add_argument(

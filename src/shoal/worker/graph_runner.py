@@ -1,8 +1,8 @@
 """What a worker of an ONNX graph computes: one stage, or a shard of it, batch after batch.
 
-A batch that a stage cannot compute goes on through the pipeline as an error in the place of tensors. The shards of a
-stage take the same tensors and end with the same outputs: each hands them to those shards of later stages that it
-feeds, the first answers the head.
+If a stage cannot compute a batch, an error travels on through the pipeline instead of tensors. The shards of a stage
+take the same tensors and end with the same outputs: each sends them to the shards of later stages that it feeds, and
+the first one answers the head.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from shoal.worker.runner import OnProgress, Work
 
 _SEND_TIMEOUT_S = 600.0
 _JOIN_TIMEOUT_S = 60.0
-"""How long measuring a group may take, whose ranks have all loaded."""
+"""Time for measuring a group, whose ranks have all loaded."""
 _PEER_TIMEOUT_S = 600.0
-"""How long a predecessor, or another shard of the stage, may take for one batch before it counts as lost. It is the
-head that decides which worker hangs; this only bounds the wait where the head itself does."""
+"""How long a predecessor, or another shard of the stage, may take for one batch before it counts as lost. The head
+decides which worker hangs; this bounds the wait if the head itself hangs."""
 
 
 class Computation(Protocol):
     """A stage, or one shard of it together with the others."""
 
     def run(self, tensors: Mapping[str, Array], limit_s: float | None = None) -> dict[str, Array]:
-        """The stage's outputs. Raises InvalidRequest; DeadlineExceeded where it takes longer than `limit_s`."""
+        """The stage's outputs. Raises InvalidRequest; DeadlineExceeded if the run takes longer than `limit_s`."""
         ...
 
 
@@ -55,16 +55,16 @@ class GraphRunner:
         Args:
             load: what to load.
             control: to the head, for results.
-            on_progress: told when it is loaded, as one piece.
+            on_progress: called after loading, which counts as one piece.
 
         Raises:
-            ModelLoadError, ConfigError, CapacityError: it cannot be loaded.
+            ModelLoadError, ConfigError, CapacityError: the stage cannot be loaded.
         """
         self._load = load
         self._control = control
         self._links: StageLinks[TensorLink] = StageLinks()
         self._port: TensorPort | None = None
-        """for what the head and this worker exchange; None: no head has been heard of yet"""
+        """Exchanges tensors between the head and this worker; None before the first wiring."""
         folder = Path(load.model_path).parent
         with unchanged(load.files, lambda: file_states(folder, [file.name for file in load.files])):
             self._part, self.weight_bytes = _open(load)
@@ -136,7 +136,7 @@ class GraphRunner:
 
 
 def _receive_from(source: int, link: TensorLink, batch: RunBatch) -> Received:
-    """The tensors of this very batch."""
+    """The tensors of exactly this batch."""
     received = link.receive(timeout_s=_PEER_TIMEOUT_S)
     if received is None:
         raise WorkerLost(f"no tensors from stage {source} within {_PEER_TIMEOUT_S:.0f} s")
@@ -178,5 +178,5 @@ def _joined(segments: ShardSegments, group: SwitchedGroup | None) -> GraphShard:
 
 
 def _tensors_for(peer: int, load: LoadGraph, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs that a stage, or the head, takes; none after an error."""
+    """The outputs that a stage or the head takes; empty after an error."""
     return {one.spec.name: outputs[one.spec.name] for one in load.stage.outputs if outputs and peer in one.consumers}

@@ -1,4 +1,4 @@
-"""What the head says to a worker, in order."""
+"""The head's messages to a worker, in order."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _IDLE_WAIT_S = 30.0
 
 
 class Inbox:
-    """Messages of the head. One that comes in the place of another stays where it is."""
+    """Messages of the head. A message that arrives instead of an expected one is kept for the next call."""
 
     def __init__(self, control: Link) -> None:
-        """`control`: from the head; nobody else receives from it."""
+        """`control`: from the head; only this object receives from it."""
         self._control = control
         self._next: Message | None = None
 
     def take(self) -> Message:
-        """The next message, however long it takes. Raises WorkerLost: the head is gone; RemoteProtocolError."""
+        """The next message, however long it takes. Raises WorkerLost if the head is gone; RemoteProtocolError."""
         while (message := self._look(_IDLE_WAIT_S)) is None:
             pass
         self._next = None
         return message
 
     def masks_of(self, step: Step, *, timeout_s: float) -> Sequence[bytes]:
-        """What the step's guided samples may draw, which the head sends right behind the step.
+        """What the step's guided samples may draw, which the head sends directly after the step.
 
         Raises:
-            WorkerLost: the head says something else, for it has given the step up, or nothing, or is gone.
-            RemoteProtocolError: it cannot be understood.
+            WorkerLost: the head sends something else, because it has given up the step, or sends nothing, or is gone.
+            RemoteProtocolError: the message is malformed.
         """
         match message := self._look(timeout_s):
             case StepMasks(step_id=step.step_id, generation=step.generation):

@@ -1,10 +1,10 @@
-"""A worker's life, whatever it computes: load a part, then work until the head says goodbye or is gone.
+"""A worker's life, whatever it computes: load a part of the model, then work until the head ends it or is gone.
 
-Work comes from the head in the same order to every worker of a replica, and what neighbors hand on comes in that order
-too, so one thread that takes one of each in turn needs no queue and no matching.
+The head sends work to all workers of a replica in the same order, and neighbors pass on results in that order, too. So
+one thread that takes one of each in turn needs neither a queue nor matching.
 
-A worker outlives its neighbors: when one is gone it says so, keeps what it has loaded, passes over the work that is
-still on its way and waits to be wired to others. It ends with the head, or with an error of its own.
+A worker survives the loss of its neighbors: it reports the loss, keeps what it has loaded, discards work that is still
+on its way, and waits to be wired to others. It ends with the head, or with an error of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEND_TIMEOUT_S = 600.0
 
 
 class WorkerLife:
-    """Obeys the head over `control`; `connector` lays the links to its neighbors."""
+    """Obeys the head over `control`; `connector` creates the links to neighbors."""
 
     def __init__(self, control: Link, connector: Connector) -> None:
         self._control = control
@@ -49,13 +49,13 @@ class WorkerLife:
         self._generation = Generation(0)
 
     def run(self) -> None:
-        """Until Shutdown. Raises WorkerLost when the head is gone, and what the worker itself fails with."""
+        """Work until Shutdown. Raises WorkerLost if the head is gone, and the worker's own errors."""
         load = self._inbox.take()
         if not isinstance(load, LoadStage | LoadGraph):
             raise RemoteProtocolError(f"expected to be told what to load first, got {type(load).__name__}")
         try:
             self._serve(self._load(load))
-        except Exception as error:  # the outermost loop: whatever it is, the head is to hear of it
+        except Exception as error:  # the outermost loop: the head must hear of any error
             name = type(error).__name__
             self._send(StageFailed(generation=self._generation, error=name, message=str(error) or name))
             raise
@@ -103,7 +103,7 @@ class WorkerLife:
                     assert_never(message)
 
     def _join(self, runner: Runner, wire: Wire) -> None:
-        """Take other neighbors, and tell the head when they have come."""
+        """Connect to other neighbors, and tell the head when they are connected."""
         self._leave()
         self._generation = wire.generation
         try:
@@ -122,8 +122,8 @@ class WorkerLife:
             self._lose_neighbor(error)
 
     def _lose_neighbor(self, error: ShoalError) -> None:
-        """It is gone, or cannot be understood, which is as bad. Those that wait for this worker learn of it, and the
-        head does."""
+        """A neighbor is gone, or has sent something malformed, which counts as the same. Workers that wait for this one
+        learn of it, and so does the head."""
         self._leave()
         self._send(LinkLost(generation=self._generation, message=str(error)))
 
@@ -140,7 +140,8 @@ class WorkerLife:
 
 
 def _make_runner(load: LoadStage | LoadGraph, control: Link, inbox: Inbox, on_progress: OnProgress) -> Runner:
-    """Each imports what it computes with, so that a decoder's worker does without ONNX Runtime."""
+    """Create the runner. Each branch imports what it computes with, so that a decoder's worker needs no ONNX
+    Runtime."""
     match load:
         case LoadStage():
             from shoal.worker.language.decoder_runner import DecoderRunner

@@ -1,4 +1,4 @@
-"""A worker's links to its neighbors: laid anew for every generation."""
+"""A worker's links to its neighbors, which are created again for every generation."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from shoal.errors import RemoteProtocolError, WorkerLost
 from shoal.protocol.worker_messages import Wire
 
 _HANDOVER_TIMEOUT_S = 10.0
-"""Descriptors are on their way before the message that announces them."""
+"""Descriptors are sent before the message that announces them."""
 _MAX_FDS = 253
-"""Source: SCM_MAX_FD of Linux, the most that one message carries."""
+"""Most descriptors in one message. Source: SCM_MAX_FD of Linux."""
 
 LinkT = TypeVar("LinkT", Link, TensorLink)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageLinks(Generic[LinkT]):
-    """What a worker shares with its neighbors in one generation. Close it."""
+    """A worker's links to its neighbors in one generation. Must be closed."""
 
     sources: Mapping[int, LinkT] = field(default_factory=dict[int, LinkT])
-    """from one shard of each stage that feeds this one, by stage"""
+    """Links from one shard of each stage that feeds this one, by stage."""
     consumers: Sequence[tuple[int, LinkT]] = ()
-    """to shards of later stages, each with its stage"""
+    """Links to shards of later stages, each with its stage."""
     group: SwitchedGroup | None = None
-    """of the stage's shards; None where there is only one"""
+    """The group of the stage's shards; None: there is only one shard."""
 
     def close(self) -> None:
-        """Leave; neighbors that wait for this worker learn of it."""
+        """Close the links; neighbors that wait for this worker learn of it."""
         for link in (*self.sources.values(), *(link for _, link in self.consumers)):
             link.close()
         if self.group is not None:
@@ -53,34 +53,34 @@ class Seat(Protocol):
 
     @property
     def rank(self) -> int:
-        """Which shard it is."""
+        """Number of this worker among the shards."""
         ...
 
     @property
     def num_shards(self) -> int:
-        """Workers of the stage."""
+        """Number of workers of the stage."""
         ...
 
 
 class Connector(Protocol):
-    """How the links are laid. Both raise WorkerLost where a neighbor does not come, RemoteProtocolError where the
-    message makes no sense."""
+    """Creates links. Both methods raise WorkerLost if a neighbor does not connect, and RemoteProtocolError if the
+    message is invalid."""
 
     def connect(self, wire: Wire, seat: Seat, *, stays_awake: bool) -> StageLinks[Link]:
-        """Links for hidden states; `stays_awake`: whether a rank that waits for others may use its core up."""
+        """Links for hidden states; `stays_awake`: whether a rank that waits for others may keep its core busy."""
         ...
 
     def connect_tensors(self, wire: Wire, seat: Seat) -> tuple[StageLinks[TensorLink], TensorPort]:
-        """Links for tensors, and the port by which the head and this worker exchange some."""
+        """Links for tensors, and the port by which the head and this worker exchange tensors."""
         ...
 
 
 class LocalConnector:
-    """Memory and sockets on this machine. The head hands the descriptors over a Unix socket, in the message's order:
-    sources, consumers, group.
+    """Creates links of memory and sockets on this machine. The head passes descriptors over a Unix socket, in the
+    message's order: sources, consumers, group.
 
-    A link for hidden states is one ring; one for tensors a socket and an arena. The arenas of the head's own port come
-    first: the one that this worker writes, then the one that it reads.
+    A link for hidden states is one ring; one for tensors is a socket and an arena. The two arenas of the head's own
+    port come first: the one that this worker writes, then the one that it reads.
     """
 
     def __init__(self, handover: socket.socket) -> None:
@@ -116,7 +116,7 @@ class LocalConnector:
         return StageLinks(sources=sources, consumers=consumers, group=group), port
 
     def _receive_fds(self, count: int, owned: ExitStack) -> Iterator[int]:
-        """To be closed with `owned`: what is mapped stays mapped."""
+        """Descriptors that are closed with `owned`; mappings of them stay valid."""
         if not count:
             return iter(())
         poll = select.poll()
@@ -132,7 +132,7 @@ class LocalConnector:
 
 
 def _socket(fd: int) -> SocketLink:
-    """A link of its own over a descriptor that stays its owner's to close."""
+    """A link with a copy of the descriptor, which its owner still has to close."""
     return SocketLink(socket.socket(fileno=os.dup(fd)))
 
 
@@ -141,5 +141,5 @@ def _join(fd: int, wire: Wire, seat: Seat, *, stays_awake: bool) -> SharedMemory
         return SharedMemoryGroup(
             fd, rank=seat.rank, size=seat.num_shards, generation=wire.generation, stays_awake=stays_awake
         )
-    except ValueError as error:  # the head closed it before this rank came
+    except ValueError as error:  # the head closed the group before this rank joined
         raise WorkerLost(f"the group cannot be joined: {error}") from error

@@ -1,8 +1,7 @@
-"""NUMA nodes: which cores are near to which memory, and a worker's memory near to its cores.
+"""NUMA nodes: which cores are close to which memory, and how to keep a worker's memory close to its cores.
 
-Linux gives a page to the node whose core touches it first. That is the right one for a pinned worker, but for pages
-that it takes while the node's memory is used by something else; and without a wish of its own it inherits whatever
-policy the command was started with.
+Linux places a page on the node whose core touches it first. For a pinned worker that is the right one, unless the
+node's memory is full at that time; but a process also inherits the policy that the command was started with.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from pathlib import Path
 
 _NODES = Path("/sys/devices/system/node")
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
-"""Number of the system call. Source: Linux, arch/*/entry/syscalls and asm-generic/unistd.h."""
+"""Number of the system call set_mempolicy. Source: Linux, arch/*/entry/syscalls and asm-generic/unistd.h."""
 _PREFERRED = 1
-"""MPOL_PREFERRED: this node as long as it has memory. Source: set_mempolicy(2)."""
+"""MPOL_PREFERRED: use this node as long as it has memory. Source: set_mempolicy(2)."""
 _BITS = 64
 _MOST_NODES = 1024
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """`0-2,5` as CPU ids. Source: the kernel's `Documentation/admin-guide/cputopology.rst`."""
+    """CPU ids from a list such as `0-2,5`. Source: the kernel's `Documentation/admin-guide/cputopology.rst`."""
     cpus: list[int] = []
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
@@ -31,21 +30,23 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
 
 
 def node_cpus(folder: Path = _NODES) -> dict[int, tuple[int, ...]]:
-    """CPU ids of each node with cores, by its number; nothing where Linux tells of none. `folder`: where it tells."""
+    """CPU ids of each node with cores, by its number; empty if Linux lists no nodes. `folder`: where Linux lists
+    them."""
     return {number: cpus for number, path in _node_folders(folder) if (cpus := parse_cpu_list(_read(path / "cpulist")))}
 
 
 def node_of(cores: Collection[int], nodes: Mapping[int, Sequence[int]]) -> int | None:
-    """The node that all of these cores are in; None: there are no cores, one node only, or they are in several."""
+    """The node that contains all of these cores; None: there are no cores, there is only one node, or they are on
+    several."""
     if not cores or len(nodes) < 2:
         return None
     return next((number for number, cpus in nodes.items() if set(cores) <= set(cpus)), None)
 
 
 def prefer_near_memory(cores: Collection[int]) -> None:
-    """Memory of this process comes from the node of its cores from now on, if that is one of several and there is some.
+    """From now on allocate this process's memory on the node of its cores, if that is one of several and has some free.
 
-    Where the system does not allow it (a container, say), Linux's own choice stays.
+    If the system does not allow this (in a container, for example), Linux's own choice stays.
     """
     node = node_of(cores, node_cpus())
     number = _SET_MEMPOLICY.get(platform.machine())

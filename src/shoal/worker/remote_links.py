@@ -1,6 +1,7 @@
-"""A worker's links to neighbors on other machines: TLS connections, let in by each worker's own listener.
+"""A worker's links to neighbors on other machines: TLS connections, accepted by each worker's own listener.
 
-A neighbor is reached at "host:port/key": where its listener is, and as whom to come. One that comes here is at "/key".
+A neighbor is named "host:port/key": the address of its listener and the key to connect with. One that connects to this
+worker is named "/key".
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class TlsConnector:
     ) -> None:
         """
         Args:
-            listener: of this process, stays the caller's to close.
+            listener: of this process; the caller closes it.
             credentials: of this process.
             timeout_s: for all neighbors together.
         """
@@ -41,8 +42,8 @@ class TlsConnector:
         self._timeout_s = timeout_s
 
     def connect(self, wire: Wire, seat: Seat, *, stays_awake: bool = True) -> StageLinks[Link]:
-        """See `Connector.connect`. Connects to all before it waits for any: listeners let neighbors in by themselves.
-        Whoever waits for a network sleeps in any case."""
+        """See `Connector.connect`. Connects to all neighbors before it waits for any, since listeners accept them in
+        the background. Whoever waits for a network sleeps in any case."""
         deadline_s = time.monotonic() + self._timeout_s
         with ExitStack() as on_failure:
             consumers: list[tuple[int, Link]] = []
@@ -103,12 +104,12 @@ class TlsConnector:
 
 
 def format_where(address: Address | None, key: str) -> str:
-    """How a neighbor is reached, for `Neighbor`; `address`: None where it comes by itself."""
+    """The name of a neighbor for `Neighbor`; `address`: None if it connects to this worker."""
     return f"/{key}" if address is None else f"{format_address(address)}/{key}"
 
 
 def parse_where(where: str) -> tuple[Address, str]:
-    """Address and key. Raises RemoteProtocolError where it is no such place."""
+    """Address and key of a neighbor. Raises RemoteProtocolError if the name is malformed."""
     place, slash, key = where.partition("/")
     host, _, port = place.rpartition(":")
     if not slash or not key or (place and not port.isdigit()):

@@ -1,8 +1,8 @@
 """`python -m shoal.worker.remote_main HOST`: a worker that the head reaches over the network; not for use by hand.
 
-Credentials come on standard input, so that nobody reads them from the list of processes. One line goes to standard
-output: the port at which the worker listens, or why it listens at none. The head's is the first connection, with the
-key "control"; a worker that nobody has dialled in time ends.
+Credentials come on standard input, so that the list of processes does not show them. One line goes to standard output:
+the port on which the worker listens, or why it does not. The first connection is the head's, with the key "control"; a
+worker to which nobody connects in time ends.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shoal.worker.remote_links import TlsConnector
 
 CONTROL_KEY = "control"
 _HEAD_TIMEOUT_S = 30.0
-"""The head is told the port by whoever started this process, on another machine, and dials at once."""
+"""Whoever started this process, on another machine, tells the head the port, and the head connects at once."""
 
 
 def main() -> int:
-    """Exit status 0 after Shutdown, 1 after an error that the head was told of, or without a head."""
+    """Exit status: 0 after Shutdown, 1 after an error that was reported to the head, or without a head."""
     parser = argparse.ArgumentParser(prog="shoal.worker.remote_main", description=__doc__)
     parser.add_argument("host", help="address to listen on")
     parser.add_argument("--ports", type=parse_ports, default=ANY_PORT, help="FIRST-LAST to choose from; any otherwise")

@@ -1,4 +1,4 @@
-"""What a worker's life asks of what it computes: one kind of work each."""
+"""The interface between a worker's life and what it computes, with an implementation for each kind of work."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from shoal.worker.links import Connector
 
 Work = Step | Envelope
 OnProgress = Callable[[int, int], None]
-"""told (done, total) pieces of what is loaded"""
+"""Called with (done, total) pieces of what is loaded."""
 
 
 class Runner(Protocol):
-    """What is loaded and computed: one kind of work."""
+    """Loads a part of a model and computes one kind of work."""
 
     @property
     def weight_bytes(self) -> int:
-        """Of what is loaded."""
+        """Bytes of the loaded weights."""
         ...
 
     @property
     def note(self) -> str | None:
-        """What a user should know of how it is computed; None: nothing."""
+        """What a user should know about how the work is computed; None: nothing."""
         ...
 
     def join(self, wire: Wire, connector: Connector) -> float:
-        """Take other neighbors. Returns seconds of a single row, 0 where that is not measured.
+        """Connect to other neighbors. Returns the seconds that a single row takes, or 0 if that is not measured.
 
         Raises:
-            WorkerLost: one does not come.
+            WorkerLost: a neighbor does not connect.
         """
         ...
 
     def check(self, work: Work) -> None:
-        """Raises RemoteProtocolError where it cannot be computed at all, or is of another kind."""
+        """Raises RemoteProtocolError if the work is of another kind, or cannot be computed at all."""
         ...
 
     def run(self, work: Work) -> None:
-        """Compute, and tell whoever waits for it.
+        """Compute the work and send the result to whoever waits for it.
 
         Raises:
-            WorkerLost, RemoteProtocolError: a neighbor is gone, or cannot be understood.
+            WorkerLost, RemoteProtocolError: a neighbor is gone, or has sent something malformed.
         """
         ...
 
     def leave(self) -> None:
-        """Those that wait for this worker learn that it has left. Idempotent."""
+        """Close the links, so that those that wait for this worker learn that it has left. Idempotent."""
         ...

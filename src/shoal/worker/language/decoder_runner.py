@@ -1,7 +1,7 @@
 """What a worker of a language model computes: one stage, or a shard of it, step after step.
 
-All shards of a stage end a step with the same result: the first tells the head, or each tells those of the next stage
-that it feeds.
+All shards of a stage end a step with the same result: in the last stage the first shard sends it to the head, in other
+stages each shard sends it to the shards of the next stage that it feeds.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from shoal.worker.runner import OnProgress, Work
 
 _SEND_TIMEOUT_S = 600.0
 _JOIN_TIMEOUT_S = 60.0
-"""How long measuring a group may take, whose ranks have all loaded."""
+"""Time for measuring a group, whose ranks have all loaded."""
 _ACTIVATION_TIMEOUT_S = 600.0
-"""How long a predecessor may take for one step before it counts as lost. It is the head that decides which worker hangs
-(core/recovery/patience); this only bounds the wait where the head itself does."""
+"""How long a predecessor may take for one step before it counts as lost. The head decides which worker hangs
+(core/recovery/patience); this bounds the wait if the head itself hangs."""
 _MASKS_TIMEOUT_S = 600.0
-"""How long the head may take for the masks of a step that it has sent, of which each takes it tens of microseconds. It
-is known to be gone at once; this only bounds the wait where it hangs."""
+"""How long the head may take for the masks of a step that it has sent; each takes it tens of microseconds. If the head
+is gone, this is known at once; this bounds the wait if it hangs."""
 
 _TELL_S = 2.0
-"""Between two reports about experts: a few kB, for what changes over minutes."""
+"""Time between two reports about experts: a few kB, for something that changes over minutes."""
 
 
 class DecoderRunner:
@@ -53,17 +53,17 @@ class DecoderRunner:
         Args:
             load: what to load.
             control: to the head, for results.
-            inbox: of what it says, for masks.
-            on_progress: told (done, total) pieces of weights.
+            inbox: of the head's messages, for masks.
+            on_progress: called with (done, total) pieces of weights.
 
         Raises:
-            ModelLoadError, ConfigError, CapacityError: it cannot be loaded.
+            ModelLoadError, ConfigError, CapacityError: the stage cannot be loaded.
         """
         self._load = load
         self._control = control
         self._inbox = inbox
         self._mask_wait_s = 0.0
-        """of the step under way"""
+        """Seconds that the current step has waited for masks."""
         self._links: StageLinks[Link] | None = None
         self._upstream: Link | None = None
         self._downstream: Sequence[Link] = ()
@@ -129,7 +129,7 @@ class DecoderRunner:
             self._links = None
 
     def _tell_experts(self, step: Step) -> None:
-        """Tell the head which experts rows choose, if there are any and it has not heard of them for long."""
+        """Report to the head which experts rows choose, if there are experts and the last report is old enough."""
         now_s = time.perf_counter()
         if now_s - self._told_s < _TELL_S:
             return
@@ -145,7 +145,8 @@ class DecoderRunner:
             self._control.send([encode(load)], timeout_s=_SEND_TIMEOUT_S)
 
     def _compute(self, step: Step) -> StepResult | None:
-        """What a shard of the last stage has to tell; the others hand it on. Raises WorkerLost, RemoteProtocolError."""
+        """Run a step. A shard of the last stage returns its result; other stages pass theirs on. Raises WorkerLost,
+        RemoteProtocolError."""
         stage = self._stage
         arrived = _receive_activations(self._upstream, step, stage.decoder.carried_width)
         started_s = time.perf_counter()
@@ -167,7 +168,7 @@ class DecoderRunner:
         return None
 
     def _await_masks(self, step: Step) -> Sequence[bytes]:
-        """What its guided rows may draw. Raises WorkerLost, RemoteProtocolError."""
+        """What the step's guided rows may draw. Raises WorkerLost, RemoteProtocolError."""
         started_s = time.perf_counter()
         masks = self._inbox.masks_of(step, timeout_s=_MASKS_TIMEOUT_S)
         self._mask_wait_s = time.perf_counter() - started_s
@@ -176,7 +177,7 @@ class DecoderRunner:
 
 
 def _receive_activations(upstream: Link | None, step: Step, hidden_size: int) -> Activations | None:
-    """The hidden states of this very step, None in the first stage."""
+    """The hidden states of exactly this step; None in the first stage."""
     if upstream is None:
         return None
     frame = upstream.receive(timeout_s=_ACTIVATION_TIMEOUT_S)

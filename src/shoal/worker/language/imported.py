@@ -1,4 +1,4 @@
-"""What a worker of a language model needs, whatever the model: imported once for all that are forked."""
+"""What workers of all language models need: imported once, before workers are forked."""
 
 from __future__ import annotations
 

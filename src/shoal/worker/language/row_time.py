@@ -1,7 +1,7 @@
-"""How long a stage takes for a single row, before it has done anything else.
+"""The time that a stage takes for a single row, measured before it does anything else.
 
-It is what the head's patience starts from (core/recovery/patience). The first steps also touch weights and buffers for
-the first time, which a request need not wait for.
+The head's patience starts from this value (core/recovery/patience). The first steps also touch weights and buffers for
+the first time, so that requests need not wait for that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from shoal.protocol.language_messages import SampleRow, Sampling, Step, StepId
 from shoal.protocol.worker_messages import Generation
 
 _NUM_STEPS = 2
-"""the first one warms up"""
+"""The first step warms up."""
 
 
 def measure_row(stage: LanguageStage) -> float:
     """Seconds of one row at position 0, in KV block 0 and state slot 0, which must not be in use. All shards of a stage
-    call it.
+    must call it.
 
     Raises: as `Stage.process`.
     """

@@ -1,6 +1,7 @@
-"""Whether a step that came over a link can be run at all: checked before anything is computed from it.
+"""Whether a step that arrived over a link can be run: checked before anything is computed from it.
 
-What concerns attention and recurrence (positions, sequences, blocks, states) is checked where it is used, natively.
+What concerns attention and recurrence (positions, sequences, blocks, states) is checked by the native code that uses
+it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from shoal.protocol.language_messages import SampleRow, Step
 
 
 def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: int = 0) -> None:
-    """Raises RemoteProtocolError where sizes, rows or token ids are out of bounds.
+    """Raises RemoteProtocolError if sizes, rows or token ids are out of bounds.
 
     Args:
-        step: as it came.
+        step: as it arrived.
         max_tokens: rows of the largest flat batch.
         vocab_size: of the whole model.
         num_adapters: that sequences may have.
@@ -52,7 +53,8 @@ def check_step(step: Step, *, max_tokens: int, vocab_size: int, num_adapters: in
 
 
 def check_masks(masks: Sequence[bytes], step: Step, *, vocab_size: int) -> None:
-    """Raises RemoteProtocolError where they are not as many as the step's guided samples, or let one draw nothing."""
+    """Raises RemoteProtocolError if there is not one mask for each of the step's guided samples, or if one allows no
+    token."""
     guided = [sample.row for sample in step.samples if sample.is_guided]
     if len(masks) != len(guided):
         raise RemoteProtocolError(f"{len(masks)} masks came for {len(guided)} rows of step {step.step_id}")
@@ -90,7 +92,7 @@ def _check_adapters(step: Step, num_adapters: int) -> None:
 
 
 def _check_pictures(step: Step) -> None:
-    """How long vectors are is checked where they are used."""
+    """Check the rows of pictures. The length of their vectors is checked where they are used."""
     if len(step.turns) not in (0, 12 * step.num_tokens) or len(step.ends_seen) not in (0, 4 * step.num_tokens):
         raise RemoteProtocolError(
             f"{step.num_tokens} rows turn by {len(step.turns)} bytes and see by {len(step.ends_seen)}"
@@ -103,7 +105,7 @@ def _check_pictures(step: Step) -> None:
 
 
 def _check_ids(what: str, data: bytes, vocab_size: int) -> None:
-    """Negative ones are beyond any vocabulary when they are read without a sign."""
+    """Check ids as unsigned numbers, so that negative ones are beyond any vocabulary."""
     if len(data) % 4:
         raise RemoteProtocolError(f"{what} ids of {len(data)} bytes")
     ids = np.frombuffer(data, "<u4")

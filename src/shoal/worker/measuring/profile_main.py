@@ -1,4 +1,4 @@
-"""`python -m shoal.worker.measuring.profile_main`: what the head starts to measure; not for use by hand."""
+"""`python -m shoal.worker.measuring.profile_main`, which the head starts to measure; not for use by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shoal.worker.process.parent import die_with_parent
 
 
 def main() -> int:
-    """Exit status 0 after Shutdown, 1 after an error that the head was told of."""
+    """Exit status: 0 after Shutdown, 1 after an error that was reported to the head."""
     parser = argparse.ArgumentParser(prog="shoal.worker.measuring.profile_main", description=__doc__)
     parser.add_argument("--control", type=int, required=True, help="file descriptor of the socket to the head")
     parser.add_argument("--ring-in", type=int, help="file descriptor of the ring from the previous process")

@@ -1,6 +1,6 @@
-"""What a worker does without any model: products with matrices as its stages compute them, and copies.
+"""Measurements of a worker without any model: products with matrices as stages compute them, and copies.
 
-All values of a matrix are the same: how fast a product is does not depend on what it comes to.
+All values of a matrix are equal, because the speed of a product does not depend on them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BYTE = 0x5A
 
 
 def repeat(run: Callable[[], object], limits: TimeLimits) -> tuple[float, ...]:
-    """Seconds of each run but the first, which touches memory for the first time."""
+    """Seconds of each run except the first, which touches memory for the first time."""
     run()
     seconds: list[float] = []
     while len(seconds) < limits.min_runs or (len(seconds) < limits.max_runs and sum(seconds) < limits.enough_s):
@@ -39,15 +39,15 @@ def repeat(run: Callable[[], object], limits: TimeLimits) -> tuple[float, ...]:
 
 
 def product(asked: TimeProduct, threads: int, environment: Mapping[str, str]) -> Callable[[], object]:
-    """A product to repeat, by the native kernels where a stage would use them, else by ONNX Runtime.
+    """A product to repeat, with the native kernels if a stage would use them, otherwise with ONNX Runtime.
 
     Args:
         asked: its sizes and precision.
-        threads: to compute with, where the process does not share a pool.
+        threads: to compute with, if the process does not share a pool.
         environment: may force one form or the other.
 
     Raises:
-        ConfigError: an unknown precision, or a form that cannot be had here.
+        ConfigError: the precision is unknown, or the forced form is not available.
     """
     form = ForcedForm.of(environment)
     return _native_product(asked, threads, form.isa) if form.is_native else _runtime_product(asked, threads)
@@ -92,7 +92,7 @@ def copy(asked: TimeCopy) -> Callable[[], object]:
 
 
 def send_frames(asked: TimeFrames, link: Link) -> None:
-    """Each frame begins with the time at which it was sent, on the clock of all processes. Raises WorkerLost."""
+    """Send frames that begin with their time of sending, on the clock that all processes share. Raises WorkerLost."""
     frame = np.zeros(max(1, asked.num_bytes // _STAMP.itemsize), _STAMP)
     for _ in range(asked.count):
         time.sleep(asked.pause_s)
@@ -101,7 +101,7 @@ def send_frames(asked: TimeFrames, link: Link) -> None:
 
 
 def receive_frames(asked: TimeFrames, link: Link) -> Iterator[float]:
-    """Seconds from the sending of each frame to its end here. Raises WorkerLost."""
+    """Seconds from the sending of each frame to the end of its arrival. Raises WorkerLost."""
     for _ in range(asked.count):
         frame = link.receive(timeout_s=_FRAME_TIMEOUT_S)
         if frame is None:
@@ -110,7 +110,7 @@ def receive_frames(asked: TimeFrames, link: Link) -> Iterator[float]:
 
 
 def sums(asked: TimeSums, group: SharedMemoryGroup) -> Iterator[float]:
-    """When this rank came to each all-reduce, and when it left. Raises WorkerLost."""
+    """For each all-reduce, when this rank began and ended it. Raises WorkerLost."""
     x = np.zeros(asked.num_bytes // 4, np.float32)
     for index in range(asked.count):
         _compute_for(asked.late_s * (1 + (index % group.size == group.rank)))
@@ -120,7 +120,7 @@ def sums(asked: TimeSums, group: SharedMemoryGroup) -> Iterator[float]:
 
 
 def _compute_for(seconds: float) -> None:
-    """Awake, as a shard is before a sum."""
+    """Keep the core busy, as a shard does before a sum."""
     until_s = time.perf_counter() + seconds
     while time.perf_counter() < until_s:
         pass

@@ -1,4 +1,4 @@
-"""A measuring process's life: one request after the other until the head says goodbye or is gone."""
+"""A measuring process's life: one request after another until the head ends it or is gone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SWITCH_TIMEOUT_S = 60.0
 
 
 class ProfileRuntime:
-    """Obeys the head over `control`; has links to the next process and from the previous one, and a group, by kind."""
+    """Obeys the head over `control`. Has links from the previous and to the next process, by kind, and a group."""
 
     def __init__(
         self, control: Link, incoming: Mapping[str, Link], outgoing: Mapping[str, Link], group_fd: int | None
@@ -58,8 +58,8 @@ class ProfileRuntime:
         Args:
             control: to the head.
             incoming: from the previous process, by kind (`ring`, `tcp`).
-            outgoing: to the next process.
-            group_fd: memory of the group of the first two processes, for those.
+            outgoing: to the next process, by kind.
+            group_fd: memory of the group of the first two processes, for these only.
         """
         self._control = control
         self._incoming = incoming
@@ -71,10 +71,11 @@ class ProfileRuntime:
         self._stages: dict[str, tuple[LoadPart, Stage]] = {}
         self._last_product: tuple[TimeProduct, Callable[[], object]] | None = None
         self._pending: memoryview | None = None
-        """the message that ended what kept going"""
+        """The message that ended a continuing measurement."""
 
     def run(self) -> None:
-        """Until Shutdown. Raises WorkerLost when the head is gone, else what went wrong, which the head is told."""
+        """Serve requests until Shutdown. Raises WorkerLost if the head is gone, or another error, which is reported to
+        the head."""
         try:
             while not isinstance(request := self._next(), Shutdown):
                 if not isinstance(request, Pause):
@@ -142,9 +143,9 @@ class ProfileRuntime:
         return lambda: stage.process(step, x_TD)
 
     def _product(self, asked: TimeProduct) -> Callable[[], object]:
-        """The last one again, or a new one: making a large matrix takes longer than multiplying it."""
+        """The last product again, or a new one: creating a large matrix takes longer than multiplying it."""
         if self._last_product is None or self._last_product[0] != asked:
-            self._last_product = None  # before the next takes as much memory
+            self._last_product = None  # frees its memory before the next one is created
             self._last_product = asked, product(asked, self._threads, os.environ)
         return self._last_product[1]
 

@@ -1,4 +1,4 @@
-"""Steps for measuring: real ones in all but their tokens."""
+"""Steps for measurements, like real ones except for their tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_BLOCK = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sequence:
-    """Rows of one sequence, behind those that the KV cache has."""
+    """Rows of one sequence, after those that are in the KV cache."""
 
     num_rows: int
     past_tokens: int
@@ -31,7 +31,7 @@ class _Sequence:
 
 
 def blocks_needed(asked: TimeStep, block_size: int) -> int:
-    """KV blocks that the step's sequences take together."""
+    """KV blocks that the step's sequences need together."""
     return sum(-(-one.end // block_size) for one in _sequences(asked))
 
 
@@ -41,15 +41,15 @@ def states_needed(asked: TimeStep) -> int:
 
 
 def memories_needed(asked: TimeStep) -> int:
-    """Slots for what an encoder gave: one for each clip, which some sequences have in common."""
+    """Slots for encoder outputs: one for each clip, which several sequences may share."""
     return max(asked.clips, -(-len(_sequences(asked)) // HYPOTHESES))
 
 
 def make_step(asked: TimeStep, *, block_size: int, vocab_size: int, encoder: EncoderConfig | None = None) -> Step:
-    """The step that is asked for; every sequence has blocks of its own, as many rows as can be look tokens up.
+    """The step that is asked for. Every sequence has blocks of its own, and as many rows as possible look up tokens.
 
     Args:
-        asked: what it is to be like.
+        asked: describes the step.
         block_size: tokens in a KV block.
         vocab_size: of the model.
         encoder: of the model; None: it has none.

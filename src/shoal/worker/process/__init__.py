@@ -1,1 +1,1 @@
-"""How a worker's process begins and what it is tied to."""
+"""How a worker's process begins, and how it depends on its parent."""

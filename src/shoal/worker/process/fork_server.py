@@ -1,9 +1,9 @@
-"""`python -m shoal.worker.process.fork_server`: becomes a worker whenever the head asks; not for use by hand.
+"""`python -m shoal.worker.process.fork_server`: forks a worker whenever the head asks for one; not for use by hand.
 
-Starting Python and importing what a worker computes with takes most of a small worker's start. Here it is done once:
-a worker is a fork, which shares the memory of all modules with this process and with the other workers.
+Starting Python and importing modules takes most of a small worker's start. Here this is done once: a worker is a fork,
+which shares the memory of all modules with this process and with other workers.
 
-This process ends with the head, or when it has had no worker for a while. Its workers end with it.
+This process ends with the head, or after it has had no worker for a while. Its workers end with it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from shoal.worker.process.parent import die_with_parent
 from shoal.worker.process.title import set_title
 
 _IDLE_S = 10.0
-"""A head that closes one model and loads another goes on with the same server."""
+"""A head that closes one model and loads another continues to use this server."""
 
 
 class _ForkServer:
-    """The workers that it has forked, each with its descriptor and the socket that is told about it."""
+    """The forked workers, each with its descriptor and the socket that is told about its end."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -39,7 +39,7 @@ class _ForkServer:
     def serve(self) -> Sequence[int]:
         """Fork workers until there is nothing more to do.
 
-        Returns twice or more: in every worker its descriptors, and in the server, at its end, none.
+        Returns in every worker, with its descriptors, and in the server at its end, with none.
         """
         while events := self._workers.select(None if self._has_workers else _IDLE_S):
             for key, _ in events:
@@ -60,14 +60,14 @@ class _ForkServer:
         return len(self._workers.get_map()) > 1
 
     def _fork(self, name: str, told: int, control: int, handover: int) -> Sequence[int]:
-        """In the worker: its descriptors."""
+        """Fork a worker. Returns its descriptors in the worker, and nothing in the server."""
         head = socket.socket(fileno=told)
-        if _has_hung_up(head):  # it has started another worker, which reads from the same sockets
+        if _has_hung_up(head):  # another worker was started before, which reads from the same sockets
             _close(head.detach(), control, handover)
             return ()
         pid = os.fork()
         if pid == 0:
-            os.setsid()  # a signal to the terminal's foreground group is the head's alone
+            os.setsid()  # so that signals to the terminal's foreground group reach only the head
             set_title(name)
             head.close()
             self._let_go()
@@ -77,7 +77,7 @@ class _ForkServer:
         self._workers.register(process, selectors.EVENT_READ, (pid, head))
         try:
             socket.send_fds(head, [NUMBER.pack(pid)], [process])
-        except OSError:  # it has hung up meanwhile
+        except OSError:  # it has hung up in the meantime
             os.kill(pid, signal.SIGKILL)
         return ()
 
@@ -90,7 +90,7 @@ class _ForkServer:
             head.send(NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
     def _let_go(self) -> None:
-        """In a worker: of what is the server's."""
+        """In a worker: close what belongs to the server."""
         for key in list(self._workers.get_map().values()):
             if key.fileobj is not self._requests:
                 os.close(key.fd)
@@ -101,7 +101,7 @@ class _ForkServer:
 
 def _has_hung_up(link: socket.socket) -> bool:
     poll = select.poll()
-    poll.register(link, 0)  # that the other end hangs up is always told
+    poll.register(link, 0)  # poll always reports that the other end has hung up
     return bool(poll.poll(0))
 
 
@@ -111,12 +111,12 @@ def _close(*fds: int) -> None:
 
 
 def _import(names: Sequence[str]) -> None:
-    """What cannot be imported is left to the worker, which tells the head."""
+    """Import modules. What cannot be imported is left to the worker, which reports it to the head."""
     for name in names:
         if name not in sys.modules:
             with suppress(ImportError):
                 __import__(name)
-    gc.freeze()  # a worker's search for cycles would write to every object, so that no page stayed shared
+    gc.freeze()  # a worker's garbage collector would write to every object, so that no page stayed shared
 
 
 def main() -> int:
@@ -124,13 +124,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="shoal.worker.process.fork_server", description=__doc__)
     parser.add_argument("--requests", type=int, required=True, help="file descriptor of the socket to the head")
     arguments = parser.parse_args()
-    os.close(os.pidfd_open(os.getpid()))  # where there are none, it ends before it has taken a request
+    os.close(os.pidfd_open(os.getpid()))  # without pidfds the server ends before it has taken a request
     server = os.getpid()
     given = _ForkServer(socket.socket(fileno=arguments.requests)).serve()
     if not given:
         return 0
     die_with_parent()
-    return work(*given) if os.getppid() == server else 1  # it may have ended just before that
+    return work(*given) if os.getppid() == server else 1  # the server may have ended just before
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from shoal.worker.process.parent import die_with_parent
 
 
 def work(control: int, handover: int) -> int:
-    """A worker's whole life. The arguments are descriptors of sockets to the head; returns the exit status."""
+    """Run a worker from beginning to end. The arguments are descriptors of sockets to the head. Returns the exit
+    status."""
     die_with_parent()
     connector = LocalConnector(socket.socket(fileno=handover))
     try:

@@ -11,9 +11,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Linux ends this process when the head ends, even by SIGKILL; elsewhere the closed control link does.
+    """Let Linux end this process when the head ends, even by SIGKILL; on other systems the closed control link does it.
 
-    Strictly it is the *thread* that started this process whose end counts.
+    Strictly speaking, what counts is the end of the *thread* that started this process.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a forked worker is called in the system's list of processes."""
+"""The name of a forked worker in the system's list of processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _COMMAND = b"shoal-worker"
 _PR_SET_NAME = 15
 """Source: prctl(2)."""
 _ARG_START, _ARG_END = 48 - 3, 49 - 3
-"""Where the memory of a process's arguments begins and ends, counted behind its name. Source: proc_pid_stat(5)."""
+"""Where the memory of a process's arguments begins and ends, as fields after its name. Source: proc_pid_stat(5)."""
 
 
 def set_title(name: str) -> None:
-    """Let `ps` and `top` show `shoal-worker NAME`: a fork shows the command of the process that it was forked from.
+    """Let `ps` and `top` show `shoal-worker NAME`; a fork would show the command that it was forked from.
 
-    The name is written over that command, and is cut off where it is longer. On Linux alone; elsewhere nothing happens.
+    The name overwrites that command, and is truncated if it is longer. Only on Linux; elsewhere this does nothing.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, _COMMAND, 0, 0, 0)
