@@ -1,7 +1,7 @@
 """Memory that a sender shares with one receiver: tensors are written once and read in place.
 
 The memory is an anonymous sparse file that only the two processes hold. Its size is address space, not memory: pages
-are taken when they are first written, and given back when a large arena has become empty.
+are allocated when they are first written, and freed when a large arena has become empty.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ ARENA_BYTES = 1 << 36
 ALIGNMENT_BYTES = 64
 """A cache line, and what AVX-512 loads at once."""
 _KEPT_BYTES = 64 << 20
-"""Pages below this stay with an empty arena, so that the next batch need not fault them in again."""
+"""Pages below this stay with an empty arena, so that the next batch need not allocate them again."""
 
 
 def create_arena_memory(size_bytes: int = ARENA_BYTES) -> int:
-    """A file descriptor to hand to both processes; close it when they have it."""
+    """Create the memory. Returns a file descriptor to pass to both processes; close it when they have it."""
     fd = os.memfd_create("shoal-arena", os.MFD_CLOEXEC)
     os.ftruncate(fd, size_bytes)
     return fd
 
 
 class FreeList:
-    """First-fit allocation of an address range; lowest addresses first, so that warm pages are used again."""
+    """First-fit allocation of an address range; lowest addresses first, so that warm pages are reused."""
 
     def __init__(self, size_bytes: int) -> None:
         self._free = [(0, size_bytes)]
@@ -41,7 +41,7 @@ class FreeList:
         return not self._taken
 
     def allocate(self, num_bytes: int) -> int:
-        """The offset of a range of at least one aligned unit. Raises CapacityError."""
+        """Allocate a range of at least one aligned unit. Returns its offset. Raises CapacityError."""
         needed = max(1, -(-num_bytes // ALIGNMENT_BYTES)) * ALIGNMENT_BYTES
         for index, (offset, size) in enumerate(self._free):
             if size >= needed:
@@ -51,7 +51,7 @@ class FreeList:
         raise CapacityError(f"no room for {num_bytes} bytes of tensors in flight")
 
     def free(self, offset: int) -> None:
-        """Give a range back. Raises RemoteProtocolError where it is not allocated: the peer named it."""
+        """Free a range. Raises RemoteProtocolError if it is not allocated, because the peer named it."""
         size = self._taken.pop(offset, None)
         if size is None:
             raise RemoteProtocolError(f"memory at {offset} was given back, but it is not in use")
@@ -60,7 +60,7 @@ class FreeList:
 
 
 class SendingArena:
-    """The sender's side: allocates, writes, frees what the receiver has finished with."""
+    """The sender's side: allocates, writes, and frees what the receiver has finished with."""
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, 0, mmap.MAP_SHARED)
@@ -69,13 +69,13 @@ class SendingArena:
         self._high_bytes = 0
 
     def allocate(self, num_bytes: int) -> tuple[int, memoryview]:
-        """Offset and writable memory. Raises CapacityError."""
+        """Allocate memory. Returns its offset and a writable view. Raises CapacityError."""
         offset = self._ranges.allocate(num_bytes)
         self._high_bytes = max(self._high_bytes, offset + num_bytes)
         return offset, self._view[offset : offset + num_bytes]
 
     def free(self, offset: int) -> None:
-        """Take a range back. Raises RemoteProtocolError."""
+        """Free a range that the receiver has released. Raises RemoteProtocolError."""
         self._ranges.free(offset)
         if self._ranges.is_empty and self._high_bytes > _KEPT_BYTES:
             beyond = -(-self._high_bytes // mmap.PAGESIZE) * mmap.PAGESIZE - _KEPT_BYTES
@@ -90,7 +90,7 @@ class ReceivingArena:
         self._view = memoryview(mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
 
     def view(self, offset: int, num_bytes: int) -> memoryview:
-        """What the sender wrote. Raises RemoteProtocolError where that is no place in the arena."""
+        """What the sender wrote. Raises RemoteProtocolError if the range is outside the arena."""
         if min(offset, num_bytes) < 0 or offset + num_bytes > len(self._view):
             raise RemoteProtocolError(f"tensor of {num_bytes} bytes at {offset} lies outside the shared memory")
         return self._view[offset : offset + num_bytes]

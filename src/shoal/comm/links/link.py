@@ -1,4 +1,4 @@
-"""The one interface over which bytes move between two processes."""
+"""The interface by which bytes move between two processes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import Protocol
 from typing_extensions import Buffer
 
 MAX_FRAME_BYTES = 1 << 30
-"""A frame larger than this is refused before memory is taken for it."""
+"""A larger frame is refused before memory is allocated for it."""
 
 
 class Link(Protocol):
-    """An ordered, reliable, bounded channel of frames between two processes. One sender, one receiver a direction.
+    """An ordered, reliable, bounded channel of frames between two processes, with one sender and one receiver for each
+    direction.
 
-    Every wait has a deadline; a peer that is gone raises `WorkerLost`, a frame that breaks the format
-    `RemoteProtocolError`.
+    Every wait has a deadline; a peer that is gone raises `WorkerLost`, a malformed frame raises `RemoteProtocolError`.
     """
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """Send the concatenation of `parts` as one frame. Raises WorkerLost on a closed peer or after timeout_s."""
+        """Send the concatenation of `parts` as one frame. Raises WorkerLost if the peer has closed, or after
+        timeout_s."""
         ...
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
-        """The next frame, or None when none came within timeout_s (0 polls).
+        """The next frame; None if none arrives within timeout_s (0 polls).
 
         Valid until: the next call of `receive` on this link.
-        Raises: WorkerLost when the peer has closed.
+        Raises: WorkerLost if the peer has closed.
         """
         ...
 
     def fileno(self) -> int:
-        """A descriptor that is readable when a frame may have come; -1 where there is none (poll instead)."""
+        """A descriptor that is readable when a frame may have arrived; -1: there is none, so poll with `receive`."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which ports a listener between machines may take, for firewalls that let some through."""
+"""The ports that a listener between machines may use, for firewalls that let only some through."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MadeT = TypeVar("MadeT")
 
 
 def parse_ports(text: str) -> range:
-    """`20000-20100`, both included; empty: any. Raises ConfigError."""
+    """Ports from a text such as `20000-20100`, both included; empty: any. Raises ConfigError."""
     if not text.strip():
         return ANY_PORT
     first, _, last = text.strip().partition("-")
@@ -28,15 +28,15 @@ def parse_ports(text: str) -> range:
 
 
 def format_ports(ports: range) -> str:
-    """As `parse_ports` reads it."""
+    """The text that `parse_ports` reads."""
     return "" if ports == ANY_PORT else f"{ports.start}-{ports.stop - 1}"
 
 
 def listen_on_any(ports: range, listen: Callable[[int], MadeT]) -> MadeT:
-    """What `listen` makes of the first port that is free, from a random one on, so that processes seldom collide.
+    """Call `listen` with ports until one is free, starting at a random one, so that processes seldom collide.
 
     Raises:
-        ConfigError: none is free.
+        ConfigError: no port is free.
         OSError: the address cannot be listened on at all.
     """
     for port in _shuffled(ports):

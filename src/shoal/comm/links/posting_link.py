@@ -1,4 +1,4 @@
-"""A socket link to which nobody waits to write."""
+"""A socket link whose sender never waits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from shoal.comm.links.socket_link import SocketLink
 
 
 class PostingLink:
-    """Implements `Link` over a connected one, which it owns: what the peer does not take at once is kept, in order, and
-    goes when it does. A worker takes nothing while it computes, and the head serves others meanwhile.
+    """Implements `Link` over a connected one, which it owns. What the peer does not take at once is kept, in order, and
+    sent later. A worker receives nothing while it computes, and the head serves others meanwhile.
 
-    Its descriptor is also readable when more can go; `receive` sees to it then.
+    The descriptor is also readable when more can be sent, which `receive` then does.
     """
 
     def __init__(self, link: SocketLink) -> None:
         self._link = link
         self._is_full = False
-        """whether it waits for the peer to take more"""
+        """Whether it waits until the peer takes more."""
         self._epoll = select.epoll()
         self._epoll.register(link.fileno(), select.EPOLLIN)
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `Link.send`; never waits. The parts must not change any more. Raises WorkerLost."""
+        """See `Link.send`; never waits. The parts must not be changed afterwards. Raises WorkerLost."""
         self._link.post(parts)
         self._flush()
 
@@ -45,7 +45,7 @@ class PostingLink:
         self._link.close()
 
     def _flush(self) -> None:
-        """Send what is kept, and see to it that this side is woken when more of it can go."""
+        """Send what is kept, and ask to be woken when more of it can be sent."""
         is_full = not self._link.flush()
         if is_full != self._is_full:
             self._is_full = is_full

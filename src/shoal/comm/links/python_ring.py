@@ -15,13 +15,13 @@ from typing_extensions import Buffer
 HEADER_BYTES = 4096
 _COUNTER_BYTES = 8
 _WRITTEN, _READ, _CLOSED = 0, 64, 256
-"""Offsets within the header page, those of the native ring."""
+"""Offsets within the header page, the same as in the native ring."""
 _SHORTEST_SLEEP_S = 20e-6
 _LONGEST_SLEEP_S = 1e-3
 
 
 class PythonRing:
-    """One writer, one reader, a ring of bytes."""
+    """A ring of bytes with one writer and one reader."""
 
     def __init__(self, fd: int) -> None:
         size = os.fstat(fd).st_size
@@ -30,8 +30,8 @@ class PythonRing:
         self._memory = mmap.mmap(fd, size)
         self._capacity = size - HEADER_BYTES
         self._counters = memoryview(self._memory)[:HEADER_BYTES].cast("Q")
-        """aligned and native, so that each is read and written in one piece; `struct`'s "<Q" goes byte by byte, and the
-        other process saw half of a carry"""
+        """Aligned and in native order, so that each counter is read and written in one piece. With "<Q" `struct` writes
+        byte by byte, and the other process saw half of a carry."""
 
     @property
     def closed(self) -> bool:
@@ -39,11 +39,12 @@ class PythonRing:
         return self._memory[_CLOSED] != 0
 
     def close(self) -> None:
-        """Tell the other end. What was written can still be read."""
+        """Close the ring for both ends. What was written can still be read."""
         self._memory[_CLOSED] = 1
 
     def write(self, source: Buffer, timeout_s: float) -> int:
-        """Bytes of `source` written within timeout_s; fewer than all on a time-out or a closed ring."""
+        """Write within timeout_s. Returns the number of bytes written; fewer than all after a time-out or on a closed
+        ring."""
         view, done, deadline_s = memoryview(source).cast("B"), 0, time.monotonic() + timeout_s
         while done < len(view) and _wait(lambda: self._space() > 0 or self.closed, deadline_s) and not self.closed:
             written = self._counter(_WRITTEN)
@@ -55,7 +56,8 @@ class PythonRing:
         return done
 
     def read_into(self, target: Buffer, timeout_s: float) -> int:
-        """Bytes read into `target` within timeout_s; fewer than all on a time-out or a closed, empty ring."""
+        """Read within timeout_s. Returns the number of bytes read; fewer than all after a time-out or on a closed,
+        empty ring."""
         view, done, deadline_s = memoryview(target).cast("B"), 0, time.monotonic() + timeout_s
         while done < len(view) and _wait(lambda: self._available() > 0 or self.closed, deadline_s):
             read = self._counter(_READ)
@@ -72,7 +74,7 @@ class PythonRing:
         return self._counters[offset // _COUNTER_BYTES]
 
     def _available(self) -> int:
-        """Bytes to be read. The other process writes one of the counters: what cannot be is not taken for a size."""
+        """Number of bytes to read. The other process writes one of the counters, so impossible values are refused."""
         read = self._counter(_READ)
         filled = self._counter(_WRITTEN) - read
         if not 0 <= filled <= self._capacity:
@@ -84,7 +86,7 @@ class PythonRing:
 
 
 def _wait(ready: Callable[[], bool], deadline_s: float) -> bool:
-    """Poll with growing sleeps. False when the deadline passed first."""
+    """Poll with growing sleeps. Returns False if the deadline passed first."""
     sleep_s = _SHORTEST_SLEEP_S
     while not ready():
         if time.monotonic() >= deadline_s:

@@ -1,7 +1,7 @@
-"""Frames through shared memory, one way: from a stage to the next on the same machine.
+"""Frames through shared memory in one direction: from one stage to the next on the same machine.
 
-The memory is an anonymous file that only the two processes hold, so nothing is left anywhere when they are gone,
-however they end. Format: u32 little-endian length, then the payload; a frame may be larger than the ring.
+The memory is an anonymous file that only the two processes hold, so nothing is left behind however they end. Format:
+u32 little-endian length, then the payload; a frame may be larger than the ring.
 """
 
 from __future__ import annotations
@@ -27,40 +27,41 @@ PeerAlive = Callable[[], bool]
 
 _LENGTH = struct.Struct("<I")
 _SLICE_S = 0.1
-"""Longest wait between two looks at whether the peer lives, and at signals that came meanwhile."""
+"""Longest wait before checking again whether the peer lives, and handling signals."""
 _JOINED_BYTES = 1 << 16
 """Frames up to this size are written at once: copying 64 KiB takes less time than waking the reader twice."""
 
 
 def create_ring(capacity_bytes: int) -> int:
-    """Memory for one ring. Returns a file descriptor to hand to both processes; close it when they have it."""
+    """Create the memory of a ring. Returns a file descriptor to pass to both processes; close it when they have it."""
     fd = os.memfd_create("shoal-ring", os.MFD_CLOEXEC)
     os.ftruncate(fd, HEADER_BYTES + capacity_bytes)
     return fd
 
 
 def close_ring(fd: int) -> None:
-    """Close a ring as either end would: both learn of it."""
+    """Close a ring as one of its ends would, so that both ends learn of it."""
     Ring(fd).close()
 
 
 def process_alive(pidfd: int) -> PeerAlive:
-    """Whether the process behind a descriptor of `os.pidfd_open` still runs; one not yet waited for counts as dead."""
+    """Returns whether the process behind a descriptor from `os.pidfd_open` still runs; one not yet waited for counts as
+    dead."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return lambda: not poll.poll(0)
 
 
 class _RingEnd:
-    """What both ends share."""
+    """What both ends have in common."""
 
     def __init__(self, fd: int, *, peer_alive: PeerAlive | None = None) -> None:
-        """`peer_alive` finds a peer that died without closing; without it such a peer looks like a silent one."""
+        """`peer_alive`: detects a peer that died without closing; without it such a peer looks silent."""
         self._ring = Ring(fd)
         self._peer_alive = peer_alive
 
     def fileno(self) -> int:
-        """See `Link.fileno`: none, the ring is polled."""
+        """See `Link.fileno`: none, as the ring is polled."""
         return -1
 
     def close(self) -> None:
@@ -72,10 +73,10 @@ class _RingEnd:
 
 
 class RingSender(_RingEnd):
-    """The writing end. Implements `Link`; it cannot receive."""
+    """The writing end. Implements `Link`, but cannot receive."""
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `Link.send`. After WorkerLost the ring is closed, for part of a frame may be in it."""
+        """See `Link.send`. After WorkerLost the ring is closed, because it may contain part of a frame."""
         views = [memoryview(part).cast("B") for part in parts]
         length = sum(len(view) for view in views)
         if length > MAX_FRAME_BYTES:
@@ -86,7 +87,7 @@ class RingSender(_RingEnd):
             self._write(memoryview(piece), deadline_s)
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
-        """This end only sends."""
+        """Raises LocalProtocolError: this end only sends."""
         raise LocalProtocolError("this end of the ring only sends")
 
     def _write(self, piece: memoryview, deadline_s: float) -> None:
@@ -102,23 +103,24 @@ class RingSender(_RingEnd):
 
 
 class RingReceiver(_RingEnd):
-    """The reading end. Implements `Link`; it cannot send. A frame that arrived in part is kept across time-outs."""
+    """The reading end. Implements `Link`, but cannot send. A frame that has arrived in part is kept across
+    time-outs."""
 
     def __init__(self, fd: int, *, peer_alive: PeerAlive | None = None) -> None:
         super().__init__(fd, peer_alive=peer_alive)
         self._header = bytearray(_LENGTH.size)
         self._payload = bytearray()
         self._frame: memoryview | None = None
-        """the frame being received, once its length is known"""
+        """The frame that is being received, once its length is known."""
         self._left = memoryview(self._header)
-        """what is still to be filled, of the header or of the frame"""
+        """The part of the header or of the frame that is still to be filled."""
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """This end only receives."""
+        """Raises LocalProtocolError: this end only receives."""
         raise LocalProtocolError("this end of the ring only receives")
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
-        """See `Link.receive`. What a peer wrote before it went is received first."""
+        """See `Link.receive`. What a peer wrote before it left is received first."""
         deadline_s, was_gone = time.monotonic() + timeout_s, False
         while True:
             left_s = 0.0 if was_gone else deadline_s - time.monotonic()
@@ -131,7 +133,7 @@ class RingReceiver(_RingEnd):
                 return None
 
     def _advance(self, timeout_s: float) -> memoryview | None:
-        """Read for at most one slice of time; the frame when it is complete."""
+        """Read for at most one slice of time. Returns the frame if it is complete."""
         until_s = time.monotonic() + min(timeout_s, _SLICE_S)
         if self._frame is None:
             if not self._fill(until_s):
@@ -156,7 +158,7 @@ class RingReceiver(_RingEnd):
 
 
 def _move(move: Callable[[memoryview, float], int], piece: memoryview, left_s: float) -> int:
-    """Bytes moved within at most one slice of time. Raises RemoteProtocolError where the peer broke the counters."""
+    """Number of bytes moved within one slice of time. Raises RemoteProtocolError if the peer corrupted the counters."""
     try:
         return move(piece, max(0.0, min(left_s, _SLICE_S)))
     except RuntimeError as error:

@@ -21,14 +21,15 @@ from shoal.errors import LocalProtocolError, RemoteProtocolError, WorkerLost
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
 _RECORD_BYTES = 1 << 14
-"""What goes at once over TLS. Source: RFC 8446, section 5.1."""
+"""Bytes that are sent at once over TLS. Source: RFC 8446, section 5.1."""
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""The last two come over TLS. Version 1.3 reads only to read and writes only to write: there is no renegotiation."""
+"""The last two occur over TLS. Version 1.3 reads only to read and writes only to write, as there is no
+renegotiation."""
 _GONE = (ConnectionError, BrokenPipeError, OSError)
 
 
 class SocketLink:
-    """A `Link` over a connected socket, which it owns. Frames that arrived are kept across time-outs."""
+    """A `Link` over a connected socket, which it owns. Frames that have arrived are kept across time-outs."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -42,12 +43,12 @@ class SocketLink:
         self._writable = select.poll()
         self._writable.register(sock, select.POLLOUT)
         self._unsent: list[memoryview] = []
-        """of posted frames"""
+        """Parts of posted frames that are not sent yet."""
         self._buffer = bytearray(_READ_BYTES)
         self._start = 0
-        """first byte of the oldest frame that is not consumed"""
+        """First byte of the oldest frame that is not consumed."""
         self._end = 0
-        """end of the bytes that have arrived"""
+        """End of the bytes that have arrived."""
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
         """See `Link.send`."""
@@ -58,13 +59,13 @@ class SocketLink:
         self._unsent = []
 
     def post(self, parts: Sequence[Buffer]) -> None:
-        """Send without ever waiting: what the peer does not take now is kept, in order, and goes with `flush`.
+        """Send without waiting: what the peer does not take now is kept, in order, and sent by `flush`.
 
         Args:
-            parts: of one frame; they must not change any more.
+            parts: of one frame; they must not be changed afterwards.
 
         Raises:
-            WorkerLost: the peer has closed, or more waits for it than a frame may hold.
+            WorkerLost: the peer has closed, or more than the largest frame is kept for it.
         """
         self._unsent += _framed(parts)
         self.flush()
@@ -72,7 +73,7 @@ class SocketLink:
             raise WorkerLost("the peer takes no more bytes")
 
     def flush(self) -> bool:
-        """Send what was posted, as far as it goes now; whether all of it has gone. Raises WorkerLost."""
+        """Send as much of what was posted as possible now. Returns whether all of it was sent. Raises WorkerLost."""
         if self._unsent:
             self._unsent = self._send_now(self._unsent)
         return not self._unsent
@@ -90,7 +91,7 @@ class SocketLink:
         return frame
 
     def fileno(self) -> int:
-        """See `Link.fileno`. Frames may wait in the buffer too: receive until None after every wake-up."""
+        """See `Link.fileno`. The buffer may also hold frames, so receive until None after every wake-up."""
         return self._sock.fileno()
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class SocketLink:
         self._sock.close()
 
     def _take(self) -> memoryview | None:
-        """The oldest frame, if it is complete."""
+        """The oldest frame if it is complete."""
         available = self._end - self._start
         if available < _LENGTH.size:
             return None
@@ -114,7 +115,7 @@ class SocketLink:
         return memoryview(self._buffer)[begin : self._start]
 
     def _send_now(self, pending: list[memoryview]) -> list[memoryview]:
-        """What remains once the peer takes no more. Raises WorkerLost."""
+        """Send what the peer takes. Returns what is left. Raises WorkerLost."""
         while pending:
             try:
                 sent = self._send_some(pending)
@@ -126,9 +127,10 @@ class SocketLink:
         return pending
 
     def _make_room(self, frame_bytes: int) -> None:
-        """Free room behind the unread bytes for the rest of a frame, or for as much again as has come of it: what a
-        peer announces takes no memory before it comes. Never grows a buffer that is lent. A large frame comes in many
-        small pieces, so a buffer must be full before it grows: all of what has come of the frame is copied."""
+        """Make room after the unread bytes for the rest of a frame, or for as much again as has arrived of it: what a
+        peer announces takes no memory before it arrives. Never grows a buffer that is lent. A large frame arrives in
+        many small pieces, so a buffer must be full before it grows, since growing copies all that has arrived of the
+        frame."""
         if self._start + frame_bytes <= len(self._buffer):
             return
         unread = self._buffer[self._start : self._end]
@@ -140,7 +142,7 @@ class SocketLink:
         self._start, self._end = 0, len(unread)
 
     def _read(self) -> None:
-        """Whatever has arrived, into the free end of the buffer."""
+        """Read whatever has arrived into the free end of the buffer."""
         if self._start == self._end:
             self._start = self._end = 0
         elif len(self._buffer) - self._end < _LENGTH.size:
@@ -162,7 +164,7 @@ class SocketLink:
 
 
 def _framed(parts: Sequence[Buffer]) -> list[memoryview]:
-    """One frame. Raises LocalProtocolError where it is too long."""
+    """The parts of one frame with its length. Raises LocalProtocolError if it is too long."""
     views = [memoryview(part).cast("B") for part in parts]
     length = sum(len(view) for view in views)
     if length > MAX_FRAME_BYTES:
@@ -171,7 +173,7 @@ def _framed(parts: Sequence[Buffer]) -> list[memoryview]:
 
 
 def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
-    """What remains of the parts once `sent` bytes have gone."""
+    """What is left of the parts after the first `sent` bytes."""
     for index, part in enumerate(parts):
         if sent < len(part):
             return [part[sent:], *parts[index + 1 :]]
@@ -180,7 +182,8 @@ def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
 
 
 def _send_record(sock: ssl.SSLSocket, parts: list[memoryview]) -> int:
-    """The first bytes of the parts, small ones joined. To be called with the same again after SSLWantWriteError."""
+    """Send the first bytes of the parts, with small parts joined. After SSLWantWriteError it must be called with the
+    same parts."""
     first = parts[0]
     if len(first) < _RECORD_BYTES and len(parts) > 1:
         first = bytearray(first)

@@ -1,9 +1,9 @@
-"""One side of a connection that carries messages with tensors beside them: frames made and taken apart.
+"""One side of a connection for messages with tensors: packs frames and unpacks them.
 
-Inside a machine the message goes as a small frame; the tensors lie in memory that both sides map and are read where
-they are. The receiver says when it has finished with them (`release`); the memory is the sender's again once that word
-has come, on the next frame of that direction or by itself (`release_frames`). Between machines the tensors are in the
-frame.
+Inside a machine the message is a small frame, while tensors lie in memory that both sides map, and are read in place.
+The receiver says when it has finished with them (`release`); the sender can reuse the memory when it gets this message,
+with the next frame of that direction or in a frame of its own (`release_frames`). Between machines the tensors are in
+the frame.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shoal.protocol.graph_messages import Envelope, Release, TensorMessage, Tens
 from shoal.protocol.tensor_codec import Array, dtype_name, encode_envelope, from_bytes, to_bytes
 
 _MAX_ENVELOPE_BYTES = 1 << 20
-"""Room in a frame for everything but the tensors."""
+"""Room in a frame for everything except the tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,36 +35,37 @@ class Received:
 
 
 class TensorPort(Protocol):
-    """Makes the frames of one direction and takes those of the other apart."""
+    """Packs the frames of one direction and unpacks those of the other."""
 
     def pack(self, message: TensorMessage, tensors: Mapping[str, Array] | None = None) -> bytes:
-        """A frame; the tensors are written. Raises CapacityError, LocalProtocolError."""
+        """A frame for a message, after its tensors are written. Raises CapacityError, LocalProtocolError."""
         ...
 
     def unpack(self, envelope: Envelope) -> Received | None:
-        """What came; None: only news of what the other side has finished with. Raises RemoteProtocolError."""
+        """The received message; None: the frame contains only releases. Raises RemoteProtocolError."""
         ...
 
     def release(self, received: Received) -> None:
-        """Its tensors are no longer read; the other side learns of it with the next frame of `pack`."""
+        """Declare that a message's tensors are no longer read. The other side learns of it with the next frame of
+        `pack`."""
         ...
 
     def release_frames(self) -> list[bytes]:
-        """The same as frames of their own, for a direction that carries nothing else."""
+        """Releases as separate frames, for a direction that carries nothing else."""
         ...
 
 
 class SharedPort:
-    """Implements `TensorPort` inside a machine. Either arena may be missing: that direction carries no tensors then."""
+    """Implements `TensorPort` inside a machine. Without an arena, a direction carries no tensors."""
 
     def __init__(self, *, outgoing: SendingArena | None, incoming: ReceivingArena | None) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
         self._finished: list[int] = []
-        """tokens to tell the other side of"""
+        """Tokens of released messages that the other side has not been told of."""
 
     def close(self) -> None:
-        """Let go of the memory, which stays for as long as tensors in it are read. Nothing more can be packed."""
+        """Release the memory, which stays mapped as long as tensors in it are read. Nothing more can be packed."""
         self._outgoing = self._incoming = None
 
     def pack(self, message: TensorMessage, tensors: Mapping[str, Array] | None = None) -> bytes:
@@ -128,7 +129,7 @@ class FramePort:
     """Implements `TensorPort` between machines: tensors are copied into the frame and out of it."""
 
     def pack(self, message: TensorMessage, tensors: Mapping[str, Array] | None = None) -> bytes:
-        """See `TensorPort.pack`. Raises CapacityError where the tensors are too large for one frame."""
+        """See `TensorPort.pack`. Raises CapacityError if the tensors are too large for one frame."""
         flat = {name: to_bytes(array) for name, array in (tensors or {}).items()}
         num_bytes = sum(data.size for data in flat.values())
         if num_bytes > MAX_FRAME_BYTES - _MAX_ENVELOPE_BYTES:
@@ -160,7 +161,7 @@ class FramePort:
         return Received(message=envelope.message, tensors=tensors, token=-1)
 
     def release(self, received: Received) -> None:
-        """See `TensorPort.release`. They are the receiver's own."""
+        """See `TensorPort.release`. Does nothing, as the receiver has copies."""
 
     def release_frames(self) -> list[bytes]:
         """See `TensorPort.release_frames`."""

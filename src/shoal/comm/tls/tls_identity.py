@@ -1,8 +1,8 @@
-"""Who belongs to a cluster: one authority a cluster start, and certificates that it signs for the start's processes.
+"""Who belongs to a cluster: an authority for each cluster start, and certificates that it signs for the processes.
 
-No private key leaves the machine that made it: another machine makes its own (`MachineKey`) and asks for a certificate
-of it with a signing request. Certificates name nobody: being signed is what counts, for addresses are not known ahead
-and every process may take any place.
+No private key leaves its machine: another machine creates its own (`MachineKey`) and sends a signing request to get a
+certificate. Certificates contain no names: only the signature counts, because addresses are not known in advance and
+every process may take any place.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
 VALID_FOR = datetime.timedelta(days=90)
-"""Links are laid anew whenever a worker is lost, so it must outlast the cluster. Keys live in memory alone and end with
-their processes."""
+"""Must outlast the cluster, since links are created again whenever a worker is lost. Keys exist only in memory and end
+with their processes."""
 _CLOCK_SKEW = datetime.timedelta(hours=24)
-"""How far behind another machine's clock may be, a wrong time zone included."""
+"""How far another machine's clock may be behind, wrong time zones included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a process needs to join. Plain data, for processes of one machine, where strangers cannot read it."""
+    """What a process needs to join a cluster. Plain data, for processes of one machine, where others cannot read it."""
 
     authority_pem: bytes
-    """the certificate of the one authority that is trusted"""
+    """Certificate of the only authority that is trusted."""
     certificate_pem: bytes
     key_pem: bytes = field(repr=False)
-    """the private key of the certificate, not encrypted"""
+    """Private key of the certificate, not encrypted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """Answer of the authority to a signing request. No secret: it is of no use without the key of the request."""
+    """The authority's answer to a signing request. It is no secret, as it is useless without the request's key."""
 
     authority_pem: bytes
-    """the certificate of the one authority that is trusted"""
+    """Certificate of the only authority that is trusted."""
     certificate_pem: bytes
 
 
 class MachineKey:
-    """A private key that stays on its machine. Raises ConfigError where `cryptography` is missing."""
+    """A private key that stays on its machine. Raises ConfigError if `cryptography` is missing."""
 
     def __init__(self) -> None:
         self._key = _new_key()
@@ -62,7 +62,7 @@ class MachineKey:
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
 
     def credentials(self, membership: Membership) -> Credentials:
-        """The credentials that processes of this machine use."""
+        """The credentials for processes of this machine."""
         return Credentials(
             authority_pem=membership.authority_pem,
             certificate_pem=membership.certificate_pem,
@@ -71,10 +71,10 @@ class MachineKey:
 
 
 class ClusterAuthority:
-    """Signs certificates for the processes of one cluster start. Raises ConfigError where `cryptography` is missing."""
+    """Signs certificates for the processes of one cluster start. Raises ConfigError if `cryptography` is missing."""
 
     def __init__(self, *, valid_for: datetime.timedelta = VALID_FOR) -> None:
-        """`valid_for`: from now, of the authority and of what it signs."""
+        """`valid_for`: validity from now on, of the authority and of its certificates."""
         self._expires = datetime.datetime.now(datetime.UTC) + valid_for
         self._key = _new_key()
         self._certificate = _sign(
@@ -87,7 +87,7 @@ class ClusterAuthority:
         return key.credentials(self.admit(key.request()))
 
     def admit(self, request_pem: bytes) -> Membership:
-        """What makes whoever has the key of a signing request a member. Raises ConfigError where it is no request."""
+        """Admit the owner of a signing request's key to the cluster. Raises ConfigError if the request is malformed."""
         public_key = _requested_key(request_pem)
         certificate = _sign(
             "shoal process", public_key, self._expires, authority=self._certificate, authority_key=self._key
@@ -98,19 +98,19 @@ class ClusterAuthority:
 
 
 def listening_context(credentials: Credentials) -> ssl.SSLContext:
-    """The TLS context of the side that listens. Raises ConfigError where the credentials make no sense."""
+    """The TLS context of the side that listens. Raises ConfigError if the credentials are invalid."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
-    context.num_tickets = 0  # nobody resumes a session, and a ticket would be a way in of its own
+    context.num_tickets = 0  # nobody resumes sessions, and a ticket would be another way in
     return context
 
 
 def connecting_context(credentials: Credentials) -> ssl.SSLContext:
-    """The TLS context of the side that connects. Raises ConfigError where the credentials make no sense."""
+    """The TLS context of the side that connects. Raises ConfigError if the credentials are invalid."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
 
 
 def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
-    """TLS 1.3 between peers that both show a certificate of the one authority."""
+    """TLS 1.3 between peers that both have a certificate from the same authority."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -126,7 +126,7 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
 
 
 def _load_key(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """The module `ssl` reads keys from files only: this one is memory that nobody else can open by a name."""
+    """Load a key from memory that nobody else can open by name, because the module `ssl` reads keys only from files."""
     with os.fdopen(os.memfd_create("shoal-credentials"), "wb") as file:
         file.write(credentials.certificate_pem + credentials.key_pem)
         file.flush()
@@ -146,7 +146,7 @@ def _say_what_is_missing() -> NoReturn:
 
 
 def _requested_key(request_pem: bytes) -> EllipticCurvePublicKey:
-    """Raises ConfigError where the request makes no sense or was not made with the key that it names."""
+    """The public key in a request. Raises ConfigError if the request is malformed, or not signed with this key."""
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -170,7 +170,7 @@ def _sign(
     authority: x509.Certificate | None,
     authority_key: EllipticCurvePrivateKey,
 ) -> x509.Certificate:
-    """A certificate of a key, or that of an authority where none is given. Source: RFC 5280, section 4.2."""
+    """A certificate for a key, or that of an authority if none is given. Source: RFC 5280, section 4.2."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID

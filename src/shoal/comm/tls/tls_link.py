@@ -1,7 +1,7 @@
-"""Links between machines, the side that connects: TLS 1.3 over TCP, with a certificate of the cluster at both ends.
+"""Links between machines, the connecting side: TLS 1.3 over TCP, with a certificate of the cluster at both ends.
 
-One side listens, the other connects and says in one frame, the hello, as whom it comes: a key that both have been told.
-The listener answers with an empty frame. Nothing is read from a peer before its certificate has been verified.
+One side listens. The other connects and identifies itself in one frame, the hello, by a key that both have been given.
+The listener answers with an empty frame. Nothing is read from a peer before its certificate is verified.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Address = tuple[str, int]
 
 
 def connect_tls(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> SocketLink:
-    """A link to whoever calls `TlsListener.take` with this key at that address.
+    """Connect to the process that calls `TlsListener.take` with this key at this address.
 
     Raises:
-        WorkerLost: nobody listens there, or does not answer within timeout_s.
-        RemoteProtocolError: what answers is of another cluster, does not speak TLS, or refuses the credentials.
+        WorkerLost: nobody listens there, or answers within timeout_s.
+        RemoteProtocolError: the peer belongs to another cluster, does not speak TLS, or refuses the credentials.
         LocalProtocolError: the key is empty or too long.
     """
     return SocketLink(connect_tls_socket(address, credentials, key=key, timeout_s=timeout_s))
 
 
 def connect_tls_socket(address: Address, credentials: Credentials, *, key: str, timeout_s: float) -> ssl.SSLSocket:
-    """See `connect_tls`; the connection itself."""
+    """As `connect_tls`, but returns the connection itself."""
     hello = key.encode()
     if not 1 <= len(hello) <= MAX_KEY_BYTES:
         raise LocalProtocolError(f"a key of {len(hello)} bytes is not of 1 to {MAX_KEY_BYTES}")
@@ -60,7 +60,7 @@ def format_address(address: Address) -> str:
 
 @contextmanager
 def _told_apart(address: Address) -> Iterator[None]:
-    """What can go wrong with a connection, as errors of links."""
+    """Turn errors of a connection into errors of links."""
     where = format_address(address)
     try:
         yield
@@ -95,5 +95,5 @@ def _hear_acceptance(sock: ssl.SSLSocket, deadline_s: float) -> None:
 
 
 def _left_s(deadline_s: float) -> float:
-    """For `settimeout`, to which 0 means something else."""
+    """Seconds until the deadline, for `settimeout`, and never 0, which has another meaning there."""
     return max(deadline_s - time.monotonic(), 1e-3)

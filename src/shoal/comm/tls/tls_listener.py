@@ -1,4 +1,4 @@
-"""Links between machines, the side that listens; `tls_link` is the one that connects."""
+"""Links between machines, the listening side; `tls_link` is the connecting one."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from shoal.comm.tls.tls_link import ACCEPTED, LENGTH, MAX_KEY_BYTES, Address, fo
 from shoal.errors import RemoteProtocolError, WorkerLost
 
 _HELLO_S = 5.0
-"""From being connected to having said hello: three round trips and two signatures, which takes milliseconds."""
+"""Time between the connection and the end of the hello: three round trips and two signatures, which take
+milliseconds."""
 _MAX_CALLERS = 64
-"""Connections that have not said hello yet. One more ends the oldest: strangers must not use up descriptors."""
+"""Most connections that have not said hello. One more ends the oldest, so that strangers cannot use up descriptors."""
 _MAX_WAITING = 1024
-"""Connections that nobody has taken: more than a process has peers. One more ends the oldest."""
+"""Most connections that nobody has taken: more than a process has peers. One more ends the oldest."""
 
 
 class TlsListener:
-    """Lets peers of the cluster in and keeps them until they are taken, whatever the owner does meanwhile.
+    """Accepts peers of the cluster and keeps them until they are taken, whatever the owner does meanwhile.
 
-    A thread shakes hands with all who come at the same time, so that nobody waits for one who stalls.
+    A thread performs all handshakes at the same time, so that a peer that stalls delays nobody.
     """
 
     def __init__(self, credentials: Credentials, *, host: str, ports: range = ANY_PORT) -> None:
-        """Raises OSError where the address cannot be had, ConfigError where no port is free or the credentials make no
-        sense.
+        """Raises OSError if the address is not available, ConfigError if no port is free or the credentials are
+        invalid.
 
         Args:
             credentials: of this process.
@@ -47,9 +48,9 @@ class TlsListener:
         self._address: Address = self._sock.getsockname()[:2]
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._changed = threading.Condition()
-        """of what follows"""
+        """Signals changes of the fields below."""
         self._waiting: dict[str, ssl.SSLSocket] = {}
-        """by key, the oldest first"""
+        """Accepted connections by key, the oldest first."""
         self._last_refused = ""
         self._is_closed = False
         self._thread = threading.Thread(target=self._serve, args=(context,), name="shoal-tls-listener", daemon=True)
@@ -61,14 +62,14 @@ class TlsListener:
         return self._address
 
     def take(self, key: str, *, timeout_s: float, complaint: str | None = None) -> Link:
-        """The link of the peer that came, or comes, with this key.
+        """The link of the peer that has connected, or will connect, with this key.
 
-        Raises WorkerLost where none does in time, with the complaint.
+        Raises WorkerLost, with the complaint, if none does in time.
         """
         return SocketLink(self.take_socket(key, timeout_s=timeout_s, complaint=complaint))
 
     def take_socket(self, key: str, *, timeout_s: float, complaint: str | None = None) -> ssl.SSLSocket:
-        """See `take`; the connection itself, which does not block."""
+        """As `take`, but returns the connection itself, which is non-blocking."""
         with self._changed:
             self._changed.wait_for(lambda: key in self._waiting or self._is_closed, timeout_s)
             if self._is_closed:
@@ -79,7 +80,7 @@ class TlsListener:
             return self._waiting.pop(key)
 
     def close(self) -> None:
-        """Stop listening and let go of whoever was not taken. Idempotent."""
+        """Stop listening and close connections that were not taken. Idempotent."""
         with self._changed:
             if self._is_closed:
                 return
@@ -93,7 +94,7 @@ class TlsListener:
             sock.close()
 
     def _serve(self, context: ssl.SSLContext) -> None:
-        """The thread: until `close`."""
+        """Run the thread until `close`."""
         entrance = _Entrance(self._sock, self._wake, context, admit=self._admit, refuse=self._refuse)
         try:
             while not self._is_closed:
@@ -102,9 +103,9 @@ class TlsListener:
             entrance.close()
 
     def _admit(self, key: str, sock: ssl.SSLSocket) -> None:
-        """One that comes again takes the place of its earlier connection.
+        """Accept a connection, which replaces an earlier one with the same key.
 
-        Whoever hears that it was accepted finds it here: both happen under the lock. Raises OSError where it is gone.
+        The lock makes sure that a peer that has been told of its acceptance can be taken. Raises OSError if it is gone.
         """
         with self._changed:
             sock.send(ACCEPTED)
@@ -138,7 +139,8 @@ class _Caller:
         self._heard = bytearray()
 
     def advance(self) -> str:
-        """Its key. Raises SSLWantReadError, SSLWantWriteError where it must go on; OSError, RemoteProtocolError."""
+        """Continue the handshake. Returns the peer's key. Raises SSLWantReadError, SSLWantWriteError if it must wait;
+        OSError, RemoteProtocolError."""
         if not self._is_verified:
             self.sock.do_handshake()
             self._is_verified = True
@@ -162,7 +164,7 @@ class _Caller:
 
 
 class _Entrance:
-    """Everybody who is on the way in, moving at once."""
+    """All connections whose handshake is not complete."""
 
     def __init__(
         self,
@@ -173,19 +175,19 @@ class _Entrance:
         admit: Callable[[str, ssl.SSLSocket], None],
         refuse: Callable[[str, Exception], None],
     ) -> None:
-        """`wake` is a descriptor that ends a wait when it is readable."""
+        """`wake`: a descriptor that ends a wait when it is readable."""
         self._listener = listener
         self._context = context
         self._admit = admit
         self._refuse = refuse
         self._callers: dict[int, _Caller] = {}
-        """by descriptor, the oldest first"""
+        """Connections by descriptor, the oldest first."""
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._poll.register(wake, select.POLLIN)
 
     def advance(self) -> None:
-        """Wait until something comes or somebody's time is over, and deal with it."""
+        """Wait until something arrives or a connection's time is over, and handle it."""
         oldest = next(iter(self._callers.values()), None)
         wait_ms = None if oldest is None else max(oldest.deadline_s - time.monotonic(), 0.0) * 1e3
         for fd, _ in self._poll.poll(wait_ms):
@@ -198,15 +200,15 @@ class _Entrance:
             self._drop(caller, TimeoutError(f"it did not say hello within {_HELLO_S:g} s"))
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all connections."""
         for caller in self._callers.values():
             caller.sock.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # it has gone again
+        with suppress(OSError):  # the peer may be gone again
             plain, address = self._listener.accept()
             plain.setblocking(False)
-            with plain:  # which `wrap_socket` leaves empty where it succeeds
+            with plain:  # `wrap_socket` takes over the descriptor if it succeeds
                 sock = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
             if len(self._callers) == _MAX_CALLERS:
                 self._drop(next(iter(self._callers.values())), TimeoutError("too many came at once"))

@@ -1,6 +1,6 @@
-"""The connections of a TCP group between machines, over TLS, let in by the processes' `TlsListener`.
+"""The TLS connections of a TCP group between machines, accepted by the processes' `TlsListener`.
 
-Generation and ranks are in the keys, so a process left over from an earlier group is never taken for one of this.
+Keys contain generation and ranks, so that a process left over from an earlier group is never accepted in this one.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def connect_tls_mesh(
     timeout_s: float,
     rank_names: Sequence[str] = (),
 ) -> dict[int, ssl.SSLSocket]:
-    """A connection to every other rank: the higher of two connects to the lower one.
+    """Connect to every other rank: of two ranks, the higher one connects to the lower one.
 
     Args:
-        addresses: for each rank that of its listener; that of the last rank is not used.
-        name: of the group, which its ranks' listeners have no other one of.
-        rank_names: what to call the ranks in messages; empty: by their numbers.
+        addresses: of each rank's listener; that of the last rank is not used.
+        name: of the group, unique among the groups of these listeners.
+        rank_names: names of the ranks in messages; empty: their numbers.
 
     Returns:
-        Connected sockets by rank, as `TcpGroup` wants them.
+        Connected sockets by rank, as `TcpGroup` expects them.
 
     Raises:
-        WorkerLost: a rank did not come within timeout_s, or does not listen.
+        WorkerLost: a rank did not connect within timeout_s, or does not listen.
         RemoteProtocolError: a process of another cluster is at a rank's address.
     """
     deadline_s = time.monotonic() + timeout_s
