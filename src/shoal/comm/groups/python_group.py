@@ -15,10 +15,10 @@ _FLOAT_BYTES = 4
 
 
 class PythonCollective:
-    """One rank's end. Calls return None, or why they failed: then the rank has left the group."""
+    """One rank's end. Calls return None, or why they failed; in that case the rank has left the group."""
 
     def __init__(self, fd: int, rank: int, size: int, generation: int, stays_awake: bool = True) -> None:
-        del stays_awake  # it sleeps between any two looks
+        del stays_awake  # it sleeps between any two checks
         self._member = PythonMember(fd, rank, size, generation)
 
     @property
@@ -27,11 +27,11 @@ class PythonCollective:
         return self._member.closed
 
     def close(self) -> None:
-        """Leave: who waits for this rank learns of it."""
+        """Leave, so that those that wait for this rank learn of it."""
         self._member.close()
 
     def call_of(self, rank: int) -> tuple[int, int, int]:
-        """What a rank called when this one made its latest call: operation, bytes, generation."""
+        """What a rank had called at the time of this one's latest call: operation, bytes, generation."""
         return self._member.call_of(rank)
 
     def all_reduce(self, x: F32, in_segments: bool, timeout_s: float) -> Failed | None:
@@ -89,7 +89,8 @@ class PythonCollective:
         return None
 
     def _sum_in_segments(self, flat: F32) -> Failed | None:
-        """Reduce-scatter and all-gather, a chunk at a time; a round carries a chunk and the sums of the one before."""
+        """Reduce-scatter and all-gather, a chunk at a time; a round carries a chunk and the sums of the previous
+        one."""
         before, chunk_floats = None, CHUNK_BYTES // _FLOAT_BYTES
         pieces = [flat[start : start + chunk_floats] for start in _starts(flat.size, chunk_floats)]
         for piece in [*pieces, None]:
@@ -133,7 +134,7 @@ def _take(piece: U8, slot: U8) -> None:
 
 
 def _starts(total: int, step: int) -> range:
-    """Where the pieces begin; a call on nothing still takes one round, so that the ranks meet."""
+    """Where the pieces begin. A call on nothing still takes one round, so that the ranks meet."""
     return range(0, max(1, total), step)
 
 

@@ -25,7 +25,7 @@ _LONGEST_SLEEP_S = 1e-3
 
 
 class PythonMember:
-    """Joins, meets the others in rounds, and finds out that a peer will not come."""
+    """Joins, meets the others in rounds, and detects that a peer will not come."""
 
     def __init__(self, fd: int, rank: int, size: int, generation: int) -> None:
         if os.fstat(fd).st_size != group_bytes(size):
@@ -37,7 +37,7 @@ class PythonMember:
         self._ranks = np.frombuffer(memory, RANK, size)
         self._steps = self._ranks["step"]
         self._slots_RPB: U8 = np.frombuffer(memory, np.uint8, offset=HEADER_BYTES).reshape(size, 2, SLOT_BYTES)
-        """by rank, by parity of the step"""
+        """Slots by rank and by parity of the step."""
         self._alive: dict[int, PeerAlive] = {}
         self._step, self._num_calls, self._deadline_s, self._is_checked = 0, 0, 0.0, False
         if self._ranks["pid"][rank]:
@@ -51,7 +51,7 @@ class PythonMember:
         return bool(self._ranks["closed"][self.rank])
 
     def close(self) -> None:
-        """Leave: who waits for this rank learns of it."""
+        """Leave, so that those that wait for this rank learn of it."""
         self._ranks["closed"][self.rank] = 1
 
     def slots(self) -> U8:
@@ -63,12 +63,13 @@ class PythonMember:
         return self._slots_RPB[self.rank, (self._step + 1) % 2]
 
     def call_of(self, rank: int) -> tuple[int, int, int]:
-        """What a rank called when this one made its latest call: operation, bytes, generation."""
+        """What a rank had called at the time of this one's latest call: operation, bytes, generation."""
         call = self._ranks["calls"][rank, self._num_calls % 2]
         return int(call["operation"]), int(call["num_bytes"]), int(self._ranks["generation"][rank])
 
     def begin(self, operation: CallKind, num_bytes: int, detail: int, timeout_s: float) -> Failed | None:
-        """Say what the next rounds are for and when they have to end; the first one finds peers that call otherwise."""
+        """Declare what the next rounds are for and when they must end; the first one detects peers that call something
+        else."""
         if self.closed:
             return CallFailure.CLOSED, self.rank
         self._num_calls += 1
@@ -92,7 +93,8 @@ class PythonMember:
         return failed
 
     def _leave_for(self, rank: int) -> None:
-        """In the middle of a call, because of a rank: nobody who waits can finish it; all learn whose fault it is."""
+        """Leave in the middle of a call because of a rank. Those that wait cannot finish it; all learn which rank is to
+        blame."""
         self._ranks["lost"][self.rank] = rank + 1
         self.close()
 
@@ -115,7 +117,7 @@ class PythonMember:
         return int(self._steps[peer]) >= self._step
 
     def _trouble(self, awaited: int) -> Failed | None:
-        """Why waiting has no sense any more. What a rank published before it went counts."""
+        """Why waiting is useless. What a rank published before it left still counts."""
         if self.closed:
             return CallFailure.CLOSED, self.rank
         failed = _first(self._absence(peer) for peer in range(self.size))
@@ -124,7 +126,7 @@ class PythonMember:
         return None if self._has_come(awaited) else failed
 
     def _absence(self, peer: int) -> Failed | None:
-        """A peer that has not come never will, or one that has came to that conclusion about another."""
+        """Why a peer that has not come never will: it is gone, or it has found that another one is."""
         if self._ranks["closed"][peer]:
             lost = int(self._ranks["lost"][peer]) - 1
             if lost not in (-1, self.rank):
@@ -133,7 +135,7 @@ class PythonMember:
         return None if self._has_come(peer) or self._lives(peer) or self._has_come(peer) else (CallFailure.DEAD, peer)
 
     def _lives(self, peer: int) -> bool:
-        """False once its process has ended; a rank that has not joined yet lives."""
+        """False once the peer's process has ended; a rank that has not joined yet counts as alive."""
         pid = int(self._ranks["pid"][peer])
         if pid in (0, os.getpid()):
             return True
@@ -146,7 +148,7 @@ class PythonMember:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return lambda: False
-        except OSError:  # none to be had: only the deadline finds the death of this peer
+        except OSError:  # no pidfd: only the deadline detects the death of this peer
             return lambda: True
         weakref.finalize(self, os.close, pidfd)
         return process_alive(pidfd)

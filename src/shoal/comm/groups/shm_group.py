@@ -1,7 +1,8 @@
 """A group of ranks on one machine: sums, gathers and broadcasts through memory that all of them hold.
 
-Small tensors go at once: every rank writes its own and adds up all. Larger ones are reduced in segments: every rank
-adds up one segment and hands it to the others. Both add in rank order, so the bits do not depend on which one ran.
+Small tensors are summed at once: every rank writes its own and adds up all. Larger ones are reduced in segments: every
+rank adds up one segment and passes it to the others. Both add in rank order, so the bits do not depend on which one
+ran.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEFAULT_SWITCH_BYTES = 8 << 10
 
 
 class SharedMemoryGroup:
-    """See `ProcessGroup`. One thread of a rank calls at a time; `close` may come from any thread."""
+    """See `ProcessGroup`. One thread of a rank calls at a time; `close` may be called from any thread."""
 
     def __init__(
         self,
@@ -47,16 +48,16 @@ class SharedMemoryGroup:
         switch_bytes: int | None = None,
         stays_awake: bool = True,
     ) -> None:
-        """Join; the first call waits for the others, this does not.
+        """Join the group. The first call waits for the others; joining does not.
 
         Args:
-            fd: of `create_group_memory(size)`; it may be closed afterwards. A group that lost a rank is not mended: its
-                survivors make another one, of a later generation, on new memory.
+            fd: of `create_group_memory(size)`; it may be closed afterwards. A group that has lost a rank cannot be
+                repaired: its survivors create another one, of a later generation, on new memory.
             rank: 0 <= rank < size; each joins once.
-            generation: the same on all ranks, or the first call raises RemoteProtocolError.
-            switch_bytes: tensors above go in segments. The same on all ranks.
-            stays_awake: whether to spin and yield before sleeping. Not where CPU time is rationed: waiting would use up
-                the ration (docs/log.md, 2026-11-26).
+            generation: the same on all ranks, otherwise the first call raises RemoteProtocolError.
+            switch_bytes: larger tensors are summed in segments. The same on all ranks.
+            stays_awake: whether to spin and yield before sleeping. Not if CPU time is limited by a quota, which waiting
+                would use up (docs/log.md, 2026-11-26).
 
         Raises:
             ValueError: fd is not the memory of such a group, or the rank has joined before.
@@ -64,7 +65,8 @@ class SharedMemoryGroup:
         self._collective = Collective(fd, rank, size, generation, stays_awake)
         self._rank, self._size = rank, size
         self.switch_bytes = DEFAULT_SWITCH_BYTES if switch_bytes is None else switch_bytes
-        """tensors above this many bytes are reduced in segments; may be set between calls, on all ranks alike"""
+        """Tensors above this many bytes are reduced in segments; may be set between calls, to the same value on all
+        ranks."""
 
     @property
     def rank(self) -> int:
@@ -82,7 +84,7 @@ class SharedMemoryGroup:
             raise self._error(failed, timeout_s)
 
     def all_gather(self, part: Buffer, out: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `ProcessGroup.all_gather`. Raises ValueError where `out` does not fit this rank's part."""
+        """See `ProcessGroup.all_gather`. Raises ValueError if `out` does not fit this rank's part."""
         if failed := self._collective.all_gather(part, out, timeout_s):
             raise self._error(failed, timeout_s)
 
@@ -92,7 +94,8 @@ class SharedMemoryGroup:
             raise self._error(failed, timeout_s)
 
     def native_sum(self, timeout_s: float) -> GroupSum | None:
-        """`all_reduce` for native code, with this deadline and today's `switch_bytes`; None without the extension."""
+        """`all_reduce` for native code, with this deadline and the present `switch_bytes`; None without the
+        extension."""
         if NativeSum is None or isinstance(self._collective, PythonCollective):
             return None
         return NativeSum(self._collective, self.switch_bytes, timeout_s, partial(self._fail, timeout_s))
@@ -125,9 +128,9 @@ class SharedMemoryGroup:
 
 
 def close_group(fd: int, size: int) -> None:
-    """Take the places that no rank has taken, and leave them: nobody waits any longer for a rank that will not come.
+    """Take the places that no rank has taken, and leave them, so that nobody waits for a rank that will not come.
 
-    Ranks that have joined are found dead, or leave, by themselves.
+    Ranks that have joined leave by themselves, or are found dead.
     """
     for rank in range(size):
         with suppress(ValueError):

@@ -1,7 +1,7 @@
 """Up to which size a tensor is summed one-shot rather than in segments, measured in the group itself.
 
-One-shot costs one message time and as many tensors as there are ranks; segments cost two message times and two tensors
-in all. Where they cross depends on the machine, the network and the number of ranks.
+One-shot costs one message time and the transfer of as many tensors as there are ranks; segments cost two message times
+and two tensors in total. The break-even point depends on the machine, the network and the number of ranks.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from shoal.arrays import F32
 from shoal.core.collectives import ProcessGroup
 
 _SIZES_BYTES = tuple(4096 * 4**step for step in range(6))
-"""4 KiB, where one message costs more than its bytes, to 4 MiB, where it is the other way round on any network."""
+"""From 4 KiB, where the message costs more than its bytes, to 4 MiB, where it is the reverse on any network."""
 _ROUNDS = ((64 << 10, 25), (1 << 62, 5))
-"""(bytes up to which, sums of each kind that are timed): the two ways are closest where they are short."""
+"""(upper limit in bytes, number of timed sums of each kind): the two ways differ least where they are short."""
 _SETTLED_SIZES = 2
-"""Sizes in a row at which segments were faster, after which larger ones are not tried."""
+"""Number of consecutive sizes at which segments were faster, after which larger ones are not tried."""
 _SLOW_S = 5e-3
-"""Both ways together, after which larger ones are not tried either: the next size would take a tenth of a second."""
+"""Time of both ways together, after which larger sizes are not tried either: the next one would take a tenth of a
+second."""
 _ALWAYS_ONE_SHOT = 1 << 62
 _ALWAYS_SEGMENTS = 0
 
 
 class SwitchedGroup(ProcessGroup, Protocol):
-    """A group that sums in two ways. The switch must be set alike on all ranks, between calls."""
+    """A group that sums in two ways. The switch must have the same value on all ranks, and be set between calls."""
 
     switch_bytes: int
-    """Larger tensors go in segments."""
+    """Larger tensors are summed in segments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Both ways at one size."""
+    """Times of both ways at one size."""
 
     num_bytes: int
     one_shot_s: float
@@ -46,10 +47,10 @@ class Timing:
 
 
 def measure_switch(group: SwitchedGroup, *, timeout_s: float) -> int:
-    """Time both ways on rank 0 and set `group.switch_bytes` alike on all ranks. Every rank calls it at the same place.
+    """Time both ways on rank 0 and set `group.switch_bytes` on all ranks. Every rank calls this at the same place.
 
     Args:
-        group: of no other use meanwhile. Mutates: its switch.
+        group: must not be used otherwise meanwhile. Mutates: its switch.
         timeout_s: of the whole measurement.
 
     Returns:
@@ -75,14 +76,14 @@ def is_settled(timings: Sequence[Timing]) -> bool:
 
 
 def choose_switch(timings: Sequence[Timing]) -> int:
-    """The switch in bytes with the least time lost, in proportion, over all timed sizes; one outlier does not move it.
+    """The switch in bytes that loses the least time, relatively, over all timed sizes; one outlier does not move it.
 
     Args:
         timings: of ascending sizes, at least one.
 
     Returns:
-        0 where segments are always faster, the largest size where they never are, else the geometric mean of the two
-        sizes between which they become so.
+        0 if segments are always faster, the largest size if they never are, otherwise the geometric mean of the two
+        sizes between which they become faster.
     """
     sizes = [timing.num_bytes for timing in timings]
     split = min(range(len(timings) + 1), key=lambda index: _lost(timings, index))
@@ -92,17 +93,17 @@ def choose_switch(timings: Sequence[Timing]) -> int:
 
 
 def _lost(timings: Sequence[Timing], num_one_shot: int) -> float:
-    """Sum over the sizes of the chosen way's time over the faster one's, the smallest sizes going one-shot."""
+    """Sum over all sizes of the chosen way's time divided by the faster one's, with the smallest sizes one-shot."""
     chosen = [t.one_shot_s if index < num_one_shot else t.segments_s for index, t in enumerate(timings)]
     return sum(time_s / min(t.one_shot_s, t.segments_s) for time_s, t in zip(chosen, timings, strict=True))
 
 
 def _measure(group: SwitchedGroup, num_bytes: int, deadline_s: float) -> Timing:
-    """Rank 0's medians, known to all: the ranks must agree on whether to go on, and on the outcome."""
+    """The medians of rank 0, sent to all ranks, which must agree on whether to continue and on the result."""
     x = np.zeros(num_bytes // 4, np.float32)
     times_s: dict[int, list[float]] = {_ALWAYS_ONE_SHOT: [], _ALWAYS_SEGMENTS: []}
     rounds = next(rounds for up_to_bytes, rounds in _ROUNDS if num_bytes <= up_to_bytes)
-    for _ in range(1 + rounds):  # the first of each touches memory for the first time
+    for _ in range(1 + rounds):  # the first of each kind touches memory for the first time
         for switch_bytes, taken_s in times_s.items():
             group.switch_bytes = switch_bytes
             taken_s.append(_timed_sum(group, x, deadline_s))

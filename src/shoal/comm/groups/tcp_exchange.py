@@ -1,7 +1,8 @@
-"""One exchange of a TCP group: messages to and from any of the peers, all sockets moving at once, without threads.
+"""One exchange of a TCP group: messages to and from any of the peers, with all sockets moving at once, without threads.
 
-Both ends may send more than the sockets hold at the same time: whoever cannot send goes on receiving. A rank that finds
-a peer lost, or doing something else, tells the others before it raises, so that nobody waits for its own deadline.
+Both ends may send more than the sockets hold at the same time, so whoever cannot send continues to receive. A rank that
+finds a peer lost, or doing something else, tells the others before it raises, so that they need not wait for their own
+deadlines.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from shoal.comm.groups.tcp_message import HEADER, Header, Incoming, Operation, O
 from shoal.errors import RemoteProtocolError, ShoalError, WorkerLost
 
 _SPIN_S = 50e-6
-"""Polling without sleeping, but letting others run: what waking a process on another core takes (a raw round trip in
-benchmarks/collectives.py is two wake-ups)."""
+"""Time of polling without sleeping, while yielding to other processes: about what waking a process on another core
+takes (a raw round trip in benchmarks/collectives.py is two wake-ups)."""
 Transfer = Outgoing | Incoming
 
 
 class Exchange:
-    """Connected sockets, one a peer, and how far the group has come. Owns the sockets."""
+    """The connected sockets of all peers, which it owns, and the number of the group's latest exchange."""
 
     def __init__(self, peers: Mapping[int, socket.socket], *, rank: int, generation: int) -> None:
         self._peers = dict(peers)
@@ -50,11 +51,11 @@ class Exchange:
 
         Args:
             sends: payloads by rank.
-            receives: buffers by rank, of exactly the size of what that rank sends. Mutates: filled.
+            receives: buffers by rank, of exactly the size that the rank sends. Mutates: filled.
             deadline_s: of `time.monotonic`.
 
         Raises:
-            WorkerLost: a peer has left, or did not come before the deadline; the same again in every later call.
+            WorkerLost: a peer has left, or did not come before the deadline; raised again by every later call.
             RemoteProtocolError: a peer is in another generation, or does something else; likewise.
         """
         if self._failure is not None:
@@ -62,7 +63,7 @@ class Exchange:
         self._sequence += 1
         try:
             self._drive(self._transfers(operation, sends, receives), deadline_s)
-        except BaseException as error:  # also Ctrl-C: part of a message may be on its way
+        except BaseException as error:  # also Ctrl-C: part of a message may have been sent
             known = isinstance(error, ShoalError)
             self._failure = error if known else WorkerLost(f"a call of rank {self._rank} was interrupted")
             self._leave()
@@ -91,7 +92,7 @@ class Exchange:
         return HEADER.pack(self._generation, self._sequence, num_bytes, operation, rank)
 
     def _drive(self, pending: list[Transfer], deadline_s: float) -> None:
-        """Move everything that moves until nothing is left."""
+        """Move whatever can move until nothing is left."""
         idle_since_s = None
         while True:
             moved = False
@@ -116,7 +117,7 @@ class Exchange:
             return self._lose(transfer, pending, error)
 
     def _lose(self, transfer: Transfer, pending: list[Transfer], error: OSError) -> bool:
-        """The peer has left. Its last words say why, where it had any and they are still to be read."""
+        """The peer has left. Its last message says why, if it sent one that can still be read."""
         for other in pending:
             if isinstance(other, Incoming) and other is not transfer and other.rank == transfer.rank:
                 while not other.is_done and self._advance(other, []):
@@ -132,7 +133,7 @@ class Exchange:
         raise WorkerLost(f"{names} did not {'come' if silent else 'take its bytes'} before the deadline")
 
     def _refuse(self, peer: int, header: Header, expected: Header) -> NoReturn:
-        """The peer sent something else than was expected from it."""
+        """The peer sent something other than what was expected from it."""
         same = header.generation == self._generation
         if same and header.operation == Operation.LOST:
             self._tell(Operation.LOST, header.rank)
@@ -143,7 +144,7 @@ class Exchange:
         raise RemoteProtocolError(f"rank {peer} sent {header} where rank {self._rank} expected {expected}")
 
     def _tell(self, operation: Operation, rank: int) -> None:
-        """Last words to everyone who is not in the middle of a message of ours, as far as the sockets take them."""
+        """Send a last message to everyone to whom no message is half sent, if the sockets take it."""
         torn = {outgoing.rank for outgoing in self._outgoing if outgoing.is_started and not outgoing.is_done}
         header = self._header(operation, 0, rank)
         for peer in self._peers.keys() - torn:
@@ -151,14 +152,14 @@ class Exchange:
                 Outgoing(self._peers[peer], peer, header, memoryview(b"")).advance()
 
     def _leave(self) -> None:
-        """No more bytes from this rank. What it has said can still be read, as it might not after a close."""
+        """Send no more bytes. What was sent can still be read, which might not be so after a close."""
         for sock in self._peers.values():
             with suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_WR)  # that of a TLS socket would drop its keys
+                socket.socket.shutdown(sock, socket.SHUT_WR)  # the `shutdown` of a TLS socket would drop its keys
 
 
 def _sleep(pending: list[Transfer], longest_s: float) -> None:
-    """Until one of the sockets is ready."""
+    """Sleep until one of the sockets is ready."""
     events: dict[int, int] = {}
     for transfer in pending:
         wanted = select.POLLIN if isinstance(transfer, Incoming) else select.POLLOUT

@@ -1,6 +1,6 @@
-"""A group that knows how long its calls took: exchanging data, and waiting for ranks that come later.
+"""A group that measures how long its calls take, both exchanging data and waiting for later ranks.
 
-Behind it one group may follow another, when the ranks of the first are gone.
+The group behind it can be replaced when its ranks are gone.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class TimedGroup:
-    """Passes everything on to another group. Implements `core.collectives.SummingGroup`."""
+    """Forwards all calls to another group. Implements `core.collectives.SummingGroup`."""
 
     def __init__(self, group: ProcessGroup | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        """`group`: None until `renew`, before which nothing can be called."""
+        """`group`: None: nothing can be called before `renew`."""
         self._behind = group
         self._clock = clock
         self._wait_s = 0.0
         self._native: GroupSum | None = None
 
     def renew(self, group: ProcessGroup) -> None:
-        """Pass everything on to this one from now on. The one before is its owner's to close."""
+        """Forward to this group from now on. The owner of the previous one closes it."""
         self._drop_native_sum()
         self._behind = group
 
@@ -51,7 +51,7 @@ class TimedGroup:
         return self._behind
 
     def take_wait_s(self) -> float:
-        """Seconds spent in calls since this was last asked."""
+        """Seconds spent in calls since the last call of this method."""
         wait_s, self._wait_s = self._wait_s, 0.0
         return wait_s + (self._native.take_wait_s() if self._native else 0.0)
 
