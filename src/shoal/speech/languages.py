@@ -1,4 +1,4 @@
-"""The languages that Whisper knows, by their codes. Source: openai/whisper, whisper/tokenizer.py."""
+"""The languages that Whisper supports, by their codes. Source: openai/whisper, whisper/tokenizer.py."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ LANGUAGES: Mapping[str, str] = {
     code: name
     for code, _, name in (entry.partition(" ") for line in _TABLE.split("\n") if line for entry in line.split("|"))
 }
-"""code -> name"""
+"""Names of languages by code."""
 
 
 def language_code(text: str) -> str:
-    """The code of a language that was given by its code or its name, whatever the case; the text itself where it is
-    none that is known."""
+    """The code of a language that is given by code or name, in any case; an unknown text is returned as it is."""
     wanted = text.strip().lower()
     return next((code for code, name in LANGUAGES.items() if wanted == name), wanted)

@@ -1,7 +1,8 @@
-"""Which token may follow in a transcript: Whisper's rules of times, and tokens that are never said.
+"""Which token may come next in a transcript: Whisper's rules for timestamps, and tokens that are never drawn.
 
-Times come in pairs, the end of a segment and the beginning of the next, and never fall. That a time is drawn where all
-times together are more likely than any word is decided where the probabilities are (`Sampling.first_timestamp`).
+Timestamps come in pairs, the end of a segment and the beginning of the next, and never decrease. The rule that a
+timestamp is drawn if all timestamps together are more likely than any word is applied where the probabilities are
+(`Sampling.first_timestamp`).
 Source: openai/whisper, whisper/decoding.py: ApplyTimestampRules, SuppressBlank, SuppressTokens.
 """
 
@@ -16,11 +17,11 @@ import numpy as np
 from shoal.speech.vocabulary import SpeechVocabulary
 
 _MAX_MASKS = 256
-"""Kept of a guide, 6 kB each."""
+"""Masks that a guide keeps, 6 kB each."""
 
 
 class WordGuide:
-    """Keeps to words and parts of them, for how likely given ones are among those. Implements `TokenGuide`."""
+    """Allows only words and parts of words, to find how likely given ones are among those. Implements `TokenGuide`."""
 
     def __init__(self, vocabulary: SpeechVocabulary) -> None:
         """`vocabulary`: of the model."""
@@ -33,27 +34,27 @@ class WordGuide:
 
 
 class _Times(NamedTuple):
-    """What the rules look at of an output."""
+    """What the rules need to know about an output."""
 
     is_first: bool = False
     ends_in_time: bool = False
     has_pair: bool = False
-    """whether it ends in two times, or is nothing but one"""
+    """Whether it ends with two timestamps, or consists of a single one."""
     latest: int | None = None
-    """the last time of all"""
+    """The latest timestamp."""
 
 
 class TranscriptGuide:
-    """Keeps outputs within the rules. Implements `TokenGuide`. Masks are kept for outputs alike: between two times all
-    have the same."""
+    """Keeps outputs within the rules. Implements `TokenGuide`. Masks are cached: between two timestamps they are equal
+    for all outputs."""
 
     def __init__(self, vocabulary: SpeechVocabulary, *, has_timestamps: bool, max_first_timestamp: int = 50) -> None:
         """
         Args:
             vocabulary: of the model.
-            has_timestamps: whether times are drawn at all.
-            max_first_timestamp: the latest time that a transcript may begin with, in steps of 20 ms. Source: the same
-                place, `max_initial_timestamp`: 1 s.
+            has_timestamps: whether timestamps are drawn at all.
+            max_first_timestamp: the latest timestamp with which a transcript may begin, in steps of 20 ms. Source: the
+                same file, `max_initial_timestamp`: 1 s.
         """
         self._vocabulary, self._has_timestamps = vocabulary, has_timestamps
         self._max_first = max_first_timestamp
@@ -98,5 +99,5 @@ class TranscriptGuide:
             may_end = words[end]
             words[:] = False
             words[end] = may_end
-        if times.latest is not None:  # a segment may begin when the one before it ends, and must not be empty
+        if times.latest is not None:  # a segment may begin when the previous one ends, and must not be empty
             allowed[first : times.latest if has_begun else times.latest + 1] = False

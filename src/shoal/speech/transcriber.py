@@ -1,4 +1,5 @@
-"""From samples to a transcript: sound is cut into pieces, and these into windows, each decoded after the one before."""
+"""From samples to a transcript: sound is cut into pieces, and these into windows, each decoded after the previous
+one."""
 
 from __future__ import annotations
 
@@ -21,19 +22,20 @@ from shoal.speech.window import read_window
 from shoal.speech.window_decoder import WindowDecoder
 
 _MAX_SIDE_BY_SIDE = 16
-"""Windows of one call that are under way at once: as many as keep the replicas busy, and no more features in memory."""
+"""Windows of one call that are decoded at the same time: enough to keep the replicas busy without more features in
+memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowText:
-    """What one window has said, and in which language."""
+    """The segments of one window, and its language."""
 
     segments: Sequence[SpeechSegment]
     language: str
 
 
 class WindowTranscriber:
-    """Of one model that is served."""
+    """Transcribes with one served model."""
 
     def __init__(self, data_plane: DataPlane, decoder: DecoderConfig, vocabulary: SpeechVocabulary) -> None:
         """
@@ -50,11 +52,11 @@ class WindowTranscriber:
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether there is more than English."""
+        """Whether the model supports languages other than English."""
         return bool(self._vocabulary.languages)
 
     async def transcribe(self, samples_S: F32, options: SpeechOptions) -> Transcript:
-        """All of a sound. Raises as `windows`."""
+        """Transcribe a whole sound. Raises as `windows`."""
         segments: list[SpeechSegment] = []
         language = ""
         async for window in self.windows(samples_S, options):
@@ -65,14 +67,14 @@ class WindowTranscriber:
         )
 
     async def windows(self, samples_S: F32, options: SpeechOptions) -> AsyncGenerator[WindowText, None]:
-        """What is said, window by window, in order, as soon as it is known.
+        """Transcribe window by window, in order, each as soon as it is decoded.
 
         Args:
             samples_S: the sound, at 16 kHz.
-            options: how.
+            options: of the transcription.
 
         Raises:
-            InvalidRequest: the model does not know the language, or cannot translate.
+            InvalidRequest: the model does not support the language, or cannot translate.
             QueueFull, DeadlineExceeded, RequestError, WorkerLost: as `DataPlane.collect`.
         """
         before = self._check(options)
@@ -81,7 +83,7 @@ class WindowTranscriber:
         language = self._known_language(options)
         if not pieces:
             return
-        if language is None:  # the first piece says it for all
+        if language is None:  # the first piece determines it for all
             first = await self._decoder.clip(samples_S, pieces[0].start, pieces[0].stop)
             language, _ = await self._decoder.listen(first, options)
         places = asyncio.Semaphore(_MAX_SIDE_BY_SIDE)
@@ -102,7 +104,7 @@ class WindowTranscriber:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _check(self, options: SpeechOptions) -> tuple[int, ...]:
-        """Tokens that each window's prompt begins with, for the text before. Raises InvalidRequest."""
+        """Tokens before each window's prompt, for the preceding text. Raises InvalidRequest."""
         vocabulary = self._vocabulary
         if options.task == "translate" and (not self.is_multilingual or vocabulary.translate is None):
             raise InvalidRequest("the model knows English only: there is nothing to translate into English", "model")
@@ -114,7 +116,7 @@ class WindowTranscriber:
         return vocabulary.previous, *kept
 
     def _known_language(self, options: SpeechOptions) -> str | None:
-        """The language that need not be found out."""
+        """The language if it need not be detected."""
         if options.language is None:
             return None if self.is_multilingual else "en"
         code = language_code(options.language)
@@ -134,7 +136,8 @@ class WindowTranscriber:
         places: asyncio.Semaphore,
         told: asyncio.Queue[Sequence[SpeechSegment] | None],
     ) -> None:
-        """Tell the segments of a piece, window by window: the next begins where the one before has understood to."""
+        """Put the segments of a piece into `told`, window by window: each window begins where the previous one
+        ended."""
         last_end_s = piece.start / SAMPLE_RATE
         seek = piece.start // HOP_SAMPLES
         end = -(-piece.stop // HOP_SAMPLES)

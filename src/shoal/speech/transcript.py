@@ -1,4 +1,4 @@
-"""What was said and when: segments, and the forms that they are written in."""
+"""Segments of speech with their times, and the formats in which they are written."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ class SpokenWord:
     """A word with its punctuation."""
 
     text: str
-    """with the space before it"""
+    """The word, including the space before it."""
     start_s: float
-    """from the beginning of the sound"""
+    """Seconds from the beginning of the sound."""
     end_s: float
     probability: float
-    """mean of its tokens'"""
+    """Mean of its tokens' probabilities."""
     num_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """As OpenAI's `verbose_json` has it."""
+        """The word in OpenAI's `verbose_json`."""
         return {"word": self.text.strip(), "start": round(self.start_s, 2), "end": round(self.end_s, 2)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechSegment:
-    """Some words that were said one after the other."""
+    """Consecutive words."""
 
     start_s: float
-    """from the beginning of the sound"""
+    """Seconds from the beginning of the sound."""
     end_s: float
     text: str
-    """with the space before it"""
+    """The text, including the space before it."""
     token_ids: tuple[int, ...]
-    """with the times at its ends"""
+    """Tokens, including the timestamps at both ends."""
     temperature: float
-    """that its window was decoded at"""
+    """Temperature at which its window was decoded."""
     avg_logprob: float
-    """of its window's tokens"""
+    """Average log-probability of its window's tokens."""
     compression_ratio: float
-    """of its window's text; a high one means that it repeats itself"""
+    """Compression ratio of its window's text; a high value means that the text repeats itself."""
     no_speech_prob: float
-    """that nothing is said in its window"""
+    """Probability that nothing is said in its window."""
     seek_frames: int
-    """where its window begins, in frames of 10 ms"""
+    """Beginning of its window, in frames of 10 ms."""
     words: tuple[SpokenWord, ...] = ()
-    """where they were asked for"""
+    """Words, if they were asked for."""
 
     def as_dict(self, number: int) -> dict[str, Any]:
-        """As OpenAI's `verbose_json` has it."""
+        """The segment in OpenAI's `verbose_json`."""
         return {
             "id": number,
             "seek": self.seek_frames,
@@ -67,23 +67,23 @@ class SpeechSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """Everything that was said."""
+    """A complete transcript."""
 
     task: str
-    """transcribe or translate"""
+    """`transcribe` or `translate`."""
     language: str
-    """that was spoken, by its code; empty where nothing was said by which it could be told"""
+    """Code of the spoken language; empty if nothing was said from which it could be detected."""
     duration_s: float
     segments: Sequence[SpeechSegment]
 
     @property
     def text(self) -> str:
-        """All of it on one line."""
+        """The whole text on one line."""
         return "".join(segment.text for segment in self.segments).strip()
 
 
 def as_text(transcript: Transcript) -> str:
-    """One line."""
+    """The text on one line."""
     return f"{transcript.text}\n"
 
 
@@ -96,7 +96,7 @@ def as_srt(transcript: Transcript) -> str:
 
 
 def as_vtt(transcript: Transcript) -> str:
-    """WebVTT. An arrow in the text would end it: it is written with another character."""
+    """WebVTT. An arrow in the text would end a cue, so it is replaced by another character."""
     cues = (
         f"{_clock(one.start_s, '.')} --> {_clock(one.end_s, '.')}\n{one.text.strip().replace('-->', '->')}\n\n"
         for one in transcript.segments
@@ -122,7 +122,7 @@ def as_verbose(
 
 
 TEXT_FORMS: Mapping[str, Callable[[Transcript], str]] = {"text": as_text, "srt": as_srt, "vtt": as_vtt}
-"""forms that are no JSON, by OpenAI's names"""
+"""Formats other than JSON, by OpenAI's names."""
 
 
 def _clock(seconds: float, point: str) -> str:

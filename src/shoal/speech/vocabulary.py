@@ -1,4 +1,4 @@
-"""What Whisper's special tokens are in one model's vocabulary, and which tokens it never says."""
+"""Whisper's special tokens in one model's vocabulary, and tokens that it never draws."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from shoal.model.formats.model_file import read_json
 from shoal.speech.languages import LANGUAGES
 
 MAX_ALIGNMENT_HEADS = 32
-"""Their attention travels: 0.7 MB a head for the longest text. OpenAI's models have 6 to 23."""
+"""Attention of these heads is sent to the head: 0.7 MB for each one and the longest text. OpenAI's models have 6 to
+23."""
 POSITION_S = 0.02
-"""Seconds from one timestamp to the next, and of one of the encoder's positions."""
+"""Seconds between neighboring timestamps, and between neighboring positions of the encoder."""
 _ENGLISH_VOCABULARY = 51864
-"""Tokens of the models that know English only. Source: openai/whisper, whisper/model.py, `is_multilingual`."""
+"""Size of the vocabulary of English-only models. Source: openai/whisper, whisper/model.py, `is_multilingual`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechVocabulary:
-    """Token ids; None where the model has no such token."""
+    """Token ids; None if the model has no such token."""
 
     end: int
     start: int
     previous: int | None
-    """before the text that came before"""
+    """Token before the preceding text."""
     transcribe: int | None
     translate: int | None
     no_speech: int | None
     no_timestamps: int
     languages: Mapping[str, int]
-    """by their codes; empty: the model knows English only"""
+    """Tokens by language code; empty: the model supports only English."""
     suppressed: tuple[int, ...]
-    """never drawn"""
+    """Tokens that are never drawn."""
     suppressed_first: tuple[int, ...]
-    """not drawn as the first token"""
+    """Tokens that are not drawn first."""
     num_tokens: int
-    """of the model's embedding"""
+    """Rows of the model's embedding."""
     alignment_heads: tuple[tuple[int, int], ...]
-    """layer and head of each, by layer: those that look where in the sound a token is said; empty: it is not known"""
+    """Layer and head of each head whose attention follows the sound, by layer; empty: unknown."""
 
     @property
     def first_timestamp(self) -> int:
-        """Of 0.00 s; all tokens from here on are times."""
+        """The token of 0.00 s; all tokens from here on are timestamps."""
         return self.no_timestamps + 1
 
     def is_word(self, token: int) -> bool:
-        """Whether a token is text, and neither a time nor special."""
+        """Whether a token is text, and neither a timestamp nor special."""
         return token < self.start and token != self.end
 
     def language_token(self, code: str) -> int:
-        """Raises InvalidRequest for a language that the model does not know."""
+        """The token of a language. Raises InvalidRequest if the model does not support it."""
         if code not in self.languages:
             known = ", ".join(self.languages)
             raise InvalidRequest(f"the model does not know the language {code[:40]!r}: it knows {known}", "language")
@@ -61,15 +62,15 @@ class SpeechVocabulary:
 
 
 def read_vocabulary(path: Path, tokenizer: PromptTokenizer, num_tokens: int) -> SpeechVocabulary:
-    """From a model's folder.
+    """Read the vocabulary from a model's folder.
 
     Args:
         path: of the folder.
         tokenizer: of the model.
-        num_tokens: of the model's embedding.
+        num_tokens: rows of the model's embedding.
 
     Raises:
-        ModelLoadError: tokens that Whisper cannot do without are not there.
+        ModelLoadError: the tokenizer lacks tokens that Whisper needs.
     """
     settings = _settings(path)
     ids = {name: tokenizer.added_token_id(f"<|{name}|>") for name in (*_NEEDED, *_OTHERS, *LANGUAGES)}
@@ -106,7 +107,8 @@ _NEVER_SAID = ("startoftranscript", "startofprev", "startoflm", "transcribe", "t
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Of the generation before those of the model; CTranslate2's folders have their own in the same place."""
+    """The settings of generation take precedence over the model's; CTranslate2's folders have theirs in the same
+    place."""
     files = [path / name for name in ("config.json", "generation_config.json")]
     found = [read_json(file) for file in files if file.is_file()]
     return {key: value for one in found for key, value in one.items() if value is not None}

@@ -1,4 +1,4 @@
-"""One window of a sound: its tokens read as segments, whether they are believed, and where the next window begins.
+"""One window of a sound: its tokens as segments, whether its text is accepted, and where the next window begins.
 
 Source: openai/whisper, whisper/transcribe.py; Whisper, arXiv 2212.04356, section 4.5.
 """
@@ -13,16 +13,16 @@ from shoal.speech.transcript import SpeechSegment
 from shoal.speech.vocabulary import POSITION_S, SpeechVocabulary
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""that a window is decoded at, one after the other, until its text is believed"""
+"""Temperatures at which a window is decoded, one after the other, until its text is accepted."""
 _FRAMES_PER_POSITION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What one decoding of a window gave."""
+    """Result of one decoding of a window."""
 
     token_ids: tuple[int, ...]
-    """without the end of the text"""
+    """Tokens without the end of the text."""
     text: str
     avg_logprob: float
     temperature: float
@@ -30,30 +30,30 @@ class Decoded:
 
     @property
     def compression_ratio(self) -> float:
-        """Bytes of the text over those of what it can be packed into."""
+        """Bytes of the text divided by its compressed bytes."""
         data = self.text.encode()
         return len(data) / len(zlib.compress(data))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What a text must be like. None: it need not."""
+    """Conditions for accepting a text. None: no condition."""
 
     compression_ratio: float | None = 2.4
-    """A text that can be packed tighter repeats itself, and is decoded again."""
+    """A text with a higher compression ratio repeats itself, and is decoded again."""
     logprob: float | None = -1.0
-    """on average: a less likely text is decoded again"""
+    """A text with a lower average log-probability is decoded again."""
     no_speech: float | None = 0.6
-    """If it is likelier than this that nothing is said, a text that is not likely is left out."""
+    """If silence is more likely than this, an unlikely text is left out."""
 
     def leave_out(self, decoded: Decoded) -> bool:
-        """Whether nothing is said."""
+        """Whether the window counts as silence."""
         if self.no_speech is None or decoded.no_speech_prob <= self.no_speech:
             return False
         return self.logprob is None or decoded.avg_logprob <= self.logprob
 
     def believe(self, decoded: Decoded) -> bool:
-        """Whether another temperature need not be tried."""
+        """Whether the text is accepted, so that no other temperature is tried."""
         if self.leave_out(decoded):
             return True
         repeats = self.compression_ratio is not None and decoded.compression_ratio > self.compression_ratio
@@ -63,11 +63,11 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowEnd:
-    """The segments of a window and how far they reach."""
+    """The segments of a window, and where it ends."""
 
     segments: tuple[SpeechSegment, ...]
     num_frames: int
-    """from the window's beginning to that of the next, in frames of 10 ms; above 0"""
+    """Frames of 10 ms from the window's beginning to that of the next one; above 0."""
 
 
 def read_window(
@@ -79,15 +79,15 @@ def read_window(
     num_frames: int,
     thresholds: Thresholds,
 ) -> WindowEnd:
-    """The segments of a window.
+    """Read the segments of a window.
 
     Args:
-        decoded: what was decoded.
+        decoded: result of decoding.
         vocabulary: of the model.
-        decode: from tokens to text.
-        seek_frames: where the window begins in the sound.
-        num_frames: of the window that are sound and not padding.
-        thresholds: by which it is told whether anything was said.
+        decode: turns tokens into text.
+        seek_frames: beginning of the window in the sound.
+        num_frames: frames of the window that are sound, not padding.
+        thresholds: conditions for counting the window as silence.
     """
     if thresholds.leave_out(decoded):
         return WindowEnd(segments=(), num_frames=num_frames)
@@ -114,8 +114,8 @@ def read_window(
 
 
 def _spans(tokens: Sequence[int], first: int, num_positions: int) -> tuple[list[tuple[int, int, int, int]], int]:
-    """(first token, token behind the last, beginning, end) of each segment, times in positions; and the position that
-    the next window begins at, 0 where this one is finished."""
+    """(first token, token after the last, beginning, end) of each segment, with times in positions; and the position at
+    which the next window begins, or 0 if the whole window is finished."""
     is_time = [token >= first for token in tokens]
     ends = [index for index in range(1, len(tokens)) if is_time[index - 1] and is_time[index]]
     closes = len(tokens) >= 2 and is_time[-1] and not is_time[-2]

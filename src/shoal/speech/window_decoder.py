@@ -1,9 +1,8 @@
-"""One window of a sound, as requests to the language model's own engine.
+"""Decodes one window of a sound by requests to the language model's engine.
 
-A window is two requests over one clip: one row whose logits tell the language and whether anything is said, and the
-text, for which the likeliest hypotheses are followed side by side. Where the text is poor it is decoded again at a
-higher temperature, as the best of several draws. What the encoder gave is shared by all of them, and each of them
-survives a lost worker as any request does.
+A window is two requests over one clip: one row whose logits give the language and the probability of silence, and the
+text, by beam search. If the text is poor it is decoded again at a higher temperature, as the best of several draws. All
+requests share the encoder's output, and survive a lost worker as any request does.
 
 Shapes: H heads, R rows, P positions, V vocabulary.
 """
@@ -33,7 +32,7 @@ from shoal.speech.words import shared_out, spoken_words
 
 
 class WindowDecoder:
-    """Of one model that is served."""
+    """Decodes windows with one served model."""
 
     def __init__(
         self, data_plane: DataPlane, decoder: DecoderConfig, encoder: EncoderConfig, vocabulary: SpeechVocabulary
@@ -60,7 +59,8 @@ class WindowDecoder:
         num_frames: int,
         last_end_s: float,
     ) -> Sequence[SpeechSegment]:
-        """The segments of one window with their words: their text is computed once more, now with where it looks."""
+        """The segments of a window with their words. Their text is computed once more, to get the attention over the
+        clip."""
         vocabulary = self._vocabulary
         text = [token for one in segments for token in one.token_ids if vocabulary.is_word(token)]
         prompt = (*self._beginning(options, language), vocabulary.no_timestamps)
@@ -96,12 +96,12 @@ class WindowDecoder:
         return await self._data_plane.readers.run(find)
 
     async def clip(self, samples_S: F32, start: int, stop: int) -> Clip:
-        """Features are made off the event loop."""
+        """The features of some samples, computed off the event loop."""
         encoder = self._encoder
 
         def make() -> Clip:
             features_FM = log_mel(samples_S[start:stop], encoder.num_mels, encoder.num_frames)
-            features_FM[(stop - start) // HOP_SAMPLES :] = 0.0  # as openai/whisper's `transcribe` fills a window up
+            features_FM[(stop - start) // HOP_SAMPLES :] = 0.0  # padded as openai/whisper's `transcribe` does
             features = features_FM.tobytes()
             key = hashlib.blake2b(features, digest_size=16).digest()
             return Clip(key=key, num_rows=encoder.num_positions, features=features)
@@ -109,7 +109,7 @@ class WindowDecoder:
         return await self._data_plane.readers.run(make)
 
     async def listen(self, clip: Clip, options: SpeechOptions) -> tuple[str, float]:
-        """The likeliest language, and how likely it is that nothing is said."""
+        """The most likely language, and the probability of silence."""
         request = self._request(clip, (self._vocabulary.start,), 1, Sampling(temperature=0.0), want_logits=True)
         produced = (await self._data_plane.collect([request], options.timeout_s))[request.request_id]
         return self._heard(produced)
@@ -122,7 +122,7 @@ class WindowDecoder:
         return language, float(weights_V[no_speech] / weights_V.sum()) if no_speech is not None else 0.0
 
     async def decode(self, clip: Clip, options: SpeechOptions, language: str, before: tuple[int, ...]) -> Decoded:
-        """The first decoding that is believed, or else the last."""
+        """The first decoding whose text is accepted, otherwise the last one."""
         no_speech_prob: float | None = None
         for temperature in options.temperatures:
             decoded, no_speech_prob = await self._decode_at(
@@ -166,7 +166,7 @@ class WindowDecoder:
     def _text_requests(
         self, clip: Clip, temperature: float, options: SpeechOptions, language: str, before: tuple[int, ...]
     ) -> list[Request]:
-        """One at temperature 0, else as many as are drawn."""
+        """One request at temperature 0, otherwise one for each draw."""
         vocabulary = self._vocabulary
         prompt = [*before, *self._beginning(options, language)]
         room = self._data_plane.max_context - len(prompt)
@@ -191,7 +191,7 @@ class WindowDecoder:
         ]
 
     def _beginning(self, options: SpeechOptions, language: str) -> list[int]:
-        """Tokens that a text begins with."""
+        """Tokens with which a text begins."""
         vocabulary = self._vocabulary
         if not vocabulary.languages:
             return [vocabulary.start]
@@ -232,7 +232,7 @@ def _hypothesis(produced: Sequence[TokenProduced]) -> Hypothesis:
 
 
 def _late_heads(decoder: DecoderConfig) -> tuple[tuple[int, int], ...]:
-    """Those of the later half of the layers, for a model that does not say which of its heads follow the sound, or the
-    last of them. Source: openai/whisper, whisper/model.py, which takes all of that half."""
+    """All heads in the later half of the layers (or in the last of those layers), for a model that does not say which
+    heads follow the sound. Source: openai/whisper, whisper/model.py, which uses all heads of that half."""
     layers = range(decoder.num_layers // 2, decoder.num_layers)
     return tuple((layer, head) for layer in layers for head in range(decoder.num_heads))[-MAX_ALIGNMENT_HEADS:]

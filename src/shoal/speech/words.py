@@ -1,6 +1,6 @@
-"""When each word was said: the tokens of a text are laid along the sound, where the heads that follow it look.
+"""The time of each word: tokens are aligned with the sound by the attention of heads that follow it.
 
-Source: openai/whisper, whisper/timing.py, for which rows count, the median filter and what is done with pauses; Sakoe
+Source: openai/whisper, whisper/timing.py, for which rows count, the median filter and the treatment of pauses; Sakoe
 and Chiba, Dynamic programming algorithm optimization for spoken word recognition, 1978, for the path.
 
 Shapes: H heads, R rows, P positions of 20 ms, N tokens of the text.
@@ -19,17 +19,17 @@ from shoal.speech.transcript import SpeechSegment, SpokenWord
 from shoal.speech.vocabulary import POSITION_S
 
 _FILTER_POSITIONS = 7
-"""of which the median is taken"""
+"""Width of the median filter."""
 _LONGEST_MEDIAN_S = 0.7
 _SURPLUS_S = 0.5
-"""by which a word reaches out of its segment, so that the segment is believed"""
+"""If a word extends beyond its segment by more than this, the segment's times are used."""
 _LONGEST_WORD = 2.0
-"""Times the median word: the length to which words at the ends of sentences are cut, for pauses count as theirs."""
+"""Maximum length of words at the ends of sentences, as a multiple of the median word: pauses count as part of them."""
 _SENTENCE_ENDS = frozenset(".。!\uff01?\uff1f")
 _OPENING = frozenset("\"'“¿([{-")
 _CLOSING = frozenset("\"'.。,\uff0c!\uff01?\uff1f:\uff1a”)]}、")
 _WITHOUT_SPACES = frozenset(("zh", "ja", "th", "lo", "my", "yue"))
-"""Languages whose words are not told by spaces: each character counts as one."""
+"""Languages without spaces between words, in which each character counts as one."""
 _NO_CHARACTER = "\ufffd"
 
 
@@ -45,11 +45,11 @@ def spoken_words(
     """The words of a text with their times, counted from the beginning of its window.
 
     Args:
-        attention_HRP: softmaxes over the positions that are sound, of rows for the prompt, the text and its end.
+        attention_HRP: softmaxes over the positions that are sound, in rows for the prompt, the text and its end.
         token_ids: of the text, [N].
-        probabilities: of these.
-        decode: from tokens to text.
-        num_before: rows of the prompt before the one that says the first token.
+        probabilities: of these tokens.
+        decode: turns tokens into text.
+        num_before: rows of the prompt before the one that predicts the first token.
         language: that is spoken, by its code.
     """
     groups = word_groups(token_ids, decode, by_character=language in _WITHOUT_SPACES)
@@ -83,11 +83,11 @@ def shared_out(
     """The segments of a window with their words.
 
     Args:
-        words: of all of them, counted from the window's beginning.
+        words: of all segments, with times from the window's beginning.
         segments: in order.
         is_word: whether a token is text.
-        origin_s: of the window.
-        last_end_s: when the segment before these ended.
+        origin_s: beginning of the window.
+        last_end_s: end of the previous segment.
     """
     usual_s = _median_s(words)
     left = [replace(word, start_s=origin_s + word.start_s, end_s=origin_s + word.end_s) for word in words]
@@ -105,7 +105,7 @@ def shared_out(
 
 
 def _within(own: list[SpokenWord], segment: SpeechSegment, usual_s: float, last_end_s: float) -> list[SpokenWord]:
-    """Words at the ends of a segment are not so long that they hold a pause, and end with it where they are."""
+    """Limit words at both ends of a segment to its times, and shorten them if they contain a pause."""
     longest_s = _LONGEST_WORD * usual_s
     first = own[0]
     is_long = first.end_s - first.start_s > longest_s
@@ -125,13 +125,13 @@ def _within(own: list[SpokenWord], segment: SpeechSegment, usual_s: float, last_
 
 
 def _median_s(words: Sequence[SpokenWord]) -> float:
-    """Length of a usual word; 0 where none has any."""
+    """Median length of a word; 0 if no word has a length."""
     lengths = [word.end_s - word.start_s for word in words if word.end_s > word.start_s]
     return min(_LONGEST_MEDIAN_S, float(np.median(lengths))) if lengths else 0.0
 
 
 def token_starts(attention_HRP: F32, num_before: int) -> F32:
-    """The position at which each token begins to be said, and that of the text's end, [N + 1]."""
+    """The position at which each token begins, and that of the text's end, [N + 1]."""
     deviation = attention_HRP.std(axis=1, keepdims=True)
     scores_HRP = (attention_HRP - attention_HRP.mean(axis=1, keepdims=True)) / np.maximum(deviation, 1e-12)
     scores_NP = _median(scores_HRP).mean(axis=0)[num_before:-1]
@@ -141,9 +141,9 @@ def token_starts(attention_HRP: F32, num_before: int) -> F32:
 
 
 def cheapest_path(costs_NP: F32) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the cheapest way from the first cell to the last, by steps to the right, down or both.
+    """Rows and columns of the cheapest path from the first cell to the last, by steps to the right, down or both.
 
-    Cells of one diagonal depend on the two before it alone, so that a diagonal is computed at once.
+    Cells of a diagonal depend only on the two diagonals before it, so a diagonal is computed at once.
     """
     num_rows, num_columns = costs_NP.shape
     total = np.full((num_rows + 1, num_columns + 1), np.inf)
@@ -168,7 +168,7 @@ def cheapest_path(costs_NP: F32) -> tuple[np.ndarray, np.ndarray]:
 def word_groups(
     token_ids: Sequence[int], decode: Callable[[Sequence[int]], str], *, by_character: bool
 ) -> list[list[int]]:
-    """The tokens of each word, in order: no token is left out, and none ends within a character."""
+    """The tokens of each word, in order: no token is left out, and no word ends within a character."""
     pieces: list[list[int]] = []
     open_piece: list[int] = []
     for token in token_ids:
@@ -190,7 +190,7 @@ def word_groups(
 
 
 def without_pauses(words: Sequence[SpokenWord]) -> list[SpokenWord]:
-    """Words at either side of a sentence's end are no longer than twice the median word."""
+    """Limit words on either side of a sentence's end to twice the median word."""
     longest_s = _LONGEST_WORD * _median_s(words)
     kept = list(words)
     for place in range(1, len(kept)):
@@ -205,7 +205,7 @@ def without_pauses(words: Sequence[SpokenWord]) -> list[SpokenWord]:
 
 
 def with_punctuation(words: Sequence[SpokenWord]) -> list[SpokenWord]:
-    """Marks belong to the word behind them or before them, whose times stay."""
+    """Join punctuation to the word before or after it, whose times stay."""
     joined: list[SpokenWord] = []
     for word in words:
         before = joined[-1] if joined else None
@@ -219,7 +219,7 @@ def with_punctuation(words: Sequence[SpokenWord]) -> list[SpokenWord]:
 
 
 def _median(scores_HRP: F32) -> F32:
-    """Over neighboring positions, mirrored at the ends."""
+    """Median over neighboring positions, mirrored at the ends."""
     half = _FILTER_POSITIONS // 2
     if scores_HRP.shape[-1] <= half:
         return scores_HRP

@@ -1,4 +1,4 @@
-"""Sound files of any kind to samples: decoded, mixed down and resampled by FFmpeg's libraries through PyAV."""
+"""Reads sound files of any format as samples: decoded, mixed down and resampled by FFmpeg's libraries through PyAV."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp3,mp4,mpeg,mpegts,ogg,"
     "rm,tta,w64,wav,webm,wv"
 )
-"""What is read of a client: files that have all they are made of in them. Playlists and descriptions of sessions would
-have FFmpeg open other files or sockets. Source: ffmpeg-formats, Demuxers."""
+"""Accepted formats: files that contain everything they need. Playlists and session descriptions would make FFmpeg open
+other files or sockets. Source: ffmpeg-formats, Demuxers."""
 _LEAST_RATE, _MOST_RATE = 1_000, 768_000
-"""Samples a second. A file may claim any rate: at 1 Hz a kilobyte would be a quarter of an hour."""
+"""Accepted sample rates. A file may claim any rate: at 1 Hz a kilobyte would be a quarter of an hour."""
 _MOST_CHANNELS = 64
 _MOST_FRAME_SAMPLES = 1 << 20
-"""of all channels of one frame, which is resampled at once"""
+"""Most samples of all channels of a frame, which is resampled at once."""
 
 
 def decode_audio(data: bytes, *, max_s: float, param: str = "file") -> F32:
@@ -31,11 +31,11 @@ def decode_audio(data: bytes, *, max_s: float, param: str = "file") -> F32:
 
     Args:
         data: the file.
-        max_s: the longest sound that is taken. Nothing beyond it is decoded.
-        param: what the file is called in errors.
+        max_s: the longest sound that is accepted. Nothing beyond it is decoded.
+        param: name of the file in errors.
 
     Raises:
-        InvalidRequest: it is empty, damaged, no sound, or too long.
+        InvalidRequest: the file is empty, damaged, not a sound, or too long.
         MissingExtra: PyAV is not installed.
     """
     try:
@@ -57,7 +57,7 @@ def decode_audio(data: bytes, *, max_s: float, param: str = "file") -> F32:
 
 
 def _decode(data: bytes, max_s: float, param: str) -> F32:
-    """Frame by frame, so that a small file of many hours is refused before it is in memory."""
+    """Decode frame by frame, so that a small file of many hours is refused before it is in memory."""
     import av
 
     pieces: list[F32] = []
@@ -83,7 +83,7 @@ def _decode(data: bytes, max_s: float, param: str) -> F32:
 
 
 def _check_frame(rate: int, num_channels: int, num_samples: int, param: str) -> None:
-    """Raises InvalidRequest for what no microphone gives and a few bytes can claim."""
+    """Raises InvalidRequest for values that no recording has, but that a few bytes can claim."""
     if not _LEAST_RATE <= rate <= _MOST_RATE:
         raise InvalidRequest(
             f"`{param}` has {rate} samples a second, but only {_LEAST_RATE} to {_MOST_RATE} are accepted", param=param

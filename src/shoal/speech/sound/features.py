@@ -1,4 +1,4 @@
-"""Log-mel spectrograms as Whisper's encoder takes them.
+"""Log-mel spectrograms as input of Whisper's encoder.
 
 Shapes: S samples, F frames, B frequency bins, M mels.
 Source: Whisper, arXiv 2212.04356, section 2.2; Slaney, Auditory Toolbox, 1998, for the scale and its normalization.
@@ -14,29 +14,29 @@ import numpy as np
 from shoal.arrays import F32
 
 SAMPLE_RATE = 16_000
-"""samples a second"""
+"""Samples a second."""
 HOP_SAMPLES = 160
-"""from one frame to the next: 10 ms"""
+"""Samples from one frame to the next: 10 ms."""
 _WINDOW_SAMPLES = 400
 _LINEAR_HZ = 200.0 / 3
-"""of a mel, up to 1 kHz"""
+"""Hertz of a mel, up to 1 kHz."""
 _BREAK_HZ = 1000.0
 _LOG_STEP = np.log(6.4) / 27.0
-"""natural logarithm of the ratio of neighboring mels' frequencies, above 1 kHz"""
+"""Natural logarithm of the ratio of neighboring mels' frequencies, above 1 kHz."""
 _FRAMES_AT_ONCE = 200
-"""Their spectra stay in a cache: 7 ms of a processor for a clip of 30 s, 10 ms for all frames at once."""
+"""Frames whose spectra stay in the cache: 7 ms for a clip of 30 s, while all frames at once take 10 ms."""
 _FRAMES_OF_PRODUCT = 8
-"""of one product at most: for larger ones NumPy's BLAS wakes threads of its own, which spin for 10 ms afterwards"""
+"""Frames of one product: for larger ones NumPy's BLAS wakes threads of its own, which spin for 10 ms afterwards."""
 _FLOOR = 1e-10
 _DYNAMIC_RANGE = 8.0
-"""Powers of ten below the loudest value, under which everything counts as this quiet."""
+"""Powers of ten below the loudest value; everything quieter is raised to that level."""
 
 
 def log_mel(samples_S: F32, num_mels: int, num_frames: int) -> F32:
     """The spectrogram [F, M] of one clip.
 
     Args:
-        samples_S: at 16 kHz, between -1 and 1; what is missing of `num_frames` is silence, what is more is left out.
+        samples_S: at 16 kHz, between -1 and 1; they are padded with silence or truncated to `num_frames`.
         num_mels: of a frame.
         num_frames: of 10 ms.
     """
@@ -56,7 +56,7 @@ def log_mel(samples_S: F32, num_mels: int, num_frames: int) -> F32:
 
 
 def _mel_power(frames_FS: F32, filters_BM: F32) -> F32:
-    """Of some frames, [F, M]."""
+    """The mel power of some frames, [F, M]."""
     spectrum_FB = np.fft.rfft(frames_FS * _window())
     power_FB = (spectrum_FB.real**2 + spectrum_FB.imag**2).astype(np.float32, copy=False)
     few = math.gcd(len(power_FB), _FRAMES_OF_PRODUCT)
@@ -65,7 +65,7 @@ def _mel_power(frames_FS: F32, filters_BM: F32) -> F32:
 
 @lru_cache(maxsize=4)
 def mel_filters(num_mels: int) -> F32:
-    """Triangles over the frequency bins, each of the area of one, [B, M]."""
+    """Triangular filters over the frequency bins, each with area 1, [B, M]."""
     top_mel = _to_mels(SAMPLE_RATE / 2)
     corners_hz = _to_hz(np.linspace(0.0, top_mel, num_mels + 2))
     bins_hz = np.fft.rfftfreq(_WINDOW_SAMPLES, 1.0 / SAMPLE_RATE)[:, None]
@@ -77,7 +77,7 @@ def mel_filters(num_mels: int) -> F32:
 
 @lru_cache(maxsize=1)
 def _window() -> F32:
-    """Hann's, periodic."""
+    """A periodic Hann window."""
     return np.hanning(_WINDOW_SAMPLES + 1)[:-1].astype(np.float32)
 
 

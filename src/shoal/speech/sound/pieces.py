@@ -1,4 +1,4 @@
-"""How long sound is cut: in silences, into pieces that are no longer than a clip and are transcribed side by side."""
+"""Cuts long sound at silences into pieces no longer than a clip, which are transcribed side by side."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from shoal.speech.sound.features import SAMPLE_RATE
 from shoal.speech.sound.voice import FRAME_SAMPLES, SampleSpan, speech_spans, voice_available, voice_probabilities
 
 _MARGIN_S = 0.2
-"""of silence that is kept before and behind speech"""
+"""Silence that is kept before and after speech."""
 _SEARCH_SHARE = 1 / 3
-"""of a clip, at its end: where a place to cut speech without silences is looked for"""
+"""Share of a clip, at its end, that is searched for a place to cut speech without silences."""
 
 
 def pieces_of(samples_S: F32, clip_samples: int) -> list[SampleSpan]:
-    """What is to be transcribed of some sound, in order.
+    """The pieces of a sound that are to be transcribed, in order.
 
-    A sound that is no longer than a clip is one piece. A longer one is cut where nobody speaks, and left whole where
-    the detector of voices is not installed: its windows follow one after the other then.
+    A sound no longer than a clip is one piece. A longer one is cut where nobody speaks, but stays whole if the voice
+    detector is not installed: then its windows follow one after the other.
 
     Args:
-        samples_S: all of it.
-        clip_samples: of the longest piece.
+        samples_S: the whole sound.
+        clip_samples: length of the longest piece.
     """
     if len(samples_S) <= clip_samples or not voice_available():
         return [SampleSpan(0, len(samples_S))]
@@ -34,7 +34,7 @@ def pieces_of(samples_S: F32, clip_samples: int) -> list[SampleSpan]:
 
 
 def join_spans(spans: Sequence[SampleSpan], clip_samples: int, num_samples: int) -> list[SampleSpan]:
-    """As many neighboring spans in a piece as fit into a clip, with a little of the silence round them."""
+    """Join as many neighboring spans as fit a clip, with a little of the silence around them."""
     margin = int(_MARGIN_S * SAMPLE_RATE)
     pieces: list[SampleSpan] = []
     for index, span in enumerate(spans):
@@ -48,7 +48,7 @@ def join_spans(spans: Sequence[SampleSpan], clip_samples: int, num_samples: int)
 
 
 def _cut(span: SampleSpan, probabilities: F32, clip_samples: int) -> list[SampleSpan]:
-    """A span that is longer than a clip, where it is quietest towards the end of each clip."""
+    """Cut a span that is longer than a clip where it is quietest, near the end of each clip."""
     parts: list[SampleSpan] = []
     start = span.start
     longest = clip_samples - 2 * int(_MARGIN_S * SAMPLE_RATE)

@@ -1,6 +1,6 @@
-"""Where somebody speaks: Silero's detector of voices, which ONNX Runtime computes.
+"""Where somebody speaks: Silero's voice detector, computed by ONNX Runtime.
 
-Its package asks for PyTorch, which its file does without; so the file is looked for and the package is not imported.
+Its package requires PyTorch, which its model file does not need; so the file is located without importing the package.
 Source: github.com/snakers4/silero-vad, src/silero_vad/sequence_vad.py, for the model's inputs and its defaults.
 """
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 FRAME_SAMPLES = 512
-"""of a probability: 32 ms"""
+"""Samples for one probability: 32 ms."""
 _CONTEXT_SAMPLES = 64
-"""of the frame before, which each frame begins with"""
+"""Samples of the previous frame with which each frame begins."""
 _STATE = 128
 _BLOCK_FRAMES = 512
-"""computed at once"""
+"""Frames that are computed at once."""
 _MODEL = "silero_vad/data/silero_vad_16k_sequence.onnx"
 _BEGINS, _ENDS = 0.5, 0.35
-"""probabilities at which speech begins, and under which it ends"""
+"""Probabilities at which speech begins, and below which it ends."""
 _LEAST_SILENCE_S, _LEAST_SPEECH_S = 0.3, 0.25
-"""shorter ones do not count"""
+"""Shorter silences and sounds are ignored."""
 
 
 class SampleSpan(NamedTuple):
@@ -41,7 +41,7 @@ class SampleSpan(NamedTuple):
 
 
 def voice_available() -> bool:
-    """Whether the detector is installed."""
+    """Whether the voice detector is installed."""
     try:
         package_file(_MODEL)
     except ModelLoadError:
@@ -50,7 +50,7 @@ def voice_available() -> bool:
 
 
 def voice_probabilities(samples_S: F32) -> F32:
-    """For each frame how likely it is that somebody speaks. Raises ModelLoadError where the detector is missing."""
+    """For each frame, the probability that somebody speaks. Raises ModelLoadError if the detector is missing."""
     session = _session()
     h = c = np.zeros((1, 1, _STATE), np.float32)
     context = np.zeros(_CONTEXT_SAMPLES, np.float32)
@@ -66,7 +66,7 @@ def voice_probabilities(samples_S: F32) -> F32:
 
 
 def speech_spans(probabilities: F32) -> list[SampleSpan]:
-    """Where somebody speaks, in order; too short a silence or a sound is passed over."""
+    """Where somebody speaks, in order. Short silences and short sounds are ignored."""
     spans: list[SampleSpan] = []
     start: int | None = None
     for frame, probability in enumerate([*probabilities.tolist(), 0.0]):
