@@ -1,4 +1,4 @@
-"""A process in which the functions of chains run."""
+"""A process that runs the functions of chains."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 from shoal.worker.process.parent import die_with_parent
 
 _modules: dict[str, ModuleType] = {}
-"""by path; a process is its own"""
+"""Loaded files by path; each process has its own."""
 _NO_VALUE = "it returned what no other process can read: return arrays, strings, numbers, lists and dictionaries"
 
 
 class FunctionFailed(Exception):
-    """A function raised, in words that cross between processes. `is_input`: the request's fault."""
+    """A function raised an error, with a message that can be sent between processes. `is_input`: the request is to
+    blame."""
 
     def __init__(self, message: str, is_input: bool) -> None:
         super().__init__(message, is_input)
@@ -30,19 +31,19 @@ class FunctionFailed(Exception):
 
 
 def prepare() -> None:
-    """What the process does first: it ends with its parent, and leaves Ctrl+C to it."""
+    """Prepare the process: it ends with its parent, and leaves Ctrl+C to it."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) -> bytes:
-    """Call a function of a file. Returns its values, one for each output, as `values_of` reads them. Raises
+    """Call a function of a file. Returns its values, one for each output, encoded for `values_of`. Raises
     FunctionFailed."""
     try:
         result = getattr(_module(file), function)(**values)
     except ValueError as error:
         raise FunctionFailed(str(error), is_input=True) from None
-    except BaseException as error:  # what ends a process, or a task, is to end nothing in the one that asked
+    except BaseException as error:  # what ends a process or a task must not end anything in the one that asked
         raise FunctionFailed(f"{type(error).__name__}: {error}", is_input=False) from None
     outputs = result if isinstance(result, tuple) and num_outputs > 1 else (result,)
     if len(outputs) != num_outputs:
@@ -75,7 +76,8 @@ def fault_of(file: str, function: str, inputs: Sequence[str]) -> str | None:
 
 
 def values_of(returned: bytes) -> tuple[Any, ...]:
-    """What `call` returned, in another process, which does not know the function's file. Raises FunctionFailed."""
+    """Decode what `call` returned, in another process, which does not know the function's file. Raises
+    FunctionFailed."""
     try:
         return pickle.loads(returned)
     except (ImportError, AttributeError) as error:
@@ -83,7 +85,7 @@ def values_of(returned: bytes) -> tuple[Any, ...]:
 
 
 def _module(file: str) -> ModuleType:
-    """The file as a module, run once; its folder can be imported from, as a script's can."""
+    """The file as a module, loaded once; modules in its folder can be imported, as for a script."""
     if file not in _modules:
         path = Path(file)
         sys.path.insert(0, str(path.parent))
@@ -92,7 +94,7 @@ def _module(file: str) -> ModuleType:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # where dataclasses look for their annotations
+        sys.modules[name] = module  # dataclasses look up their annotations there
         try:
             spec.loader.exec_module(module)
         except BaseException:

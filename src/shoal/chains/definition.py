@@ -1,4 +1,4 @@
-"""What a chain consists of, as its file says it."""
+"""The definition of a chain, as its file gives it."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ _MAX_FILE_BYTES = 1 << 20
 _CHAIN_KEYS = ("name", "inputs", "steps", "outputs", "workers", "timeout")
 MAX_STEPS = 256
 _MAX_WORKERS = 1024
-"""Processes for functions; each imports what the functions do."""
+"""Most processes for functions; each imports what the functions need."""
 _MAX_TIMEOUT_S = 86_400.0
 """A day: nobody waits longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """Steps in an order in which every value is there before it is used."""
+    """A chain's steps, in an order in which every value exists before it is used."""
 
     name: str
     file: Path
-    """that describes it"""
+    """The file that describes the chain."""
     inputs: Mapping[str, InputKind]
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
     num_workers: int = 1
-    """processes for functions"""
+    """Processes for functions."""
     timeout_s: float = 60.0
-    """the most that one call of a function may take"""
+    """Time limit for one call of a function."""
 
     @property
     def graphs(self) -> dict[str, Path]:
-        """Graphs by the name that they are served under: their file's."""
+        """Graphs by the name under which they are served: that of their file."""
         return {step.model.stem: step.model for step in self.steps if isinstance(step, GraphStep)}
 
     @property
     def encoders(self) -> dict[str, Path]:
-        """Graphs of encoders of texts by the name that they are served under: their folder's."""
+        """Graphs of text encoders by the name under which they are served: that of their folder."""
         return {step.model_name: step.encoder.graph for step in self.steps if isinstance(step, EncoderStep)}
 
     @property
     def language_steps(self) -> list[LanguageStep]:
-        """Those that have a language model answer."""
+        """Steps in which a language model answers."""
         return [step for step in self.steps if isinstance(step, LanguageStep)]
 
     @property
     def speech_steps(self) -> list[SpeechStep]:
-        """Those that write down what is said."""
+        """Steps that transcribe speech."""
         return [step for step in self.steps if isinstance(step, SpeechStep)]
 
     @property
     def models(self) -> dict[str, Path]:
-        """All graphs that are served for it, by name."""
+        """All graphs that are served for the chain, by name."""
         return self.graphs | self.encoders
 
     @property
     def files(self) -> list[Path]:
-        """Everything that it consists of: its own file, graphs, language models, and files of functions."""
+        """All files of the chain: its own file, graphs, language models, and files of functions."""
         functions = {step.file for step in self.steps if isinstance(step, FunctionStep)}
         steps = (*self.language_steps, *self.speech_steps)
         local = {Path(step.model) for step in steps if Path(step.model).exists()}
@@ -76,7 +76,7 @@ class Chain:
 
 
 def places_of(places: Sequence[str], chains: Sequence[Chain]) -> list[str]:
-    """Where models lie: those that were named, and the graphs of chains, each once. Raises ConfigError."""
+    """Paths of models: those that were named, and the graphs of chains, each once. Raises ConfigError."""
     found = dict.fromkeys(places)
     paths = {Path(place).resolve() for place in places}
     for chain in chains:
@@ -94,7 +94,7 @@ def read_chain(place: str | Path) -> Chain:
     """Read a chain's file, or the one in a folder.
 
     Raises:
-        ConfigError: it cannot be read, or does not describe a chain; the message names the place in it.
+        ConfigError: the file cannot be read, or does not describe a chain; the message names the place in it.
     """
     path = Path(place)
     file = path / CHAIN_FILE if path.is_dir() else path
@@ -102,7 +102,7 @@ def read_chain(place: str | Path) -> Chain:
 
 
 def parse_chain(data: object, file: Path) -> Chain:
-    """A chain from plain data; paths start from the folder of `file`. Raises ConfigError."""
+    """A chain from plain data; paths are relative to the folder of `file`. Raises ConfigError."""
     fields = read_mapping(data, str(file))
     check_keys(fields, _CHAIN_KEYS, str(file))
     default = file.parent.resolve().name if file.name == CHAIN_FILE else file.stem
@@ -142,7 +142,7 @@ def _steps(data: object, file: Path) -> list[Step]:
 
 
 def _check_flow(chain: Chain, file: str) -> None:
-    """Every value is made once, before it is used."""
+    """Check that every value is made once, before it is used."""
     made = set(chain.inputs)
     for step in chain.steps:
         for name in used_by(step):

@@ -1,4 +1,4 @@
-"""Python functions of chains, in processes of their own that are started again when they die."""
+"""Runs Python functions of chains in separate processes, which are started again when they die."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pebble import ProcessPool
 
 MAX_TRIES = 3
-"""Of a call whose process dies: a call that kills every process is the fault of what it was given."""
+"""Tries of a call whose process dies: if a call kills every process, its input is to blame."""
 
 
 _RUN_TIMEOUT_S = 60.0
-"""For a file of functions to be run once, which may import a lot. A judgment."""
+"""Time limit for running a file of functions once, which may import a lot. A judgment."""
 
 
 class FunctionPool:
@@ -31,7 +31,7 @@ class FunctionPool:
         """
         Args:
             num_workers: processes, >= 1; started with the first call, or `check`.
-            timeout_s: the most that one call may take, > 0; its process is killed then.
+            timeout_s: time limit for one call, > 0; its process is killed then.
             max_tries: of a call whose process dies, >= 1.
 
         Raises:
@@ -69,9 +69,9 @@ class FunctionPool:
         """A function's values, one for each of the step's outputs.
 
         Raises:
-            InvalidRequest: it raised ValueError, which says that it was given what it cannot work with.
-            DeadlineExceeded: it took too long.
-            RequestError: it raised anything else, or its processes died under it.
+            InvalidRequest: the function raised ValueError, which means that its input is invalid.
+            DeadlineExceeded: the function took too long.
+            RequestError: the function raised anything else, or its processes died.
             WorkerLost: the pool is closed.
         """
         for _ in range(self._max_tries):
@@ -88,7 +88,7 @@ class FunctionPool:
         raise RequestError(f"step {step.name!r}: its process has died {self._max_tries} times in a row")
 
     def close(self) -> None:
-        """Stop the processes. Calls that run end with WorkerLost. Idempotent."""
+        """Stop the processes. Running calls end with WorkerLost. Idempotent."""
         self._is_closed = True
         self._pool.stop()
         self._pool.join()
@@ -103,8 +103,8 @@ class FunctionPool:
         return ProcessPool(max_workers=self._num_workers, context=context, initializer=child.prepare)
 
     def _replace(self, broken: ProcessPool) -> None:
-        """A pool breaks for good when processes of it die that have nothing to do. Raises WorkerLost where it is not
-        broken, but closed."""
+        """Replace a pool, which breaks permanently when idle processes of it die. Raises WorkerLost if it is closed
+        rather than broken."""
         if self._is_closed:
             raise WorkerLost("the chain is closed")
         if self._pool is broken:
@@ -128,11 +128,11 @@ class FunctionPool:
 
 
 def _process_ended() -> tuple[type[Exception], ...]:
-    """What a call raises whose process ends under it."""
+    """What a call raises if its process ends during the call."""
     from pebble import ProcessExpired
 
     return ProcessExpired, BrokenProcessPool
 
 
 class _Died(Exception):
-    """The process of a call ended under it."""
+    """The process of a call ended during the call."""

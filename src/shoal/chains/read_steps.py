@@ -1,4 +1,4 @@
-"""The steps of a chain's file, one form each."""
+"""Reads the steps of a chain's file, with a function for each form."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "llm": ("prompt", "system", "raw", "sampling", "load"),
     "speech": ("audio", "options", "load"),
 }
-"""Which forms there are, and the keys of each beside `_COMMON`."""
+"""The forms of steps, and the keys of each besides `_COMMON`."""
 _FORMS = (
     "`model` (an .onnx file), `call` (FILE.py:FUNCTION), `encoder` (a folder), `llm` (a language model) or `speech` (a "
     "model of speech)"
@@ -40,7 +40,7 @@ _FORMS = (
 
 
 def read_step(data: object, index: int, file: Path) -> Step:
-    """One step; paths start from the folder of `file`. Raises ConfigError, ModelLoadError."""
+    """Read one step; paths are relative to the folder of `file`. Raises ConfigError, ModelLoadError."""
     place = f"{file}: steps[{index}]"
     fields = read_mapping(data, place)
     forms = [form for form in _KEYS if form in fields]
@@ -175,7 +175,7 @@ def _speech(fields: Mapping[str, Any], file: Path, place: str, each: frozenset[s
 
 
 def _model(said: Any, file: Path, place: str) -> str:
-    """A model as commands take it, with its path whole."""
+    """A model as commands take it, with an absolute path."""
     model = read_text(said, place)
     if model.startswith(("hf:", "pkg:")):
         return model
@@ -186,7 +186,7 @@ def _model(said: Any, file: Path, place: str) -> str:
 
 
 def _named_in(text: str, place: str) -> list[str]:
-    """The values that a text names in braces. Raises ConfigError where one is more than a name."""
+    """The values that a text names in braces. Raises ConfigError if a pair of braces contains more than a name."""
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Runs one request through a chain: every step as soon as what it uses is there."""
+"""Runs one request through a chain: each step starts as soon as the values that it uses exist."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shoal.chains.texts import answer_prompt, encode_texts
 from shoal.errors import InvalidRequest, RequestError, ShoalError
 
 MAX_ITEMS = 4096
-"""Of a list that a step runs over."""
+"""Most items of a list that a step runs over."""
 
 
 class StepRunner(Protocol):
-    """What computes steps."""
+    """Computes steps."""
 
     async def run_graph(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """A served graph's outputs. Raises ShoalError."""
+        """The outputs of a served graph. Raises ShoalError."""
         ...
 
     async def call_function(self, step: FunctionStep, values: Mapping[str, Any]) -> Sequence[Any]:
@@ -31,29 +31,28 @@ class StepRunner(Protocol):
         ...
 
     async def encode(self, step: EncoderStep, texts: Sequence[str], query: str | None) -> F32:
-        """Vectors [N, H] of texts, or where there is a query the scores [N] of how well they answer it. Raises
-        ShoalError."""
+        """Vectors [N, H] of texts or, with a query, scores [N] of how well they answer it. Raises ShoalError."""
         ...
 
     async def transcribe(self, step: SpeechStep, samples_S: F32) -> tuple[str, list[dict[str, Any]]]:
-        """What is said in a sound, and its segments. Raises ShoalError."""
+        """The transcript of a sound, and its segments. Raises ShoalError."""
         ...
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
-        """What a language model says. Raises ShoalError."""
+        """The answer of a language model. Raises ShoalError."""
         ...
 
 
 async def run_chain(chain: Chain, runner: StepRunner, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The chain's outputs.
+    """Run the chain. Returns its outputs.
 
     Args:
         chain: what to run.
-        runner: computes the steps; steps that do not wait for each other run at once.
+        runner: computes the steps; steps that do not depend on each other run at the same time.
         given: the chain's inputs, decoded.
 
     Raises:
-        ShoalError: the first that a step raised; the other steps are given up then.
+        ShoalError: the first error of a step; the other steps are then cancelled.
     """
     loop = asyncio.get_running_loop()
     values: dict[str, asyncio.Future[Any]] = {}
@@ -82,7 +81,7 @@ async def _run_step(step: Step, runner: StepRunner, values: Mapping[str, asyncio
 
 
 async def _run_each(step: Step, runner: StepRunner, used: Mapping[str, Any]) -> list[list[Any]]:
-    """The step over every item of its lists; a list for each output."""
+    """Run the step over every item of its lists. Returns a list for each output."""
     lists = {name: used[name] for name in step.each}
     for name, items in lists.items():
         if not isinstance(items, list):
@@ -144,7 +143,7 @@ async def _run_graph(step: GraphStep, runner: StepRunner, used: Mapping[str, Any
 
 
 def _first(group: BaseExceptionGroup[ShoalError]) -> ShoalError:
-    """Groups hold groups where a step runs over a list."""
+    """The first error in a group; groups contain groups if a step runs over a list."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""What a chain's steps say."""
+"""The kinds of steps in a chain, as data."""
 
 from __future__ import annotations
 
@@ -12,132 +12,133 @@ from shoal.model.encoder.folder import EncoderFolder
 
 
 class InputKind(StrEnum):
-    """What clients give for an input."""
+    """What clients send for an input."""
 
     IMAGE = "image"
-    """a picture file; steps get its pixels, (height, width, 3), RGB, uint8"""
+    """A picture file; steps get its pixels, (height, width, 3), RGB, uint8."""
     AUDIO = "audio"
-    """a sound file; steps get its samples, (samples,), 16 kHz, one channel, float32 between -1 and 1"""
+    """A sound file; steps get its samples, (samples,), 16 kHz, one channel, float32 between -1 and 1."""
     BYTES = "bytes"
-    """the bytes as they are"""
+    """Bytes, passed on as they are."""
     TEXT = "text"
-    """a string"""
+    """A string."""
     TEXTS = "texts"
-    """a list of strings"""
+    """A list of strings."""
     TENSOR = "tensor"
-    """an array"""
+    """An array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphStep:
-    """Runs an ONNX graph, together with the same step of other requests."""
+    """Runs an ONNX graph, batched with the same step of other requests."""
 
     name: str
     model: Path
     inputs: Mapping[str, str]
-    """values by the graph's names"""
+    """Names of the chain's values by the graph's input names."""
     outputs: Mapping[str, str]
-    """the graph's names by values"""
+    """The graph's output names by names of the chain's values."""
     each: frozenset[str] = frozenset()
-    """values that are lists: the step runs once for every item of them, and its outputs are lists"""
+    """Values that are lists: the step runs once for each of their items, and its outputs are lists."""
 
     @property
     def model_name(self) -> str:
-        """That the graph is served under."""
+        """Name under which the graph is served."""
         return self.model.stem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionStep:
-    """Calls a Python function in a process of the chain's own."""
+    """Calls a Python function in one of the chain's processes."""
 
     name: str
     file: Path
     function: str
     inputs: tuple[str, ...]
-    """values, given by these names"""
+    """Values that are passed as arguments with these names."""
     outputs: tuple[str, ...]
-    """what it returns: one value, or as many in a tuple"""
+    """Names of the returned values: one value, or a tuple of as many."""
     each: frozenset[str] = frozenset()
-    """see `GraphStep.each`"""
+    """See `GraphStep.each`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderStep:
-    """Makes vectors of texts, or puts texts in the order in which they answer a query."""
+    """Computes vectors of texts, or ranks texts by how well they answer a query."""
 
     name: str
     folder: Path
-    """of an encoder of texts"""
+    """Folder of a text encoder."""
     model_name: str
-    """that its graph is served under"""
+    """Name under which its graph is served."""
     encoder: EncoderFolder
-    """what is in it"""
+    """Content of the folder."""
     texts: str
-    """the value with a text, or a list of them"""
+    """The value with a text, or a list of texts."""
     query: str | None
-    """the value with the text that the others are ranked by; None: vectors are made"""
+    """The value with the query by which texts are ranked; None: vectors are computed."""
     outputs: tuple[str, ...]
-    """vectors [H] of one text or [N, H] of a list; of ranked texts the best, and where two are named, their scores"""
+    """Vectors [H] of one text or [N, H] of a list; for ranked texts, the best ones and, if two outputs are named, their
+    scores."""
     kind: str = ""
-    """what the texts are, for models that are told so, such as `query`"""
+    """Kind of the texts, such as `query`, for models that are told it."""
     top_n: int | None = None
-    """how many of the ranked texts; None: all"""
+    """Number of ranked texts to return; None: all."""
     each: frozenset[str] = frozenset()
     """see `GraphStep.each`"""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Values that it uses."""
+        """Values that the step uses."""
         return (self.texts,) if self.query is None else (self.query, self.texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageStep:
-    """Has a language model answer a prompt."""
+    """Asks a language model for an answer to a prompt."""
 
     name: str
     model: str
-    """as `shoal serve` takes it; paths are whole"""
+    """The model as `shoal serve` takes it; paths are absolute."""
     prompt: str
-    """`{NAME}` in it stands for a value: a text, or a list of texts, a line each"""
+    """The prompt. `{NAME}` stands for a value: a text, or a list of texts, one on each line."""
     system: str
-    """the message before the prompt; empty: none"""
+    """The system message; empty: none."""
     inputs: tuple[str, ...]
-    """values that the texts name"""
+    """Values that the texts name."""
     outputs: tuple[str]
-    """the answer"""
+    """Name of the answer."""
     is_raw: bool = False
-    """whether the prompt is continued as plain text, without the chat template"""
+    """Whether the prompt is continued as plain text, without the chat template."""
     sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """keyword arguments of `shoal.LLM.chat`"""
+    """Keyword arguments of `shoal.LLM.chat`."""
     load: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """keyword arguments of `shoal.LLM`"""
+    """Keyword arguments of `shoal.LLM`."""
     each: frozenset[str] = frozenset()
     """see `GraphStep.each`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechStep:
-    """Writes down what is said in a sound."""
+    """Transcribes speech."""
 
     name: str
     model: str
-    """as `shoal transcribe` takes it; paths are whole"""
+    """The model as `shoal transcribe` takes it; paths are absolute."""
     audio: str
-    """the value with samples, as an input of the kind `audio` has them"""
+    """The value with samples, in the form of an input of the kind `audio`."""
     outputs: tuple[str, ...]
-    """the text, and where two are named, its segments: a list of what `verbose_json` has of each"""
+    """The text and, if two outputs are named, its segments: a list of what `verbose_json` has for each."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """keyword arguments of `shoal.Transcriber.transcribe`"""
+    """Keyword arguments of `shoal.Transcriber.transcribe`."""
     load: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """keyword arguments of `shoal.Transcriber`"""
+    """Keyword arguments of `shoal.Transcriber`."""
     each: frozenset[str] = frozenset()
     """see `GraphStep.each`"""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Values that it uses."""
+        """Values that the step uses."""
         return (self.audio,)
 
 

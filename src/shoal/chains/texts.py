@@ -1,4 +1,4 @@
-"""Steps over texts: what an encoder and a language model are given of a chain's values, and what is made of it."""
+"""Steps over texts: the inputs of encoders and language models from a chain's values, and their outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shoal.chains.values import plain_data
 from shoal.errors import RequestError
 
 MAX_TEXTS = 4096
-"""Of one step."""
+"""Most texts of one step."""
 
 
 async def encode_texts(
@@ -24,7 +24,7 @@ async def encode_texts(
     """Vectors, or the best texts and their scores, one for each of the step's outputs.
 
     Raises:
-        RequestError: a value is no text, or there are too many.
+        RequestError: a value is not a text, or there are too many.
         ShoalError: as `encode`.
     """
     given = values[step.texts]
@@ -42,13 +42,13 @@ async def encode_texts(
 async def answer_prompt(
     step: LanguageStep, answer: Callable[[LanguageStep, str, str], Awaitable[str]], values: Mapping[str, Any]
 ) -> str:
-    """What the model says to the step's texts, with the values in their places. Raises as `answer`."""
+    """The model's answer to the step's texts, with values inserted. Raises as `answer`."""
     written = {name: _written(value) for name, value in values.items()}
     return await answer(step, step.prompt.format_map(written), step.system.format_map(written))
 
 
 def _texts(step: EncoderStep, name: str, value: Any) -> list[str]:
-    """Raises RequestError."""
+    """The texts in a value. Raises RequestError."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in cast(list[object], value)):
         wanted = "a text" if name == step.query else "a text, or a list of texts"
         raise RequestError(f"step {step.name!r}: {name!r} must be {wanted}")
@@ -59,7 +59,7 @@ def _texts(step: EncoderStep, name: str, value: Any) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """A value in a prompt: a list has a line for each item."""
+    """A value as text in a prompt: a list has a line for each item."""
     if isinstance(value, str):
         return value
     plain = plain_data(value)

@@ -1,4 +1,4 @@
-"""Values of chains where they come in from files and go out as plain data."""
+"""Values of chains: read from files, and written as plain data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shoal.errors import InvalidRequest, RequestError
 
 
 def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | bytes | list[str]:
-    """An input out of a file's content; of texts each line is one.
+    """An input from a file's content; for texts, each line is one.
 
     Args:
-        kind: of the input; None: the chain has no such input, which it will say itself.
+        kind: of the input; None: the chain has no such input, which it reports itself.
         name: of the input.
         content: of the file.
 
     Raises:
-        InvalidRequest: it is a tensor, or a text that is not UTF-8.
+        InvalidRequest: the input is a tensor, or a text that is not UTF-8.
     """
     if kind is InputKind.TENSOR:
         raise InvalidRequest(f"input {name!r} is a tensor: send JSON with `inputs`", name)
@@ -34,7 +34,7 @@ def input_of_file(kind: InputKind | None, name: str, content: bytes) -> str | by
 
 
 def json_of(value: Any, what: str) -> bytes:
-    """A value as JSON, arrays as lists. Raises RequestError, naming `what` it is: JSON cannot hold it."""
+    """A value as JSON, with arrays as lists. Raises RequestError, which names `what`, if JSON cannot express it."""
     try:
         return msgspec.json.encode(plain_data(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -42,7 +42,7 @@ def json_of(value: Any, what: str) -> bytes:
 
 
 def plain_data(value: Any) -> Any:
-    """A value without arrays, as JSON can hold it."""
+    """A value with arrays replaced by lists, as JSON can express it."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):

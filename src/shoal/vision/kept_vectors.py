@@ -1,15 +1,15 @@
-"""Vectors of pictures that were computed lately: every turn of a conversation sends its pictures again."""
+"""A cache of pictures' vectors, because every turn of a conversation sends its pictures again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 MAX_KEPT_BYTES = 256 << 20
-"""Some thirty pictures of a thousand vectors of 2048 columns."""
+"""About thirty pictures of a thousand vectors with 2048 columns."""
 
 
 class KeptVectors:
-    """The least recently used go first. Belongs to one event loop."""
+    """Removes the least recently used vectors first. Belongs to one event loop."""
 
     def __init__(self, max_bytes: int = MAX_KEPT_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -17,14 +17,14 @@ class KeptVectors:
         self._num_bytes = 0
 
     def get(self, key: bytes) -> bytes | None:
-        """Those of a picture; None: they are not here."""
+        """The vectors of a picture; None: they are not in the cache."""
         vectors = self._vectors.get(key)
         if vectors is not None:
             self._vectors.move_to_end(key)
         return vectors
 
     def put(self, key: bytes, vectors: bytes) -> None:
-        """Keep them, unless they are larger than everything that may be kept."""
+        """Store vectors, unless they are larger than the whole cache."""
         if key in self._vectors or len(vectors) > self._max_bytes:
             return
         self._vectors[key] = vectors

@@ -1,4 +1,4 @@
-"""Where pictures lie in a prompt, and how its rows turn."""
+"""Where pictures lie in a prompt, and the rotary positions of its rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from shoal.model.vision.cut_picture import CutPicture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLayout:
-    """A prompt with room for the vectors of its pictures."""
+    """A prompt with rows for the vectors of its pictures."""
 
     prompt_ids: tuple[int, ...]
-    """with a placeholder for every vector"""
+    """Tokens with a placeholder for every vector."""
     first_rows: tuple[int, ...]
-    """of each picture"""
+    """First row of each picture."""
 
 
 def lay_out(prompt_ids: Sequence[int], placeholder: int, pictures: Sequence[CutPicture]) -> PromptLayout:
-    """Give every picture its rows. `prompt_ids` has one placeholder a picture. Raises InvalidRequest otherwise."""
+    """Expand the prompt's one placeholder for each picture to all of its rows. Raises InvalidRequest if their numbers
+    differ."""
     places = [place for place, token in enumerate(prompt_ids) if token == placeholder]
     if len(places) != len(pictures):
         raise InvalidRequest(
@@ -42,11 +43,11 @@ def lay_out(prompt_ids: Sequence[int], placeholder: int, pictures: Sequence[CutP
 
 
 def turns_of(layout: PromptLayout, pictures: Sequence[CutPicture]) -> tuple[array[int], int]:
-    """The positions in time, height and width that each row turns by, and how far ahead of their own positions rows
-    behind the prompt turn.
+    """The positions in time, height and width by which each row is rotated, and how far the rotary positions of later
+    rows are ahead of their own.
 
-    A picture is one moment, and rows behind it go on from its longer side. Source: Qwen2-VL, arXiv 2409.12191, section
-    2.1.
+    A picture is one moment, and rows after it continue from its longer side. Source: Qwen2-VL, arXiv 2409.12191,
+    section 2.1.
     """
     turns = array("i")
     row = turn = 0

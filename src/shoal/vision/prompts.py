@@ -1,7 +1,7 @@
-"""Prompts with pictures: from what a client sends to rows of a request.
+"""Prompts with pictures: from a client's message to rows of a request.
 
-The vision part is a graph in workers of its own. What it gives goes with the request, so that workers of the language
-model that are started again get it again (docs/decisions/0044-pictures.md).
+The vision part is a graph in workers of its own. Its output is kept with the request, so that restarted workers of the
+language model get it again (docs/decisions/0044-pictures.md).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from shoal.vision.layout import PromptLayout, lay_out, turns_of
 from shoal.vision.sources import read_source
 
 MAX_PICTURES = 32
-"""Of one request."""
+"""Most pictures of one request."""
 
 
 _LARGE_BYTES = 24 << 20
-"""Pixels that are given back to the system: eight million of them. Of large pictures the C library would keep some
-hundred MB for the next ones (benchmarks/pictures.py)."""
+"""Pictures from this size on (eight million pixels) are followed by returning free memory to the system. Otherwise the
+C library would keep several hundred MB after large pictures (benchmarks/pictures.py)."""
 
 
 class Tower(Protocol):
-    """The vision part at work."""
+    """The running vision part."""
 
     def start(self) -> None:
-        """Begin to compute, in the running event loop."""
+        """Start computing, in the running event loop."""
         ...
 
     async def infer(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -51,7 +51,7 @@ class Tower(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutPrompt:
-    """A prompt and its pictures, of which nothing is computed yet. Implements `generation.seams.PlacedPictures`."""
+    """A prompt and its pictures, before their vectors are computed. Implements `generation.seams.PlacedPictures`."""
 
     layout: PromptLayout
     cut: tuple[CutPicture, ...]
@@ -70,7 +70,7 @@ class VisionPrompts:
         Args:
             data_plane: of the language model.
             model: its vision part.
-            tower: that computes it.
+            tower: computes it.
             allows_remote: whether pictures may be fetched from other servers.
 
         Raises:
@@ -138,7 +138,7 @@ class VisionPrompts:
         return cut
 
     async def _vectors(self, key: bytes, cut: CutPicture) -> bytes:
-        """fp32 [rows, W], see `Picture`"""
+        """The vectors of a picture, fp32 [rows, W], see `Picture`."""
         kept = self._kept.get(key)
         if kept is not None:
             return kept

@@ -1,4 +1,4 @@
-"""Where a picture of a request comes from: inside of it, or from another server where that is allowed."""
+"""Where a request's picture comes from: the request itself or, if allowed, another server."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from shoal.errors import InvalidRequest
 from shoal.model.vision.pixels import OpenPicture, PictureSource
 
 MAX_PICTURE_BYTES = 32 << 20
-"""Of one picture's file: those of cameras have a third of it."""
+"""Largest picture file: three times what cameras write."""
 _FETCH_TIMEOUT_S = 10.0
-"""Between two pieces of an answer. A judgment: whoever asks is waiting."""
+"""Time between two pieces of an answer. A judgment, as somebody is waiting."""
 _MOST_FETCH_S = 60.0
-"""For all of it, also where pieces keep coming: 32 MB at 0.5 MB/s."""
+"""Time for the whole picture, even if pieces keep coming: 32 MB at 0.5 MB/s."""
 _DATA = re.compile(
     r"data:(?:image/[\w.+-]{1,40})?(?:;[\w-]{1,20}=[\w.+-]{1,40}){0,4};base64,", re.ASCII | re.IGNORECASE
 )
 
 
 def read_source(source: PictureSource, *, allows_remote: bool) -> bytes | OpenPicture:
-    """A picture's file, or what Pillow has opened. May take seconds, for one from elsewhere.
+    """A picture's file, or an image that Pillow has opened. Fetching one may take seconds.
 
     Args:
-        source: a text is a URL, `data:image/...;base64,...` or http(s), and never a path.
+        source: a text is a URL, `data:image/...;base64,...` or http(s), never a path.
         allows_remote: whether pictures may be fetched.
 
     Raises:
-        InvalidRequest: another kind of URL, no base64, too large, or it cannot be had.
+        InvalidRequest: the URL is of another kind or not base64, or the picture is too large or cannot be fetched.
     """
     if isinstance(source, str):
         return _read_url(source, allows_remote=allows_remote)
@@ -81,7 +81,7 @@ def _decode_data(url: str) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    """Only over HTTP, whatever it is sent on to."""
+    """Fetch over HTTP(S) only, redirects included."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.HTTPHandler(),
@@ -102,7 +102,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _read(answer: http.client.HTTPResponse) -> bytearray:
-    """All of it, or one byte more than a picture may have. Raises OSError."""
+    """The whole answer, or one byte more than a picture may have. Raises OSError."""
     content, end_s = bytearray(), time.monotonic() + _MOST_FETCH_S
     while len(content) <= MAX_PICTURE_BYTES and (piece := answer.read1(1 << 16)):
         content += piece
