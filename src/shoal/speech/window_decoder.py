@@ -232,7 +232,7 @@ def _hypothesis(produced: Sequence[TokenProduced]) -> Hypothesis:
 
 
 def _late_heads(decoder: DecoderConfig) -> tuple[tuple[int, int], ...]:
-    """All heads in the later half of the layers (or in the last of those layers), for a model that does not say which
-    heads follow the sound. Source: openai/whisper, whisper/model.py, which uses all heads of that half."""
+    """The heads in the later half of the layers, or the last MAX_ALIGNMENT_HEADS of them, for a model that does not say
+    which heads follow the sound. Source: openai/whisper, whisper/model.py, which uses all heads of that half."""
     layers = range(decoder.num_layers // 2, decoder.num_layers)
     return tuple((layer, head) for layer in layers for head in range(decoder.num_heads))[-MAX_ALIGNMENT_HEADS:]
