@@ -57,6 +57,15 @@ def test_a_message(client: anthropic.Anthropic, server: RunningServer) -> None:
     assert message.usage.output_tokens == len("Grüße ✓".encode()) + 1
 
 
+def test_instructions_in_the_middle(client: anthropic.Anthropic, server: RunningServer) -> None:
+    """As Claude Code sends them."""
+    told: list[Any] = [*say("a"), {"role": "system", "content": "There are skills."}]
+    client.messages.create(model=MODEL, max_tokens=5, system="Be brief.", messages=told)
+    assert bytes(server.engine.requests[-1].prompt_ids).decode() == (
+        "<system>Be brief.<user>say a<system>There are skills.<assistant>"
+    )
+
+
 def test_a_stream(client: anthropic.Anthropic) -> None:
     with client.messages.stream(model=MODEL, max_tokens=50, messages=say("Grüße ✓")) as stream:
         assert "".join(stream.text_stream) == "Grüße ✓"

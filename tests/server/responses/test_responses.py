@@ -10,6 +10,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from shoal.errors import InvalidRequest
+from shoal.server.openai.body.fields import STRICT_FIELDS
+from shoal.server.responses.schemas import ResponsesBody
 from shoal.server.responses.store import ResponseStore, StoredResponse
 from tests.server.anthropic.test_anthropic_client import CALL, TOOL, reply_to
 from tests.server.fakes import FakeEngine
@@ -106,6 +109,34 @@ def test_a_streamed_call(client: openai.OpenAI) -> None:
     assert json.loads(arguments) == {"city": "Rom"}
 
 
+def test_functions_of_a_namespace(client: openai.OpenAI, server: RunningServer) -> None:
+    """As Codex sends them: the client knows a call by namespace and name, the model by both in one."""
+    space: Any = {"type": "namespace", "name": "sky", "description": "About the sky.", "tools": [WEATHER]}
+    call = CALL.replace('"weather"', '"sky__weather"')
+    first = client.responses.create(model=MODEL, input=f"say {call}", tools=[space])
+    assert last_prompt(server).startswith("<tools>sky__weather<user>")
+    _, called = first.output
+    assert called.type == "function_call"
+    assert (called.name, called.namespace) == ("weather", "sky")
+    result: Any = {"type": "function_call_output", "call_id": called.call_id, "output": "sunny, say fine"}
+    client.responses.create(model=MODEL, previous_response_id=first.id, input=[result], tools=[space])
+    stored = last_prompt(server)
+    assert "sky__weather" in stored.split("<user>")[1]
+    whole: list[Any] = [{"role": "user", "content": f"say {call}"}, *first.output, result]
+    client.responses.create(model=MODEL, input=whole, tools=[space], store=False)
+    assert last_prompt(server) == stored
+
+
+def test_hosted_tools_are_not_offered(client: openai.OpenAI, server: RunningServer) -> None:
+    """As Codex sends one: nobody here searches the web, and the response does not say that the model could."""
+    search: Any = {"type": "web_search", "external_web_access": True}
+    response = client.responses.create(model=MODEL, input="say a", tools=[WEATHER, search], tool_choice="auto")
+    assert last_prompt(server).startswith("<tools>weather<user>")
+    assert [tool.type for tool in response.tools] == ["function"]
+    with pytest.raises(InvalidRequest, match="web_search"):
+        ResponsesBody.model_validate({"input": "x", "tools": [search]}, context={STRICT_FIELDS: True})
+
+
 class City(BaseModel):
     city: str
 
@@ -132,7 +163,8 @@ def test_a_conversation_goes_on_from_what_is_stored(client: openai.OpenAI, serve
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "computer"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
         ({"top_logprobs": 3}, "top_logprobs"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn, cast
@@ -19,6 +20,7 @@ from jinja2.parser import Parser
 
 from shoal.errors import InvalidRequest, ModelLoadError
 from shoal.model.text.template.budget import Budget, TemplateLimitExceeded, spend_from
+from shoal.model.text.template.folding import stricter_forms
 from shoal.model.text.template.sandbox import MeteredEnvironment
 
 MAX_SOURCE_CHARS = 256 << 10
@@ -82,7 +84,7 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt up to the beginning of the assistant's answer. Thread-safe; takes a bounded time, whatever the
-        template.
+        template. A conversation that the template refuses is tried again as `stricter_forms` has it.
 
         Args:
             messages: of the conversation.
@@ -96,6 +98,10 @@ class ChatTemplate:
         try:
             return self._run(messages, tools, variables)
         except Exception as error:  # whatever its expressions raise for messages that it was not made for
+            if not isinstance(error, TemplateLimitExceeded):
+                for form in stricter_forms(messages):
+                    with suppress(Exception):
+                        return self._run(form, tools, variables)
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {_reason(error)}", "messages"
             ) from error

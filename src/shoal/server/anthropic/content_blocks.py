@@ -96,9 +96,9 @@ Block = Annotated[
 
 
 class InputMessage(ApiSchema):
-    """One turn of the conversation."""
+    """One turn of the conversation. Instructions may also come in the middle of it."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
 

@@ -16,6 +16,7 @@ from shoal.server.openai.answers import AnswerReading
 from shoal.server.openai.errors import ApiError
 from shoal.server.responses.items import OutputItems
 from shoal.server.responses.schemas import ResponsesBody
+from shoal.server.responses.tools import known_names, offered
 
 _json = msgspec.json.Encoder().encode
 _PLAIN = AnswerReading(plain_text, {}, 24)
@@ -51,7 +52,7 @@ class ResponseForm:
         self._stream = reading.stream()
         self._events: list[bytes] = []
         self._num_events = 0
-        self._items = OutputItems(self._emit, reading.num_id_chars)
+        self._items = OutputItems(self._emit, reading.num_id_chars, known_names(body.tools or ()))
         self._on_done = on_done
 
     def opening(self, num_choices: int) -> bytes:
@@ -139,7 +140,7 @@ def _skeleton(body: ResponsesBody, model_name: str) -> dict[str, Any]:
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": given.get("text") or {"format": {"type": "text"}},
         "tool_choice": given.get("tool_choice", "auto"),
-        "tools": given.get("tools", []),
+        "tools": offered(body.tools or ()),
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "usage": None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shoal.model.text.answer.parts import AnswerPart, CallArguments, CallStarted, Content, Reasoning
+from shoal.server.responses.tools import full_name
 
 Emit = Callable[[str, dict[str, Any]], None]
 """told the type of an event, without `response.`, and its fields"""
@@ -15,10 +16,12 @@ Emit = Callable[[str, dict[str, Any]], None]
 class OutputItems:
     """Mutable. `output` holds the items so far, the open one incomplete."""
 
-    def __init__(self, emit: Emit, num_id_chars: int) -> None:
+    def __init__(self, emit: Emit, num_id_chars: int, known_names: Mapping[str, Mapping[str, str]]) -> None:
+        """`known_names`: see `tools.known_names`."""
         self.output: list[dict[str, Any]] = []
         self._emit = emit
         self._num_id_chars = num_id_chars
+        self._known_names = known_names
         self._is_open = False
 
     def add(self, parts: Sequence[AnswerPart]) -> None:
@@ -34,7 +37,8 @@ class OutputItems:
                 case CallStarted(_, name):
                     self.close()
                     call_id = f"call_{uuid.uuid4().hex[: self._num_id_chars]}"
-                    fields = {"call_id": call_id, "name": name, "arguments": ""}
+                    known = self._known_names.get(name, {"name": name})
+                    fields = {"call_id": call_id, **known, "arguments": ""}
                     self._open({"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", **fields})
                 case CallArguments(_, text):
                     self.output[-1]["arguments"] += text
@@ -94,7 +98,8 @@ def answer_message(output: Sequence[dict[str, Any]]) -> dict[str, Any]:
             case "reasoning":
                 message["reasoning_content"] = item["content"][0]["text"]
             case _:
-                function = {"name": item["name"], "arguments": item["arguments"]}
+                name = full_name(item.get("namespace"), item["name"])
+                function = {"name": name, "arguments": item["arguments"]}
                 call = {"id": item["call_id"], "type": "function", "function": function}
                 message.setdefault("tool_calls", []).append(call)
     return message

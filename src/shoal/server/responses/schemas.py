@@ -14,6 +14,7 @@ from shoal.errors import InvalidRequest
 from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
+from shoal.server.responses.tools import NamedTool, Tool, full_name
 
 Message = Mapping[str, Any]
 """of a chat completion"""
@@ -85,12 +86,13 @@ class CallItem(ApiSchema):
     """A call in an earlier answer."""
 
     harmless = _OF_ITEMS | {"caller"}
-    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {**_WITHOUT_WAITING, "namespace": ()}
+    neutral = _WITHOUT_WAITING
     prefix = "input."
 
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
 
 
@@ -117,38 +119,6 @@ class ReasoningItem(ApiSchema):
 
 
 Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
-
-
-class FunctionTool(ApiSchema):
-    """A tool that the client runs."""
-
-    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        **_WITHOUT_WAITING,
-        "allowed_callers": (["direct"],),
-        "defer_loading": (False,),
-        "output_schema": (),
-    }
-    prefix = "tools."
-
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    def chat_form(self) -> dict[str, Any]:
-        """As chat completions have it."""
-        own = self.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
-        return {"type": "function", "function": own}
-
-
-class NamedTool(ApiSchema):
-    """`tool_choice` that names a function."""
-
-    prefix = "tool_choice."
-
-    type: Literal["function"]
-    name: str
 
 
 class TextFormat(ApiSchema):
@@ -194,7 +164,7 @@ class ResponsesBody(ApiSchema):
     """what else to tell: nothing of it is there but what is told anyway"""
     input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -223,10 +193,10 @@ class ResponsesBody(ApiSchema):
         first = [{"role": "system", "content": self.instructions}] if self.instructions else []
         choice = self.tool_choice
         if isinstance(choice, NamedTool):
-            choice = {"type": "function", "function": {"name": choice.name}}
+            choice = {"type": "function", "function": {"name": full_name(choice.namespace, choice.name)}}
         fields = {
             "messages": [*first, *messages],
-            "tools": [tool.chat_form() for tool in self.tools or ()] or None,
+            "tools": [form for tool in self.tools or () for form in tool.chat_forms()] or None,
             "tool_choice": choice,
             "parallel_tool_calls": self.parallel_tool_calls,
             "max_completion_tokens": self.max_output_tokens,
@@ -256,7 +226,8 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
             case MessageItem():
                 messages.append({"role": item.role, "content": _content(item.content)})
             case CallItem():
-                function = {"name": item.name, "arguments": item.arguments}
+                name = full_name(item.namespace, item.name)
+                function = {"name": name, "arguments": item.arguments}
                 call = {"id": item.call_id, "type": "function", "function": function}
                 _answer(messages).setdefault("tool_calls", []).append(call)
             case CallOutputItem():

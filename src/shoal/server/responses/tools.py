@@ -1,0 +1,122 @@
+"""Tools in the bodies of responses: functions, alone and in namespaces, and those that OpenAI's own servers run.
+
+A function of a namespace is offered to the model under one name, `full_name`; the client sees calls as it knows
+them. A hosted tool is an offer that a model may leave aside. Nobody could run one here, so the model is not told of it
+and the response does not list it: coding agents send `web_search` unasked and work without it. With `--strict-fields`
+it is refused. Source: OpenAI API reference, "Create a model response", `tools`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from shoal.errors import InvalidRequest
+from shoal.server.openai.body.api_schema import ApiSchema
+from shoal.server.openai.body.fields import is_strict
+from shoal.server.openai.body.tool_schemas import MAX_TOOLS
+
+_SEPARATOR = "__"
+
+
+class FunctionTool(ApiSchema):
+    """A tool that the client runs."""
+
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "allowed_callers": (["direct"],),
+        "async": (False,),
+        "defer_loading": (False,),
+        "output_schema": (),
+    }
+    prefix = "tools."
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def chat_forms(self) -> list[dict[str, Any]]:
+        """As chat completions have it."""
+        own = self.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
+        return [{"type": "function", "function": own}]
+
+
+class Namespace(ApiSchema):
+    """Functions that belong together."""
+
+    prefix = "tools."
+
+    type: Literal["namespace"]
+    name: str
+    description: str | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)]
+
+    def chat_forms(self) -> list[dict[str, Any]]:
+        """Its functions as chat completions have them, each described by the namespace's words, too."""
+        return [
+            form
+            for tool in self.tools
+            for form in tool.model_copy(
+                update={
+                    "name": full_name(self.name, tool.name),
+                    "description": "\n\n".join(filter(None, (self.description, tool.description))) or None,
+                }
+            ).chat_forms()
+        ]
+
+
+class HostedTool(ApiSchema):
+    """A tool that only OpenAI's own servers run, with whatever settings."""
+
+    prefix = "tools."
+
+    type: Literal[
+        "web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11",
+        "file_search", "code_interpreter", "image_generation",
+    ]  # fmt: skip
+
+    @model_validator(mode="after")
+    def _refuse_unimplemented(self, info: ValidationInfo) -> HostedTool:
+        if is_strict(info):
+            raise InvalidRequest(f"`tools` holds {self.type}, which this server cannot run: leave it out", "tools")
+        return self
+
+    def chat_forms(self) -> list[dict[str, Any]]:
+        """None: the model is not told of it."""
+        return []
+
+
+Tool = Annotated[FunctionTool | Namespace | HostedTool, Field(discriminator="type")]
+
+
+class NamedTool(ApiSchema):
+    """`tool_choice` that names a function."""
+
+    prefix = "tool_choice."
+
+    type: Literal["function"]
+    name: str
+    namespace: str | None = None
+
+
+def full_name(namespace: str | None, name: str) -> str:
+    """The name that the model knows a function by."""
+    return f"{namespace}{_SEPARATOR}{name}" if namespace else name
+
+
+def known_names(tools: Iterable[FunctionTool | Namespace | HostedTool]) -> dict[str, dict[str, str]]:
+    """For each function of a namespace, by its full name, the fields of a call that tell the client which it is."""
+    return {
+        full_name(space.name, tool.name): {"name": tool.name, "namespace": space.name}
+        for space in tools
+        if isinstance(space, Namespace)
+        for tool in space.tools
+    }
+
+
+def offered(tools: Sequence[FunctionTool | Namespace | HostedTool]) -> list[dict[str, Any]]:
+    """Those that the model is told of, as they were sent."""
+    return [tool.model_dump(by_alias=True, exclude_none=True) for tool in tools if not isinstance(tool, HostedTool)]
