@@ -57,7 +57,12 @@ def test_each_direction_may_have_an_entry_of_its_own():
         ("machines: [{name: a, cpus: [0], cpu_quota: 1.5}]", "cpu_quota is 1.5, but it is a share"),
         ("machines: [{name: a, cpus: [0], count: 2}]", "machine a: a machine at hand is measured"),
         ("machines: [{name: a, cores: 2}]", "machine a: give memory, rates, or cpus"),
-        (CLUSTER.replace("1.5e12", "-1"), "machine server: fp32_flops_per_s is -1, but it must be more than 0"),
+        (CLUSTER.replace("1.5e12", "-1"), "machine server: fp32_flops_per_s is -1, but it must be at least 1"),
+        (
+            CLUSTER.replace("1.5e11", "1e-300"),
+            "machine server: memory_bytes_per_s is 1e-300, but it must be at least 1",
+        ),
+        (CLUSTER.replace("bytes_per_s: 1e9", "bytes_per_s: 1e-300"), "link: bytes_per_s is 1e-300, but it must be"),
         (CLUSTER.replace("1.5e12", ".nan"), "machine server: fp32_flops_per_s is nan"),
         (CLUSTER.replace("256G", "lots"), "machine server: memory: 'lots' is not a size"),
         (CLUSTER.replace("bytes_per_s: 1e9", "bytes_per_s: 0"), "link: bytes_per_s is 0"),

@@ -34,6 +34,8 @@ from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.protocol.device_config import DeviceConfig
 
 _MAX_MACHINES = 100_000
+_LEAST_RATE = 1.0
+"""A byte or an operation a second. A judgment: nothing that computes is slower."""
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,7 +228,8 @@ def _check_machine(machine: DescribedMachine) -> None:
     if machine.cpu_quota is not None:
         raise ConfigError(f"{what}: cpu_quota can only be given with cpus:; describe the machine by what it can do")
     rates = {} if machine.rates is None else msgspec.structs.asdict(machine.rates)
-    _check_positive({f"{what}: cores": machine.cores, **{f"{what}: {name}": rate for name, rate in rates.items()}})
+    _check_positive({f"{what}: cores": machine.cores})
+    _check_rates({f"{what}: {name}": rate for name, rate in rates.items()})
 
 
 def check_links(cluster: ClusterFile) -> None:
@@ -241,7 +244,7 @@ def check_links(cluster: ClusterFile) -> None:
                 close = get_close_matches(one, names, n=1)
                 raise ConfigError(f"{what}: there is no machine {one}" + (f" (did you mean {close[0]}?)" * bool(close)))
         _check_link(link, what)
-        _check_positive({f"{what}: back_bytes_per_s": link.back_bytes_per_s})
+        _check_rates({f"{what}: back_bytes_per_s": link.back_bytes_per_s})
     if cluster.link is not None:
         return
     linked = {pair for link in cluster.links for pair in (link.between, link.between[::-1])}
@@ -254,7 +257,7 @@ def check_links(cluster: ClusterFile) -> None:
 
 
 def _check_link(link: DescribedLink | PairLink, what: str) -> None:
-    _check_positive({f"{what}: bytes_per_s": link.bytes_per_s})
+    _check_rates({f"{what}: bytes_per_s": link.bytes_per_s})
     if not (isfinite(link.latency_s) and link.latency_s >= 0.0):
         raise ConfigError(f"{what}: latency_s is {link.latency_s:g}, but it must be at least 0")
 
@@ -264,3 +267,10 @@ def _check_positive(values: Mapping[str, float | None]) -> None:
     for what, value in values.items():
         if value is not None and not (isfinite(value) and value > 0):
             raise ConfigError(f"{what} is {value:g}, but it must be more than 0")
+
+
+def _check_rates(values: Mapping[str, float | None]) -> None:
+    """Every rate that is given must be one that ends: seconds of what is slower are infinite, and then nothing fits."""
+    for what, value in values.items():
+        if value is not None and not (isfinite(value) and value >= _LEAST_RATE):
+            raise ConfigError(f"{what} is {value:g}, but it must be at least {_LEAST_RATE:g}")
