@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from shoal.errors import CapacityError, ConfigError
 from shoal.planner.choice.goal import Goal
 from shoal.planner.graph_choice.choose import choose_graph
-from shoal.planner.graph_choice.fleet import ShardWork
+from shoal.planner.graph_choice.fleet import HeadBytes, ShardWork
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from shoal.planner.graph_choice.speeds import ShardSpeed
 from shoal.planner.graph_what_if import GraphPlanQuestion, ask_of_machines, ask_of_this_machine
@@ -84,3 +85,54 @@ def test_shards_that_were_the_best_stay_so() -> None:
     assert now.kind == "tensor"
     assert found.fleet.classes[0].name.startswith("2 shards of ")
     assert found.prediction.latency_s == pytest.approx(now.prediction.latency_s, rel=0.1)
+
+
+PICTURE = HeadBytes(taken=600_000, given=4_000)
+CRAWLING = LinkSpeed(latency_s=1e-4, bytes_per_s=1e3)
+
+
+def test_one_more_machine_that_rows_hardly_reach_adds_nothing() -> None:
+    question = ask_of_this_machine(replace(make_speeds(*TWO_CORES), head_bytes=PICTURE), GOAL)
+    far = question.changed(Change(kind="add", like="this machine", link=CRAWLING))
+    assert rate(far) == pytest.approx(rate(question), rel=0.01)
+
+
+def test_what_rows_weigh_on_the_way_to_one_more_machine_counts() -> None:
+    """12 ms a row here on each of two cores; there 6 ms for a picture and 40 us for its answer on top."""
+    speeds = make_speeds(*TWO_CORES, num_bytes=10**7)
+    question = ask_of_this_machine(replace(speeds, head_bytes=PICTURE), GOAL)
+    link = LinkSpeed(latency_s=1e-4, bytes_per_s=1e8)
+    more = question.changed(Change(kind="add", like="this machine", link=link))
+    own = rate(question) / 2
+    assert rate(more) == pytest.approx(rate(question) + 2 / (1 / own + 6.04 * MS))
+
+
+@pytest.mark.parametrize("near", [(), (0,)])
+@pytest.mark.parametrize("back", [CRAWLING, SLOW_LINK])
+def test_machines_that_rows_hardly_reach_are_left_out(near: tuple[int, ...], back: LinkSpeed) -> None:
+    """One way of the link suffices: answers go back over the other."""
+    given = HeadBytes(taken=10, given=60_000)
+    fleet = make_graph_fleet(1.0, 1.0, 1.0, crossing_bytes=[60_000] * 11, head_bytes=given, near=near)
+    links = (
+        (fleet.links[0][0], fleet.links[0][1], fleet.links[0][2]),
+        (fleet.links[1][0], fleet.links[1][1], fleet.links[1][2]),
+        (back, back, fleet.links[2][2]),
+    )
+    rates = rate(ask_of_machines(replace(fleet, links=links), GOAL)), rate(ask_of_machines(fleet, GOAL))
+    assert rates[0] < 0.9 * rates[1]
+    assert rates[0] >= 0.6 * rates[1]
+
+
+def test_one_more_machine_like_the_heads_own_is_farther_away_than_that() -> None:
+    alone = make_graph_fleet(1.0, head_bytes=PICTURE, near=(0,), link=CRAWLING)
+    question = ask_of_machines(alone, GOAL)
+    more = question.changed(Change(kind="add", like="m0")).changed(Change(kind="add", like="m0"))
+    (fleet,) = more.fleets
+    assert (fleet.counts, fleet.near, more.class_names) == ((1, 2), {0}, ("m0",))
+    assert rate(more) == pytest.approx(rate(question))
+    fewer = more.changed(Change(kind="remove", like="m0")).changed(Change(kind="remove", like="m0"))
+    assert fewer.fleets[0].counts == (1,)
+    assert fewer.fleets[0].near == {0}
+    quick = make_graph_fleet(1.0, head_bytes=PICTURE, near=(0,), link=LinkSpeed(latency_s=0.0, bytes_per_s=1e15))
+    known = ask_of_machines(quick, GOAL).changed(Change(kind="add", like="m0", link=CRAWLING))
+    assert rate(known) == pytest.approx(rate(question)), "the link that was said, where none is known"

@@ -54,7 +54,7 @@ class GraphPlanQuestion:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of machines that a change may use."""
-        return (THIS_MACHINE,) if self.is_one_machine else tuple(one.name for one in self.fleets[0].classes)
+        return (THIS_MACHINE,) if self.is_one_machine else tuple({one.name: None for one in self.fleets[0].classes})
 
     def answer(self) -> GraphChoice[FleetCandidate]:
         """Choose the best plan. Raises CapacityError or ConfigError if there is none."""
@@ -97,6 +97,8 @@ def ask_of_this_machine(speeds: GraphSpeeds, goal: Goal) -> GraphPlanQuestion:
             weight_bytes=weights,
             shard_work=ShardTable(works={}),
             message_s=layout.message_s,
+            head_bytes=speeds.head_bytes,
+            near=frozenset({0}),
         )
         for layout in speeds.layouts
         for num_shards in groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal, TypeVar, assert_never
 
 from shoal.errors import ConfigError
@@ -90,11 +91,11 @@ def changed_fleet(fleet: FleetT, change: Change, *, is_one_machine: bool) -> Fle
         case "links":
             return _with_links(fleet, lambda links: _scaled(links, change.factor))
         case "add":
-            return _with_twin(fleet, change.link) if is_one_machine else _counted(fleet, change.like, 1)
+            return _with_twin(fleet, change.link) if is_one_machine else _counted(fleet, change.like, 1, change.link)
         case "remove":
             if is_one_machine:
                 raise ConfigError("this is the only machine: without it there is nothing to plan for")
-            return _counted(fleet, change.like, -1)
+            return _counted(fleet, change.like, -1, change.link)
         case _:
             assert_never(change.kind)
 
@@ -114,9 +115,12 @@ def _scaled(links: Links, factor: float) -> Links:
     return tuple(tuple(replace(one, bytes_per_s=one.bytes_per_s * factor) for one in row) for row in links)
 
 
-def _counted(fleet: FleetT, name: str, more: int) -> FleetT:
-    """The fleet with `more` workers of a class; a class without workers is removed."""
-    counts = [one.count + more * (one.name == name) for one in fleet.classes]
+def _counted(fleet: FleetT, name: str, more: int, link: LinkSpeed) -> FleetT:
+    """The fleet with `more` workers of a class; a class without workers is removed. `link`: see `Change`."""
+    if isinstance(fleet, GraphFleet) and more > 0:
+        fleet = _with_room(fleet, name, link)
+    changed = max(index for index, one in enumerate(fleet.classes) if one.name == name)
+    counts = [one.count + more * (index == changed) for index, one in enumerate(fleet.classes)]
     kept = [index for index, count in enumerate(counts) if count > 0]
     if not kept:
         raise ConfigError("this is the only machine: without it there is nothing to plan for")
@@ -125,7 +129,28 @@ def _counted(fleet: FleetT, name: str, more: int) -> FleetT:
         return tuple(tuple(links[row][column] for column in kept) for row in kept)
 
     counted = _with_classes(fleet, lambda classes: [replace(classes[index], count=counts[index]) for index in kept])
+    if isinstance(counted, GraphFleet):
+        near = counted.near
+        counted = replace(counted, near=frozenset(place for place, index in enumerate(kept) if index in near))
     return _with_links(counted, of_kept)
+
+
+def _with_room(fleet: GraphFleet, name: str, link: LinkSpeed) -> GraphFleet:
+    """Add an empty class like the head's own machine if the name means nothing else, since others are farther away.
+
+    Args:
+        fleet: the machines.
+        name: of a class.
+        link: between two such machines, if the fleet knows none.
+    """
+    own = max(index for index, one in enumerate(fleet.classes) if one.name == name)
+    if own not in fleet.near:
+        return fleet
+    known = fleet.links[own][own]
+    across = known if 0.0 < known.latency_s < inf else link  # else it stands for none
+    rows = [(*row, across if index == own else row[own]) for index, row in enumerate(fleet.links)]
+    classes = (*fleet.classes, replace(fleet.classes[own], count=0))
+    return replace(fleet, classes=classes, links=(*rows, (*fleet.links[own][:own], across, *rows[own][own + 1 :])))
 
 
 def _with_twin(fleet: FleetT, link: LinkSpeed) -> FleetT:

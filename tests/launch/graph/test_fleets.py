@@ -15,6 +15,7 @@ from shoal.launch.graph.planning import PlannedGraph, plan_graph
 from shoal.measure.graph.node_sizes import node_sizes, shard_works
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.sample.node_times import NodeTimes, measure_nodes
+from shoal.planner.what_if import Change
 from tests.executor.graphs import skip_chain
 from tests.measure.graph.fake_measurer import FakeMeasurer
 
@@ -37,9 +38,11 @@ def described(name: str, *, flops: float = 1e11, reading: float = 1e10, memory: 
     return f"  - {{name: {name}, count: {count}, cores: 4, memory: {memory}, rates: {rates}}}"
 
 
-def plan_on(path: Path, folder: Path, machines: Sequence[str], objective: str = "throughput") -> PlannedGraph:
+def plan_on(
+    path: Path, folder: Path, machines: Sequence[str], objective: str = "throughput", link: str = LINK
+) -> PlannedGraph:
     file = folder / "machines.yaml"
-    file.write_text("\n".join(["machines:", *machines, LINK]))
+    file.write_text("\n".join(["machines:", *machines, link]))
     planning = PlanningConfig(objective=objective, cluster=str(file))
     config = GraphLaunchConfig(model=str(path), split="auto", planning=planning)
     return plan_graph(config, make_measurer=FakeMeasurer())
@@ -51,6 +54,23 @@ def test_whole_copies_where_they_fit(chain: Path, tmp_path: Path) -> None:
     assert sorted(str(shard.machine) for shard in planned.plan.shards) == ["big", "small-0", "small-1"]
     assert all((shard.threads, shard.cores) == (4, ()) for shard in planned.plan.shards)
     assert planned.whole is None, "it is for other machines"
+
+
+@pytest.mark.parametrize(
+    "machines", [[described("a", count=3)], [described("a"), described("b", flops=2e11), described("c", count=4)]]
+)
+def test_machines_that_rows_hardly_reach_get_no_copies(chain: Path, tmp_path: Path, machines: list[str]) -> None:
+    """The first machine has the head: nothing has to be sent there."""
+    crawling = "link: {latency_s: 1e-5, bytes_per_s: 1e3}"
+    planned, quick = (plan_on(chain, tmp_path, machines, link=link) for link in (crawling, LINK))
+    (shard,) = planned.plan.shards
+    assert str(shard.machine).startswith("a")
+    assert len(quick.plan.shards) > 1
+    assert planned.auto is not None
+    question = planned.auto.question
+    assert question is not None
+    more = question.changed(Change(kind="add", like="a")).answer().best
+    assert more.prediction.rows_per_s == pytest.approx(planned.auto.choice.best.prediction.rows_per_s, rel=1e-3)
 
 
 def test_a_pipeline_where_no_machine_holds_all(chain: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Ray(FakeRay):
             raise self.init_error
 
     def get_runtime_context(self) -> SimpleNamespace:
-        return SimpleNamespace(gcs_address=self._head)
+        return SimpleNamespace(gcs_address=self._head, get_node_id=lambda: "here")
 
     def nodes(self) -> list[dict[str, Any]]:
         self.asked.append({})

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shoal.comm.tls.tls_identity import MachineKey
 from shoal.errors import ConfigError, WorkerLost
 from shoal.machines.placed_fleet import PlacedFleet
 from shoal.machines.ray.machine import RayMachine, name_of_joined
-from shoal.machines.ray.measuring import measure_links, place_machines
+from shoal.machines.ray.measuring import measure_links, place_graph_machines, place_machines
 from shoal.machines.ray.on_machine.agent import MachineFacts
+from shoal.measure.graph.profile import GraphSetting, GraphWorkerTimes
+from shoal.model.graph.file.graph_file import open_graph
+from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed
+from tests.executor.graphs import skip_chain
 from tests.planner.choice.example_fleets import make_class, make_fleet
 
 pytest.importorskip("cryptography")
@@ -59,6 +65,22 @@ def test_machines_that_join_are_placed_behind_those_that_are_known() -> None:
 def test_a_machine_that_is_measured_again_changes_nothing_else() -> None:
     known: PlacedFleet = place_machines(None, [A], [measured("x")], {})
     assert place_machines(known, [], [], {}) == replace(known)
+
+
+def test_rows_cost_nothing_on_the_machine_that_has_the_head_and_elsewhere_what_its_link_takes(tmp_path: Path) -> None:
+    graph = open_graph(skip_chain(tmp_path / "chain.onnx", width=16))
+    sample = {spec.name: np.zeros((2, 16), np.float32) for spec in graph.inputs}
+    setting = GraphSetting(graph=graph, model="m", sample=sample, rows=2, cores=(0,), is_in_process=False)
+    nodes = NodeTimes(seconds=(1e-3,) * graph.num_nodes, kept_values=frozenset(), output_bytes=(128,) * graph.num_nodes)
+    times = GraphWorkerTimes(node_s=nodes.seconds, nodes=nodes, message_s=0.0)
+    links = {("a", "b"): SLOW, ("b", "a"): QUICK}
+    fleet = place_graph_machines(None, setting, [A, B], [times, times], links, "a").fleet
+    assert (fleet.taken_s([0]), fleet.given_s([0])) == (0.0, 0.0)
+    assert fleet.taken_s([0, 1]) == pytest.approx(len(sample) * 2 * 16 * 4 / SLOW.bytes_per_s)
+    assert fleet.given_s([1]) == pytest.approx(len(graph.outputs) * 128 / QUICK.bytes_per_s)
+    known = place_graph_machines(None, setting, [B], [times], {}, "a")
+    again = place_graph_machines(known, setting, [A], [times], links, "a").fleet
+    assert (again.near, again.taken_s([0])) == ({1}, fleet.taken_s([1]))
 
 
 def test_only_links_with_a_new_machine_are_measured() -> None:

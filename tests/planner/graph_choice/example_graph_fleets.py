@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from shoal.planner.graph_choice.fleet import GraphFleet, GraphWorkerClass, ShardWork
+from shoal.planner.graph_choice.fleet import NO_BYTES, GraphFleet, GraphWorkerClass, HeadBytes, ShardWork
 from shoal.planner.graph_cut import CutPlace
 from shoal.planner.speeds.speeds import LinkSpeed
 
@@ -23,6 +23,8 @@ def make_graph_fleet(
     link: LinkSpeed = FAST_LINK,
     shard_work: ShardWork | None = None,
     rows: int = 1,
+    head_bytes: HeadBytes = NO_BYTES,
+    near: Collection[int] = (),
 ) -> GraphFleet:
     """Machines of a class each, `speeds` times as fast as one that takes `node_s` for a node."""
     crossing = [1000] * (num_nodes - 1) if crossing_bytes is None else crossing_bytes
@@ -43,4 +45,6 @@ def make_graph_fleet(
         places=tuple(CutPlace(node=node + 1, num_bytes=num_bytes) for node, num_bytes in enumerate(crossing)),
         weight_bytes=lambda first, last: (last - first) * bytes_per_node,
         shard_work=lambda num_shards: shard_work,
+        head_bytes=head_bytes,
+        near=frozenset(near),
     )

@@ -95,7 +95,9 @@ class _FleetMaker:
     def fleet(self, places: Sequence[WorkerPlacement], compute_s: Sequence[float]) -> PlacedGraphFleet:
         classes = [self._class(place, seconds) for place, seconds in zip(places, compute_s, strict=True)]
         links = ((LINK,) * len(places),) * len(places)
-        fleet = make_graph_fleet(self._setting, self._nodes, classes, links, message_s=self._message_s)
+        fleet = make_graph_fleet(
+            self._setting, self._nodes, classes, links, message_s=self._message_s, near=range(len(classes))
+        )
         fleet = replace(fleet, shard_work=lambda num_shards: None)  # unlike devices wait for each other at every sum
         return PlacedGraphFleet(fleet=fleet, places=tuple((place,) for place in places))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from shoal.errors import ConfigError
 from shoal.launch.cluster_places import places_of, read_cluster_file
@@ -79,8 +80,28 @@ def graph_fleet_from_file(
         else _described(machine, sizes)
         for machine in cluster.machines
     ]
-    fleet = make_graph_fleet(setting, nodes, classes, cluster.links_between())
-    return PlacedGraphFleet(fleet=fleet, places=tuple(tuple(places_of(machine)) for machine in cluster.machines))
+    near = [index for index, machine in enumerate(cluster.machines) if machine.is_local]
+    places = [tuple(places_of(machine)) for machine in cluster.machines]
+    fleet = make_graph_fleet(setting, nodes, classes, cluster.links_between(), near=near)
+    placed = PlacedGraphFleet(fleet=fleet, places=tuple(places))
+    return placed if near else _with_head_on_first(placed)
+
+
+def _with_head_on_first(placed: PlacedGraphFleet) -> PlacedGraphFleet:
+    """The same with the head on the first machine, where this one is none of them. Others like it follow as the last
+    class."""
+    fleet, (first, *others) = placed.fleet, placed.places
+    if len(first) == 1:
+        return PlacedGraphFleet(fleet=replace(fleet, near=frozenset({0})), places=placed.places)
+    one, *rest = fleet.classes
+    rows = [(*row, row[0]) for row in fleet.links]
+    fleet = replace(
+        fleet,
+        classes=(replace(one, count=1), *rest, replace(one, count=one.count - 1)),
+        links=(*rows, rows[0]),
+        near=frozenset({0}),
+    )
+    return PlacedGraphFleet(fleet=fleet, places=(first[:1], *others, first[1:]))
 
 
 def _measured_device(

@@ -34,6 +34,8 @@ class RayConnection:
         _connect(self.ray, read_ray_address(os.environ))
         host, _, port = self.ray.get_runtime_context().gcs_address.rpartition(":")
         self._head: Address = (host.strip("[]"), int(port))
+        self.node_id: str = self.ray.get_runtime_context().get_node_id()
+        """Ray's, of the machine that this process runs on"""
         self._question: threading.Thread | None = None
         self.trouble: str | None = None
         """why Ray's head is taken to be gone; None: it answered the last time"""

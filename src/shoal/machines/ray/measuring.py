@@ -121,6 +121,7 @@ def place_graph_machines(
     new: Sequence[RayMachine],
     times: Sequence[GraphWorkerTimes],
     links: Mapping[tuple[str, str], LinkSpeed],
+    here: str | None = None,
 ) -> PlacedGraphFleet:
     """The same for an ONNX graph.
 
@@ -130,6 +131,7 @@ def place_graph_machines(
         new: at least one, unless some were known.
         times: of the worker on each new one.
         links: see `place_machines`.
+        here: name of the machine that this process runs on; None: it is not among them.
     """
     classes = (
         *(() if known is None else known.fleet.classes),
@@ -146,10 +148,11 @@ def place_graph_machines(
     )
     matrix = _matrix(() if known is None else known.fleet.links, [one.name for one in classes], links)
     message_s = _message_s(known, links)
+    near = frozenset(index for index, one in enumerate(classes) if one.name == here)
     if known is None:
-        fleet = make_graph_fleet(setting, times[0].nodes, classes, matrix, message_s=message_s)
+        fleet = make_graph_fleet(setting, times[0].nodes, classes, matrix, message_s=message_s, near=near)
     else:
-        fleet = replace(known.fleet, classes=classes, links=matrix, message_s=message_s)
+        fleet = replace(known.fleet, classes=classes, links=matrix, message_s=message_s, near=near)
     return PlacedGraphFleet(fleet=fleet, places=_places(known, new))
 
 

@@ -173,7 +173,9 @@ class RayMachines:
             self.get,
             measuring.on_progress,
         )
-        return place_graph_machines(known, setting, new, times, self._links(old, new, measuring))
+        here = self._cluster.connection.node_id
+        own = next((machine.name for machine in self._machines.values() if machine.node_id == here), None)
+        return place_graph_machines(known, setting, new, times, self._links(old, new, measuring), own)
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""

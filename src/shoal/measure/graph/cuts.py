@@ -5,8 +5,10 @@ from __future__ import annotations
 from shoal.model.graph.file.graph_file import GraphFile
 from shoal.model.graph.sample.node_times import NodeTimes
 from shoal.model.graph.stage.cuts import cut_points, spec_bytes
+from shoal.planner.graph_choice.fleet import HeadBytes
 from shoal.planner.graph_cut import CutPlace
 from shoal.protocol.stage_interface import TensorSpec
+from shoal.router.graph_executor import Tensors
 
 
 def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...]:
@@ -33,6 +35,15 @@ def _bytes(graph: GraphFile, spec: TensorSpec, times: NodeTimes | None) -> int:
     """Of a tensor; a node with several outputs counts with all of them."""
     seen = 0 if times is None else times.output_bytes[graph.dataflow.producer[spec.name]]
     return seen or spec_bytes(spec)
+
+
+def head_bytes(graph: GraphFile, sample: Tensors, times: NodeTimes | None) -> HeadBytes:
+    """The bytes of a micro-batch's inputs and outputs. `times`: see `cut_places`."""
+    outputs = (spec for spec in graph.outputs if spec.name in graph.dataflow.producer)
+    return HeadBytes(
+        taken=sum(array.nbytes for array in sample.values()),
+        given=sum(_bytes(graph, spec, times) for spec in outputs),
+    )
 
 
 def _inside_quantized_groups(graph: GraphFile) -> set[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from shoal.measure.graph.cuts import cut_places
+from shoal.measure.graph.cuts import cut_places, head_bytes
 from shoal.measure.graph.node_sizes import shard_works
 from shoal.measure.graph.profile import GraphSetting
 from shoal.model.graph.sample.node_times import NodeTimes
@@ -20,6 +20,7 @@ def make_graph_fleet(
     links: tuple[tuple[LinkSpeed, ...], ...],
     *,
     message_s: float = 0.0,
+    near: Collection[int] = (),
 ) -> GraphFleet:
     """The machines and the graph together.
 
@@ -29,6 +30,7 @@ def make_graph_fleet(
         classes: the machines.
         links: [from class][to class].
         message_s: of a micro-batch on its way from the head to a worker and back.
+        near: see `GraphFleet.near`.
     """
     graph = setting.graph
     return GraphFleet(
@@ -40,4 +42,6 @@ def make_graph_fleet(
         weight_bytes=lambda first, last: weight_bytes(graph, first, last),
         shard_work=shard_works(graph, nodes, rows=setting.rows),
         message_s=message_s,
+        head_bytes=head_bytes(graph, setting.sample, nodes),
+        near=frozenset(near),
     )

@@ -13,7 +13,7 @@ from shoal.errors import ConfigError
 from shoal.json_cache import ProfileCache, profile_folder
 from shoal.measure.devices.setting import device_setting
 from shoal.measure.free_memory import free_memory_bytes
-from shoal.measure.graph.cuts import cut_places
+from shoal.measure.graph.cuts import cut_places, head_bytes
 from shoal.measure.graph.measurer import GraphMeasurer, PlacedTimes, ShardTimes
 from shoal.measure.machine import this_machine
 from shoal.measure.measuring import Measuring
@@ -73,6 +73,7 @@ def measure_graph(setting: GraphSetting, measurer: GraphMeasurer, measuring: Mea
     layouts = tuple(kept.layout(num_workers, threads) for num_workers, threads in worker_counts(setting, measuring))
     several = [one for one in layouts if one.num_workers > 1]
     nodes = {one.threads: kept.nodes(one.threads) for one in several}
+    seen = next(iter(nodes.values()), None)
     return GraphSpeeds(
         model=setting.model,
         rows=setting.rows,
@@ -81,9 +82,10 @@ def measure_graph(setting: GraphSetting, measurer: GraphMeasurer, measuring: Mea
         available_bytes=free_memory_bytes(),
         weight_bytes=partial(weight_bytes, graph),
         node_s={threads: times.seconds for threads, times in nodes.items()},
-        places=cut_places(graph, next(iter(nodes.values()), None)),
+        places=cut_places(graph, seen),
         layouts=layouts,
         shards={one.num_workers: _shard_speed(kept, one) for one in several},
+        head_bytes=head_bytes(graph, setting.sample, seen),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shoal.planner.graph_cut import CutPlace
@@ -42,6 +42,19 @@ class ShardWork:
     """Mean bytes of an exchange."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadBytes:
+    """Bytes between the head and a replica for one micro-batch."""
+
+    taken: int = 0
+    """Bytes of the graph's inputs, which the first stage takes."""
+    given: int = 0
+    """Bytes of the graph's outputs, which the last stage gives back."""
+
+
+NO_BYTES = HeadBytes()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GraphFleet:
     """One graph on several machines, for micro-batches of one size."""
@@ -61,6 +74,25 @@ class GraphFleet:
     """Gives the division among a number of shards; None: no part of the graph can be split over so many."""
     message_s: float = 0.0
     """Seconds of a micro-batch's messages from the head to a worker and back."""
+    head_bytes: HeadBytes = NO_BYTES
+    near: frozenset[int] = frozenset()
+    """Classes on the head's own machine, where inputs and outputs cost nothing; empty: the head is elsewhere."""
+
+    def taken_s(self, members: Sequence[int]) -> float:
+        """Seconds of sending the inputs to a first stage, given the classes of its members."""
+        return max(self._carried_s(index, self.head_bytes.taken, is_back=False) for index in members)
+
+    def given_s(self, members: Sequence[int]) -> float:
+        """Seconds of sending the outputs from a last stage to the head."""
+        return max(self._carried_s(index, self.head_bytes.given, is_back=True) for index in members)
+
+    def _carried_s(self, index: int, num_bytes: int, *, is_back: bool) -> float:
+        """Over the link between a class and the head's machine; if the head is elsewhere, over the class's fastest link."""
+        if index in self.near or not num_bytes:
+            return 0.0
+        others = self.near or {*range(len(self.classes))} - ({index} if self.classes[index].count == 1 else set())
+        rates = [(self.links[index][one] if is_back else self.links[one][index]).bytes_per_s for one in others]
+        return num_bytes / max(rates) if rates else 0.0
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 Every replica has as many micro-batches in flight as stages, so its slowest stage sets the pace:
 
-    period = max over stages of (computing + bytes in and out / bandwidth)
+    period = max over stages of (computing + bytes in and out / bandwidth), the head's of the graph's ends included
     rows/s = sum over replicas of rows of a micro-batch / period
 """
 
@@ -158,9 +158,10 @@ def _predict(fleet: GraphFleet, replica: GraphReplica) -> RowPrediction:
     sizes = [crossing[stage.first_node] for stage in replica[1:]]
     links = _links(fleet, replica)
     moved_s = [link.seconds(size) for link, size in zip(links, sizes, strict=True)]
-    carried_s = [0.0, *(size / link.bytes_per_s for link, size in zip(links, sizes, strict=True)), 0.0]
+    taken_s, given_s = fleet.taken_s(replica[0].group.members), fleet.given_s(replica[-1].group.members)
+    carried_s = [taken_s, *(size / link.bytes_per_s for link, size in zip(links, sizes, strict=True)), given_s]
     loads_s = [stage.compute_s + carried_s[at] + carried_s[at + 1] for at, stage in enumerate(replica)]
-    alone_s = sum(stage.compute_s for stage in replica) + sum(moved_s) + fleet.message_s
+    alone_s = sum(stage.compute_s for stage in replica) + sum(moved_s) + fleet.message_s + taken_s + given_s
     period_s = max(loads_s)
     return RowPrediction(
         rows_per_s=fleet.rows / period_s,

@@ -141,6 +141,8 @@ class FleetCosts:
         first = group.members[0]
         exchanges_s = self._exchanges_s(group, split, 0, self.fleet.num_nodes)
         seconds += node_s[first] / (self.fleet.classes[first].whole_s or 1.0) * exchanges_s
+        seconds[0] += self.fleet.taken_s(group.members)
+        seconds[:, -1] += self.fleet.given_s(group.members)
         return np.where(fits, seconds, np.inf)
 
     @cached_property

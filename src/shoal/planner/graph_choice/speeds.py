@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from shoal.planner.graph_choice.fleet import NO_BYTES, HeadBytes
 from shoal.planner.graph_cut import CutPlace
 
 
@@ -67,3 +68,5 @@ class GraphSpeeds:
     """The layouts by number of workers, ascending from one."""
     shards: Mapping[int, ShardSpeed | str]
     """The speed by number of shards, or why the graph is not split over so many."""
+    head_bytes: HeadBytes = NO_BYTES
+    """Bytes between the head and a replica."""
