@@ -13,6 +13,8 @@ from tests.server.running_server import MODEL
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 JSON_SCHEMA: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+LENIENT = {"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}}
+"""which llguidance by itself would take, and pass over that items are unique"""
 GBNF = 'root ::= "yes" | "no"'
 
 
@@ -106,6 +108,9 @@ def test_an_output_that_is_cut_says_so(client: openai.OpenAI) -> None:
         ({"guided_json": "{", "tools": [TOOL]}, "guided_json", "must be JSON"),
         ({"guided_json": "5", "tools": [TOOL]}, "guided_json", "an object"),
         ({"guided_json": SCHEMA, "ignore_eos": True}, "ignore_eos", "ignore_eos"),
+        ({"guided_json": LENIENT}, "guided_json", "x-guidance"),
+        ({"guided_json": json.dumps(LENIENT), "tools": [TOOL]}, "guided_json", "x-guidance"),
+        ({"response_format": {"type": "json_object", "schema": LENIENT}}, "response_format", "x-guidance"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(client: openai.OpenAI, fields: dict[str, Any], param: str, named: str) -> None:

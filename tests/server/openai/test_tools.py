@@ -175,6 +175,7 @@ def test_strict_tools_are_held_to_their_schema(client: openai.OpenAI) -> None:
           "tool_choice": "required"}, "tools"),
         ({"tools": TOOLS, "tool_choice": "required", "grammar": 'root ::= "a"'}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x-guidance": {}}}}]}, "tools"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(client: openai.OpenAI, fields: dict[str, Any], param: str) -> None:

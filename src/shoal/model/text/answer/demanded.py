@@ -9,7 +9,7 @@ from typing import Any
 
 from shoal.model.text.answer.answer import Schemas
 from shoal.model.text.answer.formats import WrittenCalls
-from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
+from shoal.model.text.grammar.constraint import JSON_WHITESPACE, LIBRARY_OPTIONS, Constraint, ConstraintKind
 
 _MAX_CALLS = 16
 """Most calls of an answer that must have some: a small model that may write calls forever sometimes does."""
@@ -158,7 +158,7 @@ def _call_head(name: str, argument_key: str) -> str:
 
 
 def _json_rule(schema: Mapping[str, Any]) -> str:
-    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": JSON_WHITESPACE}})
+    return "%json " + json.dumps({**schema, LIBRARY_OPTIONS: {"whitespace_pattern": JSON_WHITESPACE}})
 
 
 def _spelled(text: str, special: SpecialToken) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +18,11 @@ _SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
 """Characters with a meaning in Rust's regular expressions. Source: regex_syntax::is_meta_character."""
 JSON_WHITESPACE = r" |\n[ \t]{0,20}"
 """White space between JSON tokens is bounded, because a small model that may write spaces forever sometimes does."""
+
+
+LIBRARY_OPTIONS = "x-guidance"
+"""Keyword of a schema in which llguidance looks for options of its own, such as that keywords are passed over which it
+does not know."""
 
 
 class ConstraintKind(StrEnum):
@@ -45,6 +50,15 @@ class Constraint:
             raise InvalidRequest("it contains half of a surrogate pair, which is not a character") from None
         if num_bytes > MAX_CONSTRAINT_BYTES:
             raise InvalidRequest(f"it has {num_bytes} bytes, and at most {MAX_CONSTRAINT_BYTES} can be used")
+
+
+def check_schema(schema: Mapping[str, object]) -> None:
+    """Refuse what would have a schema mean less than it says. Raises InvalidRequest."""
+    if LIBRARY_OPTIONS in schema:
+        raise InvalidRequest(
+            f"its keyword `{LIBRARY_OPTIONS}` sets options of a library, with which an output need not be what the "
+            "schema says: leave it out"
+        )
 
 
 def choice_constraint(choices: Sequence[str]) -> Constraint:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from shoal.errors import InvalidRequest
-from shoal.model.text.grammar.constraint import Constraint, ConstraintKind, choice_constraint
+from shoal.model.text.grammar.constraint import Constraint, ConstraintKind, check_schema, choice_constraint
 from shoal.server.openai.body.fields import check_extra
 
 _ANY_OBJECT = '{"type":"object"}'
@@ -109,6 +109,7 @@ def _schema(value: object) -> Constraint:
             raise InvalidRequest(f"a schema that is a text must be JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidRequest("a schema must be an object")
+    check_schema(cast(dict[str, object], value))
     return Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(value))
 
 

@@ -6,9 +6,10 @@ import json
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shoal.errors import InvalidRequest
+from shoal.model.text.grammar.constraint import check_schema
 from shoal.server.openai.body.api_schema import ApiSchema
 
 MAX_TOOLS = 128
@@ -25,6 +26,14 @@ class Function(ApiSchema):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_parameters(self) -> Function:
+        try:
+            check_schema(self.parameters or {})
+        except InvalidRequest as error:
+            raise InvalidRequest(f"the parameters of {self.name}: {error}", param="tools") from None
+        return self
 
 
 class Tool(ApiSchema):
