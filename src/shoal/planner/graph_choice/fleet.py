@@ -87,7 +87,7 @@ class GraphFleet:
         return max(self._carried_s(index, self.head_bytes.given, is_back=True) for index in members)
 
     def _carried_s(self, index: int, num_bytes: int, *, is_back: bool) -> float:
-        """Over the link between a class and the head's machine; if the head is elsewhere, over the class's fastest link."""
+        """Over the link between a class and the head's machine; if the head is elsewhere, over its fastest link."""
         if index in self.near or not num_bytes:
             return 0.0
         others = self.near or {*range(len(self.classes))} - ({index} if self.classes[index].count == 1 else set())
