@@ -13,8 +13,20 @@ _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def cache_root() -> Path:
-    """Return the folder in which measurements and packed weights are kept. Source: XDG Base Directory Specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shoal"
+    """Return the folder in which measurements and packed weights are kept.
+
+    A user without a home has none: the path is then one at which nothing can be created, as on a full disk. Relative
+    paths in XDG_CACHE_HOME are ignored. Source: XDG Base Directory Specification.
+    """
+    for path in (user_path(os.environ.get("XDG_CACHE_HOME", "")), user_path("~/.cache")):
+        if path.is_absolute():
+            return path / "shoal"
+    return Path(os.devnull) / "shoal"
+
+
+def user_path(name: str | Path) -> Path:
+    """Return a path that may begin with `~` or `~user`. If nobody knows that home, it stays as it was given."""
+    return Path(os.path.expanduser(name))
 
 
 def parse_size(size: str | int, what: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from shoal.config import user_path
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.speed.routing import Routing
 from shoal.errors import ConfigError
@@ -119,7 +120,7 @@ class TrafficSpec:
                 until_s=self.until_s,
                 seed=self.seed,
             )
-        path = Path(self.text).expanduser()
+        path = user_path(self.text)
         if not path.is_file():
             raise ConfigError(f"--traffic {self.text}: there is no such file; give a file, poisson:RATE or closed:N")
         visits = read_trace(path)

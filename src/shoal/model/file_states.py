@@ -47,6 +47,17 @@ def model_states(path: Path) -> tuple[FileState, ...]:
     return file_states(path if path.is_dir() else path.parent, (one.name for one in model_files(path)))
 
 
+def change_times(path: Path) -> tuple[int, ...]:
+    """When each of `model_files` was changed last, its content or what the file system says of it, in nanoseconds.
+
+    Raises ModelLoadError where one cannot be asked.
+    """
+    try:
+        return tuple(one.stat().st_ctime_ns for one in model_files(path))
+    except OSError as error:
+        raise ModelLoadError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+
+
 def states_again(path: Path, states: Sequence[FileState]) -> tuple[FileState, ...]:
     """The present states of a model's files. For an ONNX graph these are the files in `states`, because only the graph
     itself names its weights' files. Raises ModelLoadError if one cannot be read."""

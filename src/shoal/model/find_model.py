@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from shoal.config import user_path
 from shoal.model.formats.model_path import resolve_model, resolve_settings
 from shoal.model.formats.open_weights import open_sizes
 from shoal.model.language_graph.detect import find_language_graph
@@ -26,7 +26,7 @@ def find_model(name: str, *, sizes_suffice: bool = False, adapters: Sequence[Ada
     """
     if sizes_suffice:
         return ModelOnDisk(resolve_settings(name), name=name, open_source=open_sizes, adapters=adapters)
-    local = Path(name).expanduser()
+    local = user_path(name)
     path = local if local.exists() else resolve_model(name)
     if graph := find_language_graph(path):
         from shoal.model.language_graph.on_disk import GraphOnDisk  # with onnx

@@ -91,6 +91,7 @@ def test_longrope_equals_phi3(num_positions: int) -> None:
         {"rope_type": "linear"},
         {"rope_type": "linear", "factor": 0},
         {"rope_type": "yarn", "factor": "four", "original_max_position_embeddings": 64},
+        {"rope_type": "linear", "factor": -2.0},
         {
             "rope_type": "longrope",
             "short_factor": [1.0],

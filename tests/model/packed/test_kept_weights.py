@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,8 @@ import pytest
 
 from shoal.errors import ModelLoadError
 from shoal.model.attention.paged_attention import native_available
+from shoal.model.file_states import change_times, model_states
+from shoal.model.packed import kept_weights
 from shoal.model.packed.kept_weights import KeptWeights
 from tests.model.packed.kept_cases import (
     ARRANGEMENT,
@@ -58,6 +61,37 @@ def test_a_changed_model_is_packed_again(tmp_path: Path) -> None:
     pack = Counted()
     weights_of(kept_in(tmp_path, mtime_ns=2), pack)
     assert pack.count == 1
+
+
+def _edit_in_place(path: Path) -> None:
+    """One byte in the middle, and then the file says that it was last written when it was before."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\x55")
+    while path.stat().st_ctime_ns == before.st_ctime_ns or path.stat().st_mtime_ns != before.st_mtime_ns:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("while_packing", [False, True])
+def test_a_model_that_is_edited_in_place_and_dated_back_is_packed_again(tmp_path: Path, while_packing: bool) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(bytes(1 << 20))
+    states_before, root = model_states(model), tmp_path / "kept"
+
+    def kept() -> KeptWeights:
+        look, times = (lambda: model_states(model)), (lambda: change_times(model))
+        return KeptWeights(root, look, "auto", look_at_times=times, max_bytes=1 << 30)
+
+    weights_of(kept(), Counted(then=lambda: _edit_in_place(model)) if while_packing else fill)
+    if not while_packing:
+        weights_of(kept(), must_not_pack)
+        _edit_in_place(model)
+    assert model_states(model) == states_before
+    pack = Counted()
+    weights_of(kept(), pack)
+    assert pack.count == 1
+    weights_of(kept(), must_not_pack)
 
 
 @pytest.mark.parametrize("states_now", [states(mtime_ns=2), None], ids=["changed", "gone"])
@@ -149,6 +183,29 @@ def test_who_dies_while_packing_holds_nobody_up(tmp_path: Path) -> None:
     assert _in_process(_dies_while_packing, tmp_path) == -signal.SIGKILL
     weights_of(kept_in(tmp_path))
     weights_of(kept_in(tmp_path), must_not_pack)
+
+
+def test_who_hangs_while_packing_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others pack the same for themselves, and keep what nobody is packing."""
+    monkeypatch.setattr(kept_weights, "_LOCK_WAIT_S", 0.02)
+    folder = kept_in(tmp_path).folder
+    folder.mkdir(parents=True)
+    kept = kept_in(tmp_path)
+    with (folder / "layer-0.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        weights_of(kept)
+        weights_of(kept, unit="layer-1")
+    assert [path.name for path in folder.glob("*.packed")] == ["layer-1.packed"]
+    weights_of(kept)
+    weights_of(kept_in(tmp_path), must_not_pack)
+
+
+def test_a_lock_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    folder = kept_in(tmp_path).folder
+    folder.mkdir(parents=True)
+    (folder / "layer-0.lock").symlink_to(tmp_path / "elsewhere")
+    weights_of(kept_in(tmp_path))
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def _pack_together(root: Path, barrier, packed) -> None:

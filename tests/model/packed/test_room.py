@@ -75,3 +75,13 @@ def test_a_share_of_what_is_free_by_default(root: Path, monkeypatch: pytest.Monk
     assert not make_room(root, limit + 1, keep=root / "new")
     assert make_room(root, limit - 100, keep=root / "new")
     assert packed(root) == ["model-2/layer-1"]
+
+
+def test_what_a_link_leads_to_is_not_ours(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "letter.txt").write_bytes(bytes(100))
+    os.utime(elsewhere / "letter.txt", ns=(0, 0))
+    (root / "link").symlink_to(elsewhere)
+    assert make_room(root, 100, keep=root / "new", max_bytes=200)
+    assert packed(root) == ["model-2/layer-1"]
+    assert (elsewhere / "letter.txt").exists()

@@ -11,6 +11,7 @@ from shoal.api.generation import LLM, RequestOutput
 from shoal.api.sampling import SamplingOptions
 from shoal.cli.shared.text_input import decoded
 from shoal.cli.show.output import note, print_json
+from shoal.config import user_path
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.model.vision.pixels import decode_picture
 from shoal.planner.files.plan_data import plan_dict
@@ -112,7 +113,7 @@ class Conversation:
             note("this model accepts only texts")
             return
         try:
-            self._pictures.append(_read_picture(Path(file).expanduser()))
+            self._pictures.append(_read_picture(user_path(file)))
         except InvalidRequest as error:
             note(str(error))
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from shoal.config import user_path
 from shoal.errors import ModelLoadError
 from shoal.model.adapter.adapter import Adapter, open_adapter
 from shoal.model.adapter.merged import MergedSource
@@ -26,7 +27,7 @@ def find_adapter(name: str, path: Path, *, is_merged: bool = False) -> AdapterFi
         path: a directory that PEFT has written, or a GGUF file.
         is_merged: whether it is merged into the model's weights.
     """
-    path = path.expanduser().absolute()
+    path = user_path(path).absolute()
     if not path.exists():
         raise ModelLoadError(f"adapter {name}: there is no {path}")
     if path.is_dir() and not (path / CONFIG_FILE).exists():

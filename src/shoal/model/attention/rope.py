@@ -69,6 +69,8 @@ def scaled_frequencies(rope: RopeConfig, max_context: int) -> Scaled:
             frequencies_R, factor = rule(rope, max_context)
             if rope.divisors:
                 frequencies_R = frequencies_R / _per_frequency("divisors", rope.divisors, frequencies_R)
+            if not np.all(frequencies_R >= 0) or not np.isfinite(factor):
+                raise ValueError("its frequencies are no numbers from 0 on")
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelLoadError(f"rope scaling {kind!r} has a missing or wrong parameter: {error}") from error
     if not (np.isfinite(frequencies_R).all() and math.isfinite(factor * rope.magnitude)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from shoal.config import user_path
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.encoder.detect import BERT_TYPES, is_encoder_folder
 from shoal.model.encoder.sentence_settings import has_sentence_settings
@@ -25,7 +26,7 @@ def find_encoder_folder(name: str) -> Path | None:
             local cache.
     """
     kind, colon, inner = name.partition(":")
-    folder: Path | None = Path(name).expanduser()
+    folder: Path | None = user_path(name)
     if colon and kind == "pkg":
         with suppress(ConfigError, ModelLoadError):  # the search for another kind of model reports the error
             folder = resolve_model(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from shoal.config import user_path
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.formats.gguf.parts import part_paths
 from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_regular
@@ -27,7 +28,7 @@ def resolve_model(model: str) -> Path:
         return _in_package(name)
     if colon and kind == "hf":
         return _from_hub(name)
-    return _checked(Path(model).expanduser(), model)
+    return _checked(user_path(model), model)
 
 
 def resolve_settings(model: str) -> Path:
@@ -36,7 +37,7 @@ def resolve_settings(model: str) -> Path:
     kind, colon, name = model.partition(":")
     if colon and kind == "hf" and name.count("/") == 1:
         return _from_hub(name, settings_only=True)
-    path = Path(model).expanduser()
+    path = user_path(model)
     return path if is_settings_file(path) else resolve_model(model)
 
 

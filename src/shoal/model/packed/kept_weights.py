@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ import msgspec
 from shoal.arrays import U8
 from shoal.config import cache_root
 from shoal.errors import ModelLoadError
-from shoal.model.file_states import model_states
+from shoal.model.file_states import change_times, model_states
 from shoal.model.packed.kept_file import VERSION, KeptFormat, kept_format, read_kept, write_kept
 from shoal.model.packed.memory import own_memory
 from shoal.model.packed.pack import Arrangement
@@ -32,6 +33,10 @@ from shoal.protocol.worker_messages import FileState
 if TYPE_CHECKING:
     from shoal._native import ThreadPool
 
+_LOCK_WAIT_S = 5.0
+"""How long a process waits while another packs the same matrices. Source: half of `RecoveryConfig.load_timeout_s`, so
+that a worker behind a process that hangs, or was stopped, has packed them itself before it counts as lost."""
+_LOCK_POLL_S = 0.005
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +50,7 @@ class KeptWeights:
         precision: Precision,
         *,
         states: Sequence[FileState] = (),
+        look_at_times: Callable[[], tuple[int, ...]] = tuple,
         max_bytes: int | None = None,
     ) -> None:
         """
@@ -54,13 +60,15 @@ class KeptWeights:
                 kept.
             precision: that the matrices are asked for at.
             states: those that the model was opened with; none: those of now.
+            look_at_times: takes the times of the files' latest change, which nobody can set back: what was packed from
+                a file that was edited in place and given its old time of modification is made again.
             max_bytes: that the files of all models may take; None: a share of what is free.
 
         Raises:
             ModelLoadError: the model's files cannot be read.
         """
-        self._root, self._look, self._max_bytes = root, look, max_bytes
-        self._states = tuple(states) or look()
+        self._root, self._look, self._look_at_times, self._max_bytes = root, look, look_at_times, max_bytes
+        self._states, self._times_ns = tuple(states) or look(), look_at_times()
         identity = (VERSION, sys.byteorder, precision, self._states)
         self._model = hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:32]
         self._writes = True
@@ -73,7 +81,7 @@ class KeptWeights:
     def weights(self, unit: str, arrangement: Arrangement, pack: Callable[[U8], None], pool: ThreadPool) -> U8:
         """Weights of some matrices: mapped from the kept file, or packed now and then kept if possible.
 
-        If several processes ask at once, one packs and the others wait for it.
+        If several processes ask at once, one packs and the others wait for it, though not for long.
 
         Args:
             unit: names these matrices and their part within the model; a file name without a suffix.
@@ -83,19 +91,19 @@ class KeptWeights:
         """
         if arrangement.num_bytes == 0:
             return own_memory(0)
-        kept = kept_format(arrangement, {"model": self._model, "unit": unit})
+        kept = kept_format(arrangement, {"model": self._model, "changed_ns": self._times_ns, "unit": unit})
         path = self.folder / f"{unit}.packed"
         weights = read_kept(path, kept, pool)
         if weights is not None:
             return weights
         with self._alone(path) as is_alone:
             weights = read_kept(path, kept, pool) if is_alone else None
-            return self._make(path, kept, pack, pool) if weights is None else weights
+            return self._make(path, kept, pack, pool, keeps=is_alone) if weights is None else weights
 
-    def _make(self, path: Path, kept: KeptFormat, pack: Callable[[U8], None], pool: ThreadPool) -> U8:
+    def _make(self, path: Path, kept: KeptFormat, pack: Callable[[U8], None], pool: ThreadPool, *, keeps: bool) -> U8:
         memory = own_memory(kept.weight_bytes)
         pack(memory)
-        if not self._writes or not self._is_unchanged():
+        if not keeps or not self._is_unchanged():
             return memory
         try:
             if make_room(self._root, kept.num_bytes, keep=path.parent, max_bytes=self._max_bytes):
@@ -108,7 +116,7 @@ class KeptWeights:
     @contextmanager
     def _alone(self, path: Path) -> Iterator[bool]:
         """Yields whether this process alone may write the file. Waits for other processes, unless nothing can be
-        written."""
+        written or one of them takes too long."""
         lock = None
         try:
             lock = _take_lock(path.with_suffix(".lock")) if self._writes else None
@@ -126,7 +134,7 @@ class KeptWeights:
 
     def _is_unchanged(self) -> bool:
         try:
-            return self._look() == self._states
+            return self._look() == self._states and self._look_at_times() == self._times_ns
         except ModelLoadError:
             return False
 
@@ -140,18 +148,40 @@ def kept_for(load: LoadStage) -> KeptWeights | None:
     if not load.keep_weights or any(adapter.is_merged for adapter in load.adapters):
         return None
     path = Path(load.model_path)
-    return KeptWeights(cache_root() / "weights", lambda: model_states(path), load.stage.precision, states=load.files)
+    return KeptWeights(
+        cache_root() / "weights",
+        lambda: model_states(path),
+        load.stage.precision,
+        states=load.files,
+        look_at_times=lambda: change_times(path),
+    )
 
 
-def _take_lock(path: Path) -> int:
-    """A descriptor that holds the lock until it is closed or its process ends."""
-    import fcntl
-
+def _take_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock until it is closed or its process ends; None if another process has held the
+    lock for _LOCK_WAIT_S."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _locks(fd):
+            return fd
     except OSError:
         os.close(fd)
         raise
-    return fd
+    os.close(fd)
+    return None
+
+
+def _locks(fd: int) -> bool:
+    import fcntl
+
+    end_s = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return True

@@ -51,7 +51,8 @@ def make_room(root: Path, num_bytes: int, *, keep: Path, max_bytes: int | None =
 
 
 def _files(root: Path) -> Iterator[_File]:
-    for path in root.glob("*/*"):
+    """Of folders that are Shoal's own: behind a link there may be anything."""
+    for path in (path for folder in root.glob("*") if not folder.is_symlink() for path in folder.glob("*")):
         try:
             status = path.lstat()
         except OSError:  # removed by another process

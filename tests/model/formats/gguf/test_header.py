@@ -71,6 +71,7 @@ def test_an_alignment_that_is_no_power_of_two(tmp_path: Path, kind: int, value: 
         (tensor(offset=4), "no multiple of 32"),
         (tensor(kind=999), "unknown GGML type 999"),
         (tensor(dims=(7,), kind=2), "do not divide"),
+        (tensor("t" * 600), "a name of 600 characters"),
     ],
 )
 def test_tensors_that_cannot_be(tmp_path: Path, entry: bytes, message: str) -> None:

@@ -26,6 +26,8 @@ from shoal.model.formats.model_file import map_file, release_pages
 VERSIONS = (2, 3)
 MAX_DIMS = 4
 """Source: GGML_MAX_DIMS in ggml.h"""
+MAX_NAME_CHARS = 512
+"""of a tensor: eight times GGML_MAX_NAME in ggml.h, and few enough for a message"""
 _FEWEST_KEY_BYTES = 8 + 4 + 1
 """Bytes of a key with an empty name: length of the name, type, a value of one byte."""
 _FEWEST_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
@@ -202,6 +204,8 @@ class GgufHeader:
 
     def _read_tensor_info(self) -> tuple[str, int, tuple[int, ...], int]:
         name, num_dims = self._string(), self._scalar("<I")
+        if len(name) > MAX_NAME_CHARS:
+            raise ValueError(f"a tensor has a name of {len(name)} characters")
         if num_dims > MAX_DIMS:
             raise ValueError(f"tensor {name!r} of {num_dims} dimensions")
         dims = [self._scalar("<Q") for _ in range(num_dims)]
