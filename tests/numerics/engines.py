@@ -28,6 +28,7 @@ from shoal.model.weights import Precision, WeightSource
 from shoal.planner.split.shares import shard_parts
 from shoal.protocol.language_messages import AdapterFile, SampledToken, Sampling, Step, StepResult
 from shoal.protocol.stage_config import ShardPart, StageConfig
+from shoal.protocol.step_masks import Masks
 from shoal.router.engine import Engine
 from shoal.verify.language import greedy_with_logits
 from tests.numerics.thread_group import thread_groups
@@ -48,7 +49,9 @@ class ProcessesSteps(Protocol):
     @property
     def alignment(self) -> bytes: ...
 
-    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]: ...
+    def process(
+        self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
+    ) -> F32 | tuple[SampledToken, ...]: ...
 
 
 class ShardedStage:
@@ -61,17 +64,19 @@ class ShardedStage:
         self.shards = shards
         self._groups = groups
 
-    def process(self, step: Step, x_TD: F32 | None = None) -> F32 | tuple[SampledToken, ...]:
+    def process(
+        self, step: Step, x_TD: F32 | None = None, masks: Masks | None = None
+    ) -> F32 | tuple[SampledToken, ...]:
         with ThreadPoolExecutor(len(self.shards)) as threads:
-            futures = [threads.submit(self._run, rank, step, x_TD) for rank in range(len(self.shards))]
+            futures = [threads.submit(self._run, rank, step, x_TD, masks) for rank in range(len(self.shards))]
         first, *others = [future.result() for future in futures]
         for other in others:
             np.testing.assert_equal(other, first)
         return first
 
-    def _run(self, rank: int, step: Step, x_TD: F32 | None) -> F32 | tuple[SampledToken, ...]:
+    def _run(self, rank: int, step: Step, x_TD: F32 | None, masks: Masks | None) -> F32 | tuple[SampledToken, ...]:
         try:
-            return self.shards[rank].process(step, x_TD)
+            return self.shards[rank].process(step, x_TD, masks)
         except BaseException:
             self._groups[rank].close()
             raise
@@ -82,28 +87,27 @@ class PipelineExecutor:
 
     def __init__(self, stages: Sequence[ProcessesSteps], num_states: int = 0) -> None:
         """`num_states`: slots for recurrent state that its stages have."""
-        self._stages = stages
+        self.stages = stages
         self.num_states = num_states
-        self._steps: deque[Step] = deque()
+        self._steps: deque[tuple[Step, Sequence[bytes]]] = deque()
         self.step_sizes: list[int] = []
         """rows of every step so far"""
 
     @property
     def num_stages(self) -> int:
-        return len(self._stages)
+        return len(self.stages)
 
     def submit(self, work: StepWork) -> None:
-        assert not work.guided, "nobody asks guides here"
-        self._steps.append(work.step)
+        self._steps.append((work.step, work.masks()))
         self.step_sizes.append(work.step.num_tokens)
 
     def poll(self) -> list[StepResult]:
         if not self._steps:
             return []
-        step, result, alignment = self._steps.popleft(), None, b""
-        for stage in self._stages:
+        (step, masks), result, alignment = self._steps.popleft(), None, b""
+        for stage in self.stages:
             assert not isinstance(result, tuple)
-            result = stage.process(step, None if result is None else result.copy())
+            result = stage.process(step, None if result is None else result.copy(), lambda: masks)
             alignment += stage.alignment
         assert isinstance(result, tuple)
         ids = {"step_id": step.step_id, "generation": step.generation}

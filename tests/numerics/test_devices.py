@@ -122,7 +122,7 @@ def test_a_row_that_is_alone_attends_by_one_operator(
     monkeypatch.setattr(attention, "computes_lone_rows", lone_rows.computes_lone_rows)
     source, device = tiny_source(family), replace(DEVICE, precision=precision)
     alone = on_device(source, device=device)
-    layers = alone._stages[0]._layers._attention._layers  # type: ignore[attr-defined]
+    layers = alone.stages[0]._layers._attention._layers  # type: ignore[attr-defined]
     assert [layer.lone_row is not None for layer in layers] == [has_operator] * len(layers)
     count = NUM_OUTPUT if precision == "fp32" else 16
     (got,) = continuations(make_engine(alone), [TEXT], max_tokens=count)

@@ -100,7 +100,7 @@ def logits_of(
 def test_the_encoder_gives_what_transformers_gives(directory: Path, reference: Any) -> None:
     import torch
 
-    (stage,) = make_executor(open_weights(directory), num_memories=1)._stages
+    (stage,) = make_executor(open_weights(directory), num_memories=1).stages
     with torch.no_grad():
         expected = reference.model.encoder(torch.tensor(features_of(0).T[None])).last_hidden_state[0].numpy()
     np.testing.assert_allclose(stage._encoder.encode(features_of(0)), expected, rtol=0, atol=1e-4)
