@@ -1,1 +1,1 @@
-"""Several language models behind one address, each in a server of its own that is started when a call wants it."""
+"""Several language models behind one address, each in a server of its own that is started when a call needs it."""

@@ -1,4 +1,4 @@
-"""One address for several models: calls go to the server of the model that they name."""
+"""One address for several models: calls are forwarded to the server of the model that they name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shoal.server.web.routes import PageApi, page_at_work, page_routes
 
 _CONNECT_TIMEOUT_S = 10.0
 _SIGNAL_S = 0.1
-"""Between two looks at whether a signal has come while models are loaded."""
+"""Time between two checks for a signal while models are loaded."""
 _STORED = "/v1/responses/{name}"
 
 
@@ -37,18 +37,18 @@ def create_switch_app(
     options: AppOptions,
     rhythm: Rhythm | None = None,
 ) -> Starlette:
-    """The HTTP application over servers of single models, which it ends with its own lifespan.
+    """The HTTP application over servers of single models, which end in its own lifespan.
 
     Args:
         switchboard: the models' servers.
-        server_key: that those servers want.
-        options: how it is guarded.
-        rhythm: of streams; None: as everywhere.
+        server_key: that those servers require.
+        options: how the application is guarded.
+        rhythm: of streams; None: the default.
     """
     drain = Drain()
     client = httpx.AsyncClient(
-        timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),  # the servers themselves bound their calls
-        limits=httpx.Limits(max_connections=None),  # and how many there are
+        timeout=httpx.Timeout(None, connect=_CONNECT_TIMEOUT_S),  # the servers themselves limit the time of their calls
+        limits=httpx.Limits(max_connections=None),  # and the number of calls
         headers={"authorization": f"Bearer {server_key}"},
         trust_env=False,
     )
@@ -101,7 +101,7 @@ async def _loaded(switchboard: Switchboard, drain: Drain) -> str | None:
 
 
 class _Backend:
-    """Implements `serve.Backend`. A model whose workers are gone for good is started again by the next call."""
+    """Implements `serve.Backend`. A model whose workers are gone permanently is started again by the next call."""
 
     def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient, calls: SwitchCalls) -> None:
         self.on_death = None

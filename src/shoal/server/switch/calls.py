@@ -1,4 +1,4 @@
-"""Calls that are for one model, or for all, where several are served."""
+"""Calls for one model or for all, if several are served."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shoal.server.switch.stream_forms import stream_form
 from shoal.server.switch.switchboard import Switchboard
 
 _TIMEOUT_S = 15.0
-"""Of a question to a model's server that takes it milliseconds."""
+"""Time limit for a question that a model's server answers in milliseconds."""
 
 
 class _Named(msgspec.Struct):
@@ -37,10 +37,10 @@ class _Named(msgspec.Struct):
 
 
 class SwitchCalls:
-    """Handlers of everything that is of one model, or of all."""
+    """Handlers of calls for one model or for all."""
 
     def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient, rhythm: Rhythm) -> None:
-        """`rhythm`: of streams, also while their model is loaded."""
+        """`rhythm`: of streams, also while their model is being loaded."""
         self._switchboard, self._client, self._rhythm = switchboard, client, rhythm
         self._bodies = RequestBodies(MAX_UPLOAD_BYTES)
         self._created_s = int(time.time())
@@ -55,12 +55,12 @@ class SwitchCalls:
 
     @asynccontextmanager
     async def forwarded(self, request: Request) -> AsyncGenerator[Response, None]:
-        """The answer of the model that a body names; the body counts as in memory until the end of the block.
+        """The answer of the model that a body names. The body counts as in memory until the end of the block.
 
-        Uploads of sound may be larger than JSON; where a model's own server takes less, it says so.
+        Uploads of sound may be larger than JSON; a model's own server refuses them if it accepts less.
 
         Raises:
-            ApiError: it names no model that there is.
+            ApiError: the body names no model, or an unknown one.
             BodyTooLarge, InvalidRequest, QueueFull, ClientDisconnect: as `RequestBodies.read`.
         """
         is_upload = request.url.path.rstrip("/") in AUDIO_PATHS
@@ -105,7 +105,7 @@ class SwitchCalls:
         return JSONResponse({"version": server_version()})
 
     async def stored(self, request: Request) -> Response:
-        """GET and DELETE /v1/responses/{id}: from the server that has it."""
+        """GET and DELETE /v1/responses/{id}: forwarded to the server that has the response."""
         for server in self._switchboard.servers.values():
             with suppress(httpx.HTTPError):  # it has just ended
                 answer = await self._client.request(request.method, server.url + request.url.path, timeout=_TIMEOUT_S)
@@ -114,7 +114,7 @@ class SwitchCalls:
         raise ApiError(404, f"No response has the id {request.path_params['name']!r}", code="not_found")
 
     def _served(self, name: Any) -> str:
-        """The model of a name as a client wrote it. Raises ApiError: there is none."""
+        """The model with a name that a client gave. Raises ApiError if there is none."""
         if name is None:
             served = ", ".join(self._switchboard.names)
             raise ApiError(400, f"name one of {served} in `model`", param="model", code="model_missing")
@@ -130,7 +130,7 @@ class SwitchCalls:
 
 
 def _of_json(body: bytes | bytearray) -> _Named:
-    """Raises ApiError: it is no JSON."""
+    """The model's name and `stream` in a JSON body. Raises ApiError if it is not JSON."""
     try:
         return msgspec.json.decode(body, type=_Named)
     except msgspec.DecodeError as error:
@@ -138,13 +138,13 @@ def _of_json(body: bytes | bytearray) -> _Named:
 
 
 def _of_form(content_type: str, body: bytes | bytearray) -> _Named:
-    """Raises InvalidRequest: it is no form."""
+    """The model's name and `stream` in a form. Raises InvalidRequest if it is not a form."""
     model, stream = (form_field(content_type, body, name, "speech") for name in ("model", "stream"))
     return _Named(model=model, stream=stream is not None and stream.lower() in ("true", "1"))
 
 
 class _Forwarding(Response):
-    """A call that is read, and then answered by a model's server."""
+    """A call whose body is read first, and which a model's server then answers."""
 
     def __init__(self, calls: SwitchCalls, request: Request) -> None:
         super().__init__()

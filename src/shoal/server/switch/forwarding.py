@@ -1,4 +1,4 @@
-"""A call handed on to a model's own server, and its answer handed back as it comes."""
+"""Forwards a call to a model's own server, and its answer to the client as it arrives."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ _HOP_BY_HOP = frozenset(
         "authorization",
     }
 )
-"""Headers of a request that are of its own connection, or that this server answers for. Source: RFC 9110, 7.6.1."""
+"""Headers of a request that concern only its own connection, or that this server is responsible for. Source: RFC 9110,
+7.6.1."""
 _KEPT_OF_ANSWERS = frozenset({"cache-control", "content-type", "retry-after", "x-accel-buffering"})
 _ATTEMPTS = 2
 _MAX_PLAIN_CHARS = 200
-"""of an error that is no JSON"""
+"""Characters of an error that is not JSON."""
 _NOTICED_S = 5.0
-"""In which the end of a server is known that has broken a connection off."""
+"""Time in which the end of a server is noticed after it has broken off a connection."""
 
 
 class ForwardedCall:
-    """A call that a model's server is given, once it is there."""
+    """A call that is forwarded to a model's server once that is started."""
 
     def __init__(
         self, switchboard: Switchboard, client: httpx.AsyncClient, name: str, request: Request, body: bytes
@@ -58,11 +59,11 @@ class ForwardedCall:
 
     @asynccontextmanager
     async def answered(self) -> AsyncGenerator[httpx.Response, None]:
-        """An answer that has begun; the server stays while the block runs. A call whose server ends before that is
-        given to the next server, once.
+        """An answer that has begun; the server stays while the block runs. If the server ends before that, the call is
+        forwarded to the next server, once.
 
         Raises:
-            WorkerLost: the model cannot be loaded, or its server has ended again, or does so within the block.
+            WorkerLost: the model cannot be loaded, or its server has ended again, or ends within the block.
         """
         try:
             answer, held = await self._begun()
@@ -72,8 +73,8 @@ class ForwardedCall:
             raise self._lost() from error
 
     async def _begun(self) -> tuple[httpx.Response, AsyncExitStack]:
-        """The answer, and what is held until it has ended. Raises WorkerLost; httpx.HTTPError: the server lives and
-        does not answer."""
+        """The answer, and the resources to hold until it has ended. Raises WorkerLost; httpx.HTTPError if the server
+        lives but does not answer."""
         for _ in range(_ATTEMPTS):
             with suppress(ServerEnded):
                 async with AsyncExitStack() as held:
@@ -106,14 +107,14 @@ class ForwardedCall:
 
 
 class ForwardedAnswer(Response):
-    """The answer of a model's server, passed on as it comes."""
+    """The answer of a model's server, forwarded as it arrives."""
 
     def __init__(self, call: ForwardedCall) -> None:
         super().__init__()
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the call. A client that goes away ends it, also while the model is loaded for it."""
+        """Answer the call. It ends if the client disconnects, even while the model is being loaded for it."""
         response: Response = Response(status_code=400)  # nobody reads it
         async with AsyncExitStack() as held:
             with suppress(ClientGone):
@@ -130,7 +131,7 @@ class ForwardedAnswer(Response):
 
 
 class _NoStream(ShoalError):
-    """A call that asked for a stream is answered otherwise."""
+    """A call that asked for a stream gets another answer."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class _NoStream(ShoalError):
 
 
 class ForwardedStream(Response):
-    """The same as a stream that shows signs of life from the call on, be the model loaded for it or not."""
+    """The answer as a stream that shows signs of life from the call on, even while the model is being loaded."""
 
     def __init__(self, call: ForwardedCall, form: StreamForm, rhythm: Rhythm) -> None:
         super().__init__()
@@ -146,7 +147,7 @@ class ForwardedStream(Response):
         self._num_events = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the call. What goes wrong before the first sign of life has a status of its own."""
+        """Answer the call. An error before the first sign of life has a status of its own."""
         try:
             await send_stream(
                 self._pieces(),
@@ -164,7 +165,7 @@ class ForwardedStream(Response):
         return self._form.failure(bytes(error.answer.body), self._num_events)
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
-        """Whole ones, so that an error can follow any of them. Raises _NoStream."""
+        """Whole pieces, so that an error can follow any of them. Raises _NoStream."""
         separator, rest = self._form.separator, b""
         try:
             async with self._call.answered() as answer:
@@ -182,7 +183,7 @@ class ForwardedStream(Response):
             raise _NoStream(await answer_in_dialect(self._call.request, error)) from error
 
     async def _whole(self, answer: httpx.Response, content_type: str) -> Response:
-        """An answer in one piece. One that is no JSON comes from below the API: too many connections are open."""
+        """An answer in one piece. If it is not JSON, it does not come from the API: too many connections are open."""
         content = await answer.aread()
         if not content_type.startswith("application/json"):
             error = HTTPException(answer.status_code, answer.text[:_MAX_PLAIN_CHARS])

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def merge_metrics(pages: Iterable[str]) -> str:
-    """Each family once, with the samples of all pages beneath its help and type.
+    """All families once each, with the samples of all pages below their help and type.
 
     Args:
-        pages: whose families have a `# HELP` line each before their `# TYPE` and samples, as every page here has.
+        pages: metrics in which each family has a `# HELP` line before its `# TYPE` and samples, as all pages here have.
     """
     families: dict[str, tuple[list[str], list[str]]] = {}
     for page in pages:

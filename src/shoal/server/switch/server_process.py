@@ -1,4 +1,4 @@
-"""A server as a child process, its workers, and what it says of itself."""
+"""A server as a child process, its workers, and its output."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _START_TIMEOUT_S = 600.0
 _END_TIMEOUT_S = 60.0
 _ADDRESS = re.compile(r"^serving .+ at (http://\S+?)(/v2)?$")
 _READ_TIMEOUT_S = 5.0
-"""For the rest of what an ended server has written; a process that it has left behind may keep its stderr open."""
+"""Time for reading the rest of an ended server's output; a process that it has left behind may keep its stderr open."""
 _KEPT_LINES = 200
 _NOT_LIVING = (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED, psutil.STATUS_DEAD)
 _LAST_WORDS = 4
 _COMPLAINT = "shoal:"
-"""With which the command begins the line that says why it ends, see `cli.main`."""
+"""Beginning of the line in which the command says why it ends, see `cli.main`."""
 
 
 class ServerProcess:
-    """`shoal serve` on a port of its own choice."""
+    """`shoal serve` on a port that it chooses itself."""
 
     def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None] | None = None) -> None:
         """
         Args:
             process: the server, whose stderr is a pipe.
-            on_line: told every line that it writes once it serves; None: nobody is.
+            on_line: called with every line that it writes after it has started; None: not called.
         """
         self.url = ""
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        """the latest of what it has written"""
+        """The latest lines that it has written."""
         self._process = process
         self._on_line = on_line
         self._psutil: psutil.Process | None = None
-        """None: it had ended at once"""
+        """None: the process had ended at once."""
         with suppress(psutil.NoSuchProcess):
             self._psutil = psutil.Process(process.pid)
         self._reader: asyncio.Task[None] | None = None
@@ -57,16 +57,16 @@ class ServerProcess:
     async def start(
         cls, arguments: Sequence[str], *, api_key: str | None = None, on_line: Callable[[str], None] | None = None
     ) -> ServerProcess:
-        """Start one, which ends with this process, and wait until it takes requests.
+        """Start a server, which ends with this process, and wait until it accepts requests.
 
         Args:
-            arguments: of `shoal serve`, without where it listens.
+            arguments: of `shoal serve`, without its address.
             api_key: that its clients must send; None: none.
-            on_line: see above.
+            on_line: see `ServerProcess`.
 
         Raises:
-            ServerKilled: it was killed.
-            WorkerLost: it cannot be started, has ended, or does not take requests after ten minutes.
+            ServerKilled: the server was killed.
+            WorkerLost: it cannot be started, has ended, or does not accept requests after ten minutes.
         """
         command = module_command("shoal.cli.main", "serve", *arguments, "--port", "0", "--end-with-parent")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_SERVE_")}
@@ -105,11 +105,11 @@ class ServerProcess:
 
     @property
     def last_words(self) -> str:
-        """What it wrote last."""
+        """The latest text that it wrote."""
         return _last_words(self.lines)
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that live and are not stopped, in order."""
+        """Process ids of its workers that are alive and not stopped, in order."""
         pids: list[int] = []
         for worker in worker_processes(self._psutil) if self._psutil is not None else ():
             with suppress(psutil.NoSuchProcess):
@@ -124,7 +124,7 @@ class ServerProcess:
         return {name.partition("{")[0]: float(value) for name, _, value in samples}
 
     async def wait_until_started(self) -> None:
-        """Wait until it takes requests. Raises WorkerLost, as `start`, with the reason if it ends first."""
+        """Wait until the server accepts requests. Raises WorkerLost, as `start`, with the reason if it ends first."""
         while not self.url:
             line = await self._line()
             if line is None:
@@ -134,11 +134,11 @@ class ServerProcess:
         self._reader = asyncio.create_task(self._read())
 
     async def wait(self) -> int:
-        """Wait until it has ended. Returns its exit status."""
+        """Wait until the server has ended. Returns its exit status."""
         return await self._process.wait()
 
     async def end(self) -> int:
-        """Ask it to end, and make it; its exit status."""
+        """Ask the server to end, and kill it if it does not. Returns its exit status."""
         with suppress(ProcessLookupError):
             if self._process.returncode is None:
                 self._process.terminate()
@@ -159,12 +159,12 @@ class ServerProcess:
                 self._on_line(line)
 
     async def _line(self) -> str | None:
-        """The next line that it writes, which is kept; None: it has closed its stderr."""
+        """The next line that the server writes, which is stored; None: it has closed its stderr."""
         assert self._process.stderr is not None
         while True:
             try:
                 line = await self._process.stderr.readline()
-            except ValueError:  # longer than asyncio keeps: whoever stops reading stops the server
+            except ValueError:  # longer than asyncio stores; a server whose output nobody reads would block
                 continue
             if not line:
                 return None
@@ -174,11 +174,11 @@ class ServerProcess:
 
 
 def ended_early(status: int, lines: Sequence[str]) -> WorkerLost:
-    """Why a server has ended before it took requests: what killed it, or its own complaint.
+    """The error for a server that has ended before it accepted requests: what killed it, or its own message.
 
     Args:
-        status: with which it ended; below 0: the signal that killed it.
-        lines: what it wrote last.
+        status: exit status; below 0: the signal that killed it.
+        lines: its latest output.
     """
     if status == -signal.SIGKILL:
         return ServerKilled("its server was killed while it loaded the model: most likely memory did not suffice")
@@ -195,7 +195,7 @@ def _last_words(lines: Sequence[str]) -> str:
 
 
 def _message_of(line: str) -> str:
-    """What a line of the log says, which is an object with `--log-json`."""
+    """The message in a line of the log, which is an object with `--log-json`."""
     try:
         told = json.loads(line)
     except ValueError:
@@ -205,7 +205,7 @@ def _message_of(line: str) -> str:
 
 @asynccontextmanager
 async def running_server(model: str, options: Sequence[str]) -> AsyncGenerator[ServerProcess, None]:
-    """Serve a model while the block runs. Raises WorkerLost where it does not start."""
+    """Serve a model while the block runs. Raises WorkerLost if it does not start."""
     server = await ServerProcess.start([model, "--name", MODEL_NAME, "--no-access-log", *options])
     try:
         yield server

@@ -1,4 +1,4 @@
-"""What a stream of each API looks like before the model's own server has said anything, and how it ends on an error."""
+"""The form of a stream of each API before the model's own server has answered, and how it ends after an error."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class StreamForm:
 
     framing: Framing
     separator: bytes
-    """behind every piece, and nowhere within one"""
+    """Bytes after every piece, which do not occur inside one."""
     failure: Callable[[bytes, int], bytes]
-    """the last pieces after an error, from what an answer of its own would contain and the number of events sent"""
+    """Returns the last pieces after an error, given the body of an error answer and the number of events sent."""
 
 
 _COMPLETIONS = StreamForm(EVENTS, b"\n\n", lambda body, num_events: failure_event(body))
@@ -48,7 +48,7 @@ def stream_form(path: str, model: str, said: object) -> StreamForm | None:
     Args:
         path: of the call.
         model: that it asks for.
-        said: what it says of `stream`.
+        said: value of `stream` in its body.
     """
     path = path.rstrip("/")
     if place := _PLACES.get(path):

@@ -1,4 +1,4 @@
-"""What the probes ask of a server of several models: its models' servers, together."""
+"""What the probes need to know about a server of several models, from its models' servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.server.switch.merged_metrics import merge_metrics
 from shoal.server.switch.switchboard import Switchboard
 
 _TIMEOUT_S = 15.0
-"""Of a question to a model's server: `/ready` may wait 10 s for a canary."""
+"""Time limit for a question to a model's server: `/ready` may wait 10 s for a canary."""
 _TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -22,16 +22,16 @@ class SwitchStatus:
     """Implements `probes.Status`."""
 
     def __init__(self, switchboard: Switchboard, client: httpx.AsyncClient, drain: Drain) -> None:
-        """`client`: has the servers' key."""
+        """`client`: sends the servers' key."""
         self._switchboard, self._client, self._drain = switchboard, client, drain
 
     @property
     def failure(self) -> str | None:
-        """A model whose server has ended is started again when it is wanted."""
+        """None: a model whose server has ended is started again when it is needed."""
         return None
 
     async def unreadiness(self) -> str | None:
-        """The first model that is loaded and does not answer."""
+        """Why the first loaded model that does not answer is not ready; None: all answer."""
         if self._drain.is_on:
             return str(ShuttingDown())
         answers = await self._ask("/ready")
@@ -39,7 +39,7 @@ class SwitchStatus:
         return reasons[0] if reasons else None
 
     async def describe(self) -> list[dict[str, Any]]:
-        """The models as plain data: loaded ones as their servers describe them, of the others names and paths."""
+        """The models as plain data: loaded ones as their servers describe them, others by name and path."""
         answers = await self._ask("/status")
         told = {name: answer.json()["models"] for name, answer in answers.items() if answer is not None}
         phase = self._switchboard.residency.phase
@@ -50,22 +50,22 @@ class SwitchStatus:
         ]
 
     async def strike(self, model: str, machine: str, strike: Strike) -> None:
-        """See `Status.strike`. Models that are loaded when they are wanted run here."""
+        """See `Status.strike`. Models that are loaded on demand run on this machine."""
         raise ConfigError(f"{model} runs only on the server's own machine")
 
     async def story(self, of: str) -> list[dict[str, Any]]:
-        """What any of the servers knows of it."""
+        """The events that any of the servers has about it."""
         answers = await self._ask("/status/story", {"of": of})
         return [entry for answer in answers.values() if answer is not None for entry in answer.json()["entries"]]
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
-        """Prometheus's text format, whatever is asked for."""
+        """Prometheus's text format, whatever was asked for."""
         answers = await self._ask("/metrics")
         pages = [answer.text for answer in answers.values() if answer is not None]
         return merge_metrics(pages).encode(), _TEXT_FORMAT
 
     async def _ask(self, path: str, query: dict[str, str] | None = None) -> dict[str, httpx.Response | None]:
-        """Answers by models' names; None: it has none."""
+        """Answers by models' names; None: the server did not answer."""
         servers = self._switchboard.servers
         asked = (self._ask_one(server.url + path, query) for server in servers.values())
         return dict(zip(servers, await asyncio.gather(*asked), strict=True))

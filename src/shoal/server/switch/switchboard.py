@@ -1,4 +1,4 @@
-"""Starts and ends the servers of models as `core.residency` decides, and tells calls where theirs is."""
+"""Starts and ends the servers of models as `core.residency` decides, and gives calls their server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ModelServer(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL at which it takes requests."""
+        """The URL at which it accepts requests."""
         ...
 
     async def wait(self) -> int:
@@ -44,20 +44,20 @@ class ModelServer(Protocol):
         ...
 
     async def end(self) -> int:
-        """Make it end; its exit status."""
+        """End the server. Returns its exit status."""
         ...
 
 
 class ServerEnded(WorkerLost):
-    """A model's server ended just when a call was given to it."""
+    """A model's server ended just as a call was forwarded to it."""
 
 
 class ServerKilled(WorkerLost):
-    """A model's server was killed before it took requests: nothing is wrong with the model."""
+    """A model's server was killed before it accepted requests, which is not the model's fault."""
 
 
 class Switchboard:
-    """Belongs to the running event loop."""
+    """The servers of all models. Belongs to the running event loop."""
 
     def __init__(
         self,
@@ -71,15 +71,15 @@ class Switchboard:
         """
         Args:
             names: of the models.
-            start: a model's server, which takes requests then. Raises ShoalError; ServerKilled: another attempt may
-                succeed.
+            start: starts a model's server and waits until it accepts requests. Raises ShoalError; ServerKilled: another
+                attempt may succeed.
             max_loaded: see `Residency`.
-            idle_s: likewise.
+            idle_s: see `Residency`.
             clock: monotonic seconds.
         """
         self.names = tuple(names)
         self.residency = Residency(names, max_loaded=max_loaded, idle_s=idle_s)
-        """to look at only"""
+        """May be read, but not changed."""
         self._start, self._clock = start, clock
         self._calls = itertools.count()
         self._admitted: dict[CallId, asyncio.Future[None]] = {}
@@ -89,17 +89,17 @@ class Switchboard:
 
     @property
     def servers(self) -> dict[str, ModelServer]:
-        """The servers that take requests now, by their models' names."""
+        """The servers that accept requests now, by their models' names."""
         ready = (name for name in self.names if self.residency.phase(name) is ModelPhase.READY)
         return {name: self._servers[name] for name in ready}
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncGenerator[ModelServer, None]:
-        """The server of a model, which stays while the block runs, unless it breaks.
+        """The server of a model, which stays while the block runs unless it breaks.
 
         Raises:
-            ServerEnded: it has been started, and has ended since.
-            WorkerLost: it cannot be started.
+            ServerEnded: the server was started, but has ended since.
+            WorkerLost: the server cannot be started.
         """
         call = CallId(next(self._calls))
         admitted = self._admitted[call] = asyncio.get_running_loop().create_future()
@@ -114,7 +114,7 @@ class Switchboard:
             self._tell(CallEnded(call=call, name=name))
 
     async def load_all(self) -> str | None:
-        """Start as many as may be there at once, in order; why none can be started, None where one has been."""
+        """Start as many servers as may run at once, in order. Returns why none can be started; None if one was."""
         reason = ""
         for name in self.names:
             if self.residency.has_room:
@@ -152,7 +152,7 @@ class Switchboard:
 
     def _settle(self, call: CallId, error: WorkerLost | None) -> None:
         admitted = self._admitted.get(call)
-        if admitted is None or admitted.done():  # its client has gone away meanwhile
+        if admitted is None or admitted.done():  # its client has disconnected in the meantime
             return
         if error is None:
             admitted.set_result(None)
@@ -181,7 +181,7 @@ class Switchboard:
         self._tell(ModelUnloaded(name=name))
 
     async def _unload(self, name: str) -> None:
-        """What follows is `_load`'s, which waits for the server's end."""
+        """`_load`, which waits for the server's end, does the rest."""
         _logger.info("model %s is being unloaded", name)
         await self._servers[name].end()
 
