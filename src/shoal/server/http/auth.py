@@ -19,10 +19,10 @@ _MAX_KEY_BYTES = 4_096
 
 
 def read_api_key(key: str | None, file: Path | None) -> str | None:
-    """The key that clients must send: given, or what a file holds. None where neither is given.
+    """The key that clients must send: given directly, or read from a file. None if neither is given.
 
     Raises:
-        ConfigError: it is empty, both are given, or no header could carry it.
+        ConfigError: the key is empty, both are given, or no header could contain it.
     """
     if file is None:
         return None if key is None else _checked("--api-key", key)
@@ -45,18 +45,18 @@ def _checked(option: str, key: str) -> str:
 
 
 class ApiKeyCheck:
-    """Compares in constant time."""
+    """Checks keys, comparing in constant time."""
 
     def __init__(self, api_key: str) -> None:
         self._expected = f"Bearer {api_key}".encode()
 
     def accepts(self, authorization: str) -> bool:
-        """Whether an `authorization` header or metadata entry has the key; empty: there was none."""
+        """Whether an `authorization` header or metadata entry contains the key; empty: there was none."""
         return hmac.compare_digest(authorization.encode("latin-1", "replace"), self._expected)
 
 
 class ApiKeyMiddleware:
-    """Answers a request without the key before anything else sees it."""
+    """Refuses a request without the key before anything else handles it."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class ApiKeyMiddleware:
     ) -> None:
         """
         Args:
-            app: what is guarded.
+            app: the guarded application.
             api_key: the key.
-            prefix: paths that begin so, or in one of these ways, need it,
-            open_paths: but for these.
-            refuse: the answer without it, in the form of the API.
+            prefix: beginning or beginnings of the paths that need the key.
+            open_paths: paths that are exempt.
+            refuse: makes the answer without it, in the form of the API.
         """
         self._app = app
         self._check = ApiKeyCheck(api_key)

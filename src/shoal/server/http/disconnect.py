@@ -1,4 +1,4 @@
-"""Work that ends when the client goes away."""
+"""Work that ends when its client disconnects."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -
 
 
 class DisconnectWatch:
-    """Cancels the work inside its block when the client closes the connection, and raises ClientGone then.
+    """Cancels the work inside its block when the client closes the connection, and then raises ClientGone.
 
-    It begins to watch only after a while: work that is done sooner costs no task.
+    It starts to watch only after a delay, so that shorter work needs no task.
     """
 
     def __init__(self, receive: Receive, after_s: float) -> None:
         """
         Args:
-            receive: the connection's; the request's body must have been read.
-            after_s: when to begin.
+            receive: of the connection; the request's body must have been read.
+            after_s: delay before watching.
         """
         self._receive = receive
         self._after_s = after_s

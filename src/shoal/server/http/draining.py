@@ -1,4 +1,4 @@
-"""A server that is about to end: no new requests, those that are open may finish."""
+"""A server that is about to end: it takes no new requests, but open ones may finish."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shoal.errors import ShuttingDown
 
 DRAIN_TIMEOUT_S = 25.0
-"""Open requests may take so long after a signal, by default. Kubernetes kills 30 s after it."""
+"""Default time that open requests have after a signal. Kubernetes kills the process 30 s after it."""
 
 
 class Drain:
-    """Shared by everything that takes requests."""
+    """State of draining, shared by everything that takes requests."""
 
     def __init__(self) -> None:
         self.is_on = False
-        """whether new requests are refused"""
+        """Whether new requests are refused."""
         self.num_open = 0
-        """requests that have not been answered to their end"""
+        """Requests that are not answered completely."""
         self.reason: str | None = None
-        """why the server ends by itself; None: it does not"""
+        """Why the server ends without a signal; None: it does not."""
 
     def leave(self, reason: str) -> None:
-        """End the server by itself, as after a signal but for the exit status. In any thread."""
+        """End the server as a signal would, except for its exit status. May be called in any thread."""
         self.reason = reason
         self.is_on = True
 
     @contextmanager
     def request(self) -> Generator[None, None, None]:
-        """Counts a request as open. Raises ShuttingDown."""
+        """Count a request as open in the block. Raises ShuttingDown."""
         if self.is_on:
             raise ShuttingDown
         self.num_open += 1
@@ -55,11 +55,11 @@ class DrainMiddleware:
     ) -> None:
         """
         Args:
-            app: what answers.
-            drain: the server's.
-            prefix: paths that begin so, or in one of these ways, are the API's,
-            open_paths: but for these.
-            refuse: the answer while the server drains, in the form of the API.
+            app: the application.
+            drain: of the server.
+            prefix: beginning or beginnings of the API's paths.
+            open_paths: paths that are exempt.
+            refuse: makes the answer while the server drains, in the form of the API.
         """
         self._app = app
         self._drain = drain

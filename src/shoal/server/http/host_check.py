@@ -1,8 +1,8 @@
-"""Keeps web pages in the user's browser away from a server that only this machine should reach, but for some.
+"""Keeps web pages in the user's browser away from a server that only this machine should use, apart from allowed pages.
 
-A page of any site may send requests to 127.0.0.1, and with a name of its own that resolves there (DNS rebinding) read
-the answers. Browsers say whom they mean to ask (`Host`) and who asks (`Origin`, `Sec-Fetch-Site`); other clients say
-only the former, and name this machine.
+A page of any site may send requests to 127.0.0.1 and, with a name of its own that resolves there (DNS rebinding), read
+the answers. Browsers say which host they ask (`Host`) and which page asks (`Origin`, `Sec-Fetch-Site`); other clients
+send only the former, and name this machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANY_ORIGIN = "*"
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """Web pages by scheme, host and port, as browsers write them. Raises ConfigError."""
+    """Web pages given by scheme, host and port, as browsers write them. Raises ConfigError."""
     for origin in origins:
         scheme, separator, host = origin.partition("://")
         if origin != ANY_ORIGIN and not (separator and scheme and host and "/" not in host):
@@ -31,9 +31,9 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
 
 
 def cors_guard(origins: Sequence[str]) -> list[Middleware]:
-    """What tells browsers that pages of these origins may use the server; nothing where there are none.
+    """Middleware that tells browsers which pages of other origins may use the server; empty if there are none.
 
-    It comes before all others: browsers ask without a key whether they may send one.
+    It must come first, because browsers ask without a key whether they may send one.
     Source: WHATWG Fetch, section 3.2 (HTTP CORS protocol).
     """
     if not origins:
@@ -47,7 +47,7 @@ def cors_guard(origins: Sequence[str]) -> list[Middleware]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address, without a port, can only be this machine's own."""
+    """Whether a name or address, without a port, can only mean this machine."""
     if host.lower().removesuffix(".") == "localhost":
         return True
     try:
@@ -61,9 +61,9 @@ def is_loopback(host: str) -> bool:
 def is_own_page(headers: Headers, allowed: Collection[str]) -> bool:
     """Whether a request cannot come from a page of another site, whatever address the server listens on.
 
-    Without `HostMiddleware` any name leads to the server, so a page's own name may lead there too (DNS rebinding): here
-    the server's name must be an address, this machine's own, or one of `allowed` (in lower case). Clients that are no
-    browsers send no `Origin`.
+    Without `HostMiddleware` any name may lead to the server, including a page's own (DNS rebinding). So the server's
+    name must be an address, this machine's own name, or one of `allowed` (in lower case). Clients other than browsers
+    send no `Origin`.
     """
     host, origin = headers.get("host", ""), headers.get("origin")
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
@@ -81,17 +81,17 @@ def _is_address(name: str) -> bool:
 
 
 class HostMiddleware:
-    """Refuses requests that name another host than this machine, or that come from a page of another."""
+    """Refuses requests that name another host than this machine, or that come from a page of another host."""
 
     def __init__(
         self, app: ASGIApp, allowed: Sequence[str], refuse: Callable[[str], Response], origins: Sequence[str] = ()
     ) -> None:
         """
         Args:
-            app: what is guarded.
-            allowed: names beside this machine's own.
-            refuse: the answer with this message, in the form of the API.
-            origins: pages that may ask, see `check_origins`.
+            app: the guarded application.
+            allowed: host names besides this machine's own.
+            refuse: makes the answer with a message, in the form of the API.
+            origins: pages that may send requests, see `check_origins`.
         """
         self._app = app
         self._allowed = frozenset(name.lower() for name in allowed)
@@ -127,5 +127,5 @@ class HostMiddleware:
 
 
 def _short(text: str) -> str:
-    """At most a line of what a client has sent."""
+    """At most one line of a client's text."""
     return repr(text[:100])

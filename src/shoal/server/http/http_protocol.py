@@ -1,7 +1,7 @@
-"""One HTTP connection, with a bound on everything that a client can make it hold or wait for.
+"""One HTTP connection, with a bound on everything that a client can make it store or wait for.
 
-uvicorn's httptools protocol has no limit on headers, URLs, trailers, pipelined requests or the time that any of them
-takes, and frames streams as HTTP/1.1 does whatever the client speaks.
+uvicorn's httptools protocol limits neither headers, URLs, trailers, pipelined requests nor the time that any of them
+takes, and frames streams as in HTTP/1.1 whatever version the client uses.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from shoal.server.http.connection_pace import ConnectionPace
 
 MAX_HEAD_BYTES = 1 << 16
-"""Request line and headers together, and whatever else of a request is not its body. Source: h11's limit, uvicorn's
-other parser."""
+"""Most bytes of request line and headers together, and of everything else in a request that is not its body. Source:
+the limit of h11, uvicorn's other parser."""
 MAX_HEADERS = 256
 """A judgment: browsers behind several proxies send about 50."""
 MAX_PIPELINED = 16
-"""Requests that may wait on one connection behind the one that is answered. A judgment: clients that pipeline at all
-are rare, and each of these costs memory before its turn."""
+"""Most requests that wait on one connection behind the one that is being answered. A judgment: few clients pipeline at
+all, and each of these requests costs memory before its turn."""
 MAX_UNWANTED_BYTES = 16 << 20
-"""So much of a body that was refused already is read, since a connection that is closed before may lose the answer."""
+"""Bytes of a refused body that are still read, since the answer may be lost if the connection is closed before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,11 @@ class ConnectionLimits:
     """Bounds that depend on the server."""
 
     max_connections: int = 4_096
-    """further ones are answered with 503 and closed, >= 1"""
+    """Further connections are answered with 503 and closed, >= 1."""
 
 
 class _Refusal(Exception):
-    """The request cannot be taken; the connection is closed after the answer."""
+    """The request cannot be accepted; the connection is closed after the answer."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class _Refusal(Exception):
 
 @dataclass(slots=True)
 class _Head:
-    """What the headers of the present request have come to."""
+    """Size of the present request's headers so far."""
 
     num_bytes: int = 0
     num_headers: int = 0
@@ -58,7 +58,7 @@ class _Head:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """As its parent, with bounds. `sweep` must be called about once a second."""
+    """Its parent with bounds. `sweep` must be called about once a second."""
 
     def __init__(self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -68,20 +68,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         self._unwanted_bytes = 0
         self._data = b""
-        """what is being parsed"""
+        """The data that are being parsed."""
         self._is_upgrade = False
-        """whether the present request asks for another protocol, for which the parser leaves its body alone"""
+        """Whether the present request asks for another protocol; the parser then does not read its body."""
         self._refusal: _Refusal | None = None
         self.url = b""
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection, or refuse it where there are too many."""
+        """Accept the connection, or refuse it if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
             self._refuse(_Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server has too many connections: try later"))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, as long as it is worth it."""
+        """Parse what has arrived, as long as the connection is not refused."""
         if self.transport.is_closing():
             return
         if self._pace.is_idle:
@@ -96,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, or was refused while it was."""
+        """Answer a request that cannot be parsed, or was refused during parsing."""
         self._refuse(self._refusal or _Refusal(HTTPStatus.BAD_REQUEST, "this is not an HTTP request"))
 
     def on_message_begin(self) -> None:
@@ -110,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count(len(url), 0)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer: those are ignored, since whoever reads headers has done so by then."""
+        """A header, or a trailer. Trailers are ignored, since headers have been processed by then."""
         self._count(len(name) + len(value), 1)
         if self._pace.is_in_body:
             return
@@ -119,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The body begins, and the request is handed to the app."""
+        """The body begins, and the request is passed to the app."""
         assert self.parser is not None
         self._is_upgrade = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
         if self._is_upgrade:
@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             _answer_unframed(self.cycle)
-        if self.parser.should_upgrade():  # to nothing that is spoken here, and the parser reads no further
+        if self.parser.should_upgrade():  # no other protocol is supported, but the parser reads no further
             self.cycle.keep_alive = False
         self._pace.begin_body(time.monotonic())
 
@@ -148,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request has come."""
+        """The request is complete."""
         if self._is_upgrade:
             return
         self._idle_bytes = 0
@@ -157,7 +157,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def sweep(self, now_s: float) -> None:
-        """Close the connection where its client has kept it waiting for too long."""
+        """Close the connection if its client has been too slow."""
         if self._pace.is_unread(self.transport.get_write_buffer_size(), now_s):
             self.transport.abort()
         elif not self.transport.is_closing():
@@ -183,12 +183,13 @@ class BoundedProtocol(HttpToolsProtocol):
         return _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def _refused(self, refusal: _Refusal) -> _Refusal:
-        """To be raised in the parser's callbacks, which hand on nothing of an exception but that there was one."""
+        """The exception to raise in the parser's callbacks, which pass on only that there was one."""
         self._refusal = refusal
         return refusal
 
     def _refuse(self, refusal: _Refusal) -> None:
-        """Answer at once and close. An answer that is being written is cut off: its client speaks no HTTP."""
+        """Answer at once and close. An answer that is being written is cut off, since its client does not speak HTTP
+        correctly."""
         if not self._is_answering or not self.cycle.response_started:
             message = f"{refusal}\n".encode()
             head = (
@@ -204,7 +205,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _settle_host(self, *, may_miss: bool) -> None:
-        """One host a request, which is the URL's where it names one. Source: RFC 9112, sections 3.2 and 3.2.2."""
+        """Check that the request has one host, which is the URL's if that names one. Source: RFC 9112, sections 3.2 and
+        3.2.2."""
         hosts = self._head.hosts
         if len(hosts) > 1 or not (hosts or may_miss):
             raise self._refused(_Refusal(HTTPStatus.BAD_REQUEST, "a request has one Host header"))
@@ -221,9 +223,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """The parser has stopped behind the headers of a request that asks for another protocol. A server may ignore
-        that (RFC 9110, section 7.8), so the request is parsed again as if it did not: Java's client asks for h2c with
-        its first request, whatever its body."""
+        """The parser has stopped after the headers of a request that asks for another protocol. A server may ignore
+        that (RFC 9110, section 7.8), so the request is parsed again without it: Java's client asks for h2c with its
+        first request, whatever its body."""
         error = sys.exception()
         if not self._is_upgrade or not isinstance(error, httptools.HttpParserUpgrade):
             return
@@ -233,13 +235,13 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = [b"%b %b HTTP/%b" % (old.get_method(), self.url, old.get_http_version().encode())]
         lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        with suppress(AttributeError):  # as its parent: httptools before 0.6.3
+        with suppress(AttributeError):  # as in its parent: httptools before 0.6.3
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._parse(b"\r\n".join([*lines, b"", b""]) + rest)
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's configuration with the bounds of its connections."""
+    """uvicorn's configuration, with bounds for its connections."""
 
     def __init__(self, app: Any, *, limits: ConnectionLimits, **given: Any) -> None:
         super().__init__(app, http=BoundedProtocol, **given)
@@ -247,7 +249,7 @@ class BoundedConfig(uvicorn.Config):
 
 
 def _answer_unframed(cycle: RequestResponseCycle) -> None:
-    """An answer of unknown length to HTTP/1.0 ends with the connection. Source: RFC 9112, section 6.3.
+    """Let an answer of unknown length to HTTP/1.0 end with the connection. Source: RFC 9112, section 6.3.
 
     uvicorn would frame it in chunks, which such clients read as text.
     """
@@ -266,4 +268,4 @@ def _answer_unframed(cycle: RequestResponseCycle) -> None:
 
 
 _ANY_LENGTH = 1 << 62
-"""Bytes that no answer reaches: the length that uvicorn is told where nobody knows it."""
+"""A length that no answer reaches, which uvicorn is given if the length is unknown."""

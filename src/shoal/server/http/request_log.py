@@ -1,4 +1,4 @@
-"""Names every request, gives the name back, and writes a line in the log when it has been answered."""
+"""Gives every request an id, returns it to the client, and logs a line when the request has been answered."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ access_logger = logging.getLogger("shoal.access")
 
 
 def accepted_id(given: str | None) -> str:
-    """The name that a client gave its request, if it is visible ASCII of bounded length; else a new one."""
+    """The id that a client gave its request if it is visible ASCII of bounded length, otherwise a new one."""
     return given if given is not None and _ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def request_id_of(scope: MutableMapping[str, Any]) -> str:
-    """The request's name; empty where no `RequestLog` is around the app."""
+    """The request's id; empty without a `RequestLog` around the app."""
     return scope.get(_ID_KEY, "")
 
 
 def add_fields(scope: MutableMapping[str, Any], **fields: object) -> None:
-    """More that the request's line is to say, such as how many tokens it took."""
+    """Add fields to the request's line in the log, such as its number of tokens."""
     scope.setdefault(_FIELDS_KEY, {}).update(fields)
 
 
 class RequestLog:
-    """ASGI middleware around everything else: also refusals and failures have a name and a line."""
+    """ASGI middleware around everything else, so that refusals and failures also have an id and a line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -81,11 +81,11 @@ def log_access(
 
     Args:
         method: of HTTP, or `gRPC`.
-        path: without the query, which may hold what is secret.
-        status: 0: the client went away before there was one.
+        path: without the query, which may contain secrets.
+        status: 0: the client disconnected before there was one.
         elapsed_s: from the headers to the end of the answer.
-        request_id: its name.
-        fields: more to say.
+        request_id: of the request.
+        fields: further fields.
     """
     shown = path[:_MAX_PATH_CHARS].encode("ascii", "backslashreplace").decode()
     shown = shown if shown.isprintable() else repr(shown)

@@ -1,4 +1,4 @@
-"""Runs an app on a socket until a signal comes or its workers are gone."""
+"""Runs an app on a socket until a signal arrives or its workers are gone."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from shoal.server.http.request_log import RequestLog
 from shoal.server.http.tls import TlsFiles
 
 CUT_OFF_S = 2
-"""For the errors of requests that did not finish in time to be sent."""
+"""Time for sending the errors of requests that did not finish in time."""
 
 KEEP_ALIVE_S = 75
-"""Longer than the 60 s after which common proxies drop idle connections, so that they close first and not in the
+"""Longer than the 60 s after which common proxies drop idle connections, so that they close first, and not in the
 middle of a request."""
 
 
@@ -37,25 +37,26 @@ _logger = logging.getLogger("shoal.server")
 _STDERR_FD = 2
 
 STUCK_S = 4.0
-"""Beyond the time for draining: what closing the workers may take, and less than Kubernetes waits by default."""
+"""Time in addition to that for draining: what closing the workers may take, and less than Kubernetes waits by
+default."""
 
 _TICKS_PER_SWEEP = 10
-"""uvicorn ticks ten times a second; connections are looked at once a second."""
+"""uvicorn ticks ten times a second; connections are checked once a second."""
 
 
 class Backend(Protocol):
-    """What an app depends on to do any work: `app.state.backend`."""
+    """What an app needs in order to work: `app.state.backend`."""
 
     on_death: Callable[[str], None] | None
-    """called once, in the event loop, with the reason for which no more work can be done"""
+    """Called once, in the event loop, with the reason why no more work can be done."""
 
     async def close(self) -> None:
-        """End all work; requests that are still open end with an error. Idempotent."""
+        """End all work; open requests end with an error. Idempotent."""
         ...
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address, taken before anything slow begins. Port 0 picks a free one.
+    """Bind a listening socket, before anything slow begins. Port 0 means any free port.
 
     Raises:
         ConfigError: the address is unknown, in use or not allowed.
@@ -95,7 +96,7 @@ def serve_app(
         app: from `create_app` or `create_graph_app`.
         sock: from `bind`; closed at the end.
         tls: from `check_tls`; None: without TLS.
-        on_ready: called with the URL once requests are taken.
+        on_ready: called with the URL once requests are accepted.
         drain_timeout_s: how long open requests may take after the signal. A second signal ends them at once.
         on_drain: called with their number after the signal, if there are any.
 
@@ -130,7 +131,7 @@ def url_of(sock: socket.socket, tls: TlsFiles | None = None) -> str:
 
 
 class AppServer(uvicorn.Server):
-    """uvicorn, set up for one app, with listeners that stay open while it drains: new requests get an answer."""
+    """uvicorn, configured for one app. Its listeners stay open while it drains, so that new requests get an answer."""
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class AppServer(uvicorn.Server):
         on_drain: Callable[[int], None] | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
-        """As `serve_app`; `on_started` is called in the event loop once requests are taken."""
+        """As `serve_app`; `on_started` is called in the event loop once requests are accepted."""
         config = BoundedConfig(
             RequestLog(app),
             limits=limits or ConnectionLimits(max_connections=max_connections()),
@@ -151,7 +152,7 @@ class AppServer(uvicorn.Server):
             ws="none",
             lifespan="on",
             log_config=None,
-            log_level="error",  # what any client can provoke is not logged
+            log_level="error",  # anything that clients can provoke is not logged
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
@@ -166,17 +167,17 @@ class AppServer(uvicorn.Server):
         self._backend: Backend = app.state.backend
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, listen, then tell."""
+        """Start and listen, then call `on_started`."""
         await super().startup([])
         if self.started:
             loop = asyncio.get_running_loop()
             for sock in sockets or ():
                 self.servers.append(await self._listen(loop, sock))
-            if not self._drain.is_on:  # a signal may have come meanwhile
+            if not self._drain.is_on:  # a signal may have arrived in the meantime
                 self._on_started()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> asyncio.Server:
-        """As uvicorn does, but that a client who never ends its TLS handshake is let go of."""
+        """Listen as uvicorn does, but close connections whose TLS handshake never ends."""
 
         def accept() -> BoundedProtocol:
             return BoundedProtocol(self.config, self.server_state, self.lifespan.state, loop)
@@ -191,7 +192,7 @@ class AppServer(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come: the first lets open requests finish, the second ends them, a third kills."""
+        """A signal has arrived: the first one lets open requests finish, the second ends them, a third kills."""
         if self._drain.is_on:
             self.should_exit = True
             signal.signal(sig, signal.SIG_DFL)
@@ -200,7 +201,7 @@ class AppServer(uvicorn.Server):
         self._expect_ticks()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to stop; asked ten times a second."""
+        """Returns whether to stop; called ten times a second."""
         if self._drain.is_on:
             self._expect_ticks()
         if counter % _TICKS_PER_SWEEP == 0:
@@ -220,8 +221,8 @@ class AppServer(uvicorn.Server):
             faulthandler.cancel_dump_traceback_later()
 
     def _expect_ticks(self) -> None:
-        """End the process where the event loop does not tick within the time for draining: something keeps it for
-        good, and supervisors send one signal. Its stack is shown then."""
+        """End the process, and print its stack, if the event loop does not tick within the time for draining: something
+        blocks it permanently, and supervisors send only one signal."""
         stderr = sys.__stderr__ or _STDERR_FD
         faulthandler.dump_traceback_later(self._drain_timeout_s + STUCK_S, exit=True, file=stderr)
 

@@ -11,19 +11,19 @@ from shoal.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """What a server proves with who it is; both PEM."""
+    """A server's certificate and key, in PEM format."""
 
     cert: Path
-    """the certificate, and after it those between it and its root"""
+    """The certificate, followed by those between it and its root."""
     key: Path
-    """its private key, not encrypted"""
+    """The certificate's private key, not encrypted."""
 
 
 def check_tls(cert: Path | None, key: Path | None) -> TlsFiles | None:
-    """The files that were given, once they have proved to belong together; None where none was.
+    """The given files, after checking that they belong together; None if none was given.
 
     Raises:
-        ConfigError: one is missing, cannot be read, or is not what it should be.
+        ConfigError: a file is missing, unreadable or invalid.
     """
     if cert is None and key is None:
         return None

@@ -14,11 +14,11 @@ from shoal.executor.remote.strikes import Strike
 from shoal.server.http.health.story import MAX_NAME_CHARS
 
 STATUS_PATH = "/status"
-"""Says more than the others, so it needs the key where there is one."""
+"""Shows more than the others, so it needs the key if there is one."""
 
 
 class Status(Protocol):
-    """What there is to know about whatever serves behind an app."""
+    """What the probes need to know about the backend of an app."""
 
     @property
     def failure(self) -> str | None:
@@ -26,11 +26,11 @@ class Status(Protocol):
         ...
 
     async def unreadiness(self) -> str | None:
-        """Why requests would not be answered now; None when one has just been."""
+        """Why requests would not be answered now; None if one has just been answered."""
         ...
 
     async def describe(self) -> list[dict[str, Any]]:
-        """Each model: `name`, `kind`, `plan`, `replicas` with their `state`, and `counters`, as plain data."""
+        """Each model as plain data: `name`, `kind`, `plan`, `replicas` with their `state`, and `counters`."""
         ...
 
     async def strike(self, model: str, machine: str, strike: Strike) -> None:
@@ -43,7 +43,7 @@ class Status(Protocol):
         ...
 
     async def story(self, of: str) -> list[dict[str, Any]]:
-        """What happened lately to a replica, by its number, or to a request, by its id. Raises WorkerLost."""
+        """The latest events of a replica, by its number, or of a request, by its id. Raises WorkerLost."""
         ...
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
@@ -52,7 +52,7 @@ class Status(Protocol):
 
 
 class Probes:
-    """Handlers for whoever watches the server."""
+    """Handlers of the probes."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
@@ -69,12 +69,12 @@ class Probes:
         ]
 
     async def health(self, request: Request) -> Response:
-        """Whether the workers live."""
+        """Whether the workers are alive."""
         failure = self._status.failure
         return JSONResponse({"status": "ok"}) if failure is None else _unavailable(failure)
 
     async def ready(self, request: Request) -> Response:
-        """Whether results really come out."""
+        """Whether requests are really answered."""
         reason = self._status.failure or await self._status.unreadiness()
         return JSONResponse({"status": "ready"}) if reason is None else _unavailable(reason)
 
@@ -84,11 +84,11 @@ class Probes:
         return Response(content, headers={"content-type": content_type})
 
     async def status(self, request: Request) -> Response:
-        """What the server is made of and how it fares: `shoal status`."""
+        """The server's parts and their state: `shoal status`."""
         return JSONResponse({"version": server_version(), "models": await self._status.describe()})
 
     async def story(self, request: Request) -> Response:
-        """What happened lately to one replica or one request: `shoal status --story`."""
+        """The latest events of one replica or one request: `shoal status --story`."""
         of = request.query_params.get("of", "")
         if not 0 < len(of) <= MAX_NAME_CHARS:
             reason = f"give ?of= the number of a replica or the id of a request, of at most {MAX_NAME_CHARS} characters"

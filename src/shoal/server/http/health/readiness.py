@@ -1,4 +1,4 @@
-"""Carries out what `core.readiness` decides: sends the canary and waits for it."""
+"""Carries out what `core.readiness` decides: sends the canary and waits for its result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shoal.core.readiness import HealthConfig, HealthState, Readiness, decide_re
 from shoal.errors import ShoalError
 
 DEFAULT_CONFIG = HealthConfig(window_s=30.0, canary_deadline_s=10.0)
-"""Kubernetes asks every 10 s by default and gives up after 3 failures: evidence lasts over three questions."""
+"""Kubernetes asks every 10 s by default and gives up after 3 failures: evidence is valid for three questions."""
 
 
 class CanaryTarget(Protocol):
@@ -25,12 +25,12 @@ class CanaryTarget(Protocol):
         ...
 
     async def send_canary(self) -> bool:
-        """Do a small piece of real work; whether its result came. Raises ShoalError."""
+        """Do a small piece of real work. Returns whether its result came. Raises ShoalError."""
         ...
 
 
 class ReadinessProbe:
-    """One canary at a time, whoever asks."""
+    """Sends one canary at a time, however many ask."""
 
     def __init__(self, target: CanaryTarget, config: HealthConfig = DEFAULT_CONFIG) -> None:
         self._target = target
@@ -39,7 +39,7 @@ class ReadinessProbe:
         self._canary_sent_s: float | None = None
 
     async def is_ready(self) -> bool:
-        """Whether a result came lately, or comes now."""
+        """Whether a result came recently, or comes now."""
         match self._decide():
             case Readiness.READY:
                 return True
@@ -66,7 +66,7 @@ class ReadinessProbe:
         await asyncio.wait({self._canary}, timeout=max(0.0, self._config.canary_deadline_s - elapsed_s))
 
     async def _run_canary(self) -> None:
-        """Past its deadline it goes on: its late result is what makes the server ready again."""
+        """Send the canary. It continues after its deadline, since a late result makes the server ready again."""
         try:
             if not await self._target.send_canary():
                 self._canary_sent_s = None

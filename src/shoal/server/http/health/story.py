@@ -1,4 +1,4 @@
-"""Stories of replicas and requests as plain data."""
+"""The latest events of replicas and requests, as plain data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from shoal.core.story import NO_REPLICA, StoryEntry
 
 MAX_NAME_CHARS = 256
-"""Of what a story is asked about: a client's name for its request, with what the server has added."""
+"""Longest name that a story is asked for: a client's id for its request, with what the server has added."""
 
 
 def story_dicts(entries: Iterable[StoryEntry], *, now_s: float, model: str) -> list[dict[str, Any]]:
-    """As `/status/story` tells them.
+    """Events in the form of `/status/story`.
 
     Args:
         entries: the oldest first.
-        now_s: on their clock.
-        model: which they are about.
+        now_s: the present time on their clock.
+        model: that they belong to.
     """
     offset_s = time.time() - now_s
     return [
