@@ -1,4 +1,4 @@
-"""Puts the dialects, the probes and the middleware together."""
+"""Assembles the application: dialects, probes and middleware."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from shoal.server.responses.routes import ResponsesApi
 from shoal.server.speech.paths import AUDIO_PATHS
 
 MAX_PICTURES_BYTES = 64 << 20
-"""Of a body that may have pictures, in base64: one of the largest size, or twenty of a phone's camera."""
+"""Largest body that may contain pictures, in base64: one picture of the largest size, or twenty from a phone's
+camera."""
 _UNKNOWN_CARD = ModelCard(family="", format="", precision="")
 
 
@@ -41,15 +42,15 @@ def create_app(
     strict_fields: bool = False,
     sentences: SentenceSettings | YesNoSettings | None = None,
 ) -> Starlette:
-    """The HTTP application over a data plane, which it starts and closes with its own lifespan.
+    """The HTTP application over a data plane, which it starts and closes in its own lifespan.
 
-    `metrics` is what the data plane counts with. `model_name` is the model's own, beside those of its adapters.
-    `options`: how it is guarded, and what its probes tell; None: the defaults.
-    `answers`: how the model writes calls of tools and reasoning; None: as its chat template says.
-    `card`: the model as it lies on the disk; None: nothing is known of that.
-    `strict_fields`: refuse fields of bodies that nobody knows.
-    `sentences`: how the model makes vectors of texts or ranks them; None: it does not.
-    `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
+    `metrics`: counted by the data plane. `model_name`: the model's own name, besides those of its adapters.
+    `options`: how the application is guarded, and what its probes show; None: the defaults.
+    `answers`: how the model writes tool calls and reasoning; None: as its chat template says.
+    `card`: the model's files; None: unknown.
+    `strict_fields`: refuse unknown fields in bodies.
+    `sentences`: how the model computes embeddings or ranks texts; None: it does neither.
+    `app.state.backend` is the data plane, and `app.state.drain` counts and refuses requests.
     """
 
     answers = answers or AnswerForms.of(data_plane.tokenizer)

@@ -1,4 +1,4 @@
-"""What every application over one data plane is made of, whatever it answers: probes, guards, errors, a lifespan."""
+"""The common parts of all applications over one data plane: probes, guards, errors, a lifespan."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from shoal.server.web.routes import PageApi, PageOptions, page_at_work, page_rou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppOptions:
-    """Options of an application: how it is guarded, and what its probes tell."""
+    """Options of an application: how it is guarded, and what its probes show."""
 
     api_key: str | None = None
     plan: Callable[[], Mapping[str, Any]] = dict
-    """tells `/status` how the model is split now"""
+    """Tells `/status` how the model is split now."""
     machines: MachineState | None = None
-    """what it runs on; None: this machine"""
+    """The machines that the model runs on; None: this machine."""
     allowed_hosts: Sequence[str] | None = None
-    """names that requests may give to the server and its pages, beside this machine's own; None: any"""
+    """Host names that requests may use besides this machine's own; None: any."""
     cors_origins: Sequence[str] = ()
-    """web pages of other hosts that may use the server, see `check_origins`"""
+    """Web pages of other hosts that may use the server, see `check_origins`."""
     page: PageOptions | None = None
-    """the page at `/`; None: there is none"""
+    """The page at `/`; None: there is none."""
 
 
 def assemble(
@@ -54,20 +54,20 @@ def assemble(
     guarded: Sequence[str] = (),
     answer_error: Callable[[Request, Exception], Awaitable[Response]],
 ) -> Starlette:
-    """An HTTP application over a data plane, which it starts and closes with its own lifespan.
+    """An HTTP application over a data plane, which it starts and closes in its own lifespan.
 
     Args:
         data_plane: of the model.
-        metrics: what the data plane counts with.
-        bodies: of the requests; it closes them.
-        routes: what it answers, beside the probes.
-        options: see there.
-        counted: how paths begin that are counted, and refused while the server drains. They need the key, where there
-            is one.
-        guarded: others that need the key.
-        answer_error: in whatever form the path has.
+        metrics: counted by the data plane.
+        bodies: reads the requests' bodies; closed by the application.
+        routes: of the application, besides the probes.
+        options: see `AppOptions`.
+        counted: prefixes of paths whose requests are counted, and refused while the server drains. They need the key if
+            there is one.
+        guarded: prefixes of other paths that need the key.
+        answer_error: turns an error into an answer in the path's own form.
 
-    Returns: `app.state.backend` is the data plane, `app.state.drain` what counts and refuses requests.
+    Returns: `app.state.backend` is the data plane, and `app.state.drain` counts and refuses requests.
     """
 
     @asynccontextmanager
@@ -102,14 +102,14 @@ def guards(
     guarded: Sequence[str],
     count_refusal: Callable[[str], None] = lambda reason: None,
 ) -> list[Middleware]:
-    """What stands before an application, the outermost first.
+    """The middleware in front of an application, the outermost first.
 
     Args:
-        options: see there.
+        options: see `AppOptions`.
         drain: counts requests, and refuses them once it is on.
         counted: see `assemble`.
-        guarded: likewise.
-        count_refusal: told why a call was refused.
+        guarded: see `assemble`.
+        count_refusal: called with the reason for which a call was refused.
     """
 
     def refuse(error: ShuttingDown) -> Response:

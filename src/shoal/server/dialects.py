@@ -1,4 +1,4 @@
-"""The paths of the dialects in which language models are asked, and the form in which each tells errors."""
+"""The paths of all dialects of language models, and the form in which each reports errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import answer_exception
 
 API_PATHS = ("/v1", API_PATH, *(path for path in EMBEDDING_PATHS if not path.startswith("/v1/")))
-"""Paths that are counted, and refused while the server drains."""
+"""Paths whose requests are counted, and refused while the server drains."""
 _FORMS = {MESSAGES_PATH: answer_message_exception, API_PATH: answer_api_exception}
-"""How errors are told, by how paths begin; of all others as OpenAI does."""
+"""Error handlers by the beginning of the path; other paths use OpenAI's form."""
 
 
 async def answer_in_dialect(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler: in the form of the dialect that the path belongs to."""
+    """Starlette's exception handler, which uses the form of the path's dialect."""
     path = request.url.path
     answer = next((one for prefix, one in _FORMS.items() if path.startswith(prefix)), answer_exception)
     return await answer(request, error)

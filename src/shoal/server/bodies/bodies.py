@@ -1,4 +1,4 @@
-"""Reads requests' bodies: each bounded before it is taken into memory, and all together."""
+"""Reads requests' bodies within bounds: for each body before it is read into memory, and for all bodies together."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shoal.server.bodies.compression import MAX_RATIO, unpack
 from shoal.server.bodies.json_bounds import JsonBounds, check_json
 
 MAX_BODY_BYTES = 8 << 20
-"""Larger bodies of JSON are refused. The longest contexts in use, 1 M tokens at about 4 bytes, fit twice."""
+"""Larger JSON bodies are refused. This is twice the longest context in use, 1 M tokens with about 4 bytes each."""
 MIN_TOTAL_BYTES = 256 << 20
-"""All bodies together may have at least so many bytes. A judgment: a quarter of what a small machine has for one."""
+"""Least memory for all bodies together. A judgment: a quarter of what a small machine has for one model."""
 _RETRY_AFTER_S = 1.0
 _QUICK_BYTES = 1 << 16
-"""Compressed bodies up to this size are unpacked in the event loop where they cannot become large either."""
+"""Compressed bodies up to this size are unpacked in the event loop, if they cannot become large either."""
 _UNCOUNTED_BYTES = 1 << 14
 
 T = TypeVar("T")
@@ -35,11 +35,12 @@ class BodyTooLarge(Exception):
 
 
 class RequestBodies:
-    """All bodies that one server reads. Belongs to the event loop, but for one thread, where large ones are worked on:
-    the loop shares Python's lock with one other at most."""
+    """All bodies that one server reads. Belongs to the event loop, except for one thread in which large bodies are
+    processed, so that the loop competes with at most one other thread for Python's lock."""
 
     def __init__(self, limit_bytes: int = MAX_BODY_BYTES) -> None:
-        """`limit_bytes`: of one body, before and after it is unpacked; for several there is at least twice that."""
+        """`limit_bytes`: for one body, before and after it is unpacked; all together may have at least twice as
+        much."""
         self.limit_bytes = limit_bytes
         self._total_bytes = max(MIN_TOTAL_BYTES, 2 * limit_bytes)
         self._taken_bytes = 0
@@ -52,15 +53,15 @@ class RequestBodies:
         """The whole body, unpacked; it counts as in memory until the end of the block.
 
         Args:
-            scope: the request's.
-            receive: the connection's.
-            limit_bytes: where less is allowed than usual.
+            scope: of the request.
+            receive: of the connection.
+            limit_bytes: if less is allowed than usual.
 
         Raises:
-            BodyTooLarge: by the announced length, or else as soon as too much has come or was unpacked.
-            InvalidRequest: its encoding is unknown, or is not what it says.
+            BodyTooLarge: by the announced length, or as soon as too much has arrived or was unpacked.
+            InvalidRequest: its encoding is unknown or wrong.
             QueueFull: too many bodies are in memory.
-            ClientDisconnect: the client went away first.
+            ClientDisconnect: the client closed the connection first.
         """
         share = _Share(self, min(self.limit_bytes, limit_bytes or self.limit_bytes))
         try:
@@ -72,31 +73,32 @@ class RequestBodies:
             share.give_back()
 
     async def off_loop(self, work: Callable[[], T]) -> T:
-        """The result of work that would take the event loop too long."""
+        """Do work in the thread that would block the event loop for too long. Returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
     async def check_json(self, body: bytes | bytearray | memoryview, bounds: JsonBounds) -> None:
-        """See `json_bounds.check_json`. Small bodies pass: whatever they hold takes a few milliseconds."""
+        """See `json_bounds.check_json`. Small bodies are not checked: parsing them takes a few milliseconds, whatever
+        they contain."""
         if len(body) > _UNCOUNTED_BYTES:
             await self.off_loop(lambda: check_json(body, bounds))
 
     def close(self) -> None:
-        """End the thread when it has done what it does."""
+        """End the thread after its present work."""
         self._worker.shutdown(wait=False)
 
     def take(self, num_bytes: int) -> None:
-        """Count so many bytes more as in memory. Raises QueueFull."""
+        """Count further bytes as in memory. Raises QueueFull."""
         if self._taken_bytes + num_bytes > self._total_bytes:
             raise QueueFull("the bodies of other requests take all the memory that there is for bodies", _RETRY_AFTER_S)
         self._taken_bytes += num_bytes
 
     def give(self, num_bytes: int) -> None:
-        """Count so many bytes less."""
+        """Stop counting bytes as in memory."""
         self._taken_bytes -= num_bytes
 
     async def _joined(self, pieces: list[bytes]) -> bytes:
-        """Large ones in the thread: a growing buffer would be moved again and again by the loop, and `join` gives
-        Python's lock away."""
+        """Join the pieces of a body, large ones in the thread: a growing buffer would be copied repeatedly by the loop,
+        and `join` releases Python's lock."""
         if len(pieces) == 1:
             return pieces[0]
         if sum(map(len, pieces)) <= _QUICK_BYTES:
@@ -119,7 +121,7 @@ class RequestBodies:
 
 
 class _Share:
-    """What one request has of the memory for bodies."""
+    """Memory for bodies that one request uses."""
 
     def __init__(self, bodies: RequestBodies, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
@@ -139,7 +141,7 @@ class _Share:
 
 
 async def _receive(receive: Receive, announced: str, share: _Share) -> list[bytes]:
-    """The body in pieces of a good size, however it comes."""
+    """The body in pieces of a reasonable size, however it arrives."""
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > share.limit_bytes):
         raise BodyTooLarge(share.limit_bytes)
     pieces: list[bytes] = []
@@ -166,5 +168,5 @@ async def _receive(receive: Receive, announced: str, share: _Share) -> list[byte
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    """A header's value; empty where there is none."""
+    """A header's value; empty if it is missing."""
     return next((value.decode("latin-1").strip() for key, value in scope["headers"] if key == name), "")

@@ -1,4 +1,4 @@
-"""Compressed request bodies, bounded in what they unpack to."""
+"""Compressed request bodies, with a bound on their unpacked size."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import zlib
 from shoal.errors import InvalidRequest
 
 MAX_RATIO = 1032
-"""Bytes that one compressed byte can become at most. Source: zlib, "Maximum Compression Factor"."""
+"""Most bytes that one compressed byte can become. Source: zlib, "Maximum Compression Factor"."""
 
 _WBITS_AUTO = 32 + zlib.MAX_WBITS
-"""Take both the gzip and the zlib form. Source: zlib manual, inflateInit2."""
+"""Accept both the gzip and the zlib format. Source: zlib manual, inflateInit2."""
 
 _PIECE_BYTES = 1 << 18
-"""Unpacked at once: zlib works without Python's lock, but its output is copied under it."""
+"""Bytes that are unpacked at once: zlib works without Python's lock, but its output is copied under it."""
 
 
 def unpack(body: bytes | bytearray, encoding: str, limit_bytes: int) -> bytearray | None:
-    """The body as it was before `Content-Encoding`; None where that is larger than `limit_bytes`.
+    """The body without its `Content-Encoding`; None if that is larger than `limit_bytes`.
 
     Raises:
-        InvalidRequest: an unknown encoding, or not what it says.
+        InvalidRequest: the encoding is unknown, or the body does not have it.
     """
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise InvalidRequest(f"Content-Encoding {encoding[:40]!r} is not supported: use gzip, deflate or none")

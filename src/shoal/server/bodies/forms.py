@@ -1,4 +1,4 @@
-"""Forms with files (multipart/form-data, RFC 7578), out of bodies that are bounded already."""
+"""Forms with files (multipart/form-data, RFC 7578), from bodies that are already bounded."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from shoal.errors import InvalidRequest, MissingExtra
 
 MAX_PARTS = 64
-"""of a form"""
+"""Most parts of a form."""
 MAX_FIELD_BYTES = 1000
-"""of a part that is looked for by itself"""
+"""Largest part that is searched for alone."""
 _STRIDE_BYTES = 1 << 16
-"""of a form, given to its parser at once"""
+"""Bytes of a form that are passed to the parser at once."""
 
 
 def form_field(content_type: str, body: bytes | bytearray | memoryview, name: str, extra: str) -> str | None:
-    """The text of the first part with a name; None: there is none. What other parts hold is passed over, not copied.
+    """The text of the first part with a name; None: there is none. Other parts are skipped without being copied.
 
     Args:
         content_type: of the form.
-        body: all of it.
+        body: of the form.
         name: of the part.
-        extra: that installs what is needed.
+        extra: that installs the parser.
 
     Raises:
-        InvalidRequest: it is no form, or the part is longer than MAX_FIELD_BYTES.
+        InvalidRequest: the body is not a form, or the part is longer than MAX_FIELD_BYTES.
         MissingExtra: python-multipart is not installed.
     """
     try:
@@ -51,7 +51,7 @@ def form_field(content_type: str, body: bytes | bytearray | memoryview, name: st
 
 
 class _FieldSearch:
-    """Listens to a parser of forms until it has heard one part."""
+    """Receives a parser's events until one part is complete."""
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()
@@ -61,7 +61,7 @@ class _FieldSearch:
         self.is_done = False
 
     def callbacks(self) -> dict[str, Callable[..., None]]:
-        """For the parser."""
+        """Callbacks for the parser."""
         return {
             "on_part_begin": self._begin,
             "on_part_data": self._take,
@@ -105,11 +105,11 @@ async def read_form(headers: Headers, body: bytes | bytearray, extra: str) -> li
 
     Args:
         headers: of the request.
-        body: all of it.
-        extra: that installs what is needed.
+        body: of the request.
+        extra: that installs the parser.
 
     Raises:
-        InvalidRequest: it is no form, or has too many parts.
+        InvalidRequest: the body is not a form, or has too many parts.
         MissingExtra: python-multipart is not installed.
     """
     try:

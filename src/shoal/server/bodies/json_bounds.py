@@ -1,8 +1,8 @@
-"""How many values a JSON text holds, known before any of them is made.
+"""The number of values in a JSON text, counted before any of them is created.
 
-A parser makes an object of every value and keeps Python's lock all the while: two bytes of `[]` cost it a third of a
-microsecond and 56 bytes, so the size of a body says little about what it takes. Counting does not parse, and NumPy
-counts without the lock.
+A parser creates an object for every value and holds Python's lock meanwhile: two bytes of `[]` cost a third of a
+microsecond and 56 bytes, so the size of a body says little about its cost. Counting does not parse, and NumPy counts
+without the lock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shoal.errors import InvalidRequest
 
 _BLOCK_BYTES = 1 << 18
-"""Bytes that are counted at once: what is needed beside the body is a few times that."""
+"""Bytes that are counted at once; counting needs a few times as much memory."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -25,16 +25,17 @@ _OPENING = b"[{"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonBounds:
-    """The most that a body may hold."""
+    """Limits for one body."""
 
     max_items: int
-    """elements of lists and fields of objects, all together, >= 1"""
+    """Most elements of lists and fields of objects, all together, >= 1."""
     max_groups: int
-    """lists and objects, all together; fields as well, >= 1"""
+    """Most lists and objects, all together; also most fields, >= 1."""
 
 
 def check_json(body: bytes | bytearray | memoryview, bounds: JsonBounds) -> None:
-    """Raises InvalidRequest where the text holds more. What is no JSON passes: the parser says it better."""
+    """Raises InvalidRequest if the text contains more. Text that is not JSON passes, because the parser reports it
+    better."""
     num_items, num_groups, num_fields = _count(body)
     if num_groups > bounds.max_groups or num_fields > bounds.max_groups:
         raise InvalidRequest(
@@ -46,7 +47,7 @@ def check_json(body: bytes | bytearray | memoryview, bounds: JsonBounds) -> None
 
 
 def _count(body: bytes | bytearray | memoryview) -> tuple[int, int, int]:
-    """Commas, opening brackets and colons outside of strings."""
+    """Commas, opening brackets and colons outside strings."""
     text = np.frombuffer(body, np.uint8)
     num_items = num_groups = num_fields = 0
     is_inside, num_escapes = False, 0
@@ -62,11 +63,12 @@ def _count(body: bytes | bytearray | memoryview) -> tuple[int, int, int]:
 
 
 def _escaped(is_backslash: Flags, num_before: int) -> tuple[Flags, int]:
-    """Whether an odd number of backslashes stands before each byte; and whether one does behind the last: 0 or 1.
+    """Whether an odd number of backslashes stands before each byte, and whether one stands before the byte after the
+    last: 0 or 1.
 
     Args:
         is_backslash: for each byte of a block.
-        num_before: the latter, of the block before.
+        num_before: the second result for the previous block.
     """
     escaped = np.zeros(len(is_backslash), np.bool_)
     if not num_before and not is_backslash.any():

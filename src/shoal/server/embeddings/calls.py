@@ -1,4 +1,5 @@
-"""What both dialects of vectors do with a call: read its body within bounds, answer errors in their own form."""
+"""What both dialects of embeddings have in common: they read bodies within bounds, and report errors in their own
+form."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _BOUNDS = JsonBounds(max_items=1_000_000, max_groups=10_000)
 
 @asynccontextmanager
 async def bounded_body(request: Request, bodies: RequestBodies) -> AsyncGenerator[bytes | bytearray, None]:
-    """The JSON of a request, as `RequestBodies.read`, with no more values than can be read quickly.
+    """The JSON of a request, as `RequestBodies.read`, with no more values than can be parsed quickly.
 
     Raises InvalidRequest, BodyTooLarge, QueueFull.
     """
@@ -34,7 +35,7 @@ def answered(
     handler: Callable[[Request], Coroutine[Any, Any, Response]],
     answer_error: Callable[[Request, Exception], Awaitable[Response]],
 ) -> Route:
-    """A route for POST whose errors have the dialect's form; a client that goes away ends its request."""
+    """A POST route that reports errors in the dialect's form; its work ends if the client disconnects."""
 
     async def answer(request: Request) -> Response:
         try:

@@ -1,4 +1,4 @@
-"""Vectors of texts as Ollama's clients ask for them: /api/embed, and /api/embeddings as older ones do."""
+"""Embeddings for Ollama's clients: /api/embed, and /api/embeddings for older ones."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class EmbedBody(ApiSchema):
     model: Annotated[str, Field(min_length=1)]
     input: Annotated[tuple[str, ...], BeforeValidator(texts_of)]
     truncate: bool | None = None
-    """cut texts that are too long, as happens where nothing is said; else refuse them"""
+    """Whether to truncate texts that are too long, which is the default; otherwise they are refused."""
     dimensions: Annotated[int, Field(ge=1)] | None = None
     options: Options | None = None
     keep_alive: float | str | None = None
-    """ignored: models stay loaded"""
+    """Ignored, because models stay loaded."""
 
 
 class OldEmbedBody(ApiSchema):
@@ -45,7 +45,7 @@ class OldEmbedBody(ApiSchema):
     prompt: str
     options: Options | None = None
     keep_alive: float | str | None = None
-    """ignored: models stay loaded"""
+    """Ignored, because models stay loaded."""
 
 
 class OllamaEmbedApi:

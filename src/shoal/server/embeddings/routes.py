@@ -1,4 +1,4 @@
-"""Vectors of texts, and how well texts answer a question: /v1/embeddings, /v1/rerank, /v2/rerank and /v1/score."""
+"""Embeddings and reranking: /v1/embeddings, /v1/rerank, /v2/rerank and /v1/score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shoal.server.openai.errors import from_exception, unknown_model
 _PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
 PATHS = (*_PATHS, *EMBED_PATHS)
 _QUICK_VALUES = 20_000
-"""Numbers that are written in the event loop; more in a thread."""
+"""Up to this many numbers are written in the event loop, more in a thread."""
 
 BodyT = TypeVar("BodyT", EmbeddingsBody, RerankBody, ScoreBody)
 _json = msgspec.json.Encoder().encode
@@ -40,7 +40,7 @@ class EmbeddingApi:
     def __init__(
         self, encoder: TextEncoder, bodies: RequestBodies, model_name: str, *, strict_fields: bool = False
     ) -> None:
-        """`strict_fields`: refuse fields of bodies that nobody knows."""
+        """`strict_fields`: refuse unknown fields in bodies."""
         self._encoder = encoder
         self._bodies = bodies
         self._model_name = model_name
@@ -58,7 +58,7 @@ class EmbeddingApi:
         ]
 
     def model_routes(self) -> list[Route]:
-        """/v1/models, for a server that has no such list yet."""
+        """/v1/models, for a server that has no such route yet."""
         return [Route("/v1/models", self.models, methods=["GET"])]
 
     async def models(self, request: Request) -> Response:
@@ -125,7 +125,7 @@ class EmbeddingApi:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    """In OpenAI's form, whatever else the server speaks."""
+    """In OpenAI's form, whatever other dialects the server has."""
     return from_exception(error).response()
 
 

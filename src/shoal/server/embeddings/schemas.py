@@ -18,11 +18,11 @@ from shoal.server.openai.body.generation_body import MAX_TIMEOUT_S
 MAX_TEXTS = 2048
 """Source: OpenAI API reference, `input`."""
 MAX_INSTRUCTION_CHARS = 4096
-"""A sentence or two is meant. A judgment."""
+"""An instruction has a sentence or two. A judgment."""
 
 
 def _texts(value: object) -> object:
-    """One text or several, each characters or token ids, as a tuple of texts."""
+    """One or several texts, each as characters or token ids, as a tuple."""
     if isinstance(value, str):
         return (value,)
     items = cast(list[object], value) if isinstance(value, list) else []
@@ -42,7 +42,7 @@ def _text(item: object) -> object:
 
 
 def texts_of(value: object) -> object:
-    """One text or several, each a string or an object with a `text`, as a tuple of strings."""
+    """One or several texts, each a string or an object with a `text`, as a tuple of strings."""
     items = cast(list[object], value) if isinstance(value, list) else [value]
     texts = [cast(dict[str, object], item).get("text") if isinstance(item, dict) else item for item in items]
     if not 0 < len(texts) <= MAX_TEXTS or not all(isinstance(text, str) for text in texts):
@@ -57,12 +57,12 @@ class _Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {}
-    """not implemented: any other value (null aside) is refused"""
+    """Fields that are not implemented: values other than these (and null) are refused."""
 
     model: str | None = None
     user: str | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
-    """seconds in which the answer must be finished"""
+    """Seconds within which the answer must be finished."""
 
     @model_validator(mode="after")
     def _check_extra(self, info: ValidationInfo) -> _Schema:
@@ -89,9 +89,9 @@ class EmbeddingsBody(_Schema):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     input_type: Literal["query", "document"] | None = None
-    """what the texts are, for models that have a prompt for each"""
+    """What the texts are, for models with a prompt for each kind."""
     truncate_prompt_tokens: Literal[-1] | None = None
-    """-1: cut texts that are too long in the place of refusing them"""
+    """-1: texts that are too long are truncated rather than refused."""
 
 
 class RerankBody(_Schema):
@@ -104,7 +104,7 @@ class RerankBody(_Schema):
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
     instruction: Annotated[str, Field(max_length=MAX_INSTRUCTION_CHARS)] | None = None
-    """what to look for, for models that can be told"""
+    """What to look for, for models that accept instructions."""
 
 
 class ScoreBody(_Schema):
@@ -115,7 +115,7 @@ class ScoreBody(_Schema):
     text_1: _Strings
     text_2: _Strings
     instruction: Annotated[str, Field(max_length=MAX_INSTRUCTION_CHARS)] | None = None
-    """as of `RerankBody`"""
+    """As in `RerankBody`."""
 
     @model_validator(mode="after")
     def _check_counts(self) -> ScoreBody:
@@ -129,6 +129,6 @@ class ScoreBody(_Schema):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The pairs of texts that are compared."""
+        """The pairs of texts to compare."""
         firsts = self.text_1 * len(self.text_2) if len(self.text_1) == 1 else self.text_1
         return list(zip(firsts, self.text_2, strict=True))

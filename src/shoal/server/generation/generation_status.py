@@ -1,4 +1,4 @@
-"""What the probes ask of a language model's data plane."""
+"""What the probes need to know about a language model's data plane."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from shoal.server.http.health.readiness import ReadinessProbe
 from shoal.server.http.health.story import story_dicts
 
 STATS_TIMEOUT_S = 1.0
-"""A long step of an in-process engine must not fail a scrape; Prometheus itself waits 10 s by default."""
+"""A long step of an in-process engine must not let a scrape fail; Prometheus itself waits 10 s by default."""
 HANG_S = 30.0
-"""The engine only ever passes messages on, within milliseconds; workers compute. A judgment: three probes of
-Kubernetes, so that a machine that stands still for a while does not count."""
+"""The engine only passes messages on, within milliseconds, while workers compute. A judgment: three probes of
+Kubernetes, so that a machine that pauses for a while does not count as hanging."""
 
 
 class MachineState(Protocol):
-    """The machines that a model runs on, where there are several."""
+    """The machines that a model runs on, if there are several."""
 
     @property
     def trouble(self) -> str | None:
-        """Why this process will end soon for what has become of them; None: it will not."""
+        """Why this process will end soon because of them; None: it will not."""
         ...
 
     def describe(self) -> list[dict[str, str]]:
-        """`name` and `state` of each."""
+        """Name and state of each machine: `name` and `state`."""
         ...
 
     def strike(self, machine: str, strike: Strike) -> None:
@@ -55,10 +55,10 @@ class GenerationStatus:
         """
         Args:
             data_plane: of the model.
-            metrics: what is counted of it.
+            metrics: of the model.
             drain: whether the server is about to end.
-            plan: of the model as it is now, as plain data.
-            machines: that it runs on; None: this one.
+            plan: returns the model's present plan as plain data.
+            machines: that the model runs on; None: this one.
         """
         self._data_plane = data_plane
         self._metrics = metrics
@@ -76,7 +76,8 @@ class GenerationStatus:
         return None if silent_s < HANG_S else f"the engine has not moved for {silent_s:.0f} s"
 
     async def unreadiness(self) -> str | None:
-        """None when a token came lately, or comes now, and there are workers that could make more."""
+        """Why requests would not be answered now; None if a token came recently, or comes now, and there are workers
+        for more."""
         if self._drain.is_on:
             return str(ShuttingDown())
         if self._machines is not None and self._machines.trouble is not None:
@@ -89,7 +90,7 @@ class GenerationStatus:
         return "no token was produced lately, and a test request has produced none in time"
 
     async def describe(self) -> list[dict[str, Any]]:
-        """The model; without counters while the engine has no time."""
+        """The model as plain data; without counters if the engine is busy."""
         metrics, stats = self._metrics, await self._read_stats()
         counters: dict[str, Any] = metrics.token_counts()
         replicas: list[dict[str, Any]] = []
@@ -123,7 +124,7 @@ class GenerationStatus:
         return metrics.expose(accept)
 
     async def _read_stats(self) -> GenerationStats | None:
-        """The engine's counters; None where it has no time now, or can do no more work."""
+        """The engine's counters; None if it is busy, or can do no more work."""
         with suppress(TimeoutError, WorkerLost):
             async with asyncio.timeout(STATS_TIMEOUT_S):
                 return await self._data_plane.stats()

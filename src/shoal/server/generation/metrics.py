@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from shoal.core.plan.language import PredictedSpeed
 from shoal.generation.seams import GenerationStats
 
-# Source of the buckets: vLLM's metrics of the same names, so that existing dashboards and alerts keep their meaning.
+# Source of the buckets: vLLM's metrics of the same names, so that existing dashboards and alerts stay valid.
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 REQUEST_BUCKETS_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
@@ -36,22 +36,22 @@ class ExpertRows(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """Rows that have chosen an expert of a layer, each counted for every expert that it chose."""
+        """Rows that have chosen an expert of a layer, counted once for each expert that they chose."""
         ...
 
     @property
     def shard_shares(self) -> Sequence[float]:
-        """Part of them that each shard computes."""
+        """Fraction of these rows that each shard computes."""
         ...
 
     @property
     def largest_share(self) -> float:
-        """Largest part of a layer's rows that one expert has."""
+        """Largest fraction of a layer's rows that goes to one expert."""
         ...
 
 
 class _ExpertCollector:
-    """What workers have told of experts, asked for at every exposition."""
+    """The workers' reports about experts, read for every exposition."""
 
     def __init__(self, model_name: str, heats: Callable[[], Sequence[ExpertRows]]) -> None:
         self._model_name, self._heats = model_name, heats
@@ -121,13 +121,14 @@ _TOKEN_COUNTERS = ("prompt_tokens", "generation_tokens")
 
 
 class ServerMetrics:
-    """All metrics of one app. Counted in the event loop only."""
+    """All metrics of one app. Updated in the event loop only."""
 
     def __init__(self, model_name: str, predicted: PredictedSpeed | None = None) -> None:
-        """`predicted`: by the planner, to stand beside what is measured; None where the split was said by hand."""
+        """`predicted`: the planner's prediction, shown beside the measurements; None: the split was given by the
+        user."""
         self.model_name = model_name
         self.last_token_s: float | None = None
-        """when the last token came, on the data plane's clock; None before the first"""
+        """Time of the latest token, on the data plane's clock; None before the first one."""
         self._registry = CollectorRegistry()
         self._engine = _EngineCollector(model_name)
         self._registry.register(self._engine)
@@ -155,7 +156,8 @@ class ServerMetrics:
             self._expose_predicted(predicted)
 
     def expose_experts(self, heats: Callable[[], Sequence[ExpertRows]]) -> None:
-        """Expose where rows go. `heats`: of every stage with experts, as it is now; called for every exposition."""
+        """Expose how rows are distributed over experts. `heats`: returns the present state of every stage with experts;
+        called for every exposition."""
         self._registry.register(_ExpertCollector(self.model_name, heats))
 
     def _expose_predicted(self, predicted: PredictedSpeed) -> None:
@@ -171,7 +173,7 @@ class ServerMetrics:
             gauge.labels(self.model_name, load).set(value)
 
     def timer(self, num_prompt_tokens: int, arrival_s: float, clock: Callable[[], float]) -> RequestTimer:
-        """Start to measure one request."""
+        """Start measuring one request."""
         return RequestTimer(self, num_prompt_tokens, arrival_s, clock)
 
     def count_end(self, finished_reason: str) -> None:
@@ -179,11 +181,11 @@ class ServerMetrics:
         self._success.labels(self.model_name, finished_reason).inc()
 
     def count_refusal(self, reason: str) -> None:
-        """Count a call that was not taken: queue_full or draining."""
+        """Count a call that was refused: queue_full or draining."""
         self._refusals.labels(self.model_name, reason).inc()
 
     def read_engine(self, stats: GenerationStats) -> None:
-        """Take a fresh snapshot of the engine's counters for the next exposition."""
+        """Set the engine's counters for the next exposition."""
         self._engine.stats = stats
         num_new = stats.num_recoveries - self._num_recoveries
         self._num_recoveries = stats.num_recoveries
