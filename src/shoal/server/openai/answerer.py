@@ -26,19 +26,19 @@ from shoal.server.openai.sse import EVENTS, EventStream, Framing
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 JSON_BOUNDS = JsonBounds(max_items=200_000, max_groups=10_000)
-"""What pydantic reads in a few hundredths of a second. Token ids are the only items of which there may be many."""
+"""What pydantic reads in a few hundredths of a second. Only token ids may be many."""
 
 
 FEW_LOGPROBS = 100
-"""Positions whose log-probabilities are written in the event loop: with 20 alternatives each, a hundredth of a second.
-"""
+"""Positions whose log-probabilities are written in the event loop: with 20 alternatives each, that takes a hundredth of
+a second."""
 
 
 class Answerer:
     """Answers the calls of all dialects from one data plane."""
 
     def __init__(self, data_plane: DataPlane, bodies: RequestBodies, *, strict_fields: bool = False) -> None:
-        """`strict_fields`: refuse fields of bodies that nobody knows."""
+        """`strict_fields`: refuse unknown fields in bodies."""
         self.data_plane = data_plane
         self._bodies = bodies
         self._context = {STRICT_FIELDS: strict_fields}
@@ -60,7 +60,7 @@ class Answerer:
         timeout_s: float | None = None,
         adapter: int = NO_ADAPTER,
     ) -> Response:
-        """Generate, with an adapter where one is asked for, and answer in a form, piece by piece or as a whole.
+        """Generate, with an adapter if one is asked for, and answer in a form, as a stream or as a whole.
 
         Raises as `DataPlane.generate`.
         """

@@ -1,4 +1,4 @@
-"""How this server's model writes its answers: what is read out of them, and what is demanded of them."""
+"""How this server's model writes its answers: how they are read, and what they can be required to be."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from shoal.server.openai.body.tool_schemas import NamedChoice
 
 THINK_BEGIN, THINK_END = "<think>", "</think>"
 REASONING_NAMES = ("auto", "think", "none")
-"""`think`: reasoning stands between these tags; `auto`: where the chat template knows them"""
+"""`think`: reasoning stands between these tags; `auto`: so if the chat template contains them."""
 
 
 class ChatTokenizer(Protocol):
-    """The part of a tokenizer that this needs."""
+    """The part of a tokenizer that is needed here."""
 
     @property
     def template_source(self) -> str:
@@ -39,7 +39,7 @@ class ChatTokenizer(Protocol):
         ...
 
     def special_token_id(self, text: str, /) -> int | None:
-        """The id of a text that is a special token as a whole; None: it is none."""
+        """The id of the special token with exactly this text; None: there is none."""
         ...
 
 
@@ -49,14 +49,14 @@ class AnswerForms:
 
     tools: ToolFormat
     has_reasoning: bool
-    """whether answers may begin with reasoning between tags"""
+    """Whether answers may begin with reasoning between tags."""
     special: Callable[[str], int | None]
     shows_special: bool
-    """whether special tokens tell what an answer consists of"""
+    """Whether special tokens mark the parts of an answer."""
 
     @classmethod
     def of(cls, tokenizer: ChatTokenizer, tool_parser: str = "auto", reasoning: str = "auto") -> AnswerForms:
-        """The forms by their names, or by the chat template where they are `auto`. Raises ConfigError."""
+        """The forms with these names, or those of the chat template for `auto`. Raises ConfigError."""
         check_parsers(tool_parser, reasoning)
         source = tokenizer.template_source
         tools = find_format(tool_parser, source)
@@ -69,7 +69,7 @@ class AnswerForms:
         )
 
     def reading(self, body: ChatBody, prompt: str) -> AnswerReading | None:
-        """What reads the answers to a request; None: all of them is visible text."""
+        """How the answers to a request are read; None: all of it is visible text."""
         reader: Reader = plain_text
         schemas = _schemas(body)
         if self.tools.reader is harmony:
@@ -84,7 +84,7 @@ class AnswerForms:
         return AnswerReading(reader, schemas, self.tools.num_id_chars, calls_only)
 
     def constraint(self, body: ChatBody, prompt: str) -> NamedConstraint | None:
-        """What the answers must look like: by the body's own field, or because they must call tools."""
+        """The required format of the answers: from the body's own field, or because they must call tools."""
         end = THINK_END if self.has_reasoning and _is_thinking(prompt) else ""
         schemas = _schemas(body)
         is_one = isinstance(body.tool_choice, NamedChoice) or body.parallel_tool_calls is False
@@ -104,7 +104,7 @@ class AnswerForms:
     def _answer_constraint(
         self, named: NamedConstraint, schemas: Mapping[str, Mapping[str, Any]], end: str, max_calls: int | None
     ) -> NamedConstraint:
-        """What the body says of the answer, behind the reasoning; where it is JSON, tools may be called instead."""
+        """The body's required format for the answer after the reasoning. If it is JSON, tools may be called instead."""
         constraint, field = named
         if constraint.kind is not ConstraintKind.JSON_SCHEMA:
             if schemas:
@@ -134,22 +134,22 @@ class AnswerForms:
 
 @dataclass(frozen=True, slots=True)
 class AnswerReading:
-    """Reads the answers to one request: which part of them is a tool call, and which is reasoning."""
+    """Reads the answers to one request: which part is a tool call, and which is reasoning."""
 
     reader: Reader
     schemas: Mapping[str, Mapping[str, Any]]
     num_id_chars: int
-    """length of the names of calls"""
+    """Length of call ids."""
     calls_only: bool = False
-    """whether the answer is nothing but calls"""
+    """Whether the answer consists only of calls."""
 
     def stream(self) -> AnswerStream:
-        """What reads the stream of one answer."""
+        """The reader of one answer's stream."""
         return AnswerStream(self.reader, self.schemas, calls_only=self.calls_only)
 
 
 def check_parsers(tool_parser: str, reasoning: str) -> None:
-    """Raises ConfigError where there is none of that name."""
+    """Raises ConfigError if a parser of this name does not exist."""
     find_format(tool_parser, "")
     if reasoning not in REASONING_NAMES:
         raise ConfigError(
@@ -163,10 +163,10 @@ def _schemas(body: ChatBody) -> dict[str, Mapping[str, Any]]:
 
 
 def _is_thinking(prompt: str) -> bool:
-    """Whether the prompt ends where the model thinks already."""
+    """Whether the prompt ends with the beginning of reasoning."""
     return prompt.rstrip().endswith(THINK_BEGIN)
 
 
 def offered(body: ChatBody) -> Sequence[dict[str, Any]] | None:
-    """The tools as chat templates take them; None: there are none."""
+    """The tools as chat templates expect them; None: there are none."""
     return [tool.template_form() for tool in body.offered_tools] or None

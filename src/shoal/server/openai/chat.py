@@ -1,4 +1,4 @@
-"""/v1/chat/completions: the prompt through the model's chat template, answers as messages."""
+"""/v1/chat/completions: prompts from the model's chat template, answers as messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def chat_specs(
 ) -> tuple[list[GenerationSpec], AnswerReading | None]:
     """What to generate, and how answers are read.
 
-    Raises InvalidRequest where the conversation does not fit the model's template.
+    Raises InvalidRequest if the conversation does not fit the model's template.
     """
     prompt = await body_prompt(body, data_plane)
     reading = forms.reading(body, prompt.text)
@@ -52,7 +52,7 @@ async def chat_specs(
 
 
 async def body_prompt(body: ChatBody, data_plane: DataPlane) -> ChatPrompt:
-    """The conversation as text and as tokens, its pictures read. Raises InvalidRequest."""
+    """The conversation as text and as tokens, with its pictures read. Raises InvalidRequest."""
     if not data_plane.tokenizer.has_chat_template:
         raise InvalidRequest("this model has no chat template: use /v1/completions", param="messages")
     messages, variables = body.template_messages(), body.template_variables()
@@ -70,12 +70,12 @@ class ChatForm:
         token_bytes: Callable[[int], bytes],
         reading: AnswerReading | None = None,
     ) -> None:
-        """`reading`: how answers are read; None: all of them is visible text."""
+        """`reading`: how answers are read; None: all of it is visible text."""
         self._fields = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
         self._token_bytes = token_bytes
         self._reading = reading
         self._streams: dict[int, ChatStream] = {}
-        """of the choices, while they come"""
+        """Streams of the choices, while they arrive."""
         head = _json({**self._fields, "object": "chat.completion.chunk"})[:-1]
         self._head = b"data: " + head + b',"choices":[{"index":%d,"delta":'
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
@@ -88,7 +88,7 @@ class ChatForm:
         return b"".join([self._head % index + delta + self._tail for index in range(num_choices)])
 
     def event(self, delta: ChoiceDelta) -> bytes:
-        """One `chat.completion.chunk`, or several where the answer is read."""
+        """A `chat.completion.chunk`, or several if the answer is read in parts."""
         if self._reading is None:
             return self._chunk(delta, b'{"content":%s}' % _json(delta.text), delta.finish_reason, delta.logprobs)
         if delta.index not in self._streams:
@@ -108,7 +108,7 @@ class ChatForm:
         )
 
     def closing(self, usage: Usage) -> bytes:
-        """A chunk with token counts and no choices where they were asked for, and the end."""
+        """A chunk with token counts and no choices, if it was asked for, and the end."""
         counts = self._usage_head + _json(usage_fields(usage)) + b"}\n\n" if self._includes_usage else b""
         return counts + DONE_EVENT
 

@@ -1,4 +1,4 @@
-"""Answers that hold more than visible text, in the fields of OpenAI's messages."""
+"""Answers with more than visible text, in the fields of OpenAI's messages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from shoal.server.openai.answers import AnswerReading
 
 Fields = dict[str, object]
 NOTHING: Fields = {}
-"""the delta of a chunk that only ends an answer"""
+"""The delta of a chunk that only ends an answer."""
 
 
 class ChatStream:
-    """One answer in deltas."""
+    """One answer as deltas."""
 
     def __init__(self, reading: AnswerReading) -> None:
         self._stream = reading.stream()
         self._num_id_chars = reading.num_id_chars
 
     def push(self, text: str, finish_reason: str | None) -> tuple[list[Fields], str | None]:
-        """Deltas for more of its text, and the reason to end as clients see it."""
+        """Deltas for further text, and the finish reason for clients."""
         parts = self._stream.push(text)
         if finish_reason is None:
             return [self._delta(part) for part in parts], None
@@ -42,7 +42,7 @@ class ChatStream:
 
 
 def read_message(reading: AnswerReading, text: str, finish_reason: str | None) -> tuple[Fields, str | None]:
-    """The fields of a whole message, and the reason to end."""
+    """The fields of a whole message, and the finish reason."""
     stream = reading.stream()
     parts = stream.push(text) + stream.close()
     content = "".join(part.text for part in parts if isinstance(part, Content))
@@ -73,6 +73,6 @@ def _reason(finish_reason: str | None, num_calls: int) -> str | None:
 
 
 def _call_id(num_chars: int) -> str:
-    """Short ones are letters and digits alone, as the templates that count them want it."""
+    """A call id. Short ones have only letters and digits, which templates that check their length require."""
     name = secrets.token_hex(num_chars)[:num_chars]
     return name if num_chars < 16 else f"call_{name}"

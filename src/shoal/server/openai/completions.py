@@ -1,4 +1,4 @@
-"""/v1/completions: one or more raw prompts, answers as text."""
+"""/v1/completions: one or several raw prompts, answers as text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def completion_spec(body: CompletionBody, prompt_ids: tuple[int, ...], dat
 
 
 async def prompt_tokens(prompts: Sequence[str | tuple[int, ...]], data_plane: DataPlane) -> list[tuple[int, ...]]:
-    """The tokens of each prompt. All token ids are looked at before any text is. Raises InvalidRequest."""
+    """The tokens of each prompt. All token ids are checked before any text is encoded. Raises InvalidRequest."""
     for prompt in prompts:
         if not isinstance(prompt, str):
             check_ids(prompt, data_plane, "prompt")
@@ -48,7 +48,7 @@ async def prompt_tokens(prompts: Sequence[str | tuple[int, ...]], data_plane: Da
 
 
 def check_ids(prompt: tuple[int, ...], data_plane: DataPlane, param: str) -> None:
-    """Raises InvalidRequest, naming `param`, where one is no token."""
+    """Raises InvalidRequest, naming `param`, if an id is not a token."""
     vocab_size = data_plane.tokenizer.vocab_size
     if prompt and not 0 <= min(prompt) <= max(prompt) < vocab_size:
         raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param=param)
@@ -72,7 +72,7 @@ class CompletionForm:
         self._usage_head = head + b',"choices":[],"usage":'
 
     def opening(self, num_choices: int) -> bytes:
-        """Nothing: completions have no roles."""
+        """Empty: completions have no roles."""
         return b""
 
     def event(self, delta: ChoiceDelta) -> bytes:
@@ -83,7 +83,7 @@ class CompletionForm:
         return self._head + content + self._tail
 
     def closing(self, usage: Usage) -> bytes:
-        """A chunk with token counts and no choices where they were asked for, and the end."""
+        """A chunk with token counts and no choices, if it was asked for, and the end."""
         counts = self._usage_head + _json(usage_fields(usage)) + b"}\n\n" if self._includes_usage else b""
         return counts + DONE_EVENT
 
@@ -117,9 +117,9 @@ class CompletionForm:
         }
 
     def _top(self, position: PositionLogprobs) -> dict[str, float]:
-        """The likeliest tokens and the one that was drawn, which may be one more than were asked for.
+        """The most likely tokens and the drawn one, which may be one more than were asked for.
 
-        Of several tokens of one name the likeliest stands. Source: OpenAI API reference, `logprobs`.
+        Of several tokens with the same name the most likely one counts. Source: OpenAI API reference, `logprobs`.
         """
         drawn = (position.token_id, finite(position.logprobs.logprob))
         named: dict[str, float] = {}

@@ -26,9 +26,9 @@ from shoal.server.http.retry_after import retry_after
 
 
 class ApiError(Exception):
-    """An answer other than success. `error_type`, `param` and `code` are OpenAI's fields of these names.
+    """An answer that reports an error. `error_type`, `param` and `code` are OpenAI's fields of these names.
 
-    `retry_after_s`: when the same is likely to succeed; 0: as soon as can be said; None: not by waiting.
+    `retry_after_s`: when the same request is likely to succeed; 0: as soon as is known; None: waiting does not help.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ApiError(Exception):
 
 
 def from_exception(error: Exception) -> ApiError:
-    """The answer to whatever went wrong while a call was served."""
+    """The answer to an exception while a call was served."""
     match error:
         case ApiError():
             return error
@@ -117,11 +117,11 @@ HANDLED: tuple[type[Exception], ...] = (
     HTTPException,
     Exception,
 )
-"""Each named, because Starlette logs a traceback for what it only knows as Exception."""
+"""All listed by name, because Starlette logs a traceback for errors that it knows only as Exception."""
 
 
 _MAX_NAME_CHARS = 100
-"""of a model in a message"""
+"""Characters of a model's name in a message."""
 
 
 def unknown_model(name: str) -> ApiError:
@@ -151,7 +151,7 @@ def _overloaded(error: QueueFull) -> ApiError:
 
 
 def _too_late(error: DeadlineExceeded) -> ApiError:
-    """503 where another time or server would do, 504 where the answer itself takes longer than the client waits."""
+    """503 if another time or server would help, 504 if the answer itself takes longer than the client waits."""
     status = 504 if error.retry_after_s is None else 503
     return ApiError(
         status, str(error), error_type="server_error", code="deadline_exceeded", retry_after_s=error.retry_after_s

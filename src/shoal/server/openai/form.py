@@ -1,4 +1,4 @@
-"""What differs between the two endpoints' answers, as an interface, and the parts they share."""
+"""The interface of the endpoints' answer forms, and the parts that forms share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from shoal.server.http.request_log import add_fields
 from shoal.server.openai.errors import ApiError
 
 LOWEST_LOGPROB = -9999.0
-"""JSON has no infinity. Source: OpenAI API reference, `logprob` of very unlikely tokens."""
+"""Stands for minus infinity, which JSON does not have. Source: OpenAI API reference, `logprob` of very unlikely
+tokens."""
 
 
 class Form(Protocol):
-    """One call's answers in the JSON of one endpoint. Streamed pieces are whole server-sent events."""
+    """The answers to one call in the JSON of one endpoint. Streamed pieces are whole server-sent events."""
 
     def opening(self, num_choices: int) -> bytes:
         """Events before the first token."""
         ...
 
     def event(self, delta: ChoiceDelta) -> bytes:
-        """What a turn added to one choice."""
+        """Events for what a turn added to one choice."""
         ...
 
     def closing(self, usage: Usage) -> bytes:
@@ -60,19 +61,19 @@ def usage_fields(usage: Usage) -> dict[str, object]:
 
 
 def note_usage(scope: Scope, usage: Usage) -> None:
-    """Token counts for the call's line in the log."""
+    """Add token counts to the call's line in the log."""
     add_fields(scope, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
 
 
 def finite(logprob: float) -> float:
-    """The value as JSON can carry it."""
+    """The value in a form that JSON has."""
     return max(logprob, LOWEST_LOGPROB)
 
 
 def token_name(token: bytes) -> str:
-    """A token's text; of one that is no whole text, its bytes, told apart from each other.
+    """A token's text; for a token that is not a whole text, its bytes in a form that keeps them distinct.
 
-    Source: OpenAI API, `tokens` of completions: `bytes:\\xf0\\x9f`.
+    Source: OpenAI API, `tokens` of completions: `bytes:\xf0\x9f`.
     """
     try:
         return token.decode()

@@ -1,4 +1,4 @@
-"""Names that requests may ask for, the model's own and those of its adapters, and the list of them."""
+"""Names of models that requests may use, the model's own and those of its adapters, and the list of them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from shoal.server.openai.errors import ApiError, unknown_model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedModel:
-    """What a request asks for."""
+    """A model that a request may ask for."""
 
     name: str
     adapter: int = NO_ADAPTER
-    """its number; NO_ADAPTER: the model itself"""
+    """Number of the adapter; NO_ADAPTER: the model itself."""
     parent: str | None = None
-    """name of the model that an adapter belongs to"""
+    """Name of the model that an adapter belongs to."""
 
 
 class ModelNames:
     """The names of one server's models."""
 
     def __init__(self, model: str, adapters: Sequence[str] = ()) -> None:
-        """`adapters`: by their numbers."""
+        """`adapters`: in the order of their numbers."""
         base = NamedModel(name=model)
         others = [NamedModel(name=name, adapter=number, parent=model) for number, name in enumerate(adapters)]
         self.all: tuple[NamedModel, ...] = (base, *others)
-        """the model itself first"""
+        """All names, the model itself first."""
 
     @property
     def base(self) -> NamedModel:
@@ -41,11 +41,11 @@ class ModelNames:
         return self.all[0]
 
     def find(self, name: str | None, *, suffix: str = "") -> NamedModel:
-        """What a request's `model` means; None: the model itself.
+        """The model that a request names; None: the model itself.
 
         Args:
-            name: as the client says it.
-            suffix: may be left out, or said, at the end of a name.
+            name: as the client gives it.
+            suffix: may be present or missing at the end of a name.
 
         Raises:
             ApiError: 404, there is no such model.
@@ -93,12 +93,13 @@ class ModelsApi:
 
 
 def either_slash(path: str, handler: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
-    """With and without a slash at the end, which some clients join on. Not a redirect: POSTs do not follow those."""
+    """Routes with and without a slash at the end, which some clients add. No redirects, which POSTs would not
+    follow."""
     return [Route(path + end, handler, methods=[method]) for end in ("", "/")]
 
 
 def refusing(paths: tuple[str, ...], message: str) -> list[Route]:
-    """Routes that a model of another kind has, which say what this one is for."""
+    """Routes of models of another kind, which say what this model is for."""
 
     async def refuse(request: Request) -> Response:
         raise ApiError(400, message, param="model", code="wrong_kind_of_model")

@@ -1,6 +1,6 @@
-"""Answers as server-sent events (WHATWG HTML, section 9.2), written straight to the ASGI server.
+"""Answers as server-sent events (WHATWG HTML, section 9.2), written directly to the ASGI server.
 
-Per token this costs one template and one write: all events of one wake go out together.
+For each token this costs one template and one write: all events of one wake-up are sent together.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from shoal.server.openai.form import Form, note_usage
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What the pieces of a stream are."""
+    """The format of a stream's pieces."""
 
     content_type: bytes
     sign_of_life: bytes
-    """a piece that clients pass over"""
+    """A piece that clients ignore."""
 
 
 EVENTS = Framing(b"text/event-stream; charset=utf-8", b": the answer is on its way\n\n")
@@ -35,16 +35,16 @@ EVENTS = Framing(b"text/event-stream; charset=utf-8", b": the answer is on its w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rhythm:
-    """Seconds that a stream may stay silent: proxies close connections over which nothing comes."""
+    """Seconds for which a stream may be silent: proxies close connections on which nothing is sent."""
 
     first_s: float = 2.0
-    """until the status is sent without a token; an error before that has a status of its own"""
+    """Until the status is sent without a token; an error before that has its own status."""
     every_s: float = 10.0
-    """between two signs of life"""
+    """Between two signs of life."""
 
 
 class EventStream(Response):
-    """Streams one admitted generation; the client going away cancels it at once."""
+    """Streams one admitted generation, which is cancelled at once if the client disconnects."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class EventStream(Response):
                 note_usage(scope, self._generation.usage)
 
     async def _send_all(self, send: Send) -> None:
-        """The form's own event tells of what goes wrong behind the status."""
+        """Send the pieces. An error after the status is reported by the form's own event."""
 
         def failure(error: ShoalError) -> bytes:
             return self._form.failure(from_exception(error))
@@ -99,14 +99,14 @@ async def send_pieces(
     rhythm: Rhythm,
     failure: Callable[[ShoalError], bytes],
 ) -> None:
-    """Send a stream. The status waits for the first piece for a while: what goes wrong before it has its own.
+    """Send a stream. The status waits for the first piece for a while, so that errors before it have their own status.
 
     Args:
         pieces: of the stream, without an end.
-        send: the connection's.
-        framing: what they are.
-        rhythm: how long the stream stays silent.
-        failure: the piece that tells of an error behind the status.
+        send: of the connection.
+        framing: format of the pieces.
+        rhythm: how long the stream may be silent.
+        failure: makes the piece that reports an error after the status.
 
     Raises:
         ShoalError: from the pieces, before the status was sent.
@@ -143,14 +143,14 @@ async def send_stream(
     rhythm: Rhythm | None = None,
     failure: Callable[[ShoalError], bytes] = _error_event,
 ) -> None:
-    """As `send_pieces`; the client going away ends the pieces, which are server-sent events unless it is said what."""
+    """As `send_pieces`. The pieces are server-sent events by default, and end if the client disconnects."""
     async with aclosing(pieces):
         with suppress(ClientGone):
             await run_until_disconnect(receive, send_pieces(pieces, send, framing, rhythm or Rhythm(), failure))
 
 
 class _Sender:
-    """The connection, and when something was last sent over it."""
+    """The connection, and the time of the latest piece."""
 
     def __init__(self, send: Send, framing: Framing, rhythm: Rhythm) -> None:
         self.is_started = False
@@ -161,7 +161,7 @@ class _Sender:
         self._last_s = self._clock()
 
     async def send(self, body: bytes) -> None:
-        """A piece of the stream, behind the status if it is the first."""
+        """Send a piece of the stream, after the status if it is the first one."""
         self._last_s = self._clock()
         if not self.is_started:
             self.is_started = True

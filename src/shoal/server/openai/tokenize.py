@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize, as vLLM's server has them."""
+"""/tokenize and /detokenize, as in vLLM's server."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TokenizeBody(ApiSchema):
         return self
 
     def chat_body(self) -> ChatBody:
-        """The conversation as a chat completion's."""
+        """The conversation as the body of a chat completion."""
         told = {} if self.add_generation_prompt is None else {"add_generation_prompt": self.add_generation_prompt}
         variables = {**(self.chat_template_kwargs or {}), **told}
         return ChatBody.model_validate(

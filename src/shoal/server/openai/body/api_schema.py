@@ -1,4 +1,4 @@
-"""Objects of a body, whose fields are all known: implemented, refused, or said to change nothing."""
+"""Objects in a body, each of whose fields is either implemented, refused, or known to change nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from shoal.server.openai.body.fields import check_extra, is_strict
 
 
 class ApiSchema(BaseModel):
-    """What all of them share: fields that are not implemented are refused, see `check_extra`."""
+    """Base of all of them: fields that are not implemented are refused, see `check_extra`."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {}
-    """not implemented, with the values that change nothing"""
+    """Fields that are not implemented, with the values that change nothing."""
     harmless: ClassVar[frozenset[str]] = frozenset()
-    """ignored"""
+    """Fields that are ignored."""
     prefix: ClassVar[str] = ""
-    """of the names in errors"""
+    """Prefix of field names in errors."""
 
     @model_validator(mode="after")
     def _refuse_unimplemented(self, info: ValidationInfo) -> ApiSchema:

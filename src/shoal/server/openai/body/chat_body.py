@@ -1,4 +1,4 @@
-"""The body of /v1/chat/completions, checked."""
+"""The checked body of /v1/chat/completions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from shoal.server.openai.body.generation_body import MAX_LOGPROBS, BodySchema, G
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS, NamedChoice, Tool, ToolCall, ToolChoice, check_choice
 
 MAX_MESSAGES = 4096
-"""Of a conversation: two thousand questions and answers. Several hundred fill a context of 128 thousand tokens."""
+"""Most messages of a conversation: two thousand questions and answers. Several hundred fill a context of 128 thousand
+tokens."""
 
 
 def _content(value: object, info: ValidationInfo) -> object:
@@ -38,7 +39,7 @@ class ChatMessage(BodySchema):
     tool_call_id: str | None = None
 
     def template_form(self) -> dict[str, Any]:
-        """As chat templates take it; `developer` is OpenAI's newer word for `system`."""
+        """The message as chat templates expect it; `developer` is OpenAI's newer word for `system`."""
         fields = self.model_dump(include={"name", "reasoning_content", "tool_call_id"}, exclude_none=True)
         fields["content"] = template_content(self.content)
         if self.tool_calls:
@@ -87,12 +88,12 @@ class ChatBody(GenerationBody):
 
     @property
     def num_logprobs(self) -> int | None:
-        """The number of most likely tokens to tell, as in `Sampling.num_logprobs`."""
+        """The number of most likely tokens to return, as in `Sampling.num_logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def output_tokens_limit(self) -> int | None:
-        """Output tokens at most; None: what the context leaves."""
+        """Most output tokens; None: what the context leaves."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
@@ -111,14 +112,14 @@ class ChatBody(GenerationBody):
 
     @property
     def pictures(self) -> list[PictureSource]:
-        """Where all pictures come from, in order."""
+        """The sources of all pictures, in order."""
         return picture_sources([message.content for message in self.messages])
 
     def template_messages(self) -> list[dict[str, Any]]:
-        """The conversation as chat templates take it."""
+        """The conversation as chat templates expect it."""
         return [message.template_form() for message in self.messages]
 
     def template_variables(self) -> dict[str, Any]:
-        """What the model's template is told beside it."""
+        """Further variables for the model's template."""
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return {**effort, **(self.chat_template_kwargs or {})}

@@ -1,4 +1,4 @@
-"""The body of /v1/completions, checked."""
+"""The checked body of /v1/completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _token_limit_or_none(value: object) -> object:
 
 
 def _prompts(value: object) -> object:
-    """One prompt or several, each a string or token ids, as a tuple of prompts."""
+    """One or several prompts, each a string or token ids, as a tuple."""
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, list) or not value:
@@ -47,9 +47,9 @@ class CompletionBody(GenerationBody):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: int | None = None
     suffix: str | None = None
-    """what is to follow the answer: the prompt and this have a gap, which the answer fills"""
+    """Text that follows the answer, which fills the gap between the prompt and this text."""
     echo: bool | None = None
-    """begin the answer with the prompt, which is scored where log-probabilities are asked for"""
+    """Whether the answer begins with the prompt, which is scored if log-probabilities are asked for."""
 
     @model_validator(mode="after")
     def _check_counts(self) -> CompletionBody:
@@ -75,5 +75,5 @@ class CompletionBody(GenerationBody):
 
     @property
     def output_tokens_limit(self) -> int:
-        """Output tokens at most."""
+        """Most output tokens."""
         return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens

@@ -1,4 +1,4 @@
-"""What an output must look like, as clients of several servers say it.
+"""The required format of an output, in the forms that clients of several servers use.
 
 OpenAI: `response_format`. vLLM: `structured_outputs`, before that `guided_*`. llama.cpp: `json_schema`, `grammar`.
 SGLang: `regex`, `ebnf`.
@@ -18,7 +18,7 @@ _ANY_OBJECT = '{"type":"object"}'
 
 
 class NamedConstraint(NamedTuple):
-    """A constraint and the field of the body that holds it, for messages."""
+    """A constraint and the field of the body that contains it, for messages."""
 
     constraint: Constraint
     field: str
@@ -28,7 +28,8 @@ def find_constraint(values: Mapping[str, Any]) -> NamedConstraint | None:
     """The only constraint among the fields of a body; None: there is none.
 
     Args:
-        values: by the names of CONSTRAINT_FIELDS; None and what says nothing (`{"type": "text"}`, "") count as absent.
+        values: by the names of CONSTRAINT_FIELDS; None and values without meaning (`{"type": "text"}`, "") count as
+            absent.
 
     Raises:
         InvalidRequest: a field has another form than its server documents, or there are two constraints.
@@ -52,7 +53,7 @@ def find_constraint(values: Mapping[str, Any]) -> NamedConstraint | None:
 
 
 def check_response_format(value: Mapping[str, Any], *, strict: bool) -> None:
-    """Look at the fields of a `response_format` that nobody knows. Raises InvalidRequest, see `check_extra`."""
+    """Check the unknown fields of a `response_format`. Raises InvalidRequest, see `check_extra`."""
     prefix, holder = "response_format.", value.get("json_schema")
     _check_known(value, ("type", "json_schema", "schema"), prefix, strict)
     if isinstance(holder, dict):
@@ -160,4 +161,4 @@ _READERS: dict[str, Callable[[Any], Constraint | None]] = {
     "ebnf": _grammar,
 }
 CONSTRAINT_FIELDS = tuple(_READERS)
-"""Fields of a body that say what the output must look like."""
+"""Fields of a body that require a format of the output."""

@@ -14,14 +14,15 @@ _PICTURE_HARMLESS = frozenset({"detail"})
 
 
 def read_content(value: object, *, strict: bool) -> Content:
-    """A text; parts that are texts alone are one; others stay parts, as chat templates take them.
+    """The content of a message: a text, to which parts that are all texts are joined, or parts, as chat templates
+    expect them.
 
     Args:
         value: `content` of a message in a body.
-        strict: whether fields that nobody knows are refused.
+        strict: whether unknown fields are refused.
 
     Raises:
-        ValueError: it is neither a text nor a list of parts that are known.
+        ValueError: the value is neither a text nor a list of known parts.
         InvalidRequest: a field of a part is refused, see `check_extra`.
     """
     if isinstance(value, str):

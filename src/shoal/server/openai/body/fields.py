@@ -1,8 +1,9 @@
-"""Fields of a body beside those that Shoal implements: which are refused, which are ignored, which are typing errors.
+"""Fields of a body that Shoal does not implement: which are refused, which are ignored, and which are typing errors.
 
-What would change the answer is refused unless it holds the value that changes nothing. What concerns accounts, caches
-or measurements is ignored. Any other name is ignored, too, as other servers do, or refused with `--strict-fields`: an
-ignored `max_token` is an answer of another length than was asked for, and nobody learns why (decision 0014).
+A field that would change the answer is refused unless it has the value that changes nothing. Fields about accounts,
+caches or measurements are ignored. Any other name is also ignored, as other servers do, or refused with
+`--strict-fields`: if `max_token` is ignored, the answer has another length than was asked for, and nobody learns why
+(decision 0014).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "typical_p": (1,),
     "xtc_probability": (0,),
 }
-"""Not implemented: any other value (null aside) is refused."""
+"""Fields that are not implemented: values other than these (and null) are refused."""
 _NEUTRAL_BY_ENDPOINT: dict[str, dict[str, tuple[object, ...]]] = {
     "chat": {"add_special_tokens": (False,), "echo": (False,), "suffix": ("",)},
     "completions": {
@@ -112,7 +113,7 @@ HARMLESS = frozenset(
         "user_id",
     }
 )
-"""Ignored, whatever they hold: the answer's words are the same with and without them."""
+"""Fields that are ignored whatever their value, because they do not change the answer's text."""
 STREAM_OPTIONS_NEUTRAL: dict[str, tuple[object, ...]] = {"continuous_usage_stats": (False,)}
 STREAM_OPTIONS_HARMLESS = frozenset({"include_obfuscation"})
 MESSAGE_NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -128,17 +129,17 @@ _MAX_NAME_CHARS = 100
 
 
 STRICT_FIELDS = "strict_fields"
-"""Name in a validation's context: whether fields that nobody knows are refused."""
+"""Key in a validation's context: whether unknown fields are refused."""
 
 
 def is_strict(info: ValidationInfo) -> bool:
-    """Whether fields that nobody knows are refused."""
+    """Whether unknown fields are refused."""
     context: Mapping[str, bool] = info.context or {}  # pyright: ignore[reportUnknownMemberType]
     return context.get(STRICT_FIELDS, False)
 
 
 def check_fields(extra: Mapping[str, Any], known: Collection[str], endpoint: str, *, strict: bool) -> None:
-    """Look at the fields of a body that its schema does not know. Raises InvalidRequest, which names the field."""
+    """Check the fields of a body that its schema does not have. Raises InvalidRequest, which names the field."""
     neutral = NEUTRAL_VALUES | _NEUTRAL_BY_ENDPOINT[endpoint]
     check_extra(extra, known, neutral, HARMLESS, strict=strict)
 
@@ -152,18 +153,18 @@ def check_extra(
     *,
     strict: bool,
 ) -> None:
-    """The same for any object.
+    """As `check_fields`, for any object.
 
     Args:
-        extra: fields that its schema does not know.
-        known: those that it does.
+        extra: fields that its schema does not have.
+        known: fields that its schema has.
         neutral: fields that are not implemented, with the values that change nothing.
         harmless: fields that are ignored.
-        prefix: of the names in errors.
-        strict: whether fields that nobody knows are refused.
+        prefix: of field names in errors.
+        strict: whether unknown fields are refused.
 
     Raises:
-        InvalidRequest: a field would change the answer, or nobody knows it.
+        InvalidRequest: a field would change the answer, or is unknown.
     """
     for name, value in extra.items():
         if value is None or name in harmless:
@@ -180,5 +181,5 @@ def check_extra(
 
 
 def _is_same(value: object, neutral: object) -> bool:
-    """Equal, and a truth value only where one is meant: `1 == True` in Python."""
+    """Whether the values are equal, and both or neither are truth values: in Python `1 == True`."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

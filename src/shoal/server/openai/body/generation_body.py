@@ -1,6 +1,6 @@
-"""What the bodies of /v1/chat/completions and /v1/completions share, checked.
+"""The checked fields that the bodies of /v1/chat/completions and /v1/completions share.
 
-Fields that are not named here are looked at in fields.py.
+Fields that are not named here are checked in fields.py.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ MAX_LOGPROBS = 20
 """Source: OpenAI API reference, `top_logprobs`."""
 MAX_STOPS = 16
 MAX_STOP_CHARS = 512
-"""Of one stop sequence: OpenAI takes four and says nothing of their length; a line of text has a hundred."""
+"""Longest stop sequence: OpenAI takes four and states no limit of their length; a line of text has a hundred
+characters."""
 MAX_STOP_TOKEN_IDS = 128
 MAX_BIASES = 1024
-"""A judgment: each travels with every step; OpenAI takes 300."""
+"""A judgment: each bias is sent with every step; OpenAI takes 300."""
 _TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
-"""A billion tokens, each in one way."""
+"""Numbers below a billion, each in one spelling."""
 MAX_CHOICES = 128
 """Source: OpenAI API reference, `n`."""
 INT64 = 1 << 63
@@ -60,7 +61,7 @@ def _stops(value: object) -> object:
 
 
 def token_limit(value: object) -> object:
-    """A number of output tokens. Raises ValueError where it is below one."""
+    """A number of output tokens. Raises ValueError if it is below one."""
     if type(value) is int and value < 1:
         raise ValueError("must be at least 1: leave it out for as many as are usual")
     return value
@@ -70,7 +71,7 @@ TokenLimit = Annotated[int, Field(lt=INT64), BeforeValidator(token_limit)]
 
 
 class BodySchema(BaseModel):
-    """Objects whose other fields are looked at by what holds them."""
+    """Objects whose unknown fields are checked by the object that contains them."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -86,7 +87,7 @@ class StreamOptions(ApiSchema):
 
 
 class GenerationBody(BodySchema):
-    """What both endpoints share. null stands for the default everywhere."""
+    """The fields of both endpoints. null means the default everywhere."""
 
     endpoint: ClassVar[str]
 
@@ -101,14 +102,15 @@ class GenerationBody(BodySchema):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    """vLLM's"""
+    """From vLLM"""
     repetition_window: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    """of how many latest tokens; 0: all. Not OpenAI's, as Ollama's `repeat_last_n`"""
+    """Number of latest tokens to which the repetition penalty applies; 0: all. Not in OpenAI's API; as Ollama's
+    `repeat_last_n`."""
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
         None
     )
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    """vLLM's"""
+    """From vLLM"""
     max_tokens: TokenLimit | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -123,12 +125,12 @@ class GenerationBody(BodySchema):
     guided_grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    """score the prompt, with so many of the likeliest tokens at each place: vLLM's"""
+    """Score the prompt, with this many of the most likely tokens at each position. From vLLM."""
     grammar: str | None = None
     regex: str | None = None
     ebnf: str | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
-    """seconds in which the answer must be finished: not OpenAI's, as some gateways know it"""
+    """Seconds within which the answer must be finished. Not in OpenAI's API, but some gateways have it."""
 
     @model_validator(mode="after")
     def _refuse_unimplemented(self, info: ValidationInfo) -> GenerationBody:
@@ -165,7 +167,7 @@ class GenerationBody(BodySchema):
 
     @cached_property
     def constraint(self) -> NamedConstraint | None:
-        """What the output must look like, and the field that says so. Raises InvalidRequest."""
+        """The required format of the output, and the field that contains it. Raises InvalidRequest."""
         return find_constraint({name: getattr(self, name) for name in CONSTRAINT_FIELDS})
 
     @property
@@ -179,7 +181,7 @@ class GenerationBody(BodySchema):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def sampling(self, num_logprobs: int | None) -> Sampling:
-        """The sampling parameters, with OpenAI's defaults where the body is silent."""
+        """The sampling parameters, with OpenAI's defaults for missing ones."""
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,

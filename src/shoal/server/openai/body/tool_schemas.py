@@ -1,4 +1,4 @@
-"""Tools and their calls in the bodies of chat completions, checked."""
+"""The checked tools and tool calls in the bodies of chat completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class Function(ApiSchema):
-    """What a tool is to a model."""
+    """The description of a tool for the model."""
 
     prefix = "tools.function."
 
@@ -46,7 +46,7 @@ class Tool(ApiSchema):
     function: Function
 
     def template_form(self) -> dict[str, Any]:
-        """As chat templates take it."""
+        """The tool as chat templates expect it."""
         fields = self.function.model_dump(include={"name", "description", "parameters"}, exclude_none=True)
         return {"type": "function", "function": {"description": "", "parameters": {}, **fields}}
 
@@ -72,7 +72,7 @@ ToolChoice = Literal["none", "auto", "required"] | NamedChoice
 
 
 class CalledFunction(ApiSchema):
-    """What an earlier answer called."""
+    """The function that an earlier answer called."""
 
     prefix = "messages.tool_calls.function."
 
@@ -85,23 +85,23 @@ class ToolCall(ApiSchema):
 
     prefix = "messages.tool_calls."
     harmless = frozenset({"cache_control", "extra_content", "index"})
-    """`index`: of clients that put together what was streamed"""
+    """`index` comes from clients that assemble a streamed answer."""
 
     id: str = ""
     type: Literal["function"] = "function"
     function: CalledFunction
 
     def template_form(self) -> dict[str, Any]:
-        """As chat templates take it: arguments are an object where they are JSON."""
+        """The call as chat templates expect it: arguments become an object if they are JSON."""
         arguments = self.function.arguments
         if isinstance(arguments, str):
-            with suppress(ValueError, RecursionError):  # what a model once wrote need not be JSON
+            with suppress(ValueError, RecursionError):  # the model's earlier output need not be JSON
                 arguments = json.loads(arguments or "{}")
         return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
 
 
 def check_choice(choice: ToolChoice | None, names: list[str]) -> None:
-    """Raises InvalidRequest where there is nothing to choose from, or the chosen tool is not there."""
+    """Raises InvalidRequest if there are no tools to choose from, or the chosen one is missing."""
     if len(set(names)) < len(names):
         raise InvalidRequest("two of the tools have the same name", param="tools")
     if choice in (None, "none", "auto"):

@@ -1,7 +1,7 @@
-"""Completions that begin with their prompts: how tools for evaluation score texts.
+"""Completions that begin with their prompts, by which evaluation tools score texts.
 
-A prompt is scored by a request of its own, whose output tokens are the prompt's: choices of such requests come before
-those that go on from the same prompt.
+A prompt is scored by a request of its own, whose output tokens are those of the prompt. The choices of such requests
+come before those that continue the same prompt.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class EchoedPrompt:
     text: str
     token_ids: tuple[int, ...]
     is_scored: bool
-    """whether a choice with its log-probabilities comes first"""
+    """Whether a choice with the prompt's log-probabilities comes first."""
     num_choices: int
-    """that go on from it; 0: none does"""
+    """Number of choices that continue the prompt; may be 0."""
 
 
 async def echoed_specs(body: CompletionBody, data_plane: DataPlane) -> tuple[list[GenerationSpec], list[EchoedPrompt]]:
-    """What to compute, and what comes of it. Raises InvalidRequest."""
+    """The specifications to compute, and how their results are combined. Raises InvalidRequest."""
     specs: list[GenerationSpec] = []
     prompts: list[EchoedPrompt] = []
     for prompt, prompt_ids in zip(body.prompt, await prompt_tokens(body.prompt, data_plane), strict=True):
@@ -103,7 +103,7 @@ class EchoForm(CompletionForm):
                 }
 
     def _prompt_logprobs(self, prompt: EchoedPrompt, scores: FinishedChoice | None) -> dict[str, list[Any]]:
-        """Nothing comes before the first token, so that nothing is said of how likely it is."""
+        """The prompt's log-probabilities; there is none for its first token, since nothing comes before it."""
         name = self._name(prompt.token_ids[0])
         first: dict[str, list[Any]] = {
             "tokens": [name], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [0],
@@ -115,6 +115,6 @@ class EchoForm(CompletionForm):
 
 
 def _joined(before: dict[str, list[Any]], after: dict[str, list[Any]], shift: int) -> dict[str, list[Any]]:
-    """Both, the second behind `shift` characters of text."""
+    """Both lists joined, with the offsets of the second one increased by `shift` characters."""
     moved = {**after, "text_offset": [offset + shift for offset in after["text_offset"]]}
     return {name: [*values, *moved[name]] for name, values in before.items()}

@@ -1,4 +1,4 @@
-"""Completions between two texts: the prompt and what is to follow (`suffix`)."""
+"""Completions between two texts: the prompt, and the text that follows (`suffix`)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from shoal.generation.generation import GenerationSpec
 from shoal.model.text.fill_form import FillTokens, find_fill_tokens
 
 _ANCHOR = "\u263a"
-"""What a text is put behind so that the tokenizer gives it no space of its own. Source: Code Llama's tokenizer."""
+"""Text before the following one, so that the tokenizer does not add a space to that. Source: Code Llama's tokenizer."""
 
 
 async def filling(spec: GenerationSpec, suffix: str, data_plane: DataPlane) -> GenerationSpec:
-    """The same call, between its prompt and a text that follows.
+    """The same call, with the answer between its prompt and the text that follows.
 
     Raises:
-        InvalidRequest: the model has no tokens for that.
-        ContextLengthExceeded: the text that follows cannot fit.
+        InvalidRequest: the model has no tokens for this.
+        ContextLengthExceeded: the text that follows does not fit.
     """
     tokens = find_fill_tokens(data_plane.tokenizer.added_token_id)
     if tokens is None:

@@ -1,7 +1,7 @@
 """Log-probabilities of prompts.
 
-A prompt is scored by a request of its own, whose output tokens are the prompt's. Its choice comes before those that go
-on from prompts, and its numbers are put into the answer under `prompt_logprobs`.
+A prompt is scored by a request of its own, whose output tokens are those of the prompt. Its choice comes before those
+that continue prompts, and its numbers become `prompt_logprobs` in the answer.
 
 Source: vLLM's OpenAI-compatible server, `prompt_logprobs`.
 """
@@ -21,18 +21,19 @@ from shoal.server.openai.errors import ApiError
 from shoal.server.openai.form import Form, finite, top_pairs
 
 Scores = list[dict[str, dict[str, object]] | None]
-"""for each token of a prompt the likeliest tokens at its place and itself, by their ids; None for the first"""
+"""For each token of a prompt, itself and the most likely tokens in its place, by their ids; None for the first
+token."""
 
 
 def scoring_spec(prompt_ids: tuple[int, ...], num_logprobs: int) -> GenerationSpec:
-    """Scores every token of a prompt but the first. The prompt has two tokens at least."""
+    """Scores every token of a prompt except the first. The prompt has at least two tokens."""
     return GenerationSpec(
         prompt_ids=prompt_ids[:1], targets=prompt_ids[1:], sampling=Sampling(num_logprobs=num_logprobs)
     )
 
 
 class ScoredForm:
-    """A form whose answers have the scores of their prompts. Implements `Form`; nothing of it is streamed."""
+    """A form whose answers contain the scores of their prompts. Implements `Form`, but is never streamed."""
 
     def __init__(
         self, form: Form, prompts: Sequence[tuple[int, ...]], token_bytes: Callable[[int], bytes], *, has_one: bool
@@ -41,8 +42,8 @@ class ScoredForm:
         Args:
             form: of the answers.
             prompts: tokens of each prompt.
-            token_bytes: of a token.
-            has_one: whether the answer itself has the scores, of its only prompt, and not each choice.
+            token_bytes: returns the bytes of a token.
+            has_one: whether the answer itself, rather than each choice, contains the scores of its only prompt.
         """
         self._form = form
         self._prompts = prompts
@@ -60,7 +61,7 @@ class ScoredForm:
         *,
         has_one: bool = False,
     ) -> tuple[list[GenerationSpec], ScoredForm]:
-        """What to generate, and the form: `specs` and `form` with scores."""
+        """`specs` and `form` with scores: what to generate, and the form of the answer."""
         scoring = [scoring_spec(prompt, num_logprobs) for prompt in prompts if len(prompt) > 1]
         return [*scoring, *specs], cls(form, prompts, token_bytes, has_one=has_one)
 
@@ -81,7 +82,7 @@ class ScoredForm:
         return self._form.failure(error)
 
     def answer(self, choices: Sequence[FinishedChoice], usage: Usage) -> bytes:
-        """The body with scores in it."""
+        """The body with scores."""
         num_scored = sum(len(prompt) > 1 for prompt in self._prompts)
         scored = iter(choices[:num_scored])
         scores = [self._scores(next(scored).logprobs if len(prompt) > 1 else ()) for prompt in self._prompts]
@@ -103,7 +104,7 @@ class ScoredForm:
         return [None, *(self._score(position) for position in positions)]
 
     def _score(self, position: PositionLogprobs) -> dict[str, dict[str, object]]:
-        """The rank of a token that is none of the likeliest is not known."""
+        """The scores at one position. The rank of a token outside the most likely ones is unknown."""
         pairs: dict[int, tuple[int | None, float]] = {}
         for rank, (token_id, logprob) in enumerate(top_pairs(position.logprobs), start=1):
             pairs[token_id] = (rank, logprob)
