@@ -1,4 +1,4 @@
-"""The turns of a conversation and the blocks that they consist of, and the same as messages of a chat completion.
+"""The turns of a conversation and their content blocks, and the same turns as messages of a chat completion.
 
 Source: Anthropic API reference, "Create a Message".
 """
@@ -27,7 +27,7 @@ class TextBlock(ApiSchema):
 
 
 class PictureSource(ApiSchema):
-    """A picture's file, or where it is."""
+    """A picture's file, or its URL."""
 
     prefix = "content.source."
 
@@ -38,7 +38,7 @@ class PictureSource(ApiSchema):
 
     @property
     def as_url(self) -> str:
-        """The same as OpenAI's."""
+        """The picture as a URL, as OpenAI's messages have it."""
         return self.url if self.type == "url" else f"data:{self.media_type or 'image/png'};base64,{self.data}"
 
 
@@ -54,7 +54,7 @@ class PictureBlock(ApiSchema):
 
 
 class ThinkingBlock(ApiSchema):
-    """What the model thought in an earlier answer."""
+    """The model's reasoning in an earlier answer."""
 
     harmless = frozenset({"signature"})
     prefix = "content."
@@ -77,7 +77,7 @@ class ToolUseBlock(ApiSchema):
 
 
 class ToolResultBlock(ApiSchema):
-    """What a call returned."""
+    """The result of a call."""
 
     harmless = frozenset({"cache_control"})
     neutral = _TOOLSET
@@ -103,7 +103,7 @@ class InputMessage(ApiSchema):
 
 
 def chat_turns(message: InputMessage) -> Iterator[dict[str, Any]]:
-    """One message in several: results of calls are messages of their own there, before what else the user says."""
+    """One message as several: results of calls become messages of their own, before the rest of the user's message."""
     if isinstance(message.content, str):
         yield {"role": message.role, "content": message.content}
         return
@@ -122,7 +122,7 @@ def chat_turns(message: InputMessage) -> Iterator[dict[str, Any]]:
 
 
 def _content(content: str | Sequence[TextBlock | PictureBlock]) -> str | list[dict[str, Any]]:
-    """A text, or parts of which one is a picture."""
+    """A text, or parts if one of them is a picture."""
     if isinstance(content, str):
         return content
     return [
@@ -134,7 +134,7 @@ def _content(content: str | Sequence[TextBlock | PictureBlock]) -> str | list[di
 
 
 def joined_text(content: str | list[TextBlock] | None) -> str:
-    """Blocks of text as one."""
+    """Blocks of text joined to one text."""
     return content if isinstance(content, str) else "\n".join(block.text for block in content or ())
 
 

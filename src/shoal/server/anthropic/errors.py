@@ -21,7 +21,7 @@ _TYPES = {
 
 
 def error_body(error: ApiError) -> bytes:
-    """The JSON object of an answer or of a stream's last event."""
+    """The JSON object of an error, as an answer or as a stream's last event."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": str(error)}})
 

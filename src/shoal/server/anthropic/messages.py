@@ -1,4 +1,5 @@
-"""Answers as Anthropic's messages: content blocks, whole or as events. Implements `server.openai.form.Form`."""
+"""Answers in the form of Anthropic's messages: content blocks, whole or as events. Implements
+`server.openai.form.Form`."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ _PLAIN = AnswerReading(plain_text, {}, 24)
 
 
 class MessageForm:
-    """The message of one call."""
+    """The message that answers one call."""
 
     def __init__(
         self, model_name: str, *, num_prompt_tokens: int, reading: AnswerReading | None, is_shorter: bool = False
     ) -> None:
-        """`is_shorter`: the context leaves less than the client's `max_tokens`."""
+        """`is_shorter`: whether the context leaves less than the client's `max_tokens`."""
         self._reading = reading or _PLAIN
         self._stream = self._reading.stream()
         self._num_prompt_tokens = num_prompt_tokens
@@ -57,7 +58,7 @@ class MessageForm:
         return self._blocks.events(parts) + self._blocks.close()
 
     def closing(self, usage: Usage) -> bytes:
-        """Why it ended, and what it took."""
+        """The events with stop reason and token counts."""
         fields = {"delta": self._ending, "usage": _usage(usage)}
         return _event("message_delta", fields) + _event("message_stop", {})
 
@@ -83,19 +84,19 @@ class MessageForm:
 
 
 class _Blocks:
-    """Content blocks that open and close as the parts of an answer come."""
+    """Content blocks that open and close as the parts of an answer arrive."""
 
     def __init__(self) -> None:
         self._index = -1
         self._kind: str | None = None
-        """of the block that is open"""
+        """Kind of the open block."""
 
     def events(self, parts: Sequence[AnswerPart]) -> bytes:
-        """Events for more parts."""
+        """Events for further parts."""
         return b"".join(map(self._of, parts))
 
     def close(self) -> bytes:
-        """The end of the block that is open."""
+        """The event that closes the open block."""
         if self._kind is None:
             return b""
         self._kind = None
@@ -146,7 +147,7 @@ def _whole_blocks(parts: Sequence[AnswerPart]) -> list[dict[str, Any]]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Arguments that a model broke off, or that are no object, are none."""
+    """A call's arguments; empty if the model broke them off, or if they are not an object."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -155,7 +156,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, int]:
-    """Source: Anthropic API reference: `input_tokens` are those that came from no cache."""
+    """Source: Anthropic API reference: `input_tokens` do not include tokens from a cache."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_read_input_tokens": usage.cached_tokens,

@@ -54,7 +54,8 @@ class MessagesApi:
 
 
 def within_context(spec: GenerationSpec, max_context: int) -> GenerationSpec:
-    """The same with no more output than the context leaves: clients must say a limit, and say the largest they know.
+    """The same specification with at most as many output tokens as the context leaves: clients must give a limit, and
+    give the largest one they know.
 
     Source: Anthropic's API, which ends such answers with `model_context_window_exceeded`.
     """

@@ -1,6 +1,7 @@
-"""The body of /v1/messages, checked, and the same request as a chat completion.
+"""The checked body of /v1/messages, and its conversion to a chat completion.
 
-Source: Anthropic API reference, "Create a Message". What would change the answer and is not implemented is refused.
+Source: Anthropic API reference, "Create a Message". Fields that would change the answer but are not implemented are
+refused.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _IGNORED = frozenset(
         "workspace_id",
     }
 )
-"""Fields about accounts, caches and places: the answer's words are the same with and without them."""
+"""Fields about accounts, caches and places, which do not change the answer's text."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "compaction": (),
     "diagnostics": (),
@@ -40,7 +41,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "speed": ("standard",),
     "thread": (),
 }
-"""Not implemented: any other value (null aside) is refused."""
+"""Fields that are not implemented: values other than these (and null) are refused."""
 
 
 class InputTool(ApiSchema):
@@ -62,7 +63,7 @@ class InputTool(ApiSchema):
 
 
 class ToolChoice(ApiSchema):
-    """Whether tools are to be called."""
+    """Whether tools must, may or must not be called."""
 
     prefix = "tool_choice."
 
@@ -72,7 +73,7 @@ class ToolChoice(ApiSchema):
 
 
 class Thinking(ApiSchema):
-    """Whether the model thinks first. How long it does is its own affair."""
+    """Whether the model reasons first. The length of its reasoning is not controlled."""
 
     harmless = frozenset({"budget_tokens", "display"})
     prefix = "thinking."
@@ -81,7 +82,7 @@ class Thinking(ApiSchema):
 
 
 class OutputFormat(ApiSchema):
-    """What the answer must look like."""
+    """The format that the answer must have."""
 
     prefix = "output_config.format."
 
@@ -90,7 +91,7 @@ class OutputFormat(ApiSchema):
 
 
 class OutputConfig(ApiSchema):
-    """`output_config` of a request: the form that the answer must have."""
+    """`output_config` of a request: the format that the answer must have."""
 
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"task_budget": ()}
     prefix = "output_config."
@@ -115,7 +116,7 @@ class CountBody(ApiSchema):
     output_format: OutputFormat | None = None
 
     def chat_fields(self) -> dict[str, Any]:
-        """The same request as the fields of a chat completion. Raises InvalidRequest."""
+        """The request as fields of a chat completion. Raises InvalidRequest."""
         if self.messages[-1].role == "assistant":
             raise InvalidRequest("the last message is the assistant's, but answers cannot be prefilled", "messages")
         system = [{"role": "system", "content": joined_text(self.system)}] if self.system else []
@@ -156,7 +157,7 @@ class MessagesBody(CountBody):
 
 
 def chat_body(body: CountBody) -> ChatBody:
-    """The same request as a chat completion. Raises InvalidRequest, ValidationError."""
+    """The request as a chat completion. Raises InvalidRequest, ValidationError."""
     return ChatBody.model_validate({name: value for name, value in body.chat_fields().items() if value is not None})
 
 

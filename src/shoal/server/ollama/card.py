@@ -1,4 +1,4 @@
-"""What Ollama's clients are told of the model."""
+"""The description of the model for Ollama's clients."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from shoal.protocol.worker_messages import FileState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """A model as it lies on the disk, and as Ollama's clients see it."""
+    """A model's files, described for Ollama's clients."""
 
     family: str
-    """its architecture, as its settings name it"""
+    """The model's architecture, as its settings name it."""
     format: str
     """gguf | safetensors"""
     precision: str
-    """that its weights are held in"""
+    """Precision in which its weights are held."""
     files: Sequence[FileState] = ()
 
     def details(self, parent: str | None = None) -> dict[str, Any]:
-        """`details` of Ollama's answers. `parent`: of an adapter, the model that it belongs to."""
+        """`details` in Ollama's answers. `parent`: for an adapter, the model that it belongs to."""
         return {
             "parent_model": parent or "",
             "format": self.format,
@@ -34,7 +34,7 @@ class ModelCard:
         }
 
     def listed(self, name: str, parent: str | None = None) -> dict[str, Any]:
-        """An entry of /api/tags. The digest tells two files apart; it is not that of all of their bytes."""
+        """An entry of /api/tags. The digest distinguishes files, but is not that of all of their bytes."""
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(f"{file.name} {file.num_bytes} {file.header_sha256}\n".encode())
@@ -48,6 +48,6 @@ class ModelCard:
         }
 
     def modified_at(self) -> str:
-        """The time of the newest file."""
+        """Modification time of the newest file."""
         newest_ns = max((file.mtime_ns for file in self.files), default=0)
         return datetime.fromtimestamp(newest_ns / 1e9, UTC).isoformat().replace("+00:00", "Z")

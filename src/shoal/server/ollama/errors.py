@@ -11,7 +11,7 @@ from shoal.server.openai.errors import ApiError, from_exception
 
 
 def error_body(error: ApiError) -> bytes:
-    """The JSON object of an answer or of a stream's last line."""
+    """The JSON object of an error, as an answer or as a stream's last line."""
     return msgspec.json.encode({"error": str(error)})
 
 

@@ -1,4 +1,4 @@
-"""Answers as Ollama's: a JSON object, or one a line while they come. Implements `server.openai.form.Form`."""
+"""Answers in Ollama's form: a JSON object, or one on each line of a stream. Implements `server.openai.form.Form`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLAIN = AnswerReading(plain_text, {}, 24)
 _NS = 1_000_000_000
 
 Place = Callable[[str, str, Sequence[Mapping[str, Any]]], dict[str, Any]]
-"""Where an answer's text, its reasoning and its calls of tools stand in the object."""
+"""Arranges an answer's text, reasoning and tool calls as fields of the object."""
 
 
 def in_message(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def in_response(text: str, thinking: str, calls: Sequence[Mapping[str, Any]]) ->
 
 
 def line_framing(model_name: str, place: Place) -> Framing:
-    """Lines; a sign of life is a line that adds nothing."""
+    """A stream is made of lines; a sign of life is a line that adds nothing."""
     return Framing(b"application/x-ndjson", _written(model_name, place("", "", ())))
 
 
@@ -67,7 +67,7 @@ class OllamaForm:
         return line_framing(self._model_name, self._place)
 
     def opening(self, num_choices: int) -> bytes:
-        """Nothing: the first line is the first piece of text."""
+        """Empty: the first line is the first piece of text."""
         return b""
 
     def event(self, delta: ChoiceDelta) -> bytes:
@@ -77,7 +77,7 @@ class OllamaForm:
         return self._line({**self._place(*fields), **logprobs}) if any(fields) or logprobs else b""
 
     def closing(self, usage: Usage) -> bytes:
-        """The last line: why it ended and what it took."""
+        """The last line: why the answer ended, and its counts."""
         return self._line({**self._place("", "", ()), **self._ending(usage)})
 
     def failure(self, error: ApiError) -> bytes:
@@ -142,15 +142,15 @@ def _written(model_name: str, fields: Mapping[str, Any]) -> bytes:
 
 
 class _Calls:
-    """Calls of tools, each told of when it is whole."""
+    """Tool calls, each sent when it is complete."""
 
     def __init__(self) -> None:
         self._name: str | None = None
-        """of the call that is being written"""
+        """Name of the call that is being written."""
         self._arguments: list[str] = []
 
     def finished(self, parts: Sequence[AnswerPart], *, is_end: bool) -> list[dict[str, Any]]:
-        """The calls that these parts finish."""
+        """The calls that are completed by these parts."""
         calls: list[dict[str, Any]] = []
         for part in parts:
             if isinstance(part, CallStarted):
@@ -170,7 +170,7 @@ class _Calls:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Arguments that a model broke off, or that are no object, are none."""
+    """A call's arguments; empty if the model broke them off, or if they are not an object."""
     with suppress(ValueError, RecursionError):
         value = json.loads(text or "{}")
         if isinstance(value, dict):

@@ -25,9 +25,9 @@ from shoal.server.openai.models import ModelNames, NamedModel
 
 API_PATH = "/api/"
 _MANAGED = ("pull", "push", "create", "copy", "delete", "blobs/{digest}")
-"""What manages the models of an Ollama server."""
+"""Endpoints that manage the models of an Ollama server."""
 _NEVER = "2318-10-01T00:00:00Z"
-"""When a model is unloaded that stays loaded. Source: what Ollama tells where `keep_alive` is negative."""
+"""Expiry of a model that stays loaded. Source: Ollama's answer if `keep_alive` is negative."""
 
 Body = TypeVar("Body", bound=ApiBody)
 
@@ -37,7 +37,7 @@ class ShowBody(BaseModel):
 
     model: str | None = None
     name: str | None = None
-    """as older clients say `model`"""
+    """What older clients send instead of `model`."""
     verbose: bool | None = None
 
 
@@ -123,7 +123,7 @@ class OllamaApi:
         return JSONResponse({"version": server_version()})
 
     async def manage(self, request: Request) -> Response:
-        """What other endpoints of Ollama would do."""
+        """Refuse other endpoints of Ollama."""
         raise ApiError(
             501, f"{request.url.path} is not available: this server only has the models that it was started with"
         )
@@ -141,7 +141,7 @@ class OllamaApi:
         return [self._card.listed(model.name, model.parent) for model in self._names.all]
 
     def _loaded(self, body: ApiBody, model: NamedModel, place: Place) -> Response:
-        """The answer to a request that only loads the model, or wants it gone."""
+        """The answer to a request that only loads the model, or asks to unload it."""
         if body.keep_alive in (0, "0", "0s"):
             raise InvalidRequest("the model stays loaded while the server runs", param="keep_alive")
         return Response(self._form(model, place, None).empty("load"), media_type="application/json")

@@ -1,7 +1,7 @@
-"""The bodies of /api/chat and /api/generate, checked, and the same requests as OpenAI's.
+"""The checked bodies of /api/chat and /api/generate, and their conversion to OpenAI's.
 
-Source: Ollama's API reference and its Modelfile reference (`options`). What would change the answer and is not
-implemented is refused; what says how Ollama loads a model is ignored, for here it is loaded.
+Source: Ollama's API reference and its Modelfile reference (`options`). Options that would change the answer but are not
+implemented are refused; options for loading a model are ignored, because it is loaded already.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _HARMLESS_OPTIONS = frozenset(
         "vocab_only",
     }
 )
-"""They say how a model is loaded, or belong to options that are refused."""
+"""Options for loading a model, and options that only matter together with refused ones."""
 _NEUTRAL_OPTIONS: dict[str, tuple[object, ...]] = {
     "mirostat": (0,),
     "tfs_z": (1,),
     "typical_p": (1,),
 }
 _SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-"""Where a request is silent. Source: Ollama's Modelfile reference."""
+"""Defaults of options. Source: Ollama's Modelfile reference."""
 _REPEAT_LAST_N = 64
 """Source: the same."""
 _TRANSLATED = {"num_ctx", "num_predict", "repeat_penalty", "repeat_last_n"}
-"""Options that OpenAI's bodies have under other names, or not at all."""
+"""Options with other names in OpenAI's bodies, or without an equivalent."""
 
 
 class Options(ApiSchema):
-    """`options` of a request: how tokens are drawn."""
+    """`options` of a request: how tokens are sampled."""
 
     neutral = _NEUTRAL_OPTIONS
     harmless = _HARMLESS_OPTIONS
@@ -61,7 +61,7 @@ class Options(ApiSchema):
 
     num_ctx: Annotated[int, Field(ge=1)] | None = None
     num_predict: Annotated[int, Field(ge=-2)] | None = None
-    """output tokens at most; below 0: what the context leaves"""
+    """Most output tokens; below 0: what the context leaves."""
     seed: int | None = None
     temperature: float | None = None
     top_k: int | None = None
@@ -71,11 +71,11 @@ class Options(ApiSchema):
     frequency_penalty: float | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
     repeat_last_n: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
-    """latest tokens that `repeat_penalty` is for; 0: none, -1: all, by default 64"""
+    """Number of latest tokens to which `repeat_penalty` applies; 0: none, -1: all, 64 by default."""
     stop: str | list[str] | None = None
 
     def fields(self) -> dict[str, Any]:
-        """The same options as fields of OpenAI's bodies."""
+        """The options as fields of OpenAI's bodies."""
         own = self.model_dump(exclude_none=True, include=set(Options.model_fields) - _TRANSLATED)
         limit = {} if self.num_predict is None or self.num_predict < 0 else {"max_tokens": self.num_predict}
         return {**_SAMPLED, **own, **limit, **self._repetition()}
@@ -105,11 +105,11 @@ class ApiCall(ApiSchema):
 
 
 MAX_IMAGES = 64
-"""Of a message; how many a request may have is said elsewhere."""
+"""Most pictures of a message; the limit for a request is checked elsewhere."""
 
 
 def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:
-    """A text, or a text behind pictures, as OpenAI's."""
+    """A text, or a text after pictures, in OpenAI's form."""
     if not images:
         return text
     urls = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}} for image in images]
@@ -125,7 +125,7 @@ class ApiMessage(ApiSchema):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = None
-    """files of pictures in base64, which come before the text"""
+    """Picture files in base64, which come before the text."""
     thinking: str | None = None
     tool_calls: Annotated[list[ApiCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_name: str | None = None
@@ -144,21 +144,21 @@ class ApiMessage(ApiSchema):
 
 
 class ApiBody(ApiSchema):
-    """What both endpoints share. null stands for the default everywhere."""
+    """The fields of both endpoints. null means the default everywhere."""
 
     model: Annotated[str, Field(min_length=1)]
     stream: bool | None = None
     format: str | dict[str, Any] | None = None
     options: Options | None = None
     keep_alive: float | str | None = None
-    """ignored: models stay loaded"""
+    """Ignored, because models stay loaded."""
     think: bool | Literal["low", "medium", "high"] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     @property
     def streams(self) -> bool:
-        """Whether the answer comes in pieces, as it does where nothing is said."""
+        """Whether the answer is streamed, which is the default."""
         return self.stream is not False
 
     @property
@@ -166,7 +166,7 @@ class ApiBody(ApiSchema):
         return self.options or Options()
 
     def check_context(self, max_context: int) -> None:
-        """Raises InvalidRequest where more context is asked for than there is."""
+        """Raises InvalidRequest if more context is asked for than there is."""
         num_ctx = self._own_options.num_ctx
         if num_ctx is not None and num_ctx > max_context:
             raise InvalidRequest(
@@ -205,11 +205,11 @@ class ApiChatBody(ApiBody):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it only asks for the model to be loaded."""
+        """Whether the request only asks to load the model."""
         return not self.messages
 
     def chat_body(self) -> ChatBody:
-        """The same request as OpenAI's. Raises InvalidRequest, ValidationError."""
+        """The request in OpenAI's form. Raises InvalidRequest, ValidationError."""
         return self._chat_body(
             {"messages": [message.chat_fields() for message in self.messages], "tools": self.tools or None}
         )
@@ -234,7 +234,7 @@ class ApiGenerateBody(ApiBody):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it only asks for the model to be loaded."""
+        """Whether the request only asks to load the model."""
         return not self.prompt
 
     @model_validator(mode="after")
@@ -245,16 +245,17 @@ class ApiGenerateBody(ApiBody):
 
     @property
     def is_text(self) -> bool:
-        """Whether the prompt is text to go on with, and not a question."""
+        """Whether the prompt is a text to be continued, rather than a question."""
         return bool(self.raw or self.suffix)
 
     def chat_body(self) -> ChatBody:
-        """The same request as OpenAI's, the prompt as the user's question. Raises InvalidRequest, ValidationError."""
+        """The request in OpenAI's form, with the prompt as the user's question. Raises InvalidRequest,
+        ValidationError."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return self._chat_body({"messages": [*system, {"role": "user", "content": _content(self.prompt, self.images)}]})
 
     def completion_body(self) -> CompletionBody:
-        """The same request as OpenAI's, the prompt as it is. Raises InvalidRequest, ValidationError."""
+        """The request in OpenAI's form, with the prompt as it is. Raises InvalidRequest, ValidationError."""
         if self.system:
             raise InvalidRequest("a raw prompt has no system message: leave out `system`", param="system")
         num_logprobs = (self.top_logprobs or 0) if self.logprobs else None

@@ -1,4 +1,4 @@
-"""Answers as OpenAI's responses, whole or as events. Implements `server.openai.form.Form`."""
+"""Answers in the form of OpenAI's responses, whole or as events. Implements `server.openai.form.Form`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PLAIN = AnswerReading(plain_text, {}, 24)
 
 
 def failure_of_stream(body: bytes, num_events: int) -> bytes:
-    """The event with which a stream ends after an error, where there is no response that could have failed.
+    """The event with which a stream ends after an error, if there is no response that could have failed.
 
     Source: OpenAI API reference, streaming events of Responses, `error`.
 
     Args:
         body: the error as an answer of its own.
-        num_events: that were sent before.
+        num_events: number of events sent before.
     """
     error = msgspec.json.decode(body)["error"]
     told = {name: error.get(name) for name in ("code", "message", "param")}
@@ -46,7 +46,7 @@ class ResponseForm:
         reading: AnswerReading | None,
         on_done: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """`on_done` is told the whole response once it is there."""
+        """`on_done`: called with the whole response when it is complete."""
         reading = reading or _PLAIN
         self._response = _skeleton(body, model_name)
         self._stream = reading.stream()
@@ -69,7 +69,7 @@ class ResponseForm:
         return self._take()
 
     def closing(self, usage: Usage) -> bytes:
-        """The events that end a stream, the last with the whole response."""
+        """The events that end a stream; the last one contains the whole response."""
         response = self._whole(usage)
         self._on_done(response)
         self._emit(str(response["status"]), {"response": response})
@@ -119,7 +119,7 @@ class ResponseForm:
 
 
 def _skeleton(body: ResponsesBody, model_name: str) -> dict[str, Any]:
-    """Everything that is known before the answer."""
+    """All fields that are known before the answer."""
     given = body.model_dump(by_alias=True, exclude_none=True)
     return {
         "id": f"resp_{uuid.uuid4().hex}",

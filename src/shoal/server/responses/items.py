@@ -1,4 +1,4 @@
-"""The output items of a response, which open and close as the parts of an answer come."""
+"""The output items of a response, which open and close as the parts of an answer arrive."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from shoal.model.text.answer.parts import AnswerPart, CallArguments, CallStarted
 from shoal.server.responses.tools import full_name
 
 Emit = Callable[[str, dict[str, Any]], None]
-"""told the type of an event, without `response.`, and its fields"""
+"""Called with the type of an event, without `response.`, and its fields."""
 
 
 class OutputItems:
-    """Mutable. `output` holds the items so far, the open one incomplete."""
+    """Builds the items from an answer's parts. `output` has the items so far, of which the open one is incomplete."""
 
     def __init__(self, emit: Emit, num_id_chars: int, known_names: Mapping[str, Mapping[str, str]]) -> None:
         """`known_names`: see `tools.known_names`."""
@@ -25,7 +25,7 @@ class OutputItems:
         self._is_open = False
 
     def add(self, parts: Sequence[AnswerPart]) -> None:
-        """More of the answer."""
+        """Add further parts of the answer."""
         for part in parts:
             match part:
                 case Content(text):
@@ -45,7 +45,7 @@ class OutputItems:
                     self._emit("function_call_arguments.delta", {**self._place(), "delta": text})
 
     def close(self, status: str = "completed") -> None:
-        """The open item is whole."""
+        """The open item is complete."""
         if not self._is_open:
             return
         self._is_open = False
@@ -89,7 +89,7 @@ class OutputItems:
 
 
 def answer_message(output: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The items of an answer as the message of a chat."""
+    """The items of an answer as a chat message."""
     message: dict[str, Any] = {"role": "assistant", "content": ""}
     for item in output:
         match item["type"]:

@@ -73,7 +73,7 @@ class ResponsesApi:
         return JSONResponse({"id": name, "object": "response", "deleted": True})
 
     def _conversation(self, body: ResponsesBody) -> list[Message]:
-        """With what was said before."""
+        """The messages of the whole conversation, including the stored ones."""
         if body.previous_response_id is None:
             return body.new_messages()
         return [*self._find(body.previous_response_id).messages, *body.new_messages()]

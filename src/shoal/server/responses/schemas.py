@@ -1,6 +1,7 @@
-"""The body of /v1/responses, checked, and the same request as a chat completion.
+"""The checked body of /v1/responses, and its conversion to a chat completion.
 
-Source: OpenAI API reference, "Create a model response". What would change the answer and is not implemented is refused.
+Source: OpenAI API reference, "Create a model response". Fields that would change the answer but are not implemented are
+refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from shoal.server.openai.body.tool_schemas import MAX_TOOLS
 from shoal.server.responses.tools import NamedTool, Tool, full_name
 
 Message = Mapping[str, Any]
-"""of a chat completion"""
+"""A message of a chat completion."""
 _IGNORED = frozenset(
     {
         "metadata",
@@ -30,7 +31,7 @@ _IGNORED = frozenset(
         "user",
     }
 )
-"""Fields about accounts, caches and what is told beside the answer, whose words are the same without them."""
+"""Fields about accounts, caches and additional data, which do not change the answer's text."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "access_programs": (),
     "background": (False,),
@@ -44,13 +45,13 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
-"""Not implemented: any other value (null aside) is refused."""
+"""Fields that are not implemented: values other than these (and null) are refused."""
 _OF_ITEMS = frozenset({"id", "status"})
 _WITHOUT_WAITING: Mapping[str, tuple[object, ...]] = {"async": (False,)}
 
 
 class TextPart(ApiSchema):
-    """Text of a message, of reasoning or of what a function returned."""
+    """Text of a message, of reasoning or of a function's result."""
 
     harmless = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
     prefix = "input.content."
@@ -97,7 +98,7 @@ class CallItem(ApiSchema):
 
 
 class CallOutputItem(ApiSchema):
-    """What a call returned."""
+    """The result of a call."""
 
     harmless = _OF_ITEMS | {"caller"}
     neutral = _WITHOUT_WAITING
@@ -109,7 +110,7 @@ class CallOutputItem(ApiSchema):
 
 
 class ReasoningItem(ApiSchema):
-    """What the model thought in an earlier answer."""
+    """The model's reasoning in an earlier answer."""
 
     harmless = _OF_ITEMS | {"encrypted_content", "summary"}
     prefix = "input."
@@ -122,7 +123,7 @@ Item = MessageItem | CallItem | CallOutputItem | ReasoningItem
 
 
 class TextFormat(ApiSchema):
-    """What the answer must look like."""
+    """The format that the answer must have."""
 
     harmless = frozenset({"description"})
     prefix = "text.format."
@@ -143,7 +144,7 @@ class TextOptions(ApiSchema):
 
 
 class ReasoningOptions(ApiSchema):
-    """`reasoning` of the body. Summaries are not made: the reasoning itself is shown."""
+    """`reasoning` of the body. There are no summaries: the reasoning itself is returned."""
 
     harmless = frozenset({"generate_summary"})
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {"context": ("auto",), "mode": ("standard",)}
@@ -161,7 +162,7 @@ class ResponsesBody(ApiSchema):
 
     model: str | None = None
     include: list[str] | None = None
-    """what else to tell: nothing of it is there but what is told anyway"""
+    """Additional data to return: only what is returned anyway is accepted."""
     input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
@@ -183,13 +184,13 @@ class ResponsesBody(ApiSchema):
         return self
 
     def new_messages(self) -> list[Message]:
-        """What the input adds to the conversation."""
+        """The messages that the input adds to the conversation."""
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
         return to_messages(self.input)
 
     def chat_body(self, messages: Sequence[Message]) -> ChatBody:
-        """The same request as a chat completion over a whole conversation. Raises InvalidRequest, ValidationError."""
+        """The request as a chat completion over a whole conversation. Raises InvalidRequest, ValidationError."""
         first = [{"role": "system", "content": self.instructions}] if self.instructions else []
         choice = self.tool_choice
         if isinstance(choice, NamedTool):
@@ -217,7 +218,7 @@ class ResponsesBody(ApiSchema):
 
 
 def to_messages(items: Iterable[Item]) -> list[Message]:
-    """Items as the messages of a chat: reasoning, text and calls that follow each other are one answer."""
+    """Items as chat messages: consecutive reasoning, text and calls are one answer."""
     messages: list[dict[str, Any]] = []
     for item in items:
         match item:
@@ -239,14 +240,14 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
 
 
 def _answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """The assistant's message at the end, begun where there is none."""
+    """The assistant's message at the end, which is added if there is none."""
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})
     return messages[-1]
 
 
 def _content(content: str | Sequence[TextPart | PicturePart]) -> str | list[dict[str, Any]]:
-    """A text, or parts as those of a chat."""
+    """A text, or parts in the form of chat completions."""
     if isinstance(content, str):
         return content
     return [

@@ -1,4 +1,4 @@
-"""Answers that a later request may go on from: a bounded number of conversations in memory."""
+"""Answers that later requests may continue: a bounded number of conversations in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.model.text.chat_template import num_chars_within
 
 MAX_RESPONSES = 1024
 MAX_CHARS = 64 << 20
-"""of all conversations together"""
+"""Characters of all conversations together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +20,11 @@ class StoredResponse:
 
     response: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]]
-    """of a chat completion, without instructions"""
+    """Messages of a chat completion, without instructions."""
 
 
 class ResponseStore:
-    """Forgets those that were not asked for for longest. They are gone with the server."""
+    """Removes the least recently used answers first. All are lost when the server ends."""
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_chars: int = MAX_CHARS) -> None:
         self._max_responses = max_responses
@@ -33,7 +33,7 @@ class ResponseStore:
         self._num_chars = 0
 
     def get(self, response_id: str) -> StoredResponse | None:
-        """An answer by its id; None: it is not there, or no longer."""
+        """An answer by its id; None: it does not exist, or no longer."""
         entry = self._stored.get(response_id)
         if entry is None:
             return None
@@ -41,7 +41,7 @@ class ResponseStore:
         return entry[0]
 
     def put(self, response_id: str, stored: StoredResponse) -> None:
-        """Keep an answer, as long as there is room."""
+        """Store an answer, if there is room."""
         num_chars = num_chars_within((stored.response, stored.messages))
         self._stored[response_id] = stored, num_chars
         self._num_chars += num_chars
@@ -49,7 +49,7 @@ class ResponseStore:
             self.delete(next(iter(self._stored)))
 
     def delete(self, response_id: str) -> bool:
-        """Forget an answer; whether it was there."""
+        """Delete an answer. Returns whether it existed."""
         entry = self._stored.pop(response_id, None)
         if entry is not None:
             self._num_chars -= entry[1]

@@ -1,4 +1,4 @@
-"""The HTTP application of a model of speech."""
+"""The HTTP application of a speech model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _OTHERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/mess
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechSettings:
-    """What is taken of a client, and what is done where it says nothing."""
+    """Limits for clients, and defaults."""
 
     max_upload_bytes: int = MAX_UPLOAD_BYTES
-    """of a request"""
+    """Limit for a request."""
     max_audio_s: float = 3600.0
-    """of its sound; an hour is 230 MB of samples"""
+    """Longest sound; an hour is 230 MB of samples."""
     beam_size: int = BEAM_SIZE
-    """of searches"""
+    """Hypotheses of searches, by default."""
 
 
 def create_speech_app(
@@ -47,12 +47,12 @@ def create_speech_app(
 
     Args:
         data_plane: of the model.
-        metrics: what the data plane counts with.
+        metrics: counted by the data plane.
         transcriber: over the data plane.
         model_name: that clients ask for.
-        options: see there.
+        options: see `AppOptions`.
         settings: None: the defaults.
-        strict_fields: refuse fields that nobody knows.
+        strict_fields: refuse unknown fields.
     """
     settings = settings or SpeechSettings()
     bodies = RequestBodies(settings.max_upload_bytes)

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints of speech over one transcriber: read, decode, transcribe, answer in the form asked for."""
+"""OpenAI's speech endpoints over one transcriber: read, decode, transcribe, and answer in the requested format."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class SpeechApi:
             readers: threads in which sound is decoded.
             model_name: that clients ask for.
             max_audio_s: the longest sound.
-            beam_size: of searches, where a client says nothing.
-            strict_fields: refuse fields that nobody knows.
+            beam_size: of searches, by default.
+            strict_fields: refuse unknown fields.
         """
         self._transcriber, self._bodies, self._readers = transcriber, bodies, readers
         self._beam_size = beam_size
@@ -109,7 +109,7 @@ class SpeechApi:
 
 
 class TranscriptStream(Response):
-    """A transcript as server-sent events, window by window; the client going away ends it.
+    """A transcript as server-sent events, window by window, which ends if the client disconnects.
 
     Source: OpenAI API reference, `transcript.text.delta` and `transcript.text.done`.
     """

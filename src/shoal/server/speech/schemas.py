@@ -31,7 +31,7 @@ _KNOWN = (
     "no_speech_threshold",
 )
 _MAX_BEAMS = 64
-"""of a search or of draws, whatever --max-seqs says"""
+"""Most hypotheses of a search and most draws, whatever --max-seqs says."""
 _GRANULARITIES = ("timestamp_granularities", "timestamp_granularities[]")
 _REFUSED = {
     "keywords": "words that are to be expected go into `prompt`",
@@ -50,7 +50,7 @@ _SWITCHES = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechForm:
-    """A form that was checked."""
+    """A checked form."""
 
     file: bytes
     model: str | None
@@ -58,7 +58,7 @@ class SpeechForm:
     prompt: str
     response_format: ResponseFormat
     granularities: frozenset[str]
-    """of `verbose_json`: segment, word or both"""
+    """Parts of `verbose_json`: segment, word or both."""
     temperature: float
     streams: bool
     timeout_s: float | None
@@ -77,11 +77,11 @@ def read_speech_form(
 
     Args:
         parts: in order.
-        is_translation: whether it is to be translated: then the language that is spoken is not asked.
-        strict_fields: refuse fields that nobody knows.
+        is_translation: whether the speech is translated; then its language is not a field.
+        strict_fields: refuse unknown fields.
 
     Raises:
-        InvalidRequest: names the field that cannot be.
+        InvalidRequest: names the invalid field.
     """
     fields: dict[str, str | bytes] = {}
     granularities: set[str] = set()
@@ -175,7 +175,7 @@ def _count(name: str, value: str) -> int:
 
 
 def _thresholds(text: Callable[[str], str]) -> Thresholds:
-    """Under openai/whisper's names; faster-whisper writes one of them otherwise."""
+    """Thresholds by openai/whisper's names; faster-whisper has another name for one of them."""
     usual = Thresholds()
     logprob = "log_prob_threshold" if text("log_prob_threshold") else "logprob_threshold"
     ratio, no_speech = "compression_ratio_threshold", "no_speech_threshold"

@@ -1,1 +1,1 @@
-"""Traces of requests for OpenTelemetry, where its standard variables ask for them."""
+"""Traces of requests for OpenTelemetry, if its standard variables ask for them."""

@@ -1,6 +1,6 @@
-"""Spans of OpenTelemetry from what the engine has followed: a request, its phases, and the stages within them.
+"""OpenTelemetry spans from what the engine has traced: a request, its phases, and the stages within them.
 
-Source of the attributes' names: OpenTelemetry, semantic conventions for generative AI; what they lack is `shoal.*`.
+Source of the attributes' names: OpenTelemetry, semantic conventions for generative AI; others are `shoal.*`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NS = 1_000_000_000
 
 
 class RequestSpans:
-    """Implements `generation.seams.RequestObserver`; `end` is for the engine's thread."""
+    """Implements `generation.seams.RequestObserver`; `end` is called in the engine's thread."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class RequestSpans:
         Args:
             tracer: makes the spans.
             model_name: as clients ask for it.
-            clock: the engine's.
+            clock: of the engine.
             wall_clock_ns: nanoseconds since 1970.
         """
         self._tracer, self._model_name = tracer, model_name
@@ -41,18 +41,18 @@ class RequestSpans:
         self._parents: dict[RequestId, Context] = {}
 
     def begin(self, request_ids: Iterable[RequestId]) -> None:
-        """Requests are about to be submitted for the call under way, whose span they belong to."""
+        """Requests are about to be submitted for the present call, whose span becomes their parent."""
         self._parents |= dict.fromkeys(request_ids, context.get_current())
 
     def forget(self, request_ids: Iterable[RequestId]) -> None:
-        """They were not taken."""
+        """These requests were refused."""
         for request_id in request_ids:
             self._parents.pop(request_id, None)
 
     def end(self, ended: RequestTrace) -> None:
-        """A request has ended: its spans are handed on."""
+        """A request has ended: export its spans."""
         parent, finished = self._parents.pop(ended.request_id, None), ended.finished
-        if parent is None or finished is None:  # a canary, which no call has asked for
+        if parent is None or finished is None:  # a canary, which does not belong to a call
             return
         span = self._tracer.start_span(
             "generate",

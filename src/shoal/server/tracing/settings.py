@@ -1,4 +1,4 @@
-"""Whether and where traces go, by OpenTelemetry's standard variables.
+"""Whether and where traces are sent, by OpenTelemetry's standard variables.
 
 Source: OpenTelemetry specification, "Environment Variable Specification" and "OTLP Exporter".
 """
@@ -14,10 +14,10 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 
 def exporter_name(environment: Mapping[str, str]) -> str | None:
-    """`otlp` or `console`; None: nobody asks for traces.
+    """`otlp` or `console`; None: no traces are asked for.
 
     Raises:
-        ConfigError: an exporter or a protocol that is not supported.
+        ConfigError: the exporter or the protocol is not supported.
     """
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None

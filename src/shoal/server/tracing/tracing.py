@@ -1,4 +1,4 @@
-"""Opens and closes the traces of a server."""
+"""Starts and ends the traces of a server."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from shoal.server.tracing.request_spans import RequestSpans
 
 _PROBES = "/health,/ready,/metrics,/status"
-"""Paths whose calls are no spans: they come every few seconds, from machines."""
+"""Paths whose calls have no spans, because monitoring calls them every few seconds."""
 
 
 class Tracing:
-    """Makes the spans of a server. OpenTelemetry is imported only where there is one."""
+    """Makes the spans of a server. OpenTelemetry is imported only if they are asked for."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        """`provider`: hands spans on."""
+        """`provider`: exports spans."""
         self._provider = provider
 
     def trace_calls(self, app: Starlette) -> None:
-        """Every call of the app becomes a span, a child of what its `traceparent` header names."""
-        asgi: Any = import_module("opentelemetry.instrumentation.asgi")  # it says nothing of its types
+        """Every call of the app becomes a span, a child of the one in its `traceparent` header."""
+        asgi: Any = import_module("opentelemetry.instrumentation.asgi")  # the module has no type annotations
 
         app.add_middleware(
             asgi.OpenTelemetryMiddleware,
@@ -49,12 +49,12 @@ class Tracing:
 
 @contextmanager
 def open_tracing() -> Generator[Tracing | None, None, None]:
-    """Tracing until the block ends, when what is left of it is handed on; None where no variable asks for it.
+    """Tracing until the block ends, when the remaining spans are exported; None if no variable asks for it.
 
-    The sampler, the endpoint, headers, batches and time limits are as OpenTelemetry's variables say.
+    OpenTelemetry's variables set the sampler, the endpoint, headers, batches and time limits.
 
     Raises:
-        ConfigError: the variables ask for what is not supported.
+        ConfigError: the variables ask for something that is not supported.
         MissingExtra: its packages are missing.
     """
     name = exporter_name(os.environ)

@@ -1,4 +1,4 @@
-"""`serve --demo` and `--allow-drill`: take a worker or a machine away, to see the server go on."""
+"""`serve --demo` and `--allow-drill`: remove a worker or a machine, to see that the server continues."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from shoal.server.web.questions import KillBody, StrikeBody
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Victim:
-    """A worker that is to be taken away."""
+    """A worker that is to be killed or stopped."""
 
     pid: int
-    """on its machine"""
+    """Process id on its machine."""
     machine: str | None = None
-    """None: the server's own"""
+    """Name of its machine; None: the server's own."""
 
 
 def find_victim(models: Sequence[Mapping[str, Any]], asked: KillBody) -> Victim:
-    """Find a worker in what `/status` says.
+    """Find a worker in the content of `/status`.
 
     Args:
-        models: from `Status.describe`, just now.
+        models: present result of `Status.describe`.
         asked: which worker.
 
     Raises:
@@ -42,7 +42,7 @@ def find_victim(models: Sequence[Mapping[str, Any]], asked: KillBody) -> Victim:
 
 
 async def take_worker(status: Status, asked: KillBody) -> None:
-    """Kill or stop a worker, wherever it runs.
+    """Kill or stop a worker on any machine.
 
     Raises:
         ConfigError: there is no such worker now, or it has just ended.
@@ -70,10 +70,10 @@ async def take_machine(status: Status, asked: StrikeBody) -> None:
 
 
 def strike(pid: int, how: str) -> None:
-    """Kill or stop a worker: a child of this process, so its id is its own until its end has been noticed.
+    """Kill or stop a worker. It is a child of this process, so its process id is not reused before its end is noticed.
 
     Raises:
-        ConfigError: it has just ended.
+        ConfigError: the worker has just ended.
     """
     try:
         os.kill(pid, SIGNALS[how])

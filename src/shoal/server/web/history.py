@@ -1,4 +1,4 @@
-"""The load of the last hour: a bounded ring of samples of what `/status` says, taken every few seconds."""
+"""The load of the last hour: a bounded ring of samples of `/status`, taken every few seconds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 PERIOD_S = 5.0
-"""Between two samples. A judgment: a loss and its recovery, of a second or two, still lower a sample's rate."""
+"""Time between two samples. A judgment: a loss and its recovery, a second or two, still lower a sample's rate."""
 NUM_SAMPLES = 720
-"""Of each model: an hour."""
+"""Samples of each model: an hour."""
 MAX_MODELS = 64
-"""Models beyond these, in the order of `/status`, have no samples: 26 KB each."""
+"""Further models, in the order of `/status`, have no samples: 26 KB each."""
 FIELDS = ("in_per_s", "out_per_s", "running", "waiting", "kv_usage", "serving", "losses")
-"""What a sample has: prompt tokens and output tokens (of a graph: rows) a second since the sample before, requests,
-share of the KV blocks in use, replicas that have their workers, and losses so far."""
+"""Fields of a sample: prompt tokens and output tokens (of a graph: rows) a second since the previous sample, requests,
+fraction of the KV blocks in use, replicas that have their workers, and losses so far."""
 
 _logger = logging.getLogger("shoal.server")
 Describe = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
@@ -36,16 +36,16 @@ class _Ring:
     )
     times_s: np.ndarray[Any, np.dtype[np.float64]] = field(default_factory=lambda: np.zeros(NUM_SAMPLES))
     count: int = 0
-    """samples so far, those that were overwritten included"""
+    """Samples so far, including overwritten ones."""
 
     def add(self, now_s: float, values: Sequence[float]) -> None:
-        """The oldest one goes."""
+        """Add a sample; the oldest one is overwritten."""
         at = self.count % NUM_SAMPLES
         self.rows[at], self.times_s[at] = values, now_s
         self.count += 1
 
     def in_order(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Indexes of the samples, the oldest first."""
+        """Indices of the samples, the oldest first."""
         first = max(0, self.count - NUM_SAMPLES)
         return np.arange(first, self.count) % NUM_SAMPLES
 
@@ -62,7 +62,7 @@ class LoadHistory:
         self._describe, self._clock = describe, clock
         self._rings: dict[str, _Ring] = {}
         self._before: dict[str, tuple[float, Mapping[str, float]]] = {}
-        """when each model was last looked at, and its counters then"""
+        """When each model was last sampled, and its counters at that time."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,7 +70,7 @@ class LoadHistory:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Take no more. Idempotent."""
+        """Take no more samples. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -78,7 +78,7 @@ class LoadHistory:
             self._task = None
 
     async def sample(self) -> None:
-        """Look at every model once; models that are gone are forgotten."""
+        """Sample every model once; models that no longer exist are removed."""
         models = (await self._describe())[:MAX_MODELS]
         now_s = self._clock()
         names = {model["name"] for model in models}
@@ -92,7 +92,7 @@ class LoadHistory:
             self._before[name] = now_s, counters
 
     def series(self) -> list[dict[str, Any]]:
-        """Of each model `name`, `age_s` of each sample, the oldest first, and values by `FIELDS`; None: not known."""
+        """For each model: `name`, `age_s` of each sample, the oldest first, and values by `FIELDS`; None: unknown."""
         now_s = self._clock()
         return [
             {
@@ -114,7 +114,7 @@ class LoadHistory:
 
 def _values(model: Mapping[str, Any], before: tuple[float, Mapping[str, float]] | None, now_s: float) -> list[float]:
     """One sample, in the order of `FIELDS`."""
-    counters, replicas = model.get("counters", {}), model.get("replicas", ())  # none: it is not loaded
+    counters, replicas = model.get("counters", {}), model.get("replicas", ())  # empty: it is not loaded
     usages = [one["kv_usage"] for one in replicas if one.get("kv_usage") is not None]
     return [
         _rate("prompt_tokens", counters, before, now_s),
@@ -130,7 +130,7 @@ def _values(model: Mapping[str, Any], before: tuple[float, Mapping[str, float]] 
 def _rate(
     name: str, counters: Mapping[str, float], before: tuple[float, Mapping[str, float]] | None, now_s: float
 ) -> float:
-    """By how much a counter has grown a second."""
+    """Growth of a counter per second."""
     if before is None or name not in counters or name not in before[1] or now_s <= before[0]:
         return nan
     return (counters[name] - before[1][name]) / (now_s - before[0])

@@ -1,6 +1,6 @@
-"""The page at `/`: files of the package, and the headers that keep everything else out of it.
+"""The page at `/`: files of the package, and headers that keep foreign content out of it.
 
-The page holds no state of the server and needs no key; what it asks for afterwards does.
+The page contains no state of the server and needs no key; its later calls do.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-"""Source: W3C Content Security Policy Level 3; the others as OWASP's Secure Headers Project lists them. Scripts and
-styles come from files of this server alone, none stands in the page itself."""
+"""Source: W3C Content Security Policy Level 3; the others are those of OWASP's Secure Headers Project. Scripts and
+styles come only from files of this server; the page itself has none inline."""
 
 
 class WebPage:
     """Handlers of the page's files, which are read once: a hundred kilobytes."""
 
     def __init__(self, folder: Path = ASSETS) -> None:
-        """`folder`: where `make web` has put them."""
+        """`folder`: where `make web` puts the files."""
         files = (path for path in sorted(folder.iterdir()) if path.suffix in _SERVED)
         self._files = {path.name: _File(path) for path in files}
 
@@ -60,7 +60,7 @@ class WebPage:
 
 
 class _File:
-    """One file in memory; browsers ask each time whether theirs is still the same."""
+    """One file in memory; browsers always ask whether their copy is current."""
 
     def __init__(self, path: Path) -> None:
         self._content = path.read_bytes()
@@ -72,7 +72,7 @@ class _File:
         }
 
     def answer(self, request: Request) -> Response:
-        """The content, or that it has not changed. Source: RFC 9110, section 13.1.2 (If-None-Match)."""
+        """The content, or 304 if it has not changed. Source: RFC 9110, section 13.1.2 (If-None-Match)."""
         if request.headers.get("if-none-match") == self._headers["etag"]:
             return Response(status_code=304, headers=self._headers)
         return Response(self._content, headers=self._headers)

@@ -1,4 +1,4 @@
-"""Bodies of the calls that only the page makes, within bounds."""
+"""Bounded bodies of the calls that only the page makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WhatIfBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     bytes_per_s: Annotated[float, msgspec.Meta(ge=1e3, le=1e13)] = 117e6
 
     def to_change(self) -> Change:
-        """As the planner takes it."""
+        """The change in the planner's form."""
         link = LinkSpeed(latency_s=self.latency_s, bytes_per_s=self.bytes_per_s)
         return Change(kind=self.change, like=self.like, factor=self.factor, link=link)
 
@@ -37,9 +37,9 @@ class KillBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     model: _Name
     replica: _Index
     worker: _Index
-    """stage by stage, rank by rank"""
+    """Number of the worker, counted stage by stage and rank by rank."""
     how: Literal["kill", "stop"] = "kill"
-    """kill: it is gone; stop: it hangs"""
+    """kill: the worker ends; stop: it hangs."""
 
 
 class StrikeBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -48,16 +48,16 @@ class StrikeBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     model: _Name
     machine: _Name
     how: StrikeKind
-    """of all its workers; cable: nothing passes between it and any other machine"""
+    """kill, stop: all of its workers; cable: nothing passes between it and any other machine."""
     for_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_CABLE_S)] = 5.0
-    """until the cable is put back"""
+    """Seconds until the cable is connected again."""
 
 
 BodyT = TypeVar("BodyT", WhatIfBody, KillBody, StrikeBody)
 
 
 def read_body(content: bytes, schema: type[BodyT]) -> BodyT | str:
-    """The body, or what is wrong with it."""
+    """The body, or a message that says what is wrong with it."""
     try:
         return msgspec.json.decode(content, type=schema)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,6 +1,7 @@
-"""What only the page asks: how models were planned, the load of the last hour, what if, and in a demo who dies.
+"""Calls that only the page makes: how models were planned, the load of the last hour, what-if questions and, in a demo,
+which worker to kill.
 
-All of it is below `/status`, which needs the key where there is one. What is live the page reads from `/status` itself.
+All are below `/status`, which needs the key if there is one. The page reads the present state from `/status` itself.
 """
 
 from __future__ import annotations
@@ -28,29 +29,29 @@ _MOST_ANSWERS = 32
 """Answers of the planner that are kept: one for each question of a page's form."""
 
 _Answer = tuple[int, object]
-"""status and content"""
+"""Status and content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageOptions:
-    """The page of a server."""
+    """Options of a server's page."""
 
     plans: PlanBook
     is_demo: bool = False
-    """whether whoever may use the server may take workers away, on the page"""
+    """Whether users of the server may kill or stop workers on the page."""
     allows_drill: bool = False
-    """the same for `shoal drill`, without a word of it on the page"""
+    """The same for `shoal drill`, without showing it on the page."""
 
 
 class PageApi:
-    """The page, and handlers of its own calls. Belongs to the server's event loop."""
+    """Handlers of the page and of its own calls. Belongs to the server's event loop."""
 
     def __init__(self, status: Status, options: PageOptions, allowed_hosts: Sequence[str] | None) -> None:
         """
         Args:
             status: of the server.
-            options: see there.
-            allowed_hosts: names under which the server may be asked, beside this machine's own and addresses.
+            options: see `PageOptions`.
+            allowed_hosts: host names that requests may use besides this machine's own and addresses.
         """
         self._status, self._plans, self._is_demo = status, options.plans, options.is_demo
         self._allows_kills = options.is_demo or options.allows_drill
@@ -58,7 +59,7 @@ class PageApi:
         self._history = LoadHistory(status.describe)
         self._asking = asyncio.Lock()
         self._answers: dict[WhatIfBody, _Answer] = {}
-        """the latest answers of the planner, by status and content"""
+        """The planner's latest answers, with status and content."""
 
     def routes(self) -> list[Route]:
         """For the app's router."""
@@ -74,7 +75,7 @@ class PageApi:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncGenerator[None, None]:
-        """Sample the load in the running loop, until the block ends."""
+        """Sample the load in the running loop until the block ends."""
         self._history.start()
         try:
             yield
@@ -110,17 +111,17 @@ class PageApi:
         return JSONResponse(content, status_code=status)
 
     async def kill(self, request: Request) -> Response:
-        """POST /status/kill: a worker ends, or hangs."""
+        """POST /status/kill: kill or stop a worker."""
         body = await self._read(request, KillBody)
         return body if isinstance(body, Response) else await _done(take_worker(self._status, body))
 
     async def strike(self, request: Request) -> Response:
-        """POST /status/strike: all workers of another machine end or hang, or its cable is pulled for a while."""
+        """POST /status/strike: kill or stop all workers of another machine, or pull its cable for a while."""
         body = await self._read(request, StrikeBody)
         return body if isinstance(body, Response) else await _done(take_machine(self._status, body))
 
     def _keep(self, body: WhatIfBody, answer: _Answer) -> None:
-        """For whoever asks again; what went wrong now may go right then."""
+        """Keep an answer for further requests, unless it is an error, which may be gone then."""
         if answer[0] >= 500:
             return
         if len(self._answers) >= _MOST_ANSWERS:
@@ -128,7 +129,7 @@ class PageApi:
         self._answers[body] = answer
 
     def _answer(self, body: WhatIfBody) -> _Answer:
-        """In a thread: status and content."""
+        """Compute an answer in a thread: status and content."""
         try:
             return 200, self._plans.what_if(body.model, body.to_change())
         except DeadlineExceeded as error:
@@ -137,7 +138,7 @@ class PageApi:
             return 400, {"status": "refused", "reason": str(error)}
 
     async def _read(self, request: Request, schema: type[BodyT]) -> BodyT | Response:
-        """The body of a call that changes something or costs something: only the page itself may send it."""
+        """The body of a call that changes or costs something, which only the page itself may send."""
         if not is_own_page(request.headers, self._allowed):
             return _refused(
                 403,
@@ -167,7 +168,7 @@ def page_routes(page: PageApi | None) -> list[Route]:
 
 
 async def _in_thread(work: Callable[[], _Answer]) -> _Answer:
-    """The result of work that blocks for seconds, in a thread that no end of the server waits for."""
+    """The result of work that blocks for seconds, in a thread that the server's end does not wait for."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_Answer] = loop.create_future()
 
@@ -178,7 +179,7 @@ async def _in_thread(work: Callable[[], _Answer]) -> _Answer:
     def run() -> None:
         try:
             answer = work()
-        except Exception as error:  # the outermost loop of this thread: whoever waits must hear of it
+        except Exception as error:  # the outermost loop of this thread: whoever waits must get an answer
             answer = 500, {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         with suppress(RuntimeError):  # the loop has ended first
             loop.call_soon_threadsafe(settle, answer)
@@ -188,7 +189,7 @@ async def _in_thread(work: Callable[[], _Answer]) -> _Answer:
 
 
 async def _done(taking: Awaitable[None]) -> Response:
-    """What to answer when a worker or a machine was to be taken away."""
+    """The answer after a worker or a machine was to be struck."""
     try:
         await taking
     except (ConfigError, WorkerLost) as error:
