@@ -38,9 +38,9 @@ MAX_REQUEST_BYTES = 64 << 20
 """Larger requests are refused by default. Source: Triton, `--http-max-input-size`."""
 
 _API = ("/v2", *EMBEDDING_PATHS, "/v1/models")
-"""Paths that need the key, where there is one, are counted, and are refused while the server drains."""
+"""Paths whose requests need the key if there is one, are counted, and are refused while the server drains."""
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""What orchestrators ask without a key, and of a server that is about to end."""
+"""Paths that orchestrators use without a key, also while the server drains."""
 
 
 def create_graph_app(
@@ -60,19 +60,19 @@ def create_graph_app(
     """The HTTP application over a repository, and the gRPC server beside it.
 
     Its lifespan puts the repository's loaded models into service and closes them. `app.state.backend` is the
-    repository, `app.state.drain` what counts and refuses requests.
+    repository, and `app.state.drain` counts and refuses requests.
 
     Args:
         repository: its models may be loaded already, or be loaded by clients.
-        api_key: what clients must send as a bearer token; None: nothing.
+        api_key: that clients must send as a bearer token; None: none.
         max_request_bytes: larger requests are refused before they are read.
         grpc_address: where to serve gRPC; None: nowhere.
         tls: of gRPC; None: without TLS.
-        allow_load: whether clients may load and unload models without a key; with one they may in any case.
-        allowed_hosts: names that requests may give to the server and its pages, beside this machine's own; None: any.
+        allow_load: whether clients may load and unload models without a key; with a key they always may.
+        allowed_hosts: host names that requests may use besides this machine's own; None: any.
         cors_origins: web pages of other hosts that may use the server, see `check_origins`.
         chains: over the repository's models; closed with the app.
-        encoder: what makes vectors of texts with one of the repository's models; None: nothing does.
+        encoder: computes embeddings with one of the repository's models; None: none does.
         page: the page at `/`; None: there is none.
 
     Raises:
@@ -125,21 +125,21 @@ def create_graph_app(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedEncoder:
-    """An encoder of texts and how clients find it."""
+    """A text encoder, and how clients reach it."""
 
     encoder: TextEncoder
     model_name: str
     strict_fields: bool = False
-    """refuse fields of bodies that nobody knows"""
+    """Refuse unknown fields in bodies."""
 
     def routes(self, bodies: RequestBodies) -> list[Route]:
-        """The routes of the API of vectors and ranks, with a list of models."""
+        """The routes for embeddings and ranking, with a list of models."""
         api = EmbeddingApi(self.encoder, bodies, self.model_name, strict_fields=self.strict_fields)
         return [*api.routes(), *api.model_routes()]
 
 
 def load_rpc_server() -> type[RpcServer]:
-    """The class of the gRPC server. Raises MissingExtra where grpcio is not installed."""
+    """The class of the gRPC server. Raises MissingExtra if grpcio is not installed."""
     try:
         from shoal.server.oip.rpc.server import RpcServer
     except ModuleNotFoundError:
@@ -148,7 +148,7 @@ def load_rpc_server() -> type[RpcServer]:
 
 
 async def _start(rpc: RpcServer, repository: ModelRepository) -> None:
-    """uvicorn would print a traceback and end as if all were well."""
+    """Start gRPC, and end the server if that fails: uvicorn would print a traceback and exit as if all were well."""
     try:
         await rpc.start()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The protocol's names of element types beside NumPy's.
+"""The protocol's names of element types, and NumPy's types for them.
 
 Source: Open Inference Protocol v2, "Tensor Data Types"; BF16 is Triton's addition.
 """
@@ -16,7 +16,7 @@ from shoal.inference.seams import GraphLoader, ServableGraph
 from shoal.protocol.stage_interface import TensorSpec
 
 BYTES = "BYTES"
-"""Strings: the only type whose elements have no fixed size."""
+"""Strings, the only type whose elements have no fixed size."""
 
 DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
@@ -33,14 +33,14 @@ DTYPES: dict[str, np.dtype] = {
     "FP64": np.dtype(np.float64),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-"""NumPy's type for each name but BYTES."""
+"""NumPy's type for each name except BYTES."""
 
 _DATATYPES_OF_ARRAYS = {dtype: datatype for datatype, dtype in DTYPES.items()} | {np.dtype(object): BYTES}
 _DATATYPES = {str(dtype): datatype for datatype, dtype in DTYPES.items()} | {"string": BYTES}
 
 
 def datatype_of_spec(spec: TensorSpec) -> str:
-    """The protocol's name for a graph's tensor. Raises ModelLoadError where the protocol has none."""
+    """The protocol's name for a graph's tensor. Raises ModelLoadError if the protocol has none."""
     datatype = _DATATYPES.get(spec.dtype)
     if datatype is None:
         raise ModelLoadError(
@@ -56,7 +56,7 @@ def datatype_of_array(array: Array) -> str:
 
 
 def nameable(array: Array) -> Array | None:
-    """The same elements as the protocol can name them: strings as objects, numbers in this machine's order of bytes.
+    """The same elements in a form that the protocol can name: strings as objects, numbers in this machine's byte order.
     None: it has no name for them."""
     native = array.astype(object if array.dtype.kind in "SU" else array.dtype.newbyteorder("="), copy=False)
     if native.dtype == object and not all(isinstance(item, str | bytes) for item in native.ravel().tolist()):
@@ -74,7 +74,7 @@ def dtype_of(datatype: str, tensor_name: str) -> np.dtype:
 
 
 def loads_named(load: GraphLoader) -> GraphLoader:
-    """As `load`, which raises ModelLoadError then, too, where the protocol cannot name a type of inputs or outputs."""
+    """A loader that also raises ModelLoadError if the protocol cannot name a type of the inputs or outputs."""
 
     def load_checked(path: Path) -> ServableGraph:
         loaded = load(path)

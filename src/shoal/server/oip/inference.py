@@ -1,4 +1,4 @@
-"""An inference as both dialects hand it over, and how it is run."""
+"""An inference in the form that both dialects use, and how it is run."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from shoal.inference.repository import ModelRepository
 
 MICROSECONDS = 1e-6
 _LONGEST_US = 10**15
-"""Three decades: what is more need not be told apart."""
+"""Three decades; longer times count as this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferCall:
-    """One request of a client."""
+    """A client's request."""
 
     model_name: str
     model_version: str
-    """empty: whichever there is"""
+    """Empty: the only version."""
     request_id: str
-    """to be echoed; may be empty"""
+    """Returned to the client; may be empty."""
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
-    """in the order of the answer; empty: all"""
+    """Names in the order of the answer; empty: all outputs."""
     timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferAnswer:
-    """What came of it."""
+    """The answer to a request."""
 
     model_name: str
     model_version: str
     request_id: str
     outputs: Mapping[str, Array]
-    """those that were asked for, in their order"""
+    """The outputs that were asked for, in their order."""
 
 
 async def run_inference(repository: ModelRepository, call: InferCall, call_id: str) -> InferAnswer:
-    """Run a call. `call_id`: its name in the log and in stories.
+    """Run a call. `call_id`: its id in the log and in stories.
 
     Raises:
-        UnknownModel, ModelNotReady: there is no such model, or not now.
+        UnknownModel, ModelNotReady: there is no such model, or it is not ready.
         InvalidRequest, QueueFull, DeadlineExceeded, WorkerLost: as `ServedModel.infer`.
     """
     model = repository.get(call.model_name, call.model_version)
@@ -60,7 +60,7 @@ async def run_inference(repository: ModelRepository, call: InferCall, call_id: s
 
 
 def gather_inputs(names: Sequence[str], arrays: Sequence[Array]) -> dict[str, Array]:
-    """Inputs by name. Raises InvalidRequest where one is given twice."""
+    """Inputs by name. Raises InvalidRequest if one is given twice."""
     inputs = dict(zip(names, arrays, strict=True))
     if len(inputs) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

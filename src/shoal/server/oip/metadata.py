@@ -1,4 +1,4 @@
-"""What the server says of itself and of its models: metadata and Triton's configuration, as plain data."""
+"""The server's and its models' descriptions as plain data: metadata and Triton's configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "
 """Source: Triton, names of the protocol extensions."""
 
 PLATFORM = "onnxruntime_onnx"
-"""Source: Triton's name for ONNX models; clients that know it handle it."""
+"""Source: Triton's name for ONNX models, which its clients handle."""
 
 _UNKNOWN_SIZE = -1
 
@@ -28,7 +28,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata(model: ServedModel) -> dict[str, Any]:
-    """Inputs and outputs with their full shapes, the batch axis included; -1 where a size is free."""
+    """Inputs and outputs with their full shapes, including the batch axis; -1 for a free size."""
     return {
         "name": model.file.name,
         "versions": [model.file.version],
@@ -39,7 +39,7 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def model_config(model: ServedModel) -> dict[str, Any]:
-    """Triton's model configuration, as far as it says anything here. Its `dims` leave out a leading batch axis."""
+    """Triton's model configuration, with the entries that apply here. Its `dims` leave out a leading batch axis."""
     plan, is_batched = model.plan, has_leading_batch(model.plan.batch)
     skip = 1 if is_batched else 0
     config: dict[str, Any] = {
@@ -56,7 +56,7 @@ def model_config(model: ServedModel) -> dict[str, Any]:
 
 
 def repository_index(repository: ModelRepository, *, only_ready: bool) -> list[dict[str, str]]:
-    """One object a model."""
+    """One object for each model."""
     return [
         {"name": entry.name, "version": entry.version, "state": entry.state, "reason": entry.reason}
         for entry in repository.index(only_ready=only_ready)
@@ -64,7 +64,7 @@ def repository_index(repository: ModelRepository, *, only_ready: bool) -> list[d
 
 
 def has_leading_batch(batch: BatchAxes) -> bool:
-    """Whether every input and output has its rows along axis 0, in any number: what Triton calls batching."""
+    """Whether every input and output has its rows along axis 0, in any number, which is what Triton calls batching."""
     axes: Sequence[int | None] = (*batch.inputs.values(), *batch.outputs.values())
     return batch.is_batched and batch.rows is None and all(axis == 0 for axis in axes)
 
@@ -84,7 +84,7 @@ def _config_tensor(spec: TensorSpec, skip: int) -> dict[str, Any]:
 
 
 def _sizes(shape: tuple[Dim, ...] | None) -> list[int]:
-    """As the protocol writes them; a tensor of unknown rank is one free size, for want of anything better."""
+    """Sizes as the protocol writes them; an unknown rank is written as one free size, for lack of anything better."""
     if shape is None:
         return [_UNKNOWN_SIZE]
     return [size if isinstance(size, int) else _UNKNOWN_SIZE for size in shape]

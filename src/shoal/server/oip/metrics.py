@@ -1,6 +1,6 @@
 """Prometheus metrics of ONNX models: Triton's names under `shoal:`, times in seconds.
 
-Written out here and not by `prometheus_client`, which would add `_total` to Triton's names of counters.
+They are written here and not by `prometheus_client`, which would add `_total` to Triton's names of counters.
 Source: Triton, "Metrics"; Prometheus, text exposition format 0.0.4.
 """
 
@@ -43,13 +43,13 @@ _FAMILIES = (
     _Family("queue_duration_seconds", "counter", "Waiting, of successes.", lambda c, s: s.queue_s),
     _Family("compute_infer_duration_seconds", "counter", "Running, of successes.", lambda c, s: s.compute_s),
 )
-"""Without their common prefix."""
+"""Families without their common prefix."""
 
 _PREFIX = "shoal:inference_"
 
 
 def expose_metrics(models: Iterable[ServedModel]) -> bytes:
-    """All metrics of these models, now."""
+    """All present metrics of these models."""
     models = list(models)
     readings = [(_labels(model), model.counts, model.stats()) for model in models]
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""What the calls that load models may ask for, and whether they may: the same in both dialects."""
+"""Calls that load and unload models, with the same permissions and parameters in both dialects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RepositoryCalls:
         self._may_change = may_change
 
     async def load(self, name: str, parameters: Iterable[str]) -> None:
-        """Load a model, or load it anew.
+        """Load a model, or load it again.
 
         Raises:
             LoadNotAllowed: clients may not.
@@ -42,11 +42,11 @@ class RepositoryCalls:
         await self._repository.load(name)
 
     async def unload(self, name: str) -> None:
-        """Take a model out of service; Triton's parameter `unload_dependents` has nothing to apply to.
+        """Take a model out of service. Triton's parameter `unload_dependents` has no effect.
 
         Raises:
             LoadNotAllowed: clients may not.
-            UnknownModel: there is none of this name.
+            UnknownModel: there is no model of this name.
         """
         self._check()
         await self._repository.unload(name)

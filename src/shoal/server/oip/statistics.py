@@ -13,7 +13,7 @@ _MS = 1_000
 def model_statistics(model: ServedModel) -> dict[str, Any]:
     """One element of `model_stats`. Source: Triton, "Statistics Extension".
 
-    Copying inputs and outputs is not measured apart, and there is no cache: their times are 0.
+    Copying of inputs and outputs is not measured separately, and there is no cache: their times are 0.
     """
     stats, counts = model.stats(), model.counts
     num_failed = sum(counts.num_failed.values())

@@ -1,4 +1,4 @@
-"""What the probes ask of a server of ONNX models."""
+"""What the probes need to know about a server of ONNX models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
 
 
 class RepositoryStatus:
-    """Implements `probes.Status`; readiness is shown by a canary through each model's workers."""
+    """Implements `probes.Status`; readiness is tested by a canary through each model's workers."""
 
     def __init__(self, repository: ModelRepository, drain: Drain) -> None:
         self._repository = repository
@@ -32,14 +32,14 @@ class RepositoryStatus:
         return self._repository.failure
 
     async def unreadiness(self) -> str | None:
-        """None when every loaded model has answered lately, or answers now."""
+        """Why requests would not be answered now; None if every loaded model has answered recently, or answers now."""
         if self._drain.is_on:
             return str(ShuttingDown())
         reasons = await asyncio.gather(*(self.unreadiness_of(model) for model in self._repository.models))
         return next((reason for reason in reasons if reason is not None), None)
 
     async def unreadiness_of(self, model: ServedModel) -> str | None:
-        """The same of one model."""
+        """As `unreadiness`, for one model."""
         if model.failure is not None:
             return f"{model.file.name}: {model.failure}"
         if model.supervisor.trouble is not None:
@@ -87,5 +87,5 @@ class RepositoryStatus:
         return story_dicts(model.story.find(of), now_s=model.now_s(), model=model.file.name)
 
     async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
-        """The text format, whatever was asked for: every reader of metrics takes it."""
+        """The text format whatever was asked for, since every reader of metrics accepts it."""
         return expose_metrics(self._repository.models), CONTENT_TYPE

@@ -1,6 +1,6 @@
-"""Tensors as raw bytes: the binary tensor extension of REST and gRPC's raw contents.
+"""Tensors as raw bytes: REST's binary tensor extension and gRPC's raw contents.
 
-Elements lie row-major and little-endian, as in memory. A BYTES element is its length in 4 bytes, then its bytes.
+Elements are row-major and little-endian, as in memory. A BYTES element is its length in 4 bytes, followed by its bytes.
 Source: Triton, "Binary Tensor Data Extension".
 """
 
@@ -21,14 +21,16 @@ _LENGTH = struct.Struct("<I")
 MAX_RANK = 32
 """Source: NumPy 1's limit; no operator of ONNX needs more than 8."""
 MAX_ELEMENTS = 1 << 40
-"""Sizes other than 0 multiplied: more than any memory holds, and far from where NumPy's own arithmetic overflows."""
+"""Limit for the product of all sizes except 0: more than any memory holds, and far below overflows in NumPy's
+arithmetic."""
 MAX_STRINGS = 1 << 16
 MAX_STRING_BYTES = 8 << 20
-"""Strings of a tensor, and their bytes together. Each is an object that is checked and packed one by one."""
+"""Limits for the strings of a tensor and their bytes. Each string is an object that is checked and packed
+separately."""
 
 
 def num_elements(name: str, shape: Sequence[int]) -> int:
-    """Elements of a tensor of this shape. Raises InvalidRequest for one that no tensor has."""
+    """Elements of a tensor of this shape. Raises InvalidRequest for an impossible shape."""
     if len(shape) > MAX_RANK:
         raise InvalidRequest(f"input {name!r} has {len(shape)} dimensions, but at most {MAX_RANK} are allowed")
     if shape and min(shape) < 0:
@@ -39,7 +41,7 @@ def num_elements(name: str, shape: Sequence[int]) -> int:
 
 
 def check_strings(name: str, count: int, num_bytes: int) -> None:
-    """Raises InvalidRequest for a tensor of too many strings, or of too many bytes."""
+    """Raises InvalidRequest for a tensor with too many strings, or too many bytes of strings."""
     if count > MAX_STRINGS:
         raise InvalidRequest(f"input {name!r} has {count} strings, but at most {MAX_STRINGS} are allowed in a request")
     if num_bytes > MAX_STRING_BYTES:
@@ -49,10 +51,10 @@ def check_strings(name: str, count: int, num_bytes: int) -> None:
 
 
 def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Array:
-    """An input's array. Elements of fixed size are not copied where they lie aligned: the array is read-only then.
+    """An input's array. Elements of fixed size are not copied if they are aligned; the array is then read-only.
 
     Raises:
-        InvalidRequest: the bytes are not what datatype and shape announce.
+        InvalidRequest: the bytes do not match datatype and shape.
     """
     count = num_elements(name, shape)
     if datatype == BYTES:
@@ -63,21 +65,21 @@ def array_from_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes 
             f"input {name!r} has {len(raw)} bytes of data, but {datatype} of the shape {list(shape)} takes "
             f"{count * dtype.itemsize}"
         )
-    if datatype == "BOOL":  # any other byte than 0 is true, but only 1 may be in memory
+    if datatype == "BOOL":  # any byte except 0 is true, but only 1 may be in memory
         return (np.frombuffer(raw, np.uint8) != 0).reshape(shape)
     array = np.frombuffer(raw, dtype).reshape(shape)
     return array if array.flags.aligned else array.copy()
 
 
 def bytes_of_array(array: Array) -> bytes | memoryview:
-    """An output's elements, where they lie if that is possible. Valid until: the array is written into."""
+    """An output's elements, without a copy if possible. Valid until: the array is written to."""
     if array.dtype == object:
         return b"".join(_string_pieces(array))
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def text_of_element(name: str, element: bytes) -> str:
-    """One string of an input. Raises InvalidRequest where it is not UTF-8, which ONNX prescribes."""
+    """One string of an input. Raises InvalidRequest if it is not UTF-8, which ONNX requires."""
     try:
         return element.decode()
     except UnicodeDecodeError as error:

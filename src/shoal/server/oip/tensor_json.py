@@ -1,10 +1,10 @@
-"""Tensors as JSON: flat or nested lists in, flat lists out.
+"""Tensors as JSON: flat or nested lists are read, flat lists are written.
 
-Large ones are read and written in pieces, because each list of Python's objects is made and turned into an array, or
-the other way round, under Python's lock.
+Large ones are read and written in pieces, because converting between lists of Python objects and arrays holds Python's
+lock.
 
-JSON has no NaN and no infinity. Both become `null` in answers, which every parser takes (Triton writes the bare words
-`NaN` and `Infinity`, which many refuse); `null` in requests is NaN. Binary tensors carry them exactly.
+JSON has neither NaN nor infinity. Both become `null` in answers, which every parser accepts (Triton writes the bare
+words `NaN` and `Infinity`, which many refuse); `null` in requests is NaN. Binary tensors transmit them exactly.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _NO_STRUCTURE = bytes(sorted(set(range(256)) - set(b"[],")))
 
 
 def array_from_json_text(name: str, datatype: str, shape: Sequence[int], text: memoryview) -> Array:
-    """As `array_from_json`, from the text of `data`, which is JSON but may be large.
+    """As `array_from_json`, from the text of `data`, which may be large.
 
     Raises:
-        InvalidRequest: the values are not what datatype and shape announce.
+        InvalidRequest: the values do not match datatype and shape.
     """
     count = num_elements(name, shape)
     if datatype == BYTES:
@@ -56,7 +56,7 @@ def array_from_json_text(name: str, datatype: str, shape: Sequence[int], text: m
 
 
 def _structure(shape: Sequence[int]) -> bytes:
-    """The brackets and commas of lists that are nested so."""
+    """The brackets and commas of lists that are nested according to a shape."""
     text = b""
     for size in reversed(shape):
         text = b"[" + b",".join([text] * size) + b"]"
@@ -73,7 +73,7 @@ def array_from_json(name: str, datatype: str, shape: Sequence[int], data: object
     """Read an input's array from JSON.
 
     Raises:
-        InvalidRequest: the values are not what datatype and shape announce.
+        InvalidRequest: the values do not match datatype and shape.
     """
     count = num_elements(name, shape)
     if not isinstance(data, list):
@@ -133,11 +133,11 @@ def _numbers(name: str, datatype: str, data: list[Any]) -> Array:
 
 
 _ACCEPTED_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "fiu", "V": "fiu"}
-"""Kinds of JSON values by kind of tensor, in NumPy's letters; V is what ml_dtypes' bfloat16 calls itself."""
+"""Accepted kinds of JSON values for each kind of tensor, in NumPy's letters; V is the kind of ml_dtypes' bfloat16."""
 
 
 def _whole_numbers(name: str, datatype: str, data: list[Any]) -> Array:
-    """Integers that NumPy found no common type for: small ones beside some of 64 bits without a sign."""
+    """Integers for which NumPy found no common type: small ones together with unsigned ones of 64 bits."""
     values = np.array(data, dtype=object)
     if not all(isinstance(value, int) for value in values.ravel().tolist()):
         raise _not_of_type(name, datatype)
@@ -157,7 +157,7 @@ def _cast(name: str, datatype: str, found: Array, dtype: np.dtype) -> Array:
             raise InvalidRequest(
                 f"input {name!r} has a value that does not fit {datatype}: {limits.min} to {limits.max}"
             )
-    with np.errstate(over="ignore"):  # too large for a float type is infinite in it
+    with np.errstate(over="ignore"):  # values too large for a float type become infinite
         return found.astype(dtype)
 
 

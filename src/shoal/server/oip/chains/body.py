@@ -1,4 +1,4 @@
-"""A chain's request: files in a form, a file by itself, or an inference request in JSON."""
+"""A chain's request: files in a form, a single file, or an inference request in JSON."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from shoal.server.oip.inference import InferCall
 from shoal.server.oip.rest.infer_body import ParsedBody, parse_body
 
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
-"""The last is what `curl -d` says of whatever it sends."""
+"""The last one is what `curl -d` declares for any content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainRequest:
-    """What a client asks of a chain."""
+    """A client's request to a chain."""
 
     given: Mapping[str, Any]
-    """inputs: files as bytes, texts as strings, tensors as arrays"""
+    """Inputs: files as bytes, texts as strings, tensors as arrays."""
     form: ParsedBody
-    """how the outputs are to be written"""
+    """The format of the outputs."""
 
 
 async def read_request(chain: Chain, headers: Headers, body: bytes, json_size: int | None) -> ChainRequest:
-    """A request by its content type. Raises InvalidRequest, MissingExtra."""
+    """Read a request according to its content type. Raises InvalidRequest, MissingExtra."""
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if json_size is not None or content_type in _JSON_TYPES:
         return _from_json(chain, body, json_size)

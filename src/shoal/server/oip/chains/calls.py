@@ -1,4 +1,4 @@
-"""What both dialects do with a chain: its inputs out of tensors, its outputs as tensors, and what is told of it."""
+"""What both dialects do with a chain: convert inputs from tensors and outputs to tensors, and describe the chain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NS = 1_000_000_000
 
 
 def inputs_of(chain: Chain, call: InferCall) -> dict[str, Any]:
-    """Files as bytes, texts as strings, tensors as arrays. Raises InvalidRequest."""
+    """The chain's inputs: files as bytes, texts as strings, tensors as arrays. Raises InvalidRequest."""
     for name in call.outputs:
         if name not in chain.outputs:
             known = ", ".join(map(repr, chain.outputs))
@@ -34,13 +34,13 @@ def inputs_of(chain: Chain, call: InferCall) -> dict[str, Any]:
 
 
 def answer_of(chain: Chain, call: InferCall, outputs: Mapping[str, Any]) -> InferAnswer:
-    """The outputs that were asked for. Raises RequestError: one cannot be written."""
+    """The outputs that were asked for. Raises RequestError if one cannot be written."""
     arrays = {name: _as_array(name, outputs[name]) for name in call.outputs or chain.outputs}
     return InferAnswer(model_name=chain.name, model_version=CHAIN_VERSION, request_id=call.request_id, outputs=arrays)
 
 
 def chain_metadata(chain: Chain) -> dict[str, Any]:
-    """As clients of the protocol see it: a file is a string, a data URL or base64."""
+    """The chain in the protocol's metadata: a file is a string, which is a data URL or base64."""
     return {
         "name": chain.name,
         "versions": [CHAIN_VERSION],
@@ -67,7 +67,7 @@ def _described(name: str, kind: InputKind) -> dict[str, Any]:
 
 
 def _of_tensor(kind: InputKind | None, name: str, array: Array) -> Any:
-    """An input out of a tensor: a file is a string (a data URL, or base64) or its bytes as UINT8."""
+    """An input from a tensor: a file is a string (a data URL, or base64), or its bytes as UINT8."""
     if kind is None or kind is InputKind.TENSOR:
         return array
     if kind is InputKind.TEXTS:
@@ -84,7 +84,7 @@ def _of_tensor(kind: InputKind | None, name: str, array: Array) -> Any:
 
 
 def _of_text(name: str, text: str) -> bytes:
-    """A file out of a data URL (RFC 2397) or base64."""
+    """A file from a data URL (RFC 2397) or base64."""
     is_base64 = True
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
@@ -102,14 +102,14 @@ def _of_text(name: str, text: str) -> bytes:
 
 
 def _as_array(name: str, value: Any) -> Array:
-    """An output as a tensor: arrays, numbers, strings and even lists of them as they are, anything else as JSON."""
+    """An output as a tensor: arrays, numbers, strings and uniform lists of them as they are, anything else as JSON."""
     if isinstance(value, np.ndarray) and (array := nameable(cast(Array, value))) is not None:
         return array
     if isinstance(value, str):
         return _texts(name, [value])
     if isinstance(value, list) and all(isinstance(item, str) for item in cast(list[object], value)):
         return _texts(name, cast(list[str], value))
-    with suppress(ValueError, RecursionError):  # lists of different lengths, or within themselves
+    with suppress(ValueError, RecursionError):  # lists of different lengths, or lists that contain themselves
         numbers: Array = np.asarray([value] if isinstance(value, bool | int | float) else plain_data(value))
         if numbers.dtype.kind in "biuf":
             return numbers
@@ -117,7 +117,7 @@ def _as_array(name: str, value: Any) -> Array:
 
 
 def _texts(name: str, texts: list[str]) -> Array:
-    """Raises RequestError: half of a pair of surrogates is no character."""
+    """Raises RequestError: half of a surrogate pair is not a character."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:

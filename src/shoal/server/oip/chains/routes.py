@@ -1,4 +1,4 @@
-"""Chains beside the models: /v2/models/CHAIN and what is below it."""
+"""Routes of chains besides those of models: /v2/models/CHAIN and below."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ChainApi:
         self._bodies = bodies
 
     def routes(self) -> list[BaseRoute]:
-        """For the app's router, before those of the models."""
+        """For the app's router, before the routes of models."""
         name = self._chain.name
         return [
             route
@@ -62,7 +62,7 @@ class ChainApi:
         return _json(chain_metadata(self._chain))
 
     async def ready(self, request: Request) -> Response:
-        """GET /v2/models/CHAIN/ready: when all of its graphs are in service."""
+        """GET /v2/models/CHAIN/ready: ready if all of its graphs are in service."""
         if (reason := self._served.failure) is not None:
             raise ModelNotReady(reason)
         return _json({"name": self._chain.name, "ready": True})

@@ -25,7 +25,7 @@ from shoal.server.oip.repository_calls import LoadNotAllowed
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """The HTTP answer that tells an error."""
+    """The HTTP answer that reports an error."""
     return Response(msgspec.json.encode({"error": message}), status, headers, media_type="application/json")
 
 
@@ -46,7 +46,7 @@ async def answer_exception(request: Request, error: Exception) -> Response:
 
 
 def from_exception(error: Exception) -> Response:
-    """The answer to whatever went wrong while a call was served."""
+    """The answer to an exception while a call was served."""
     match error:
         case HTTPException():
             return _from_http(error)
@@ -59,7 +59,7 @@ def from_exception(error: Exception) -> Response:
 
 
 HANDLED: tuple[type[Exception], ...] = (ShoalError, BodyTooLarge, ClientDisconnect, HTTPException, Exception)
-"""Each named, because Starlette logs a traceback for what it only knows as Exception."""
+"""All listed by name, because Starlette logs a traceback for errors that it knows only as Exception."""
 
 
 def _status_of(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""The body of an inference answer: a JSON object, and behind it the bytes of binary tensors."""
+"""The body of an inference answer: a JSON object, followed by the bytes of binary tensors."""
 
 from __future__ import annotations
 

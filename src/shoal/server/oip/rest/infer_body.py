@@ -1,4 +1,4 @@
-"""The body of an inference request: a JSON object, and behind it the bytes of binary tensors."""
+"""The body of an inference request: a JSON object, followed by the bytes of binary tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shoal.server.oip.tensor_bytes import array_from_bytes
 from shoal.server.oip.tensor_json import array_from_json, array_from_json_text
 
 _NOT_FINITE = (b"NaN", b"Infinity")
-"""Words that JSON has not, but that Triton's clients write."""
+"""Words that are not JSON, but that Triton's clients write."""
 
 
 class _TensorParameters(msgspec.Struct):
@@ -37,7 +37,7 @@ class _Input(msgspec.Struct):
 
 
 class _LargeInput(msgspec.Struct):
-    """As `_Input`, with whatever may be long as the text that it is."""
+    """As `_Input`, with fields that may be long left as text."""
 
     name: _Name
     shape: msgspec.Raw
@@ -77,13 +77,13 @@ class _LargeBody(msgspec.Struct):
 
 
 class ParsedBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A call, and how its outputs are to be written."""
+    """A call, and the format of its outputs."""
 
     call: InferCall
     binary_outputs: frozenset[str]
-    """outputs asked for as binary tensors"""
+    """Outputs that were asked for as binary tensors."""
     is_binary_default: bool
-    """whether outputs that were not named are"""
+    """Whether outputs that were not named are written as binary tensors."""
 
     def is_binary(self, name: str) -> bool:
         """Whether to write an output as a binary tensor."""
@@ -95,10 +95,10 @@ _large_decoder = msgspec.json.Decoder(_LargeBody)
 _shape_decoder = msgspec.json.Decoder(list[int])
 
 SMALL_JSON_BYTES = 1 << 14
-"""JSON up to this size is read whole: whatever it holds takes a few milliseconds."""
+"""JSON up to this size is read as a whole, which takes a few milliseconds whatever it contains."""
 MAX_JSON_BYTES = 8 << 20
-"""The most that a request's JSON may have; binary tensors may have more. A picture of 512 x 512 x 3 bytes fits, and
-skipping over it, which must be done in one go, takes a few hundredths of a second."""
+"""Most bytes of a request's JSON; binary tensors may have more. A picture of 512 x 512 x 3 bytes fits, and skipping
+over it, which must be done at once, takes a few hundredths of a second."""
 _BOUNDS = JsonBounds(max_items=2_000_000, max_groups=20_000)
 _MAX_SHAPE_BYTES = 1_024
 
@@ -107,13 +107,13 @@ def parse_body(body: bytes | bytearray, json_size: int | None, *, model_name: st
     """Read a request. Arrays of binary tensors lie in `body`, which must not change.
 
     Args:
-        body: everything that came.
+        body: the whole body.
         json_size: the header `Inference-Header-Content-Length`; None: there are no binary tensors.
         model_name: from the path.
         model_version: from the path; may be empty.
 
     Raises:
-        InvalidRequest: it is not what the protocol prescribes.
+        InvalidRequest: the body does not follow the protocol.
     """
     view = memoryview(body)
     if json_size is not None and json_size > len(view):

@@ -1,4 +1,4 @@
-"""POST /v2/models/NAME[/versions/VERSION]/infer: the hot path, straight on ASGI."""
+"""POST /v2/models/NAME[/versions/VERSION]/infer: the hot path, implemented directly on ASGI."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _JSON_SIZE = b"inference-header-content-length"
 _MAX_DIGITS = 18
 
 _WATCH_AFTER_S = 0.1
-"""Requests that are done sooner end before anybody could cancel them to some use."""
+"""Requests that are finished sooner end before cancelling them would save anything."""
 
 _QUICK_BYTES = 1 << 18
-"""Bodies and answers up to this size are worked on in the event loop: sooner than a thread could take them over."""
+"""Bodies and answers up to this size are processed in the event loop, faster than a thread could take them over."""
 
 _PIECE_BYTES = 1 << 20
 
@@ -70,7 +70,7 @@ class InferEndpoint:
 
 
 def json_size_of(scope: Scope) -> int | None:
-    """Bytes of the JSON part where binary tensors follow; None: all of it is JSON. Raises InvalidRequest."""
+    """Bytes of the JSON part if binary tensors follow; None: the whole body is JSON. Raises InvalidRequest."""
     given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _JSON_SIZE), None)
     if given is None:
         return None
@@ -80,14 +80,15 @@ def json_size_of(scope: Scope) -> int | None:
 
 
 def _cut(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
-    """Pieces that the loop hands to the system one at a time: a client that reads fast would take all in one go."""
+    """Pieces that the loop passes to the system one at a time: otherwise a client that reads fast would take all at
+    once."""
     for piece in pieces:
         for first in range(0, len(piece), _PIECE_BYTES):
             yield memoryview(piece)[first : first + _PIECE_BYTES]
 
 
 def answer_headers(pieces: Sequence[bytes | memoryview]) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer that consists of these pieces, the first of them JSON."""
+    """The headers of an answer that consists of these pieces, of which the first is JSON."""
     length = (b"content-length", str(sum(map(len, pieces))).encode())
     if len(pieces) == 1:
         return [length, (b"content-type", b"application/json")]

@@ -1,4 +1,4 @@
-"""The REST dialect: /v2 and everything below it."""
+"""The REST dialect: /v2 and all paths below it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from shoal.server.oip.statistics import model_statistics
 from shoal.server.oip.status import RepositoryStatus
 
 MAX_CHANGE_BYTES = 1 << 16
-"""Of the bodies of calls that concern the repository."""
+"""Limit for the bodies of calls that concern the repository."""
 
 
 class _IndexBody(msgspec.Struct):
@@ -42,7 +42,7 @@ Body = TypeVar("Body", _IndexBody, _ChangeBody)
 
 
 class RestApi:
-    """Handlers over one repository. `more_models`: entries of the index for what else is served."""
+    """Handlers over one repository. `more_models`: returns entries of the index for other served things."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class RestApi:
         self._infer = InferEndpoint(repository, bodies)
 
     def routes(self) -> list[BaseRoute]:
-        """For the app's router; the busiest first, because they are tried in order."""
+        """For the app's router; the most frequent routes first, because they are tried in order."""
         return [
             Route("/v2/models/{name}/infer", self._infer),
             Route("/v2/models/{name}/versions/{version}/infer", self._infer),
@@ -78,7 +78,7 @@ class RestApi:
         ]
 
     def _shared_memory_routes(self, prefix: str) -> list[Route]:
-        """Clients ask for the regions and give them up as a matter of course; none is ever registered."""
+        """Clients routinely list and unregister regions of shared memory; none is ever registered."""
         return [
             Route(f"{prefix}/{path}{call}", handler, methods=[method])
             for path in ("", "region/{name}/")

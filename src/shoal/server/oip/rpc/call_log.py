@@ -1,4 +1,4 @@
-"""Names every gRPC call, gives the name back, and writes its line in the log: what `RequestLog` does for HTTP."""
+"""Gives every gRPC call an id, returns it, and logs a line for the call, as `RequestLog` does for HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEY = HEADER.decode()
 
 @dataclass(slots=True)
 class NamedCall:
-    """One call: its name, and how it ends."""
+    """One call: its id, and how it ends."""
 
     request_id: str
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -28,7 +28,7 @@ class NamedCall:
     async def abort(
         self, context: Context, code: grpc.StatusCode, text: str, trailing: tuple[tuple[str, str], ...] = ()
     ) -> NoReturn:
-        """End it with an error."""
+        """End the call with an error."""
         self.code = code
         await context.abort(code, text, trailing)
         raise AssertionError("gRPC's own abort raises")
@@ -36,7 +36,7 @@ class NamedCall:
 
 @asynccontextmanager
 async def named_call(method: str, context: Context) -> AsyncGenerator[NamedCall, None]:
-    """While a call is answered. Its name goes back as initial metadata."""
+    """Wrap the answering of a call. Its id is returned as initial metadata."""
     started_s = time.perf_counter()
     given = dict(context.invocation_metadata() or ()).get(_KEY)
     call = NamedCall(accepted_id(given if isinstance(given, str) else None))

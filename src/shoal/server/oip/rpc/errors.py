@@ -1,4 +1,4 @@
-"""Errors as gRPC status codes. Source: gRPC, "Status codes and their use in gRPC"; Triton's choice among them."""
+"""Errors as gRPC status codes. Source: gRPC, "Status codes and their use in gRPC"; Triton's choice of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shoal.inference.repository import ModelNotReady, UnknownModel
 from shoal.server.oip.repository_calls import LoadNotAllowed
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-"""Trailing metadata that tells clients when to try again. Source: gRFC A6, "Pushback"."""
+"""Trailing metadata that tell clients when to try again. Source: gRFC A6, "Pushback"."""
 
 _MS = 1_000
 
@@ -47,7 +47,7 @@ def status_of(error: ShoalError) -> grpc.StatusCode:
 
 
 def trailing_metadata(error: ShoalError) -> tuple[tuple[str, str], ...]:
-    """What else there is to say: when to try again, where that is known."""
+    """Further metadata of an error: when to try again, if that is known."""
     match error:
         case QueueFull() | DeadlineExceeded() if error.retry_after_s is not None:
             return ((PUSHBACK_KEY, str(max(1, round(error.retry_after_s * _MS)))),)

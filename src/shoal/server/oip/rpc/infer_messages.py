@@ -1,4 +1,4 @@
-"""ModelInferRequest and ModelInferResponse to and from the inference that both dialects share."""
+"""Converts ModelInferRequest and ModelInferResponse from and to the inference that both dialects share."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     BYTES: "bytes_contents",
 }
-"""Where typed contents hold each datatype. Source: Open Inference Protocol v2, "Tensor Data"."""
+"""Field of the typed contents for each datatype. Source: Open Inference Protocol v2, "Tensor Data"."""
 _PIECE_ELEMENTS = 1 << 14
-"""Typed values are read so many at a time, between which other threads have their turn at Python's lock."""
+"""Typed values are read this many at a time, so that other threads get Python's lock in between."""
 _RAW_OUTPUT_CONTENTS = 6
 _INFER_RESPONSE = 2
-"""Numbers of fields. Source: as `schema`."""
+"""Field numbers. Source: as `schema`."""
 
 
 MAX_HEAD_BYTES = 4 << 20
-"""Of a request without its raw contents: typed contents, names and parameters. They are parsed in one go."""
+"""Most bytes of a request without its raw contents: typed contents, names and parameters, which are parsed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
-    """A ModelInferRequest, which Protocol Buffers would copy."""
+    """A ModelInferRequest, parsed without the copy that Protocol Buffers would make."""
 
     message: Any
-    """without raw_input_contents"""
+    """The message without raw_input_contents."""
     raws: Sequence[memoryview]
-    """its raw_input_contents, in the bytes that came"""
+    """Its raw_input_contents, as views of the received bytes."""
 
 
 def parse_request(messages: Messages, message: bytes) -> InferRequest:
-    """What came as bytes, which must not change. Raises InvalidRequest."""
+    """Parse received bytes, which must not change. Raises InvalidRequest."""
     head, raws = split_request(message)
     if len(head) > MAX_HEAD_BYTES:
         raise InvalidRequest(
@@ -63,14 +63,14 @@ def parse_request(messages: Messages, message: bytes) -> InferRequest:
 
 
 def call_from(given: InferRequest, remaining_s: float | None) -> InferCall:
-    """Read a request; arrays lie in its raw contents.
+    """Read a request; its arrays are views of its raw contents.
 
     Args:
         given: the request.
         remaining_s: until the client's own deadline; None: it has none.
 
     Raises:
-        InvalidRequest: it is not what the protocol prescribes.
+        InvalidRequest: the request does not follow the protocol.
     """
     request, parameters = given.message, given.message.parameters
     timeouts_s = (timeout_from(_parameter(parameters, "timeout")), remaining_s)
@@ -85,12 +85,12 @@ def call_from(given: InferRequest, remaining_s: float | None) -> InferCall:
 
 
 def response_bytes(messages: Messages, answer: InferAnswer, *, is_told_final: bool = False) -> bytes:
-    """A ModelInferResponse as it is sent, always with raw contents, as Triton's are.
+    """The bytes of a ModelInferResponse, always with raw contents, as Triton's are.
 
     Args:
         messages: the classes.
-        answer: what came of the request.
-        is_told_final: whether to say that it is the request's last: each request has one.
+        answer: to the request.
+        is_told_final: whether to mark it as the request's last answer, which it always is.
     """
     head = messages.new(
         "ModelInferResponse",
@@ -114,7 +114,7 @@ def stream_response_bytes(response: bytes) -> bytes:
 
 
 def _field_head(number: int, num_bytes: int) -> bytes:
-    """What stands before the bytes of a field. Source: Protocol Buffers, "Encoding", length-delimited records."""
+    """The bytes before the content of a field. Source: Protocol Buffers, "Encoding", length-delimited records."""
     head = bytearray([number << 3 | 2])
     while num_bytes > 0x7F:
         head.append(num_bytes & 0x7F | 0x80)
@@ -180,7 +180,7 @@ def _output_name(output: Any) -> str:
 
 
 def _parameter(parameters: Any, name: str) -> object:
-    """A parameter's value of whatever type; None where there is none. (Reading a map would add the key.)"""
+    """A parameter's value of any type; None if there is none. (Reading a map would add the key.)"""
     if name not in parameters:
         return None
     choice = parameters[name].WhichOneof("parameter_choice")

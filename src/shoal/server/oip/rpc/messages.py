@@ -1,6 +1,6 @@
 """Message classes built from the schema, in a descriptor pool of their own.
 
-A pool of their own, because the process-wide one refuses a second definition: a program may use Triton's client too.
+The process-wide pool refuses a second definition, and a program may also use Triton's client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The messages of `inference.GRPCInferenceService`: names, field numbers and types, as data.
 
 Source: Open Inference Protocol v2, "GRPC"; Triton, grpc_service.proto (repository, configuration, statistics, stream).
-Of a model's configuration only what `metadata.model_config` says; readers skip what they do not find.
+Of a model's configuration only the fields of `metadata.model_config` are included; readers ignore missing ones.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     ),
     "RepositoryModelUnloadResponse": (),
     "SystemSharedMemoryStatusRequest": ("1 name string",),
-    "SystemSharedMemoryStatusResponse": (),  # a map of regions, which is always empty here
+    "SystemSharedMemoryStatusResponse": (),  # a map of regions, which is always empty
     "SystemSharedMemoryUnregisterRequest": ("1 name string",),
     "SystemSharedMemoryUnregisterResponse": (),
     "CudaSharedMemoryStatusRequest": ("1 name string",),
@@ -148,8 +148,8 @@ MESSAGES: dict[str, tuple[str, ...]] = {
     "CudaSharedMemoryUnregisterRequest": ("1 name string",),
     "CudaSharedMemoryUnregisterResponse": (),
 }
-"""By message (nested ones as `Outer.Inner`, before `Outer` is used): `NUMBER NAME TYPE`, the type with `*` for a
-repeated field, `{}` for a map from strings, and `|NAME` for a member of a oneof."""
+"""Fields of each message (nested ones as `Outer.Inner`, before `Outer` is used): `NUMBER NAME TYPE`, where the type has
+`*` for a repeated field, `{}` for a map from strings, and `|NAME` for a member of a oneof."""
 
 ENUMS: dict[str, tuple[str, ...]] = {
     "DataType": (
@@ -170,4 +170,4 @@ ENUMS: dict[str, tuple[str, ...]] = {
         "TYPE_BF16",
     ),
 }
-"""Values from 0 on."""
+"""Names of the values, from 0 on."""

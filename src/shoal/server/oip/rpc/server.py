@@ -30,37 +30,38 @@ from shoal.server.oip.status import RepositoryStatus
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _OPEN_METHODS = frozenset({"ServerLive", "ServerReady"})
-"""What orchestrators ask without a key."""
+"""Methods that orchestrators use without a key."""
 _LARGEST_BYTES = (1 << 31) - 1
 """Source: gRPC keeps the limit in a signed 32-bit integer."""
 COPIED_BYTES = 16 << 20
 _SHARE = 4
-"""gRPC's library copies a message several times in the event loop, 16 MiB in about 15 ms. So one may have a quarter of
-what a request may have over HTTP, or up to so much."""
+"""gRPC's library copies a message several times in the event loop, 16 MiB in about 15 ms. So a message may have a
+quarter of the size of a request over HTTP, or up to this many bytes."""
 MAX_UNREAD_BYTES = 1 << 30
-"""Of messages that are on their way, which no limit of gRPC's bounds together; streams may have as much again."""
+"""Limit for messages that are being received, which no limit of gRPC covers together; streams may have as much
+again."""
 MIN_READS = 4
 READ_TIMEOUT_S = 20.0
-"""From the call to its whole message. A judgment: 16 MiB over 10 Mbit/s."""
+"""Time from the call to the end of its message. A judgment: 16 MiB over 10 Mbit/s."""
 MAX_CONCURRENT_RPCS = 1_024
-"""More are told RESOURCE_EXHAUSTED before they are read. A judgment: what waits beyond is refused by the queue."""
+"""Further calls get RESOURCE_EXHAUSTED before they are read. A judgment: the queue would refuse them anyway."""
 MAX_STREAMS = 256
-"""Of one connection, at once."""
+"""Concurrent streams of one connection."""
 MIN_PING_INTERVAL_MS = 10_000
-"""Clients may ask so often whether the connection lives. Source: gRPC's guide to keepalive, the least that it allows
-clients; servers take no more than one ping in five minutes unless they are told."""
+"""Clients may send keepalive pings this often. Source: gRPC's guide to keepalive, the shortest interval for clients; by
+default servers accept no more than one ping in five minutes."""
 KEEPALIVE_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
-"""A client that has been silent for so long is asked, and let go of where it does not answer."""
+"""A client that has been silent for this long is pinged, and disconnected if it does not answer."""
 MAX_SMALL_BYTES = 1 << 16
-"""Of requests without tensors."""
+"""Limit for requests without tensors."""
 
 _INTERNAL = "internal error; see the server's log"
 _log = logging.getLogger(__name__)
 
 
 def max_message_bytes(max_request_bytes: int) -> int:
-    """The largest message that is taken, where HTTP takes bodies of `max_request_bytes`."""
+    """The largest message that is accepted if HTTP accepts bodies of `max_request_bytes`."""
     return min(_LARGEST_BYTES, max(max_request_bytes // _SHARE, min(max_request_bytes, COPIED_BYTES)))
 
 
@@ -75,12 +76,12 @@ class _KeyInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The method's own handler, or one that aborts."""
+        """The method's own handler, or one that refuses the call."""
         method = handler_call_details.method.rpartition("/")[2]
         metadata = dict(handler_call_details.invocation_metadata or ())
         if method in _OPEN_METHODS or self._check.accepts(str(metadata.get("authorization", ""))):
             return await continuation(handler_call_details)
-        return grpc.stream_stream_rpc_method_handler(_refuse_key)  # of any kind of call: it reads nothing
+        return grpc.stream_stream_rpc_method_handler(_refuse_key)  # for any kind of call, since it reads nothing
 
 
 async def _refuse_key(requests: AsyncIterator[Any], context: Context) -> None:
@@ -117,7 +118,7 @@ class RpcServer:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError where the address cannot be had."""
+        """Listen. Raises ConfigError if the address is not available."""
         options = [
             ("grpc.max_receive_message_length", self._max_message_bytes),
             ("grpc.max_send_message_length", -1),
@@ -148,7 +149,7 @@ class RpcServer:
         server.add_secure_port(address, grpc.ssl_server_credentials([identity]))
 
     async def stop(self) -> None:
-        """End it. Requests that are still open had their time before; their errors may still be sent."""
+        """End the server. Open requests have had their time before; their errors may still be sent."""
         if self._server is not None:
             await self._server.stop(CUT_OFF_S)
 
@@ -158,7 +159,7 @@ class RpcServer:
         return handlers
 
     def _unary_handler(self, name: str) -> grpc.RpcMethodHandler[Any, Any]:
-        """For gRPC the request is a stream of one, which is not read before there is memory for it."""
+        """gRPC sees the request as a stream of one message, which is not read before there is memory for it."""
         method = getattr(self._service, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
 
         async def answer(requests: AsyncIterator[bytes], context: Context) -> Any:

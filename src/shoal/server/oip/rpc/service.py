@@ -47,14 +47,15 @@ UNARY_METHODS = (
     "CudaSharedMemoryStatus",
     "CudaSharedMemoryUnregister",
 )
-"""Methods of one request and one response; their messages are called METHODRequest and METHODResponse."""
+"""Methods with one request and one response, whose messages are called METHODRequest and METHODResponse."""
 
 _QUICK_BYTES = 1 << 18
-"""Messages and answers up to this size are worked on in the event loop: sooner than a thread could take them over."""
+"""Messages and answers up to this size are processed in the event loop, faster than a thread could take them over."""
 
 
 class InferenceService:
-    """Each method is named as the protocol names it, in Python's spelling. Raises ShoalError; `server` answers it."""
+    """Methods have the protocol's names in Python's spelling. They raise ShoalError, which `server` turns into an
+    answer."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class InferenceService:
     async def model_infer(
         self, request: bytes, context: Context, *, call_id: str = "", in_stream: bool = False
     ) -> bytes:
-        """ModelInfer, and what ModelStreamInfer answers to one of its requests where that is no error."""
+        """ModelInfer, and the successful answers of ModelStreamInfer."""
         with self._drain.request():
             given, call = await self._worked(len(request), lambda: self._call(request, context))
             answer = await self._run(call, call_id)
@@ -122,7 +123,7 @@ class InferenceService:
         return stream_response_bytes(response)
 
     def stream_error(self, request: bytes, error: ShoalError) -> bytes:
-        """What ModelStreamInfer answers to a request that failed: errors are answers there."""
+        """The answer of ModelStreamInfer to a request that failed: in streams, errors are answers."""
         response = self._messages.new("ModelStreamInferResponse", error_message=str(error))
         try:
             failed = parse_request(self._messages, request).message
@@ -136,14 +137,14 @@ class InferenceService:
         return given, call_from(given, context.time_remaining())
 
     def _chain(self, name: str, version: str) -> ServedChain | None:
-        """None: it is no chain. Raises UnknownModel: the chain has no such version."""
+        """The chain of this name; None: there is none. Raises UnknownModel if the chain has no such version."""
         served = self._chains.get(name)
         if served is not None and version not in ("", CHAIN_VERSION):
             raise UnknownModel(f"chain {name!r} has no version {version!r}, only {CHAIN_VERSION}")
         return served
 
     async def _run(self, call: InferCall, call_id: str) -> InferAnswer:
-        """Of a chain or of a model."""
+        """Run a call of a chain or of a model."""
         served = self._chain(call.model_name, call.model_version)
         if served is None:
             return await run_inference(self._repository, call, call_id)
@@ -154,7 +155,7 @@ class InferenceService:
         return work() if num_bytes <= _QUICK_BYTES else await self._bodies.off_loop(work)
 
     async def system_shared_memory_status(self, request: Any, context: Context) -> Any:
-        """SystemSharedMemoryStatus: none is ever registered."""
+        """SystemSharedMemoryStatus: no region is ever registered."""
         return self._messages.new("SystemSharedMemoryStatusResponse")
 
     async def system_shared_memory_unregister(self, request: Any, context: Context) -> Any:
@@ -175,7 +176,7 @@ class InferenceService:
         return self._messages.new("ModelConfigResponse", config=config)
 
     async def model_statistics(self, request: Any, context: Context) -> Any:
-        """ModelStatistics; of all models where none is named."""
+        """ModelStatistics, of all models if none is named."""
         if (served := self._chain(request.name, request.version)) is not None:
             return self._messages.new("ModelStatisticsResponse", model_stats=[chain_statistics(served)])
         models = [self._repository.get(request.name, request.version)] if request.name else self._repository.models
@@ -199,6 +200,6 @@ class InferenceService:
 
 
 def _without_parameters(metadata: dict[str, Any]) -> dict[str, Any]:
-    """As the messages of gRPC have it, in which tensors have no parameters."""
+    """Metadata for gRPC's messages, in which tensors have no parameters."""
     tensors = [{key: value for key, value in tensor.items() if key != "parameters"} for tensor in metadata["inputs"]]
     return {**metadata, "inputs": tensors}

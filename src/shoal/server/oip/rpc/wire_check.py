@@ -1,6 +1,7 @@
-"""What an inference request holds, counted on its bytes before it is parsed; raw tensors are left where they lie.
+"""Counts what an inference request contains, in its bytes and before it is parsed; raw tensors are left in place.
 
-Two bytes make an empty submessage of a hundred in memory, so the size of a message says little about what it takes.
+Two bytes can become an empty submessage of a hundred bytes in memory, so the size of a message says little about its
+cost.
 Source: Protocol Buffers, "Encoding".
 """
 
@@ -11,10 +12,10 @@ from collections.abc import Iterator
 from shoal.errors import InvalidRequest
 
 MAX_FIELDS = 4_096
-"""Of the request, and of all its inputs together: tensors, parameters, sizes."""
+"""Limit for the fields of the request and of all its inputs together: tensors, parameters, sizes."""
 MAX_SHAPE_BYTES = 1_024
 MAX_CONTENTS_BYTES = 1 << 20
-"""Of all inputs' typed contents, each of which becomes an object of Python."""
+"""Limit for all inputs' typed contents, each of which becomes a Python object."""
 
 _INPUTS = 5
 _RAW_CONTENTS = 7
@@ -23,10 +24,10 @@ _SHAPE, _CONTENTS = 3, 5
 
 
 def split_request(message: bytes) -> tuple[bytes, list[memoryview]]:
-    """A ModelInferRequest without its raw_input_contents, and those, which lie in `message`.
+    """A ModelInferRequest without its raw_input_contents, and these as views of `message`.
 
     Raises:
-        InvalidRequest: it holds too much, or its bytes are none.
+        InvalidRequest: the request contains too much, or its bytes are malformed.
     """
     view = memoryview(message)
     head: list[memoryview] = []
@@ -86,7 +87,7 @@ def _fields(message: bytes, first: int, last: int) -> Iterator[tuple[int, int, i
 
 
 def _varint(message: bytes, first: int, last: int) -> tuple[int, int]:
-    """A number of up to 64 bits, and where it ends. Raises InvalidRequest."""
+    """A number of up to 64 bits, and the position after it. Raises InvalidRequest."""
     value = 0
     for shift in range(0, 70, 7):
         if first >= last:
