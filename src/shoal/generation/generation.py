@@ -171,7 +171,7 @@ class Generation:
         if output.reason == "error":
             raise self._error_of(output.message)
         if (guide := self._guides.get(output.request_id)) is not None and guide.failure is not None:
-            raise RequestError(f"the output could not be kept within its constraint: {guide.failure}")
+            raise guide.failure
 
     def _error_of(self, message: str) -> ShoalError:
         """Whether it is this request's fault, or nothing can be done any more."""

@@ -9,6 +9,7 @@ from shoal.core.recovery.replica_status import ReplicaStats
 from shoal.core.sequences.pictures import Pictures
 from shoal.core.sequences.request import Output, Request, RequestId, TokenGuide
 from shoal.core.story import Story
+from shoal.errors import RequestError
 from shoal.model.text.grammar.constraint import Constraint
 from shoal.model.vision.pixels import PictureSource
 
@@ -180,7 +181,7 @@ class Guide(TokenGuide, Protocol):
     """Keeps one output within a constraint."""
 
     @property
-    def failure(self) -> str | None:
+    def failure(self) -> RequestError | None:
         """Why it could not follow the output any longer, which then ends early; None while it can."""
         ...
 

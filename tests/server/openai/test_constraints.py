@@ -117,3 +117,18 @@ def test_what_cannot_be_used_is_named(client: openai.OpenAI, fields: dict[str, A
     with pytest.raises(openai.BadRequestError, match=named) as refusal:
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}], extra_body=fields)
     assert refusal.value.param == param
+
+
+NAMES = [f"r{number}" for number in range(60)]
+BRANCHING = "start: " + "|".join(NAMES) + "".join(f'\n{name}: "x" {name} | "x"' for name in NAMES)
+"""whose alternatives add up with every x"""
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_grammar_that_becomes_too_complex_ends_its_output_with_an_error(client: openai.OpenAI, streams: bool) -> None:
+    messages: list[Any] = [{"role": "user", "content": "{" + "x" * 59 + "}"}]
+    said = {"model": MODEL, "messages": messages, "max_tokens": 60, "extra_body": {"guided_grammar": BRANCHING}}
+    with pytest.raises(openai.APIError, match="constraint, which has more than 2000 alternatives at") as error:
+        list(client.chat.completions.create(**said, stream=streams))
+    assert isinstance(error.value, openai.BadRequestError) is not streams
+    assert error.value.code == "invalid_value"

@@ -13,6 +13,12 @@ import llguidance
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from shoal.errors import InvalidRequest
+from shoal.model.text.grammar.alternatives import (
+    TOO_MANY,
+    behind_a_text,
+    crowded_rules,
+    has_too_many_alternatives,
+)
 from shoal.model.text.grammar.constraint import JSON_WHITESPACE, Constraint, ConstraintKind
 from shoal.model.text.grammar.guide import GrammarGuide, error_line
 
@@ -30,14 +36,8 @@ Near the end of a string of bounded length it checks the longer ones one by one.
 on average for a schema with such strings, and 33 with the library's own (10 and 30) (SmolLM2's vocabulary)."""
 
 
-_MOST_ALTERNATIVES = 2000
-"""Alternative rules at one place: llguidance's own limit, `max_items_in_row`. It cannot be raised much: the time that
-an ambiguous grammar takes for a token grows with its square (50 ms at 2000, 2.8 s at 16 thousand)."""
 _PROBED = 4
 """First tokens after which a new grammar is checked: alternatives begin to count after them."""
-_RULE = re.compile(r"^[ \t]*[?!]?([a-z_]\w*|[A-Z]\w*)(?:\[[^\]\n]*\])?[ \t]*:", re.MULTILINE)
-_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
-"""Texts and regular expressions in Lark."""
 
 
 class GrammarVocabulary(Protocol):
@@ -110,50 +110,49 @@ class GrammarCompiler:
             grammar = _TRANSLATIONS[constraint.kind](constraint.text)
         except ValueError as error:
             raise InvalidRequest(_shortened(str(error))) from error
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = self._matcher(grammar)
         if matcher.is_error():
             raise InvalidRequest(_shortened(matcher.get_error()))
-        _check_beginning(matcher.deep_copy(), self._end_ids)
+        if fault := _fault_at_beginning(matcher.deep_copy(), self._end_ids):
+            raise InvalidRequest(_explained(fault))
+        if constraint.kind is ConstraintKind.GRAMMAR:
+            self._check_crowded(_lark_of(constraint.text))
         return matcher
 
+    def _check_crowded(self, grammar: str) -> None:
+        """Raises InvalidRequest if a rule of Lark, wherever it is, has too many alternatives at its beginning."""
+        for rule in crowded_rules(grammar):
+            matcher = self._matcher(_grammar_of(behind_a_text(grammar, rule)))
+            fault = None if matcher.is_error() else _fault_at_beginning(matcher, self._end_ids)
+            if fault and has_too_many_alternatives(fault):
+                raise InvalidRequest(f"rule `{rule}`: it {TOO_MANY}")
 
-def _check_beginning(matcher: llguidance.LLMatcher, end_ids: frozenset[int]) -> None:
-    """Raises InvalidRequest if no output can begin, because rules only lead to each other or there are too many at
-    once."""
+    def _matcher(self, grammar: str) -> llguidance.LLMatcher:
+        return llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+
+
+def _fault_at_beginning(matcher: llguidance.LLMatcher, end_ids: frozenset[int]) -> str | None:
+    """Why no output can begin, because rules only lead to each other or there are too many at once; None: one can."""
     mask = matcher.compute_bitmask()
     if matcher.is_error():
-        reason = error_line(matcher)
-        raise InvalidRequest(_NOTHING if reason == _NO_TOKEN else _too_complex(reason))
+        return error_line(matcher)
     if not any(mask):
-        raise InvalidRequest(_NOTHING)
+        return _NO_TOKEN
     for token_id in islice((one for one in _set_bits(mask) if one not in end_ids), _PROBED):
         after = matcher.deep_copy()
         after.consume_tokens([token_id])
         if not after.is_error() and not after.is_stopped():
             after.compute_bitmask()
         if after.is_error():
-            raise InvalidRequest(_too_complex(error_line(after)))
+            return error_line(after)
+    return None
 
 
-def _too_complex(reason: str) -> str:
+def _explained(reason: str) -> str:
     """The library's message or, for too many alternatives, what to do about it."""
-    if "items; max is" not in reason:
-        return _shortened(reason)
-    return (
-        f"it has more than {_MOST_ALTERNATIVES} alternatives at one place: give texts as a `choice`, or write them as "
-        "one expression or terminal (in Lark a name in capitals)"
-    )
-
-
-def _check_alternatives(grammar: str) -> None:
-    """Raises ValueError for a Lark rule, wherever it is, with more alternatives than one place may have."""
-    bare = _QUOTED.sub("", grammar)
-    heads = list(_RULE.finditer(bare))
-    ends = [*(head.start() for head in heads[1:]), len(bare)]
-    for head, end in zip(heads, ends, strict=False):
-        count = bare.count("|", head.end(), end) + 1
-        if head[1].islower() and count > _MOST_ALTERNATIVES:
-            raise ValueError(_too_complex(f"{count} items; max is"))
+    if reason == _NO_TOKEN:
+        return _NOTHING
+    return f"it {TOO_MANY}" if has_too_many_alternatives(reason) else _shortened(reason)
 
 
 class _TokenTable:
@@ -174,12 +173,14 @@ def _json_grammar(schema: str) -> str:
     return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": JSON_WHITESPACE})
 
 
-def _any_grammar(grammar: str) -> str:
-    is_lark = _LARK.search(grammar) is not None
-    if is_lark:
-        _check_alternatives(grammar)
+def _grammar_of(lark: str) -> str:
+    return llguidance.LLMatcher.grammar_from_lark(lark)
+
+
+def _lark_of(grammar: str) -> str:
+    """A grammar of either kind in Lark. Raises ValueError."""
     try:
-        return llguidance.LLMatcher.grammar_from_lark(grammar if is_lark else gbnf_to_lark(grammar))
+        return grammar if _LARK.search(grammar) is not None else gbnf_to_lark(grammar)
     except RecursionError:
         raise ValueError("the grammar is nested too deeply") from None
     except Exception as error:  # the library raises plain Exception for a missing rule
@@ -189,7 +190,7 @@ def _any_grammar(grammar: str) -> str:
 _TRANSLATIONS: dict[ConstraintKind, Callable[[str], str]] = {
     ConstraintKind.JSON_SCHEMA: _json_grammar,
     ConstraintKind.REGEX: llguidance.LLMatcher.grammar_from_regex,
-    ConstraintKind.GRAMMAR: _any_grammar,
+    ConstraintKind.GRAMMAR: lambda grammar: _grammar_of(_lark_of(grammar)),
 }
 
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 import llguidance
 
+from shoal.errors import InvalidRequest, RequestError
+from shoal.model.text.grammar.alternatives import TOO_MANY, has_too_many_alternatives
+
 
 class GrammarGuide:
     """Follows one request's output. Implements `core.sequences.request.TokenGuide`.
@@ -29,9 +32,14 @@ class GrammarGuide:
         self._num_consumed = 0
 
     @property
-    def failure(self) -> str | None:
-        """Why the guide can no longer follow this output, in one line; None while it can."""
-        return error_line(self._matcher) if self._matcher.is_error() else None
+    def failure(self) -> RequestError | None:
+        """Why the guide can no longer follow this output; None while it can. InvalidRequest blames the constraint."""
+        if not self._matcher.is_error():
+            return None
+        reason = error_line(self._matcher)
+        if has_too_many_alternatives(reason):
+            return InvalidRequest(f"the output could not be kept within its constraint, which {TOO_MANY}")
+        return RequestError(f"the output could not be kept within its constraint: {reason}")
 
     def allowed(self, outputs: Sequence[int]) -> bytes:
         """The tokens that may come next.
