@@ -31,7 +31,7 @@ def test_a_host_is_used_again_whatever_became_of_its_agent(cluster: RayHosts, mo
         finally:
             os.kill(agent, signal.SIGCONT)
         server.wait_for(f"joined: {there.address}")
-        server.wait_for("replica 0 goes on with other workers")
+        server.wait_for("replica 0 continues with new workers")
         assert machines_in_plan(cluster, server) == {here.address, there.address}
         assert set(states(cluster, server).values()) == {"has workers", "has no workers"}
         wait_until(lambda: len(there.processes(WORKER)) == len(here.processes(WORKER)) == 1)

@@ -89,4 +89,4 @@ def wait_until_whole(server: Server, strike: Strike, told: int, here: Host, ther
         return
     server.wait_for_match(f"joined: {there.address}", told)
     server.wait_for_match(f"replica 0 is given back its workers on {here.address}, {there.address}", told)
-    server.wait_for_match("(chain: )?replica 0 goes on with other workers", told)
+    server.wait_for_match("(chain: )?replica 0 continues with new workers", told)

@@ -50,5 +50,5 @@ def test_pictures_are_computed_elsewhere_while_their_host_is_away(cluster: RayHo
         finally:
             away.set_link(True)
         server.wait_for_match(rf"replica 0 is given back its workers on {away.address}", told)
-        server.wait_for_match("vision: replica 0 goes on with other workers", told)
+        server.wait_for_match("vision: replica 0 continues with new workers", told)
         assert answers(cluster, server, range(6, 9), tmp_path) == expected[6:]

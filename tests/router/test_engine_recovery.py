@@ -173,7 +173,7 @@ def test_a_replacement_takes_over_when_it_is_ready_and_not_before() -> None:
         assert tokens_of(outputs, "a") == expected_tokens(1, 3)
         assert engine.stats().num_losses == 0
         assert engine.executors == [new]
-    assert told == ["replica 0 goes on with other workers"]
+    assert told == ["replica 0 continues with new workers"]
 
 
 def test_a_replacement_that_fails_leaves_everything_as_it_was() -> None:

@@ -26,25 +26,25 @@ from shoal.protocol.worker_messages import (
 )
 
 WorkerMessage = StageLoaded | StageFailed | Progress | Shutdown | Wire | Wired | LinkLost
-"""Whatever the work is."""
+"""Messages that are the same for all kinds of work."""
 Message = Step | StepMasks | StepResult | ExpertLoad | LoadStage | LoadGraph | Envelope | WorkerMessage
-"""Everything that goes between the head and a worker."""
+"""All messages between the head and a worker."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
 _ACTIVATIONS = struct.Struct("<4sBBHqqIIII")
-"""magic, version, precision, number of stages behind it, step id, generation, tokens, hidden size, bytes of attention,
-zero; two times a stage follow, then the attention, then the hidden states"""
+"""Header: magic, version, precision, number of earlier stages, step id, generation, tokens, hidden size, bytes of
+attention, zero. Two times for each earlier stage follow, then the attention, then the hidden states."""
 _MAGIC = b"SHAV"
 _ACTIVATIONS_VERSION = 4
 _MAX_STAGES = 1024
 _ALIGNMENT_BYTES = 8
-"""Hidden states begin at a multiple of it, as they do behind times."""
+"""Hidden states begin at a multiple of this number of bytes, with and without attention before them."""
 
 
 def encode(message: Message) -> bytes:
-    """One message as a frame. Raises LocalProtocolError where a value does not fit the wire."""
+    """Encode a message as a frame. Raises LocalProtocolError if a value does not fit the wire format."""
     try:
         return _encoder.encode(message)
     except (msgspec.MsgspecError, OverflowError, TypeError) as error:
@@ -52,7 +52,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(frame: bytes | bytearray | memoryview) -> Message:
-    """One frame as a message. Raises RemoteProtocolError on anything that is not one."""
+    """Decode a frame as a message. Raises RemoteProtocolError if it is malformed."""
     try:
         return _decoder.decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -66,17 +66,17 @@ class Activations:
     step_id: StepId
     generation: Generation
     x_TD: npt.NDArray[np.float32]
-    """Received in fp32, valid until: the frame's link receives again."""
+    """The hidden states. If received in fp32, valid until: the frame's link receives again."""
     compute_s: tuple[float, ...]
-    """seconds that each earlier stage spent on this step"""
+    """Seconds that each earlier stage spent on this step."""
     wait_s: tuple[float, ...]
-    """of those, in collectives; as many"""
+    """Those of `compute_s` that were spent in collectives, for each earlier stage."""
     alignment: bytes = b""
-    """see `StepResult.alignment`: of the heads of earlier stages"""
+    """Attention of the heads in earlier stages, see `StepResult.alignment`."""
 
 
 def pack_activations(activations: Activations, precision: LinkPrecision = "fp32") -> Sequence[memoryview | bytes]:
-    """The parts of a frame, with hidden states at a precision."""
+    """Encode activations as the parts of a frame, with hidden states at a precision."""
     num_tokens, hidden_size = activations.x_TD.shape
     num_stages = len(activations.compute_s)
     times = struct.pack(f"<{2 * num_stages}d", *activations.compute_s, *activations.wait_s)
@@ -97,10 +97,10 @@ def pack_activations(activations: Activations, precision: LinkPrecision = "fp32"
 
 
 def unpack_activations(frame: memoryview, *, shape: tuple[int, int]) -> Activations:
-    """Read a frame, fp32 in place.
+    """Decode a frame; fp32 is read in place. `shape`: [T, D] of the hidden states.
 
     Raises:
-        RemoteProtocolError: it is malformed, truncated, of another version, or not of `shape`, which is [T, D].
+        RemoteProtocolError: the frame is malformed, truncated, of another version or of another shape.
     """
     if len(frame) < _ACTIVATIONS.size:
         raise RemoteProtocolError(f"activation frame of {len(frame)} bytes has no header")

@@ -1,4 +1,4 @@
-"""The device that a worker computes on, where that is not the processor: the head says it, the worker opens it."""
+"""The device on which a worker computes, other than the processor: chosen by the head and opened by the worker."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ FLOAT_PRECISIONS: tuple[FloatPrecision, ...] = get_args(FloatPrecision)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
-    """One GPU, NPU or other device, reached through an execution provider of ONNX Runtime."""
+    """A GPU, NPU or other device that is used through an execution provider of ONNX Runtime."""
 
     provider: str
     """Short name of the provider, such as `webgpu`: a key of `core.plan.devices.providers.PROVIDERS`."""
     index: int = 0
-    """Which of the provider's devices."""
+    """The index among the provider's devices."""
     options: tuple[tuple[str, str], ...] = ()
-    """Options that the provider gets as they are: names and values."""
+    """Options that are passed to the provider: (name, value)."""
     memory_bytes: int | None = None
-    """Bytes of the device's memory that the worker may take; None: as many as there are."""
+    """Bytes of the device's memory that the worker may use; None: all."""
     precision: FloatPrecision = "fp32"
-    """Of a language model's floats there: activations, keys and values, and weights that are no blocks of 4 bits."""
+    """The precision of a language model's floats: activations, keys and values, and weights that are not 4-bit
+    blocks."""
 
     @property
     def name(self) -> str:
-        """As `--device` says it, such as `webgpu:0`."""
+        """The device's name in `--device`, such as `webgpu:0`."""
         return f"{self.provider}:{self.index}"

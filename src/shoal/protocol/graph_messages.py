@@ -1,4 +1,4 @@
-"""What the head and the workers of an ONNX graph say to each other.
+"""Messages between the head and the workers of an ONNX graph.
 
 Tensors travel beside these messages, in an `Envelope`. Like steps, batches go to every worker of a replica at once and
 workers keep nothing between them.
@@ -17,7 +17,7 @@ class LoadGraph(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=20):
 
     stage: StageInterface
     shares: tuple[int, ...]
-    """of the stage's shards; one entry where it is not split further"""
+    """The relative shares of the stage's shards; one entry if it is not split further."""
     threads: int
 
     @property
@@ -32,17 +32,16 @@ class LoadGraph(WorkerLoad, frozen=True, kw_only=True, array_like=True, tag=20):
 
 
 class RunBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=21):
-    """Head to every worker: run your stage once. Beside it: the graph inputs that this stage takes."""
+    """Head to every worker: run the stage once. Tensors: the graph inputs that the stage takes."""
 
     batch_id: int
     generation: Generation
     limit_s: float | None = None
-    """when to give it up and answer with an error; None: never"""
+    """Seconds after which the worker gives up and answers with an error; None: never."""
 
 
 class StageBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=22):
-    """Stage to stage, one shard of each. Beside it: the tensors that this stage produces for that one; none where
-    `error` is set."""
+    """Stage to stage, from one shard to another. Tensors: what the stage produces for the other; none with `error`."""
 
     batch_id: int
     generation: Generation
@@ -50,8 +49,8 @@ class StageBatch(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
 
 
 class BatchDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=23):
-    """Every worker to the head. Beside it, from the first shard of a stage: the graph outputs that this stage produces;
-    none where `error` is set."""
+    """Every worker to the head. Tensors, from the first shard of a stage: the graph outputs that the stage produces;
+    none with `error`."""
 
     batch_id: int
     generation: Generation
@@ -60,7 +59,7 @@ class BatchDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=24):
-    """Receiver to sender: the tensors that came with this token are no longer needed."""
+    """Receiver to sender: the tensors that were sent with this token are no longer needed."""
 
     token: int
 
@@ -69,29 +68,29 @@ TensorMessage = RunBatch | StageBatch | BatchDone | Release
 
 
 class TensorRef(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One tensor, and where it lies in the shared memory of its sender."""
+    """A tensor and its place in the shared memory of its sender."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    """-1: its bytes are in the envelope"""
+    """The offset in bytes; -1: its bytes are in the envelope."""
     num_bytes: int
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=25):
-    """A message and the tensors beside it: one frame."""
+    """A message with its tensors: one frame."""
 
     message: TensorMessage
     tensors: tuple[TensorRef, ...] = ()
     token: int = -1
-    """names the memory of these tensors when it is given back; -1 where there are none"""
+    """The token with which the memory of these tensors is released; -1: there is none."""
     releases: tuple[int, ...] = ()
-    """tokens of frames from the other side whose tensors this side has finished with"""
+    """Tokens of frames from the other side whose tensors this side no longer needs."""
     data: tuple[bytes, ...] = ()
-    """the tensors themselves, one each, where the two sides share no memory"""
+    """The bytes of each tensor, if the two sides share no memory."""
 
     @property
     def generation(self) -> Generation | None:
-        """The message's; None where it has none."""
+        """The generation of the message; None if it has none."""
         return None if isinstance(self.message, Release) else self.message.generation

@@ -1,9 +1,9 @@
-"""Hidden states as bytes, at the precision that a link carries: fp32 as they are, fp16, or 8 bits in blocks.
+"""Hidden states as bytes at the precision of a link: fp32, fp16, or 8 bits in blocks.
 
-8 bits: each row is cut into blocks of 64 values, and a block is one fp32 scale, its largest magnitude / 127, and 64
+8 bits: each row is divided into blocks of 64 values; a block is one fp32 scale, its largest magnitude / 127, and 64
 signed codes. A decoder's hidden states have a few channels that are 10 to 100 times as large as all others (source:
-LLM.int8(), arXiv 2208.07339), so the 8 largest values of each row go as they are, and count as 0 in their blocks. In
-the order: their values, the scales, their places, the codes, of all rows each.
+LLM.int8(), arXiv 2208.07339), so the 8 largest values of each row are sent in fp32, and count as 0 in their blocks. The
+order is: large values, scales, places of the large values, codes; each for all rows.
 
 Shapes: T tokens, D hidden size, N blocks of a row, the last one filled up with zeros, L large values of a row.
 """
@@ -20,7 +20,7 @@ from shoal.errors import RemoteProtocolError
 
 LinkPrecision = Literal["fp32", "fp16", "int8"]
 LINK_PRECISIONS: tuple[LinkPrecision, ...] = ("fp32", "fp16", "int8")
-"""from the exact one to the smallest"""
+"""The precisions, from exact to smallest."""
 
 _BLOCK = 64
 _NUM_LARGE = 8
@@ -29,14 +29,14 @@ _FP16_MAX = 65504.0
 
 
 def hidden_bytes(num_tokens: int, hidden_size: int, precision: LinkPrecision) -> int:
-    """Bytes that hidden states [T, D] take on the link."""
+    """Bytes of hidden states [T, D] on the link."""
     if precision == "int8":
         return num_tokens * (_num_blocks(hidden_size) * (4 + _BLOCK) + _num_large(hidden_size) * (4 + 2))
     return num_tokens * hidden_size * (2 if precision == "fp16" else 4)
 
 
 def pack_hidden(x_TD: F32, precision: LinkPrecision) -> list[memoryview]:
-    """The parts of a frame; at fp32 without a copy. fp16 clips what is beyond its range."""
+    """Encode hidden states as the parts of a frame, at fp32 without a copy. fp16 clips values beyond its range."""
     match precision:
         case "fp32":
             return [_raw(x_TD)]
@@ -56,7 +56,7 @@ def pack_hidden(x_TD: F32, precision: LinkPrecision) -> list[memoryview]:
 
 
 def unpack_hidden(data: memoryview, num_tokens: int, hidden_size: int, precision: LinkPrecision) -> F32:
-    """Hidden states [T, D]; at fp32 read in place. Raises RemoteProtocolError where there are not so many bytes."""
+    """Decode hidden states [T, D]; fp32 is read in place. Raises RemoteProtocolError if the size is wrong."""
     if len(data) != hidden_bytes(num_tokens, hidden_size, precision):
         raise RemoteProtocolError(f"{len(data)} bytes are not {num_tokens} x {hidden_size} values in {precision}")
     match precision:
@@ -78,7 +78,7 @@ def _unpack_int8(data: memoryview, num_tokens: int, hidden_size: int) -> F32:
     if places.size and int(places.max()) >= hidden_size:
         raise RemoteProtocolError(f"a large value is not among the {hidden_size} of its row")
     blocks_TNB = codes.reshape(num_tokens, num_blocks, _BLOCK).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # a broken scale breaks its block, as in fp32
+    with np.errstate(over="ignore", invalid="ignore"):  # a broken scale breaks only its block, as in fp32
         blocks_TNB *= scales_TN[..., np.newaxis]
     x_TD = blocks_TNB.reshape(num_tokens, num_blocks * _BLOCK)[:, :hidden_size]
     np.put_along_axis(x_TD, places.reshape(num_tokens, num_large).astype(np.intp), large_TL, axis=1)
@@ -94,7 +94,7 @@ def _num_blocks(hidden_size: int) -> int:
 
 
 def _blocks(x_TD: F32) -> F32:
-    """[T, N, 64]"""
+    """The blocks of hidden states, [T, N, 64]."""
     num_tokens, hidden_size = x_TD.shape
     num_blocks = _num_blocks(hidden_size)
     if missing := num_blocks * _BLOCK - hidden_size:

@@ -1,7 +1,7 @@
-"""What the head and a process that measures say to each other.
+"""Messages between the head and a measuring process.
 
-One request, one answer; `Pause` has none. A process that was told to keep going repeats what it did last, unanswered,
-until the next message, so that the others of its machine are measured while it computes.
+Every request has one answer, except `Pause`, which has none. A process that was told to keep going repeats its last
+measurement without answers until the next message, so that others on its machine are measured while it computes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shoal.protocol.worker_messages import Shutdown, StageFailed
 
 PROFILE_PROTOCOL_VERSION = 5
 PAIR = 2
-"""Processes whose links are measured, those of rank 0 and 1."""
+"""The number of processes whose links are measured: those of rank 0 and 1."""
 
 
 class StartProfile(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=40):
@@ -24,9 +24,9 @@ class StartProfile(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     version: int
     threads: int
     cores: tuple[int, ...]
-    """CPU ids to pin to; empty: not pinned"""
+    """CPU ids to which the process is pinned; empty: not pinned."""
     rank: int
-    """among the processes that measure together; the first PAIR have links and a group"""
+    """The rank among the processes that measure together; the first PAIR have links and a group."""
 
 
 class LoadPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=41):
@@ -36,7 +36,7 @@ class LoadPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
     model_path: str
     stage: StageConfig
     device: DeviceConfig | None = None
-    """what computes it; None: the processor"""
+    """The device that computes the part; None: the processor."""
 
 
 class DropPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=42):
@@ -46,30 +46,31 @@ class DropPart(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 
 
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """How often a measurement is repeated, and for how long at most."""
+    """How often a measurement is repeated, and for how long."""
 
     min_runs: int
     max_runs: int
     enough_s: float
-    """after min_runs, no more once they have taken so long together"""
+    """After min_runs, the measurement ends when all runs together have taken so many seconds."""
     keep_going: bool = False
+    """Whether to repeat the measurement without answers until the next message."""
 
 
 class TimeStep(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=43):
-    """Run one step through a part, again and again. Answer: Times."""
+    """Run one step through a part repeatedly. Answer: Times."""
 
     part: str
     output_rows: int
-    """each of a sequence of its own"""
+    """Output rows, each of a sequence of its own."""
     prompt_rows: int
     prompt_tokens: int
-    """rows of one sequence among the prompt rows"""
+    """Rows of each sequence among the prompt rows."""
     past_tokens: int
-    """that each sequence has in the KV cache"""
+    """Tokens that each sequence has in the KV cache."""
     is_sampled: bool
     limits: TimeLimits
     clips: int = 0
-    """that the part's encoder takes in"""
+    """Clips that the part's encoder computes."""
 
 
 class TimeProduct(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=44):
@@ -91,8 +92,8 @@ class TimeCopy(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 
 
 class TimeFrames(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=46):
-    """Send frames from one process to the next; each waits until the receiver sleeps. Answer of the receiver: seconds
-    from sending to having received, of the sender: of nothing."""
+    """Send frames from one process to the next; each is sent when the receiver sleeps. The receiver answers with the
+    seconds from sending to receipt, the sender with none."""
 
     link: str
     """ring | tcp"""
@@ -103,8 +104,8 @@ class TimeFrames(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
 
 
 class TimeSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=47):
-    """All-reduces over the pair, to which one and the other come late in turn. Answer: Times, two for each sum: when
-    this process came and when it left, on the clock that all processes share."""
+    """All-reduces over the pair, to which the two processes are late in turn. Answer: Times, two for each sum: when
+    this process began and when it was done, on the clock that all processes share."""
 
     num_bytes: int
     count: int
@@ -112,21 +113,21 @@ class TimeSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=48):
-    """Asks the other side to send the same message back."""
+    """A message that the other side sends back unchanged."""
 
     payload: bytes
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=49):
-    """Stop what keeps going."""
+    """Stop a measurement that keeps going."""
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=50):
-    """Answers that what was asked for is done."""
+    """The answer to a request that returns nothing else."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=51):
-    """Seconds of each repetition, the first ones left out."""
+    """Seconds of each repetition, without the first ones."""
 
     seconds: tuple[float, ...]
 
@@ -153,7 +154,7 @@ _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def encode_profile(message: Request | Answer) -> bytes:
-    """One message as a frame. Raises LocalProtocolError where a value does not fit the wire."""
+    """Encode a message as a frame. Raises LocalProtocolError if a value does not fit the wire format."""
     try:
         return _encoder.encode(message)
     except (msgspec.MsgspecError, OverflowError, TypeError) as error:
@@ -161,7 +162,7 @@ def encode_profile(message: Request | Answer) -> bytes:
 
 
 def decode_request(frame: bytes | memoryview) -> Request:
-    """What a measuring process is asked. Raises RemoteProtocolError."""
+    """Decode a request to a measuring process. Raises RemoteProtocolError if it is malformed."""
     try:
         return _request_decoder.decode(frame)
     except _MALFORMED as error:
@@ -169,7 +170,7 @@ def decode_request(frame: bytes | memoryview) -> Request:
 
 
 def decode_answer(frame: bytes | memoryview) -> Answer:
-    """What it answers. Raises RemoteProtocolError."""
+    """Decode an answer of a measuring process. Raises RemoteProtocolError if it is malformed."""
     try:
         return _answer_decoder.decode(frame)
     except _MALFORMED as error:

@@ -1,6 +1,6 @@
-"""One stage of an ONNX graph: its nodes, and the tensors at its border. The planner cuts it, the worker builds it.
+"""One stage of an ONNX graph: its nodes, inputs and outputs.
 
-Plain dataclasses, which travel inside messages as they are.
+Plain dataclasses, which are sent in messages as they are.
 """
 
 from __future__ import annotations
@@ -8,49 +8,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HEAD = -1
-"""Where a graph's inputs come from and its outputs go, in the place of a stage index."""
+"""Stands for the head in place of a stage index: the source of a graph's inputs and the consumer of its outputs."""
 
 Dim = int | str | None
-"""A fixed size, the name of a symbolic one, or unknown."""
+"""A fixed size, the name of a symbolic size, or None if it is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """What a graph says of one of its tensors."""
+    """A graph's declaration of a tensor."""
 
     name: str
     dtype: str
-    """NumPy's name, such as `float32` or `int64`; `string`, and ml_dtypes' names for `bfloat16` and smaller floats"""
+    """NumPy's name, such as `float32` or `int64`; `string`; or ml_dtypes' name of `bfloat16` and smaller floats."""
     shape: tuple[Dim, ...] | None
-    """None where even the rank is unknown"""
+    """The shape; None if even the rank is unknown."""
     is_optional: bool = False
-    """whether it is an input that has a default"""
+    """Whether it is an input with a default value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageInput:
-    """A tensor that a stage takes from outside."""
+    """An input tensor of a stage."""
 
     spec: TensorSpec
     source: int
-    """the stage that produces it, or HEAD"""
+    """The stage that produces it, or HEAD."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageOutput:
-    """A tensor that a stage hands out."""
+    """An output tensor of a stage."""
 
     spec: TensorSpec
     consumers: tuple[int, ...]
-    """stages that take it, ascending; HEAD first where it is an output of the graph"""
+    """The stages that take it, ascending; HEAD comes first if it is an output of the graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageInterface:
-    """One stage's nodes and the tensors at its border."""
+    """The nodes of one stage with its inputs and outputs."""
 
     first_node: int
     last_node: int
-    """exclusive"""
+    """The first node after the stage."""
     inputs: tuple[StageInput, ...]
     outputs: tuple[StageOutput, ...]

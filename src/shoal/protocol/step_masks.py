@@ -1,4 +1,4 @@
-"""A step's masks, which come behind it, put where its samples have them."""
+"""Filling in a step's masks, which arrive after the step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from msgspec import structs
 from shoal.protocol.language_messages import SampleRow
 
 Masks = Callable[[], Sequence[bytes]]
-"""what the guided samples of a step may draw, in order; waits for it, and may be called once"""
+"""Waits for and returns the masks of a step's guided samples, in order; may be called once."""
 
 
 def awaited(samples: Sequence[SampleRow], masks: Masks | None) -> Sequence[SampleRow]:
-    """The samples, those that are guided with what they may draw, once that is known. Where none is, nothing is asked.
+    """The samples with the masks of guided ones filled in. Waits for the masks only if there are guided samples.
 
     Args:
-        samples: of a step.
-        masks: as many as samples are guided.
+        samples: the samples of a step.
+        masks: gives one mask for each guided sample.
     """
     if not any(one.is_guided for one in samples):
         return samples

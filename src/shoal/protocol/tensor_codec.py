@@ -1,4 +1,4 @@
-"""Graph messages and the tensors beside them as bytes. The tensors themselves lie in memory that both sides map."""
+"""Encoding of graph messages and tensors. Tensors usually lie in memory that both sides map."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from shoal.protocol.graph_messages import Envelope, TensorRef
 
 _LENGTH = struct.Struct("<I")
 _NUMBERS = "biufc"
-"""NumPy's kinds of types that travel, beside those of ml_dtypes and strings"""
+"""NumPy's kinds of types that can be sent, besides ml_dtypes' types and strings."""
 _MAX_RANK = 64
+"""The most dimensions. Source: NumPy 2 refuses arrays of more."""
 _MAX_ELEMENTS = 1 << 40
-"""Sizes other than 0 multiplied: far from where NumPy's arithmetic overflows, which counts them in empty arrays too."""
-"""Source: NumPy 2 refuses arrays of more dimensions."""
+"""The largest product of the sizes other than 0, far from an overflow in NumPy's arithmetic, also for empty arrays."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
-    """One frame. Raises LocalProtocolError where a value does not fit the wire."""
+    """Encode an envelope as a frame. Raises LocalProtocolError if a value does not fit the wire format."""
     try:
         return _encoder.encode(envelope)
     except (msgspec.MsgspecError, OverflowError, TypeError) as error:
@@ -36,7 +36,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 
 def decode_envelope(frame: bytes | bytearray | memoryview) -> Envelope:
-    """One frame. Raises RemoteProtocolError on anything that is not one."""
+    """Decode a frame. Raises RemoteProtocolError if it is malformed."""
     try:
         return _decoder.decode(frame)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -44,19 +44,21 @@ def decode_envelope(frame: bytes | bytearray | memoryview) -> Envelope:
 
 
 def to_bytes(array: Array) -> npt.NDArray[np.uint8]:
-    """An array's bytes, flat; a copy only where it is not contiguous. Strings: u32 length and UTF-8, in a row."""
+    """An array's bytes, flat; copied only if it is not contiguous. Strings: u32 length and UTF-8, one after the
+    other."""
     if array.dtype == object:
         return np.frombuffer(_pack_strings(array.ravel().tolist()), np.uint8)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def dtype_name(array: Array) -> str:
-    """The name a dtype has on the wire and in a TensorSpec."""
+    """The name of an array's dtype in messages and in a TensorSpec."""
     return "string" if array.dtype == object else array.dtype.name
 
 
 def from_bytes(data: memoryview, ref: TensorRef) -> Array:
-    """The array that `ref` describes, read in place (strings are decoded). Raises RemoteProtocolError."""
+    """The array that `ref` describes, read in place; strings are decoded. Raises RemoteProtocolError if it is
+    malformed."""
     too_large = math.prod(size for size in ref.shape if size) > _MAX_ELEMENTS
     if len(ref.shape) > _MAX_RANK or min(ref.shape, default=0) < 0 or too_large:
         raise RemoteProtocolError(f"tensor {ref.name!r} has the impossible shape {ref.shape}")
@@ -78,7 +80,7 @@ def _dtype_named(name: str) -> np.dtype[Any]:
 
 
 def _small_dtype(name: str, known: np.dtype[Any] | None) -> np.dtype[Any]:
-    """One of ml_dtypes' types, which few processes need. `known`: what NumPy itself means by the name."""
+    """One of ml_dtypes' types, which few processes need. `known`: NumPy's own type of this name, if any."""
     import ml_dtypes
 
     small = getattr(ml_dtypes, name, None)

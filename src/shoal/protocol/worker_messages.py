@@ -1,4 +1,4 @@
-"""What the head and its workers say to each other whatever the work is: typed, versioned, no pickle.
+"""Messages between the head and its workers for all kinds of work: typed, versioned, without pickle.
 
 A worker is told what to load, then who its neighbors are, and again whenever one of them was lost.
 """
@@ -14,38 +14,37 @@ from shoal.protocol.device_config import DeviceConfig
 PROTOCOL_VERSION = 16
 
 Generation = NewType("Generation", int)
-"""Number of a replica's set of links, which each loss raises; what belongs to an older one is ignored."""
+"""The number of a replica's set of links, which rises with each loss; messages of older generations are ignored."""
 
 
 class FileState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A file as it was on this machine at one moment: another state means that the content may be another."""
+    """The state of a file on this machine at one moment; another state means that its contents may have changed."""
 
     name: str
-    """relative to the model's folder"""
+    """The name relative to the model's folder."""
     num_bytes: int
     mtime_ns: int
-    """of the latest change"""
+    """The time of the latest change."""
     inode: int
     header_sha256: str
-    """of the first bytes, in hex"""
+    """SHA-256 of the first bytes, in hex."""
 
 
 class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What the first message to a worker says whatever the work is: which file, and the worker's place in its
-    replica."""
+    """The common part of the first message to a worker: the model's file, and the worker's place in its replica."""
 
     version: int
     model_path: str
     stage_index: int
     num_stages: int
     rank: int
-    """of this shard in its stage's group"""
+    """The rank of this shard in its stage's group."""
     cores: tuple[int, ...]
-    """CPU ids to pin to; empty: not pinned"""
+    """CPU ids to which the worker is pinned; empty: not pinned."""
     files: tuple[FileState, ...] = ()
-    """the model's files as the head opened them; empty where the worker's machine has files of its own"""
+    """The model's files as the head opened them; empty if the worker's machine has files of its own."""
     device: DeviceConfig | None = None
-    """what to compute on; None: the processor"""
+    """The device on which to compute; None: the processor."""
 
 
 class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=4):
@@ -54,15 +53,15 @@ class StageLoaded(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     weight_bytes: int
     load_s: float
     note: str | None = None
-    """what a user should know of how it is computed; None: nothing"""
+    """A note for the user about how it computes; None: there is none."""
 
 
 class StageFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=5):
-    """The worker could not load or hit an error it cannot pass; it exits after this."""
+    """The worker could not load, or has met an error that it cannot survive; it exits after this message."""
 
     generation: Generation
     error: str
-    """name of the error class in shoal.errors"""
+    """The name of the error class in shoal.errors."""
     message: str
 
 
@@ -78,26 +77,25 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=7
 
 
 class Neighbor(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A worker of the same replica that another one has a link to."""
+    """A worker of the same replica to which another one has a link."""
 
     stage: int
     where: str = ""
-    """how it is reached; empty: on this machine, by descriptors that the head hands over"""
+    """Its address; empty: on this machine, over descriptors that the head passes."""
     name: str = ""
-    """what to call it in messages; empty: not told"""
+    """Its name for messages; empty: not known."""
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=8):
-    """To a worker that has loaded: who its neighbors are from now on. It is cut off from others, and no earlier work
-    counts."""
+    """Head to a loaded worker: its neighbors from now on. It drops its links to others and all earlier work."""
 
     generation: Generation
     sources: tuple[Neighbor, ...] = ()
-    """one shard of each stage that feeds this one, by stage; none in the first stage"""
+    """One shard of each stage that feeds this one, by stage; none in the first stage."""
     consumers: tuple[Neighbor, ...] = ()
-    """shards of later stages that this one feeds"""
+    """Shards of later stages that this one feeds."""
     group: tuple[Neighbor, ...] = ()
-    """all shards of this stage by rank; empty: it is the only one"""
+    """All shards of this stage by rank; empty: it is the only one."""
 
 
 class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):
@@ -105,11 +103,11 @@ class Wired(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=10):
 
     generation: Generation
     row_s: float
-    """seconds that it took for a single row; 0: not measured"""
+    """Seconds that it took for a single row; 0: not measured."""
 
 
 class LinkLost(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
-    """A neighbor is gone. This worker keeps what it has loaded and waits for others to be wired to."""
+    """A neighbor is lost. This worker keeps what it has loaded and waits for new neighbors."""
 
     generation: Generation
     message: str

@@ -1,4 +1,4 @@
-"""The shell around batching: owns one model's executors, its requests' arrays, and moves events in and effects out.
+"""The shell around batching: it owns one model's executors and requests' arrays, and moves events in and effects out.
 
 Single-threaded: one thread or event loop calls `add`, `cancel` and `turn`; only `wake` may be called from another.
 """
@@ -50,7 +50,7 @@ __all__ = ["BatchEngine", "BatchStats", "InferenceRequest", "InferenceResult"]
 
 
 class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
-    """Runs requests on replicas of one model, put together to batches. Owns the executors."""
+    """Runs requests in batches on the replicas of one graph. Owns the executors."""
 
     def __init__(
         self,
@@ -68,15 +68,15 @@ class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         """Take over the executors.
 
         Args:
-            executors: one a replica, at least one.
-            batch: where the graph's rows are.
+            executors: one for each replica, at least one.
+            batch: the batch axes of the graph.
             config: the limits; None: the defaults.
-            clock: seconds, monotonic; for an event loop its own `time`.
-            factories: how workers are started again, one a replica; empty: a lost replica stays lost.
+            clock: gives monotonic seconds; for an event loop its own `time`.
+            factories: start workers again, one for each replica; empty: a lost replica stays lost.
             recovery: when workers count as lost and how they are restarted; None: the defaults.
-            model: its name in the log, where there are several; empty: none.
+            model: the model's name in the log, if there are several; empty: none.
             row_s: seconds that the workers of each replica took for a row of the sample; empty: not known.
-            sample: inputs of the graph that hold such a row; None: its cost is not known.
+            sample: inputs of the graph with that row; None: its cost is not known.
         """
         recovery = recovery or RecoveryConfig()
         self._config = config or BatchingConfig()
@@ -97,22 +97,22 @@ class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         self._submitted = SubmittedBatches(batch)
         self._counts = BatchCounts()
         self._ended: list[InferenceResult] = []
-        """for the next turn"""
+        """Results for the next turn to return."""
         self._needs_tick = False
 
     @property
     def has_work(self) -> bool:
-        """Whether a request is unfinished or a result not yet handed out."""
+        """Whether a request is unfinished or a result was not returned yet."""
         return bool(self._requests or self._ended)
 
     def add(self, request: InferenceRequest) -> None:
         """Queue a request. Nothing is sent before the next `turn`, so that requests added together run together.
 
         Raises:
-            InvalidRequest: no rows, or inputs that disagree on them.
-            QueueFull: too much waits already.
-            DeadlineExceeded: it cannot be done in its time.
-            WorkerLost: no replica is left, and none will be.
+            InvalidRequest: the inputs have no rows or different numbers of rows, or the id is in use.
+            QueueFull: too many rows wait already.
+            DeadlineExceeded: the request cannot be finished before its deadline.
+            WorkerLost: all replicas are given up.
         """
         num_rows = count_rows(request.inputs, self._axes)
         now_s = self._clock()
@@ -140,16 +140,15 @@ class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         self._needs_tick = True
 
     def turn(self, timeout_s: float) -> list[InferenceResult]:
-        """Move everything on by one notch: send what can be sent, wait at most timeout_s for answers, digest them.
+        """Do one turn: send what can be sent, wait at most timeout_s for answers, and take them in.
 
-        With 0 it never blocks, except that executors of this process compute in it.
+        With timeout_s of 0 it does not block, except that executors of this process compute in it.
 
         Returns:
-            The requests that have ended, each exactly once.
+            Results of the requests that have ended, each exactly once.
 
         Raises:
-            WorkerLost: no replica is left, none will be, and the turns before have handed out the errors of all
-                requests.
+            WorkerLost: all replicas are given up, and earlier turns have returned the errors of all requests.
         """
         death = self._scheduler.death
         if death is not None and not self._ended:
@@ -163,11 +162,11 @@ class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         return ended
 
     def filenos(self) -> tuple[int, ...]:
-        """One descriptor, the same for the engine's whole life: readable when `turn` has something to do."""
+        """One descriptor, the same for the engine's whole life; it is readable when `turn` has something to do."""
         return (self._workers.fileno(),)
 
     def next_wake_s(self) -> float | None:
-        """When `turn` is to be called at the latest, on the clock; None: not before the descriptor is readable."""
+        """The time at which `turn` must be called at the latest; None: not before the descriptor is readable."""
         now_s = self._clock()
         if self._needs_tick or self._ended or self._scheduler.death is not None:
             return now_s
@@ -182,7 +181,7 @@ class BatchEngine(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         return self._scheduler.generation_of(index)
 
     def _collect(self) -> None:
-        """Take in what the workers have said."""
+        """Take in the workers' messages."""
         for event in self._workers.collect():
             if isinstance(event, Answered):
                 self._digest(event.replica, event.result, self._clock())

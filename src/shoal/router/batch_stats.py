@@ -1,4 +1,4 @@
-"""What one model's batching has done and is doing: Triton's statistics under Shoal's names."""
+"""Statistics of one model's batching: Triton's statistics under Shoal's names."""
 
 from __future__ import annotations
 
@@ -12,57 +12,56 @@ from shoal.core.recovery.worker_life import Phase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStats:
-    """A snapshot. Source of the meanings: Triton's metrics, "Count" and "Inference Request" sections."""
+    """A snapshot for metrics. Source: Triton's metrics, sections "Count" and "Inference Request"."""
 
     num_rows: int
-    """computed so far: Triton's inference count, where a batch of n counts n"""
+    """Rows computed so far: Triton's inference count, in which a batch of n counts n."""
     num_batches: int
-    """computed so far: Triton's execution count"""
+    """Batches computed so far: Triton's execution count."""
     num_succeeded: int
-    """requests that ended with outputs"""
+    """Requests that ended with outputs."""
     num_failed: int
-    """requests that were refused or ended with an error"""
+    """Requests that were refused or ended with an error."""
     queue_s: float
-    """summed over the succeeded requests"""
+    """Seconds in the queue, summed over the succeeded requests."""
     compute_s: float
-    """summed over the succeeded requests, each with the whole time of its batches"""
+    """Seconds of computing, summed over the succeeded requests, each with the whole time of its batches."""
     batch_sizes: Mapping[int, int]
-    """computed batches by their rows, padding excluded"""
+    """Computed batches by their rows, without padding."""
     num_requests: int
-    """unfinished"""
+    """Unfinished requests."""
     queued_requests: int
-    """of which rows wait"""
+    """Unfinished requests with waiting rows."""
     queued_rows: int
     in_flight_rows: int
     in_flight_batches: int
     num_replicas: int
-    """with all their workers"""
+    """Replicas that have all their workers."""
     rows_per_s: float
-    """of these together, by their latest batches, while they have something to do"""
+    """Rows per second of these replicas together while they are busy, from their latest batches."""
     num_recovering: int
-    """replicas whose workers are lost and are to be started again"""
+    """Replicas whose workers are lost and will be restarted."""
     num_losses: int
-    """times that workers were lost, so far"""
+    """Losses of workers so far."""
     num_recoveries: int
-    """times that a lost replica had workers again, so far"""
+    """The number of times that a lost replica got workers again so far."""
     phases: tuple[Phase, ...]
-    """of each replica's workers"""
+    """The phase of each replica's workers."""
     reduced: tuple[bool, ...]
-    """for each replica, whether it does without a worker that could not be started again"""
+    """Whether each replica runs without a worker that could not be restarted."""
     slowdowns: tuple[tuple[float, ...], ...]
-    """for each stage of each replica, how many times as long as expected its latest batches took; empty where no worker
-    has computed yet"""
+    """[replica][stage]: observed over expected seconds of the latest batches; empty before the first batch."""
     stage_s: tuple[tuple[float, ...], ...]
-    """for each replica and stage, mean seconds of the latest batches"""
+    """[replica][stage]: mean seconds of the latest batches."""
     work: tuple[ReplicaWork, ...]
-    """of each replica"""
+    """The work of each replica."""
     recovery_s: float
-    """for how long replicas had no workers, summed over the recoveries"""
+    """Seconds for which replicas had no workers, summed over all recoveries."""
 
 
 @dataclass(slots=True)
 class BatchCounts:
-    """The counts behind `BatchStats` that only ever grow."""
+    """The counters behind `BatchStats`, which never decrease."""
 
     num_succeeded: int = 0
     num_failed: int = 0
@@ -71,11 +70,11 @@ class BatchCounts:
     batch_sizes: dict[int, int] = field(default_factory=dict[int, int])
 
     def note_batch(self, num_rows: int) -> None:
-        """A batch was computed."""
+        """Count a computed batch."""
         self.batch_sizes[num_rows] = self.batch_sizes.get(num_rows, 0) + 1
 
     def note_end(self, *, succeeded: bool, queue_s: float, compute_s: float) -> None:
-        """A request has ended."""
+        """Count a request that has ended."""
         if succeeded:
             self.num_succeeded += 1
             self.queue_s += queue_s
@@ -84,7 +83,7 @@ class BatchCounts:
             self.num_failed += 1
 
     def snapshot(self, scheduler: BatchScheduler, pids: Sequence[tuple[int, ...]]) -> BatchStats:
-        """Together with what the scheduler is at. `pids`: of each replica's workers."""
+        """The counters together with the scheduler's state. `pids`: the process ids of each replica's workers."""
         recovery = scheduler.recovery_stats()
         living = [replica for replica in scheduler.replicas if not replica.is_lost]
         return BatchStats(

@@ -1,4 +1,4 @@
-"""The shell around the decisions: owns every replica's workers, moves events in and effects out.
+"""The shell around a language model's decisions: it owns all workers, and moves events in and effects out.
 
 Single-threaded: one thread calls all methods; only `wake` may be called from another.
 """
@@ -48,12 +48,12 @@ class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
         """Take over the executors.
 
         Args:
-            replicas: limits and loaded workers, one a replica, at least one.
-            clock: see above.
-            factories: how workers are started again, one a replica; empty: a lost replica stays lost.
+            replicas: limits and loaded workers of each replica, at least one.
+            clock: gives monotonic seconds.
+            factories: start workers again, one for each replica; empty: a lost replica stays lost.
             row_s: seconds that the workers of each replica took for a single row; empty: not known.
             recovery: when workers count as lost and how they are restarted; None: the defaults.
-            routing: which replica a request goes to.
+            routing: the rule that chooses a request's replica.
         """
         recovery = recovery or RecoveryConfig()
         if not factories:
@@ -65,7 +65,7 @@ class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
         self._traces: RequestTraces | None = None
 
     def trace(self, on_end: Callable[[RequestTrace], None]) -> None:
-        """Follow every request from now on. `on_end`: told of each that has ended, in the engine's thread."""
+        """Trace every request from now on. `on_end`: called in the engine's thread with each one that has ended."""
         self._traces = RequestTraces(self._fleet, on_end)
 
     @property
@@ -74,11 +74,11 @@ class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
         return self._fleet.has_work
 
     def add(self, request: Request) -> None:
-        """Hand a request to the replica that is expected to have finished it first.
+        """Give a request to the replica that is expected to finish it first.
 
         Raises:
-            InvalidRequest: it can never be served as it is.
-            CapacityError: it can never fit into the KV memory, or no replica is left.
+            InvalidRequest: the request is invalid.
+            CapacityError: the request can never fit into the KV memory, or no replica is left.
         """
         self._fleet.check(request)
         self._tell(RequestAdded(request=request), [])
@@ -88,10 +88,10 @@ class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
         self._tell(RequestCancelled(request_id=request_id), [])
 
     def turn(self, timeout_s: float) -> list[Output]:
-        """Move everything on by one notch: send what can be sent, wait at most timeout_s for results, digest them.
+        """Do one turn: send what can be sent, wait at most timeout_s for results, and take them in.
 
         Raises:
-            WorkerLost: no replica is left to go on with, and none will be.
+            WorkerLost: all replicas are given up.
         """
         outputs = self._advance()
         if self._fleet.death is None:
@@ -118,7 +118,7 @@ class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
         return self._fleet.replicas[index].scheduler.generation
 
     def _advance(self) -> list[Output]:
-        """Let the fleet decide on everything that it was told, and carry it out."""
+        """Let the fleet decide about all events so far, and carry out its effects."""
         outputs: list[Output] = []
         self._tell(Tick(heard_s=self._workers.heard_s), outputs)
         while news := self._workers.take_news():
@@ -128,7 +128,7 @@ class Engine(ReplicaOwner[StepWork, StepResult, SchedulerConfig]):
         return outputs
 
     def _collect(self, outputs: list[Output]) -> None:
-        """Tell the fleet what the workers say."""
+        """Pass the workers' messages on to the fleet."""
         for event in self._workers.collect():
             if isinstance(event, Answered):
                 self._tell(StepAnswered(replica=event.replica, result=event.result), outputs)

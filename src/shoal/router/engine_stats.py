@@ -1,4 +1,4 @@
-"""What an engine shows of itself."""
+"""Statistics of an engine."""
 
 from __future__ import annotations
 
@@ -14,49 +14,48 @@ from shoal.core.recovery.worker_life import Phase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """What the engine is doing, summed over its replicas."""
+    """A snapshot of an engine, summed over its replicas."""
 
     num_running: int
     num_waiting: int
     kv_usage: float
-    """share of KV blocks in use, 0 to 1"""
+    """The share of KV blocks in use, 0 to 1."""
     prefix_query_tokens: int
     prefix_hit_tokens: int
     num_preemptions: int
     max_context: int
-    """tokens, prompt and output together"""
+    """The most tokens of a sequence, prompt and output together."""
     max_running: int
-    """sequences that may run at once, on all replicas that are not given up"""
+    """The most sequences that can run at once, on all replicas that are not given up."""
     num_replicas: int
-    """replicas that have their workers"""
+    """Replicas that have their workers."""
     num_recovering: int
-    """replicas whose workers are lost and are to be started again"""
+    """Replicas whose workers are lost and will be restarted."""
     num_losses: int
-    """times that workers were lost, so far"""
+    """Losses of workers so far."""
     num_replays: int
-    """times that a request which had begun was taken from lost workers, so far"""
+    """The number of times that a started request lost its workers so far."""
     replayed_tokens: int
-    """tokens that lost workers had computed and others must compute again, so far"""
+    """Tokens that lost workers had computed and that had to be computed again so far."""
     num_recoveries: int
-    """times that a lost replica had workers again, so far"""
+    """The number of times that a lost replica got workers again so far."""
     recoveries_s: tuple[float, ...]
-    """for how long replicas had no workers, the latest recoveries in order"""
+    """Seconds for which replicas had no workers, in the latest recoveries in order."""
     slowdowns: tuple[tuple[float, ...], ...]
-    """for each stage of each replica, how many times as long as expected its latest steps took; empty where no worker
-    has computed yet"""
+    """[replica][stage]: observed over expected seconds of the latest steps; empty before the first step."""
     stage_s: tuple[tuple[float, ...], ...]
-    """for each replica and stage, mean seconds of the latest steps"""
+    """[replica][stage]: mean seconds of the latest steps."""
     phases: tuple[Phase, ...]
-    """of each replica's workers"""
+    """The phase of each replica's workers."""
     reduced: tuple[bool, ...]
-    """for each replica, whether it does without a worker that could not be started again"""
+    """Whether each replica runs without a worker that could not be restarted."""
     replicas: tuple[SchedulerStats, ...]
     work: tuple[ReplicaWork, ...]
-    """of each replica"""
+    """The work of each replica."""
 
 
 def take_stats(fleet: ReplicaFleet, pids: Sequence[tuple[int, ...]]) -> EngineStats:
-    """The counts as they are now. `pids`: of each replica's workers."""
+    """Take a snapshot of the fleet. `pids`: the process ids of each replica's workers."""
     of_replicas = tuple(replica.scheduler.stats() for replica in fleet.replicas)
     of_fleet = fleet.stats()
     in_inbox = sum(isinstance(event, RequestAdded) for replica in fleet.replicas for event in replica.inbox)

@@ -1,6 +1,6 @@
-"""The seam between decisions and workers: one executor does the work of one replica, whatever the work is.
+"""The seam between decisions and workers: an executor does the work of one replica.
 
-A piece of work is a step of a language model or a batch of an ONNX graph; nothing here knows which.
+A piece of work is a step of a language model or a batch of an ONNX graph; this interface is the same for both.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ LimitsT_co = TypeVar("LimitsT_co", covariant=True)
 class Executor(Protocol[WorkT_contra, ResultT]):
     """Does the work of one replica, in the order in which it was submitted.
 
-    Implementations: in-process, child processes, workers on other machines. Nothing above `executor` knows which.
+    It may compute in this process, in child processes, or on other machines; only the folder `executor` knows which.
     """
 
     @property
     def num_stages(self) -> int:
-        """How many pieces of work can usefully be computed at once."""
+        """Stages of the pipeline: the number of pieces of work that it can compute at once."""
         ...
 
     def submit(self, work: WorkT_contra) -> None:
-        """Hand over one piece of work. Returns before it is computed. Raises WorkerLost."""
+        """Send one piece of work and return before it is computed. Raises WorkerLost."""
         ...
 
     def poll(self) -> list[ResultT]:
-        """Finished work, oldest first, without blocking on a peer (an in-process executor computes here).
+        """Return finished work, oldest first, without blocking on a peer; an in-process executor computes here.
 
         Raises:
-            WorkerLost: a worker of this replica is gone; everything in flight is lost.
+            WorkerLost: a worker of this replica is lost, and with it everything in flight.
         """
         ...
 
     def filenos(self) -> tuple[int, ...]:
-        """File descriptors that become readable when `poll` has something; empty: `poll` itself does the work."""
+        """File descriptors that become readable when `poll` has results; empty: `poll` itself does the work."""
         ...
 
     def worker_pids(self) -> tuple[int, ...]:
@@ -50,15 +50,14 @@ class Executor(Protocol[WorkT_contra, ResultT]):
         ...
 
     def fence(self) -> None:
-        """Let go of everything in flight, at once: the workers are cut off from each other, and what they say no
-        longer counts.
+        """Drop everything in flight at once: the workers are cut off from each other, and their messages are ignored.
 
-        Those that live keep what they have loaded, for a factory's next start; `kill` or `close` must follow.
+        Survivors keep what they have loaded, for the next start by a factory; `kill` or `close` must follow.
         """
         ...
 
     def kill(self) -> bool:
-        """Make every worker end, without waiting for it. Call it again until it says that all of them have ended."""
+        """Make every worker end, without waiting. Returns whether all have ended; call it again until then."""
         ...
 
     def close(self) -> None:
@@ -67,7 +66,7 @@ class Executor(Protocol[WorkT_contra, ResultT]):
 
 
 class StartingExecutor(Executor[WorkT_contra, ResultT], Protocol[WorkT_contra, ResultT]):
-    """One whose workers may still be loading."""
+    """An executor whose workers may still be loading."""
 
     @property
     def row_s(self) -> float:
@@ -76,12 +75,12 @@ class StartingExecutor(Executor[WorkT_contra, ResultT], Protocol[WorkT_contra, R
 
     @property
     def failed_worker(self) -> int | None:
-        """The worker, stage by stage and rank by rank, that the latest error was about; None: not known."""
+        """The worker that the latest error was about, counted stage by stage and rank by rank; None: not known."""
         ...
 
     @property
     def silent(self) -> int | None:
-        """The only worker, so counted, that is not ready; None: several are not, or none."""
+        """The only worker that is not ready, counted as `failed_worker`; None: several are not, or all are."""
         ...
 
     @property
@@ -90,13 +89,12 @@ class StartingExecutor(Executor[WorkT_contra, ResultT], Protocol[WorkT_contra, R
         ...
 
     def poll_loading(self) -> bool:
-        """Take in what loading workers say, without blocking; whether all of them are ready for work.
+        """Take in messages of loading workers, without blocking. Returns whether all workers are ready.
 
         To be called when a descriptor of `filenos` is readable.
 
         Raises:
-            WorkerLost: a worker is gone.
-            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+            WorkerLost: a worker is lost. ModelLoadError, ConfigError, CapacityError: the error of a worker that failed.
         """
         ...
 
@@ -107,23 +105,24 @@ class ReplicaFactory(Protocol[WorkT, ResultT, LimitsT_co]):
     def start(
         self, generation: Generation, without: int | None, previous: Executor[WorkT, ResultT] | None
     ) -> tuple[LimitsT_co, StartingExecutor[WorkT, ResultT]]:
-        """Start them. Returns at once, while they load.
+        """Start the workers. Returns at once, while they load.
 
         Args:
-            generation: of the workers.
-            without: a worker, stage by stage and rank by rank, that could not be restarted: do without it if possible.
-            previous: fenced; workers of it may be used again and are no longer its own then.
+            generation: the generation of the workers.
+            without: a worker that could not be restarted, counted stage by stage and rank by rank: leave it out if
+                possible. None: start all.
+            previous: the fenced executor before; the new one may take workers over from it.
 
         Returns:
-            What the scheduler may ask of these workers, and the workers.
+            The limits of the workers, and their executor.
 
         Raises:
-            ShoalError: it cannot even be begun.
+            ShoalError: the workers could not be started.
         """
         ...
 
 
 StepExecutor = Executor[StepWork, StepResult]
-"""Of a language model."""
+"""The executor of a language model."""
 StepReplicaFactory = ReplicaFactory[StepWork, StepResult, SchedulerConfig]
-"""Of a language model."""
+"""The factory of a language model."""

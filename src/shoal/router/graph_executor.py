@@ -1,4 +1,4 @@
-"""The work of an ONNX graph's replica: a batch and what became of it."""
+"""The work of an ONNX graph's replica: batches and their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shoal.router.executor import Executor, ReplicaFactory
 BatchId = NewType("BatchId", int)
 
 Tensors = Mapping[str, Array]
-"""Arrays by the name that the graph gives them. Strings are arrays of dtype object that hold `str` (or `bytes`)."""
+"""Arrays by their names in the graph. Strings are arrays of dtype object with `str` (or `bytes`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,30 +23,31 @@ class Batch:
     """One run of the graph."""
 
     batch_id: BatchId
-    """unique among the batches of its executor"""
+    """The batch's id, unique within its executor."""
     inputs: Tensors
-    """every input of the graph, checked against its specs; must not change until the batch's result has come"""
+    """All inputs of the graph, checked against its specs. They must not change until the batch's result arrives."""
     limit_s: float | None = None
-    """when a worker is to give it up, so that it can go on with others; None: never"""
+    """Seconds after which a worker gives up the batch, so that it can continue with others; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
-    """What became of one Batch."""
+    """The result of a Batch."""
 
     batch_id: BatchId
     outputs: dict[str, np.ndarray[Any, Any]]
-    """every output of the graph; empty where `error` says why there is none. Valid until: `release` is called"""
+    """All outputs of the graph; empty with an `error`. Valid until: `release` is called."""
     compute_s: tuple[float, ...]
-    """seconds spent computing, one per stage (waiting excluded)"""
+    """Seconds that each stage computed, without waiting."""
     error: str | None = None
-    """one line: ONNX Runtime could not run this batch (shapes that do not fit each other, say); the replica goes on"""
+    """Why ONNX Runtime could not run this batch (for example inconsistent shapes), in one line. The replica
+    continues."""
     release: Callable[[], None] | None = None
-    """to be called once when the outputs have been read: they lie in memory that a worker waits for. None where they
-    are the receiver's own"""
+    """To be called once after the outputs have been read, which lie in memory that a worker waits for. None: the
+    outputs belong to the receiver."""
 
     def take(self) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs as the receiver's own, released."""
+        """Copy the outputs if needed and release them."""
         if self.release is None:
             return self.outputs
         owned = {name: np.array(view) for name, view in self.outputs.items()}

@@ -1,4 +1,4 @@
-"""One request for an ONNX graph: what a client hands in, what comes back, and what is kept of it in between."""
+"""Requests for an ONNX graph, their results, and their state in between."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from shoal.router.rows import join_outputs, take_rows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """One run of the model for one client."""
+    """A client's request for one run of the model."""
 
     request_id: str
-    """unique among the unfinished"""
+    """The request's id, unique among unfinished requests."""
     inputs: Tensors
-    """exactly the graph's inputs, checked against its specs; must not change until the result has come"""
+    """Exactly the graph's inputs, checked against its specs. They must not change until the result arrives."""
     timeout_s: float | None = None
-    """to finish in, from `add` on; None: no limit"""
+    """Seconds from `add` within which the request must finish; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceResult:
-    """The end of one request."""
+    """The result of one request."""
 
     request_id: str
     outputs: dict[str, Array]
-    """all of the graph's, empty with an error; may be views of a batch's arrays"""
+    """All outputs of the graph; empty with an error. They may be views of a batch's arrays."""
     error: ShoalError | None
-    """DeadlineExceeded (while it waited), RequestAborted, WorkerLost, InvalidRequest (it cannot be run)"""
+    """DeadlineExceeded (while it waited), RequestAborted, WorkerLost, or InvalidRequest (it cannot be run)."""
     queue_s: float
-    """from `add` to the submission of its first rows; to the end, if none were submitted"""
+    """Seconds from `add` to the submission of its first rows, or to its end if none were submitted."""
     compute_s: float
-    """computing in all stages of the batches that it was in, waiting excluded"""
+    """Seconds that all stages computed the batches with its rows, without waiting."""
     batch_rows: int
-    """rows of the largest of these batches"""
+    """Rows of the largest of these batches."""
 
 
 @dataclass(slots=True)
@@ -52,23 +52,23 @@ class Inference:
     compute_s: float = 0.0
     batch_rows: int = 0
     outputs: dict[int, dict[str, Array]] = field(default_factory=dict[int, dict[str, Array]])
-    """by first row"""
+    """Outputs of the parts so far, by first row."""
 
     def inputs_of(self, part: Part, axes: BatchAxes) -> Tensors:
-        """A part's rows, as views."""
+        """The inputs of a part's rows, as views."""
         inputs = self.request.inputs
         if part.num_rows == self.num_rows:
             return inputs
         return take_rows(inputs, axes, part.first_row, part.first_row + part.num_rows)
 
     def store(self, part: Part, outputs: dict[str, Array], *, compute_s: float, batch_rows: int) -> None:
-        """Keep a part's outputs until the others have come."""
+        """Keep a part's outputs until all parts are computed."""
         self.outputs[part.first_row] = outputs
         self.compute_s += compute_s
         self.batch_rows = max(self.batch_rows, batch_rows)
 
     def end(self, error: ShoalError | None, axes: BatchAxes, now_s: float) -> InferenceResult:
-        """The result. Without an error, every row's outputs must be there."""
+        """Make the result. Without an error, the outputs of all rows must have been stored."""
         outputs: dict[str, Array] = {}
         if error is None:
             outputs = join_outputs([self.outputs[row] for row in sorted(self.outputs)], axes)

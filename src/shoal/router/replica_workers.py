@@ -1,4 +1,4 @@
-"""The executors of one replica: the one that serves or is being started, one that may be to replace it, old ones."""
+"""The executors of one replica: the one that serves or is starting, its possible replacement, and old ones that end."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from shoal.protocol.worker_messages import Generation
 from shoal.router.executor import Executor, ReplicaFactory, ResultT, StartingExecutor, WorkT
 
 _REPLACEMENT_TIMEOUT_S = 600.0
-"""For workers that are to replace running ones, from the last sign of progress: nobody waits for them."""
+"""Time-out of workers that will replace running ones, since the last sign of progress. Long, because no request waits
+for them."""
 
 LimitsT = TypeVar("LimitsT")
 Replaced = Callable[[ShoalError | None], None]
-"""told when a replacement serves, or why it does not"""
+"""Called with None when a replacement serves, or with the error if it never will."""
 
 
 @contextmanager
 def counted_as_failed() -> Generator[None]:
-    """Raises WorkerLost where the system refuses processes, descriptors or memory: it may have some the next time.
+    """Raise WorkerLost if the system refuses processes, descriptors or memory, which it may have the next time.
 
-    Such a start is a failed attempt, as any other: decision 0008 counts it.
+    Such a start counts as a failed attempt like any other (decision 0008).
     """
     try:
         yield
@@ -36,7 +37,7 @@ def counted_as_failed() -> Generator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Loading(Generic[WorkT, ResultT, LimitsT]):
-    """Workers that were started and are not ready."""
+    """Workers that were started and are not ready yet."""
 
     limits: LimitsT
     executor: StartingExecutor[WorkT, ResultT]
@@ -44,7 +45,7 @@ class _Loading(Generic[WorkT, ResultT, LimitsT]):
 
 @dataclass(slots=True)
 class _Replacement(Generic[WorkT, ResultT, LimitsT]):
-    """Such workers, to be put in the place of others."""
+    """Loading workers that will replace others."""
 
     workers: _Loading[WorkT, ResultT, LimitsT]
     factory: ReplicaFactory[WorkT, ResultT, LimitsT]
@@ -61,7 +62,7 @@ class Ready(Generic[LimitsT]):
 
 
 class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
-    """Registers every executor's descriptors with the epoll set while it may have something to say."""
+    """The executors of one replica, whose descriptors are registered with an epoll set while they may have messages."""
 
     def __init__(
         self,
@@ -69,55 +70,55 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         factory: ReplicaFactory[WorkT, ResultT, LimitsT] | None,
         epoll: select.epoll,
     ) -> None:
-        """Take over the executor, which serves; None: there is none yet. Without a factory nothing can be started."""
+        """Take over the serving executor; None: there is none yet. Without a factory no workers can be started."""
         self._factory = factory
         self._epoll = epoll
         self._serving = executor
         self._loading: _Loading[WorkT, ResultT, LimitsT] | None = None
         self._replacement: _Replacement[WorkT, ResultT, LimitsT] | None = None
         self._fenced: Executor[WorkT, ResultT] | None = None
-        """lost workers of which some may be used again"""
+        """The fenced executor of lost workers, of which some may be used again."""
         self._ending: list[Executor[WorkT, ResultT]] = []
         self._num_out = 0
-        """pieces of work that are submitted and not answered"""
+        """Pieces of work that were submitted and not answered."""
         if executor is not None:
             self._watch(executor)
 
     @property
     def computes_here(self) -> bool:
-        """Whether polling is what computes or loads, and there is something to do."""
+        """Whether there is work or loading to do in this process, by polling."""
         if self._loading is not None:
             return not self._loading.executor.filenos()
         return self._serving is not None and bool(self._num_out) and not self._serving.filenos()
 
     @property
     def is_ending(self) -> bool:
-        """Whether processes have been told to end and have not."""
+        """Whether processes were told to end and have not ended yet."""
         return bool(self._ending)
 
     @property
     def has_replacement(self) -> bool:
-        """Whether workers load that are to serve later."""
+        """Whether a replacement is loading."""
         return self._replacement is not None
 
     @property
     def serving(self) -> Executor[WorkT, ResultT] | None:
-        """To look at only."""
+        """The serving executor; read-only for callers."""
         return self._serving
 
     @property
     def failed_worker(self) -> int | None:
-        """The worker that the latest failure to load was about."""
+        """The worker that the latest failure to load was about; None: not known."""
         return None if self._loading is None else self._loading.executor.failed_worker
 
     @property
     def silent(self) -> int | None:
-        """The only worker that is not ready, of those that are being started."""
+        """The only starting worker that is not ready; None: not known."""
         return None if self._loading is None else self._loading.executor.silent
 
     @property
     def waiting_for(self) -> str:
-        """All of them, for messages."""
+        """The starting workers that are not ready, for messages."""
         return "" if self._loading is None else self._loading.executor.waiting_for
 
     def submit(self, work: WorkT) -> None:
@@ -127,7 +128,7 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         self._num_out += 1
 
     def poll(self) -> list[ResultT]:
-        """What has been answered. Raises ShoalError: the workers are lost."""
+        """Return the answered work. Raises ShoalError if the workers are lost."""
         if self._serving is None:
             return []
         results = self._serving.poll()
@@ -135,9 +136,9 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         return results
 
     def start(self, generation: Generation, without: int | None) -> None:
-        """Start the workers again. Raises ShoalError."""
+        """Start the workers again. Raises ShoalError if they cannot be started."""
         if self._factory is None:
-            raise WorkerLost("nobody knows how its workers are started")
+            raise WorkerLost("its workers cannot be started again")
         try:
             with counted_as_failed():
                 self._loading = _Loading(*self._factory.start(generation, without, self._fenced))
@@ -146,14 +147,14 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
             self.end_fenced()
 
     def is_loading_at(self, fds: AbstractSet[int]) -> bool:
-        """Whether to look at workers that are being started: one of these descriptors is theirs, or they have none."""
+        """Whether to poll starting workers: one of these descriptors is theirs, or they have none."""
         if self._loading is None:
             return False
         own = self._loading.executor.filenos()
         return not own or not fds.isdisjoint(own)
 
     def poll_loading(self) -> Ready[LimitsT] | None:
-        """Look at workers that are being started; when they are ready they serve. Raises ShoalError."""
+        """Poll starting workers. When they are ready they serve, and are returned. Raises ShoalError if they fail."""
         loading = self._loading
         with counted_as_failed():
             if loading is None or not loading.executor.poll_loading():
@@ -167,7 +168,7 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         done: Replaced,
         now_s: float,
     ) -> None:
-        """Start others beside those that serve. Raises ShoalError; an earlier replacement that loads is dropped."""
+        """Start a replacement beside the serving workers and drop an earlier one. Raises ShoalError."""
         self._drop_replacement(WorkerLost("another replacement was asked for"))
         with counted_as_failed():
             workers = _Loading(*factory.start(generation, None, None))
@@ -175,7 +176,7 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         self._watch(workers.executor)
 
     def poll_replacement(self, fds: AbstractSet[int], now_s: float) -> Ready[LimitsT] | None:
-        """Look at them; when they are ready they serve, and those that did end."""
+        """Poll the replacement. When it is ready it serves, and is returned, and the former workers end."""
         new = self._replacement
         if new is None:
             return None
@@ -193,10 +194,10 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
         return None
 
     def stop(self, *, keep: bool) -> None:
-        """Those that serve or are being started do so no longer.
+        """Stop the serving or starting workers.
 
         Args:
-            keep: the living for the next start, which must follow, or `end_fenced`; else all are ended.
+            keep: whether to keep survivors for the next `start`, which must follow, or `end_fenced`; otherwise all end.
         """
         executor = self._loading.executor if self._loading else self._serving
         self._serving = self._loading = None
@@ -208,20 +209,20 @@ class ReplicaWorkers(Generic[WorkT, ResultT, LimitsT]):
             self.end_fenced()
 
     def end_fenced(self) -> None:
-        """End what is left of lost workers, without waiting for them."""
+        """End the survivors of lost workers, without waiting for them."""
         if self._fenced is not None:
             self._ending.append(self._fenced)
             self._fenced = None
             self.reap()
 
     def reap(self) -> None:
-        """Forget those that have ended meanwhile."""
+        """Forget ending executors whose processes have ended."""
         for executor in [executor for executor in self._ending if executor.kill()]:
             executor.close()
             self._ending.remove(executor)
 
     def close(self) -> None:
-        """End all and wait for it. Idempotent."""
+        """End all workers and wait for their ends. Idempotent."""
         self._factory = None  # it may hold the model's file open
         self._drop_replacement(WorkerLost("the engine was closed"))
         loading = self._loading.executor if self._loading else None

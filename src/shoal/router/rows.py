@@ -1,7 +1,7 @@
-"""Rows of tensors: counting, taking, joining, padding and splitting them along the axes that a graph's plan names.
+"""Rows of tensors: counting, taking, joining, padding and splitting them along the batch axes of a graph.
 
-Every function takes the graph's `BatchAxes`. Inputs hold exactly the graph's inputs, checked before. An input without a
-batch axis is shared by all rows; a graph that is not batched has one "row": the whole request.
+Inputs are exactly the graph's inputs and were checked before. An input without a batch axis is shared by all rows; in a
+graph that is not batched, the whole request is one row.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from shoal.router.graph_executor import Tensors
 
 
 def count_rows(inputs: Tensors, axes: BatchAxes) -> int:
-    """How many rows a request has; 1 where the graph is not batched.
+    """The number of rows of a request; 1 if the graph is not batched.
 
     Raises:
-        InvalidRequest: no rows at all, inputs that disagree, or one without the axis.
+        InvalidRequest: the inputs have no rows, have different numbers of rows, or lack the axis.
     """
     if not axes.is_batched:
         return 1
@@ -36,16 +36,16 @@ def count_rows(inputs: Tensors, axes: BatchAxes) -> int:
 
 
 def row_cost(inputs: Tensors, axes: BatchAxes) -> int:
-    """What one row holds: its elements, and those of shared inputs. At least 1."""
+    """The cost of one row: its elements plus those of shared inputs, at least 1."""
     num_rows = count_rows(inputs, axes) if axes.is_batched else 1
     elements = (inputs[name].size // (1 if axis is None else num_rows) for name, axis in axes.inputs.items())
     return max(1, sum(elements))
 
 
 def signature(inputs: Tensors, axes: BatchAxes) -> Hashable:
-    """What requests must have in common to share a batch: types, shapes apart from the batch axis, shared inputs.
+    """What requests must have in common to share a batch: types, shapes except the batch axis, and shared inputs.
 
-    Anything hashable, equal for equal requests; None where the graph is not batched.
+    The value is hashable, and equal for requests that may share a batch; None if the graph is not batched.
     """
     if not axes.is_batched:
         return None
@@ -53,33 +53,33 @@ def signature(inputs: Tensors, axes: BatchAxes) -> Hashable:
 
 
 def take_rows(inputs: Tensors, axes: BatchAxes, first: int, last: int) -> dict[str, Array]:
-    """Rows `first` to `last` (exclusive) of a request, as views; shared inputs as they are."""
+    """The rows first:last of a request, as views; shared inputs are unchanged."""
     return {name: _slice(inputs[name], axis, first, last) for name, axis in axes.inputs.items()}
 
 
 def join_rows(parts: Sequence[Tensors], axes: BatchAxes) -> dict[str, Array]:
-    """The inputs of one batch from those of parts with equal signatures, at least one. A single part is not copied."""
+    """Join the inputs of parts with equal signatures, at least one, into a batch. A single part is not copied."""
     return _join(parts, axes.inputs)
 
 
 def pad_rows(inputs: Tensors, axes: BatchAxes, num_rows: int) -> dict[str, Array]:
-    """Repeat the last row until there are `num_rows`: a real row is the one padding that any graph can compute."""
+    """Repeat the last row until there are `num_rows`. Any graph can compute a real row, unlike other padding."""
     return {name: _pad(inputs[name], axis, num_rows) for name, axis in axes.inputs.items()}
 
 
 def split_rows(
     outputs: Mapping[str, Array], axes: BatchAxes, counts: Sequence[int], num_rows: int
 ) -> list[dict[str, Array]]:
-    """Cut a batch's outputs into those of its parts, as views.
+    """Split a batch's outputs into those of its parts, as views.
 
     Args:
-        outputs: of one run; an output may be a multiple of the rows long, then each row has as many entries.
-        axes: of the graph.
+        outputs: the outputs of one run. An output's length may be a multiple of the rows; each row has as many entries.
+        axes: the batch axes of the graph.
         counts: rows of each part, in their order in the batch.
-        num_rows: that the batch ran with, padding included; what `counts` leaves is dropped.
+        num_rows: rows of the run, including padding; rows beyond those in `counts` are dropped.
 
     Raises:
-        InvalidRequest: an output whose length has nothing to do with the number of rows.
+        InvalidRequest: the length of an output is no multiple of the number of rows.
     """
     if len(counts) == 1 and counts[0] == num_rows:
         return [dict(outputs)]
@@ -95,24 +95,24 @@ def split_rows(
 
 
 def join_outputs(parts: Sequence[Mapping[str, Array]], axes: BatchAxes) -> dict[str, Array]:
-    """The outputs of one request from those of its parts in row order, at least one. A single part is not copied."""
+    """Join the outputs of a request's parts, at least one, in row order. A single part is not copied."""
     return _join(parts, axes.outputs)
 
 
 class RowAssembler:
-    """Outputs put together from pieces that come in any order: each is written where it belongs, once."""
+    """Outputs that are assembled from pieces in any order; each piece is written once to its place."""
 
     def __init__(self, axes: BatchAxes, num_rows: int) -> None:
-        """`num_rows`: of all pieces together."""
+        """`num_rows`: rows of all pieces together."""
         self._axes = axes
         self._num_rows = num_rows
         self._whole: dict[str, Array] = {}
 
     def write(self, outputs: Mapping[str, Array], first: int, num_rows: int, ran_rows: int) -> None:
-        """Take the outputs of `num_rows` rows from `first` on, which ran as `ran_rows` with padding.
+        """Write the outputs of `num_rows` rows from `first` on, which ran as `ran_rows` rows with padding.
 
         Raises:
-            InvalidRequest: they do not fit to those of the other pieces, or have nothing to do with rows.
+            InvalidRequest: the outputs do not match those of other pieces, or are no multiple of the rows.
         """
         (own,) = split_rows(outputs, self._axes, (num_rows,), ran_rows)
         for name, axis in self._axes.outputs.items():
@@ -132,7 +132,7 @@ class RowAssembler:
             _slice(whole, axis, first * entries, (first + num_rows) * entries)[...] = part
 
     def outputs(self) -> dict[str, Array]:
-        """The whole, once every piece has been written."""
+        """All outputs, once every piece has been written."""
         return self._whole
 
 
@@ -151,7 +151,7 @@ def _input_signature(array: Array, axis: int | None) -> Hashable:
 
 
 def _digest(array: Array) -> bytes:
-    """Equal for equal values, and for no others that anybody can find. hashlib gives Python's lock away meanwhile."""
+    """A cryptographic digest of an array's values. hashlib releases Python's lock meanwhile."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 

@@ -1,4 +1,4 @@
-"""Batches of a graph that workers have: arrays put together from the rows of requests, and taken apart again."""
+"""Batches of a graph in flight: their arrays are joined from rows of requests, and their outputs split again."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from shoal.router.rows import join_rows, pad_rows, split_rows
 
 @dataclass(frozen=True, slots=True)
 class SubmittedBatch:
-    """A batch that was submitted, with the requests that its parts belong to, ended ones included."""
+    """A submitted batch, with the requests of its parts, including ended ones."""
 
     batch: SubmitBatch
     owners: Sequence[Inference]
 
 
 class SubmittedBatches:
-    """Batches under way, by their numbers."""
+    """Batches in flight, by id."""
 
     def __init__(self, axes: BatchAxes) -> None:
-        """`axes`: where the graph's rows are."""
+        """`axes`: the batch axes of the graph."""
         self._axes = axes
         self._batches: dict[int, SubmittedBatch] = {}
 
     def begin(self, batch: SubmitBatch, owners: Sequence[Inference], now_s: float) -> Batch:
-        """Note a batch, and put its arrays together.
+        """Note a batch and join its arrays.
 
         Args:
-            batch: which rows it has.
-            owners: the request of each of its parts.
-            now_s: when it is submitted.
+            batch: the batch with its parts.
+            owners: the request of each part.
+            now_s: the time of submission.
         """
         for owner in owners:
             if owner.submitted_s is None:
@@ -49,15 +49,15 @@ class SubmittedBatches:
         return Batch(batch_id=BatchId(batch.batch_id), inputs=inputs, limit_s=batch.limit_s)
 
     def pop(self, batch_id: int) -> SubmittedBatch | None:
-        """A batch that was answered; None where nobody waits for it any more."""
+        """Remove and return a batch that was answered; None if it was forgotten."""
         return self._batches.pop(batch_id, None)
 
     def store(self, submitted: SubmittedBatch, outputs: Mapping[str, Array], compute_s: float) -> str | None:
-        """Give the parts' outputs to their requests. Returns why that cannot be done, if so.
+        """Give the parts' outputs to their requests. Returns the error if that is not possible; otherwise None.
 
         Args:
             submitted: the batch.
-            outputs: of all its rows.
+            outputs: the outputs of all its rows.
             compute_s: seconds that all stages computed.
         """
         batch = submitted.batch
@@ -71,12 +71,12 @@ class SubmittedBatches:
         return None
 
     def forget(self, replica: int) -> None:
-        """The workers that had a replica's batches are gone, or are about to end."""
+        """Forget a replica's batches, because its workers are lost or about to end."""
         for batch_id in [
             batch_id for batch_id, submitted in self._batches.items() if submitted.batch.replica == replica
         ]:
             del self._batches[batch_id]
 
     def _padded_rows(self, num_rows: int) -> int:
-        """Rows that go through the graph."""
+        """Rows of a run, including padding."""
         return self._axes.rows if self._axes.rows is not None and self._axes.is_batched else num_rows

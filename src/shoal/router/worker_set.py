@@ -1,6 +1,6 @@
-"""The workers of all replicas of a model behind one descriptor: the shell around recovery, whatever the work is.
+"""The workers of all replicas of a model behind one descriptor: the shell around recovery, for all kinds of work.
 
-It says what workers have said (`collect`) and does what recovery wants done with them (`carry_out`).
+It returns the workers' messages as events (`collect`) and carries out effects of recovery (`carry_out`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from shoal.router.replica_workers import LimitsT, Ready, Replaced, ReplicaWorker
 from shoal.router.story.replica_log import ReplicaLog
 
 _MAX_WAIT_S = 60.0
-"""No wait is longer, so that a lost wake-up costs a minute and not for ever."""
+"""The longest wait, so that a lost wake-up costs at most a minute."""
 _REAP_S = 0.01
-"""Between two looks at processes that were killed."""
+"""Seconds between two looks at processes that were killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Answered(Generic[ResultT]):
 
 
 class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
-    """Owns the executors. Belongs to one thread; only `wake` may be called from another."""
+    """Owns the executors. One thread calls all methods; only `wake` may be called from another."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
         """Take over the executors.
 
         Args:
-            executors: with their workers, one a replica.
-            factories: how workers are started again, one a replica; empty: nobody knows.
-            clock: seconds, monotonic.
-            log: what operators read of the replicas; None: one without a model's name.
+            executors: one for each replica, with their workers.
+            factories: start workers again, one for each replica; empty: they cannot be started again.
+            clock: gives monotonic seconds.
+            log: the log for operators; None: one without a model's name.
         """
         self._clock = clock
         self.log = log or ReplicaLog()
@@ -73,34 +73,34 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
             for executor, factory in zip(executors, factories or [None] * len(executors), strict=True)
         ]
         self._joining: list[ReplicaWorkers[WorkT, ResultT, LimitsT]] = []
-        """of replicas to come"""
+        """Workers of replicas that will join."""
         self._news: dict[int, ReplicaLost | WorkersProgressed] = {}
-        """what became of carrying out something, to be told after the effects under way, by replica"""
+        """Events that result from carrying out effects, by replica; returned by `take_news`."""
         self._readable: AbstractSet[int] = frozenset()
         self.heard_s = -inf
-        """until when `collect` has told, or will tell, what workers have said"""
+        """All messages of workers up to this time have been returned by `collect`, or will be."""
 
     @property
     def serving(self) -> list[Executor[WorkT, ResultT]]:
-        """Executors of the replicas that have their workers, to look at only."""
+        """Executors of the replicas that have their workers; read-only for callers."""
         return [workers.serving for workers in self._replicas if workers.serving is not None]
 
     @property
     def pids(self) -> list[tuple[int, ...]]:
-        """Process ids of each replica's workers, see `Executor.worker_pids`; empty while it has none that serve."""
+        """Process ids of each replica's workers, see `Executor.worker_pids`; empty while none serve."""
         of_replicas = (workers.serving for workers in self._replicas)
         return [() if executor is None else executor.worker_pids() for executor in of_replicas]
 
     def fileno(self) -> int:
-        """A descriptor that stays the same for life: readable when workers have said something, or after `wake`."""
+        """A descriptor that never changes; it is readable when workers have sent messages, or after `wake`."""
         return self._epoll.fileno()
 
     def wake(self) -> None:
-        """Make a waiting or the next `wait` return. Thread-safe."""
+        """Make the current or the next `wait` return. Thread-safe."""
         os.eventfd_write(self._wake_fd, 1)
 
     def wake_s(self) -> float | None:
-        """When to `collect` at the latest, if the descriptor does not become readable; None: not before."""
+        """The time at which `collect` must be called at the latest; None: not before the descriptor is readable."""
         if self._news or any(workers.computes_here for workers in self._replicas):
             return self._clock()
         if any(workers.is_ending for workers in (*self._replicas, *self._joining)):
@@ -108,9 +108,9 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
         return None
 
     def wait(self, timeout_s: float, until_s: float | None = None) -> None:
-        """Sleep until workers say something, `wake` was called, something is due, or it is `until_s`.
+        """Sleep until workers send messages, `wake` is called, something is due, or it is `until_s`.
 
-        Not at all for a timeout of 0 or where `collect` is what computes.
+        It does not sleep if the timeout is 0 or if `collect` itself computes.
         """
         times = [time_s - self._clock() for time_s in (until_s, self.wake_s()) if time_s is not None]
         sleep_s = min(timeout_s, _MAX_WAIT_S, *times) if times else min(timeout_s, _MAX_WAIT_S)
@@ -122,7 +122,7 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
     def collect(
         self,
     ) -> Iterator[Answered[ResultT] | WorkersProgressed | ReplicaReady[LimitsT] | ReplicaJoined[LimitsT] | ReplicaLost]:
-        """What workers have said by the latest `wait`, to be told one by one as it comes."""
+        """Yield the workers' messages up to the latest `wait` as events, to be passed on one by one."""
         readable, self._readable = self._readable, frozenset()
         for index, workers in enumerate(self._replicas):
             workers.reap()
@@ -145,13 +145,13 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
             yield ReplicaJoined(limits=ready.limits, row_s=ready.row_s)
 
     def take_news(self) -> list[ReplicaLost | WorkersProgressed]:
-        """What became of `submit` and `carry_out`: to be told once everything under way has been carried out."""
+        """Return the events that result from `submit` and `carry_out`, to be passed on after all effects."""
         news = [*self._news.values()]
         self._news.clear()
         return news
 
     def submit(self, replica: int, work: WorkT) -> None:
-        """Send work to a replica. For workers that are gone it goes nowhere: `take_news` says so."""
+        """Send work to a replica. If its workers are lost, `take_news` returns the loss."""
         if isinstance(self._news.get(replica), ReplicaLost):
             return
         try:
@@ -160,7 +160,7 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
             self._news[replica] = _loss(replica, error, None)
 
     def carry_out(self, effect: RecoveryEffect) -> None:
-        """Stop or start workers, and tell whoever watches."""
+        """Carry out an effect: stop or start workers, and log it."""
         self.log.note(effect)
         match effect:
             case StopWorkers(replica=index, keep=keep):
@@ -182,21 +182,21 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
         generation: Generation,
         done: Replaced | None,
     ) -> None:
-        """Start other workers for a replica, to serve in the place of the present ones when they are ready.
+        """Start new workers for a replica, which replace the present ones when they are ready.
 
         Args:
-            index: of the replica.
-            factory: for these workers and all that follow them.
-            generation: of these workers.
-            done: told None when they serve, or why they never will.
+            index: the index of the replica.
+            factory: starts these workers and all that follow them.
+            generation: the generation of these workers.
+            done: called with None when they serve, or with the error if they never will.
 
         Raises:
-            ShoalError: they cannot even be started.
+            ShoalError: the workers could not be started.
         """
         self._replicas[index].begin_replacement(factory, generation, done or _ignore, self._clock())
 
     def add(self, factory: ReplicaFactory[WorkT, ResultT, LimitsT], done: Replaced | None) -> None:
-        """Start one more replica, which joins once its workers are ready. Arguments and errors as of `replace`."""
+        """Start another replica, which joins once its workers are ready. Arguments and errors as in `replace`."""
         workers = ReplicaWorkers[WorkT, ResultT, LimitsT](None, factory, self._epoll)
         workers.begin_replacement(factory, Generation(0), done or _ignore, self._clock())
         self._joining.append(workers)
@@ -211,7 +211,7 @@ class WorkerSet(Generic[WorkT, ResultT, LimitsT]):
             self._wake_fd = -1
 
     def _collect_joining(self, readable: AbstractSet[int]) -> Iterator[Ready[LimitsT]]:
-        """Those that are ready are replicas; those that never will be are forgotten once they have ended."""
+        """Turn ready workers into replicas, and forget failed ones once their processes have ended."""
         for workers in tuple(self._joining):
             workers.reap()
             ready = workers.poll_replacement(readable, self._clock())
@@ -248,4 +248,4 @@ def _loss(index: int, error: ShoalError, failed_worker: int | None) -> ReplicaLo
 
 
 def _ignore(error: ShoalError | None) -> None:
-    """Nobody waits."""
+    """Ignore the outcome of a replacement."""

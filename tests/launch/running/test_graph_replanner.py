@@ -128,7 +128,7 @@ def test_a_slow_stage_gives_nodes_away_and_no_request_is_lost(watch: Watch, plan
     results = finish(engine)
     while not watch.told:
         results += engine.turn(TURN_S)
-    assert watch.told == ["replica 0 goes on with other workers"]
+    assert watch.told == ["replica 0 continues with new workers"]
     assert engine.stats().num_losses == 0
     whole = plain_session(planned.graph.path)
     assert sorted(int(result.request_id) for result in results) == list(range(20))

@@ -1,4 +1,4 @@
-"""The story of a graph's replicas: what its batching was told and what it wanted."""
+"""The story of a graph's replicas: the events and effects of its batching."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from shoal.router.story.recovery_words import effect_words, event_words
 
 
 class BatchStory:
-    """Is told every event with its effects. Decides nothing."""
+    """Notes every event of the batch scheduler with its effects. It decides nothing."""
 
     def __init__(self, story: Story, num_replicas: int) -> None:
         self._story = story
         self._num_replicas = num_replicas
 
     def note(self, event: Event, effects: Sequence[Effect], now_s: float) -> None:
-        """Remember what has just been decided."""
+        """Note an event and its effects."""
         at = NO_REPLICA
         match event:
             case InferenceAdded(request_id=request_id, num_rows=num_rows):
@@ -52,7 +52,7 @@ class BatchStory:
             self._note_effects(effects, at, now_s)
 
     def _note_effects(self, effects: Sequence[Effect], at: int, now_s: float) -> None:
-        """`at`: the replica of the event, where it has one."""
+        """Note effects for their replicas. `at`: the replica of the event, or NO_REPLICA."""
         told: defaultdict[int, list[str]] = defaultdict(list)
         ids: defaultdict[int, list[str]] = defaultdict(list)
         for effect in effects:

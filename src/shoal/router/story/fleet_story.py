@@ -1,4 +1,4 @@
-"""The story of a language model's replicas: what the fleet was told and what it wanted, and where requests went."""
+"""The story of a language model's replicas: events and effects of the fleet, and the replicas of requests."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from shoal.router.story.replica_log import ReplicaLog
 
 
 class FleetStory:
-    """Is told every event with its effects. Decides nothing."""
+    """Notes every event of the fleet with its effects. It decides nothing."""
 
     def __init__(self, fleet: ReplicaFleet, log: ReplicaLog) -> None:
         """
         Args:
-            fleet: asked where a request is.
-            log: of its replicas.
+            fleet: the fleet, which is asked for the replica of a request.
+            log: the log of its replicas.
         """
         self._fleet = fleet
         self._log = log
         self._story = log.story
         self._at: dict[RequestId, int] = {}
-        """the replica of every request that has not ended"""
+        """The replica of every request that has not ended."""
         self._has_newcomer = False
 
     def note(self, event: FleetEvent, effects: Sequence[FleetEffect], now_s: float) -> None:
-        """Remember what has just been decided."""
+        """Note an event and its effects."""
         match event:
             case RequestAdded(request=request):
                 self._note_added(request.request_id, len(request.prompt_ids), now_s)
@@ -83,7 +83,8 @@ class FleetStory:
             self._story.note(now_s, replica, "decided", (*first, *told[replica]), ids)
 
     def note_moves(self, event: FleetEvent, effects: Sequence[FleetEffect], now_s: float) -> None:
-        """Say which requests have moved, once the effects are carried out; looked for only after what can move some."""
+        """Note which requests have moved, after the effects are carried out. Checked only if the event can move
+        some."""
         is_share = isinstance(event, Tick) and self._has_newcomer
         is_rare = isinstance(event, ReplicaReady | ReplicaJoined | ReplicaLost) or is_share
         if not is_rare and not any(isinstance(effect, StopWorkers) for effect in effects):

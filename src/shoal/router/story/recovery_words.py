@@ -1,4 +1,4 @@
-"""Events and effects of recovery in a few words, for stories."""
+"""Texts for events and effects of recovery, for stories."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RecoveryEvent = WorkersProgressed | ReplicaReady[Any] | ReplicaJoined[Any] | Rep
 
 
 def event_words(event: RecoveryEvent) -> str:
-    """What has happened to workers."""
+    """An event of workers in a few words."""
     match event:
         case WorkersProgressed(waiting_for=waiting_for):
-            return f"workers load, waiting for {waiting_for}" if waiting_for else "workers load"
+            return f"workers are loading, waiting for {waiting_for}" if waiting_for else "workers are loading"
         case ReplicaReady():
             return "workers are ready"
         case ReplicaJoined():
@@ -37,16 +37,16 @@ def event_words(event: RecoveryEvent) -> str:
 
 
 def effect_words(effect: RecoveryEffect) -> str:
-    """What is done with workers."""
+    """An effect on workers in a few words."""
     match effect:
         case StopWorkers(reason=reason, keep=keep):
-            return f"stop workers{', keep the living' if keep else ''}: {reason}"
+            return f"stop workers{', keep survivors' if keep else ''}: {reason}"
         case StartWorkers(generation=generation, without=without):
             return f"start generation {generation}{'' if without is None else f' without worker {without}'}"
         case GiveUp(reason=reason):
             return f"give up: {reason}"
         case ReportRecovery(pause_s=pause_s):
-            return "other workers serve" if pause_s is None else f"serves again after {pause_s:.1f} s"
+            return "new workers serve" if pause_s is None else f"serves again after {pause_s:.1f} s"
         case ReportSpeed(change=change):
             return describe(change)
         case _:

@@ -1,4 +1,4 @@
-"""What operators read of a model's replicas: a line in the log for what recovery does, and each replica's story."""
+"""The log of a model's replicas for operators: a line for each effect of recovery, and each replica's story."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from shoal.core.story import Story
 
 _logger = logging.getLogger("shoal.replicas")
 _MAX_NAMED = 20
-"""Requests whose ids stand in one line."""
+"""The most ids of requests in one line."""
 
 
 class ReplicaLog:
-    """Writes to the logger `shoal.replicas`. Records carry `replica` and, where there is one, `model`."""
+    """Writes to the logger `shoal.replicas`. Records have the fields `replica` and, if it has a name, `model`."""
 
     def __init__(self, model: str = "") -> None:
-        """`model`: its name, where there are several in this process."""
+        """`model`: the model's name, if there are several in this process."""
         self._model = model
         self.story = Story()
 
     def note(self, effect: RecoveryEffect) -> None:
-        """A line for what is done with a replica's workers; all of its story where it is given up."""
+        """Log an effect on a replica's workers, and all of its story if it is given up."""
         match effect:
             case StopWorkers(replica=replica, reason=reason):
                 self._log(logging.WARNING, replica, f"is lost: {reason}")
@@ -36,7 +36,7 @@ class ReplicaLog:
                 for entry in self.story.of_replica(replica):
                     self._log(logging.ERROR, replica, f"story: {entry.text}")
             case ReportRecovery(replica=replica, pause_s=None):
-                self._log(logging.INFO, replica, "goes on with other workers")
+                self._log(logging.INFO, replica, "continues with new workers")
             case ReportRecovery(replica=replica, pause_s=pause_s):
                 self._log(logging.INFO, replica, f"has its workers again after {pause_s:.1f} s")
             case ReportSpeed(replica=replica, change=change):
@@ -46,11 +46,11 @@ class ReplicaLog:
                 assert_never(effect)
 
     def note_joined(self, replica: int) -> None:
-        """One more replica takes part."""
+        """Log that a replica has joined."""
         self._log(logging.INFO, replica, "has joined")
 
     def note_moved(self, replica: int, request_ids: Iterable[str]) -> None:
-        """Requests of another replica go on on this one."""
+        """Log that a replica takes over requests of others."""
         ids = [*request_ids]
         named = ", ".join(ids[:_MAX_NAMED]) + (" and others" if len(ids) > _MAX_NAMED else "")
         self._log(logging.INFO, replica, f"takes over {len(ids)} requests: {named}")

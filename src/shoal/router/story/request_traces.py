@@ -1,4 +1,4 @@
-"""What the time of each request of a language model went into: waiting, its prompt, its tokens, and losses."""
+"""Traces of a language model's requests: the time of waiting, of prompt and tokens, and of losses."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from shoal.core.sequences.request import RequestFinished, RequestId, TokenProduc
 from shoal.protocol.language_messages import StepId
 
 PhaseName = Literal["queue", "prefill", "decode", "recovery", "replay"]
-"""`recovery`: its workers are lost and others have not taken it up yet; `replay`: what was lost is computed again."""
+"""`recovery`: its workers are lost and no others have continued it yet; `replay`: lost rows are computed again."""
 
 
 @dataclass(slots=True)
 class RequestPhase:
-    """A part of a request's time."""
+    """A phase of a request."""
 
     name: PhaseName
     begin_s: float
-    """On the engine's clock."""
+    """The beginning, on the engine's clock."""
     end_s: float = 0.0
-    """On the engine's clock; 0 while it lasts."""
+    """The end, on the engine's clock; 0 while it lasts."""
     replica: int | None = None
-    """The replica that computed it; None where none did."""
+    """The replica that computed it; None if none did."""
     num_steps: int = 0
     """Steps that were answered."""
     stage_compute_s: list[float] = field(default_factory=list[float])
-    """Seconds that each stage computed for these steps, with whatever else was in them."""
+    """Seconds that each stage computed for these steps, including rows of other requests."""
 
 
 @dataclass(slots=True)
@@ -40,19 +40,19 @@ class RequestTrace:
 
     request_id: RequestId
     phases: list[RequestPhase]
-    """In order; each begins where the one before it ends."""
+    """The phases in order; each begins when the one before ends."""
     finished: RequestFinished | None = None
-    """Its end; None while it lasts."""
+    """The request's end; None while it lasts."""
 
 
 class RequestTraces:
-    """An observer of the engine that follows every request. Belongs to the engine's thread."""
+    """An observer of the engine that traces every request. Only the engine's thread may use it."""
 
     def __init__(self, fleet: ReplicaFleet, on_end: Callable[[RequestTrace], None]) -> None:
         """
         Args:
-            fleet: asked which requests a step holds.
-            on_end: told of every request when it has ended.
+            fleet: the fleet, which is asked for the requests in a step.
+            on_end: called with every request that has ended.
         """
         self._fleet = fleet
         self._on_end = on_end
@@ -61,7 +61,7 @@ class RequestTraces:
         """The phases for which each step in flight computes."""
 
     def note(self, event: FleetEvent, effects: Sequence[FleetEffect], now_s: float) -> None:
-        """Follow what has just been decided."""
+        """Note an event and its effects."""
         match event:
             case RequestAdded(request=request):
                 self._traces[request.request_id] = RequestTrace(request.request_id, [RequestPhase("queue", now_s)])
@@ -72,7 +72,7 @@ class RequestTraces:
                 self._lose(replica, now_s)
             case _:
                 pass
-        for effect in effects:  # tokens before the steps that they lead to, which are sent first
+        for effect in effects:  # tokens come before the steps that they lead to, although these are sent first
             match effect:
                 case TokenProduced(request_id=request_id):
                     self._produce(request_id, now_s)
@@ -132,7 +132,7 @@ def _turn(trace: RequestTrace, name: PhaseName, now_s: float) -> None:
 
 def _count_step(phase: RequestPhase, compute_s: Sequence[float]) -> None:
     phase.num_steps += 1
-    if len(phase.stage_compute_s) < len(compute_s):  # a replica that was planned anew may have more stages
+    if len(phase.stage_compute_s) < len(compute_s):  # a replica with a new plan may have more stages
         phase.stage_compute_s += [0.0] * (len(compute_s) - len(phase.stage_compute_s))
     for stage, seconds in enumerate(compute_s):
         phase.stage_compute_s[stage] += seconds
