@@ -1,4 +1,4 @@
-"""Who may be failed for breaking workers, counted from what was sent and answered, not from the core's own counts."""
+"""Which requests may be failed for breaking workers, counted from what was sent and answered, independently of core."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from shoal.core.sequences.strikes import MAX_LOSSES
 
 
 class BlameWatch:
-    """Follows the steps of all replicas."""
+    """Watches the steps of all replicas and checks blame."""
 
     def __init__(self) -> None:
         self._out: dict[int, dict[int, frozenset[RequestId]]] = {}
-        """for each replica, whose rows are in its unanswered steps"""
+        """The requests with rows in unanswered steps, by replica and step."""
         self._losses: Counter[RequestId] = Counter()
-        """in a row, without a token between"""
+        """Losses in a row, without a token in between, by request."""
 
     def note_sent(self, replica: int, step_id: int, requests: Iterable[RequestId]) -> None:
-        """A step is on its way. A suspect's rows must be alone in flight."""
+        """Note a step that is sent. Checks that a suspect's rows are alone in flight."""
         steps = self._out.setdefault(replica, {})
         steps[step_id] = frozenset(requests)
         in_flight = frozenset[RequestId]().union(*steps.values())
@@ -28,22 +28,22 @@ class BlameWatch:
             assert not suspects, f"{suspects} are tried beside {sorted(in_flight)}"
 
     def note_answered(self, replica: int, step_id: int) -> None:
-        """An answer has come. One that is not the next is not believed."""
+        """Note an answer. Ignored if it is not the next one."""
         steps = self._out.get(replica, {})
         if next(iter(steps), None) == step_id:
             del steps[step_id]
 
     def note_lost(self, replica: int) -> None:
-        """A replica's workers are gone, which was noticed now."""
+        """Note the loss of a replica's workers."""
         hit = frozenset[RequestId]().union(*self._out.pop(replica, {}).values())
         self._losses.update(hit)
 
     def note_stopped(self, replica: int) -> None:
-        """They were stopped on purpose."""
+        """Note that a replica's workers were stopped on purpose."""
         self._out.pop(replica, None)
 
     def note_token(self, request_id: RequestId) -> None:
-        """The client has received a token."""
+        """Note that a client has received a token."""
         self._losses[request_id] = 0
 
     def check_condemned(self, request_id: RequestId) -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated day."""
+"""Faults of a simulation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from shoal.core.sequences.request import RequestId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:
-    """A worker of a replica dies, whatever it does: works, is idle, or is being started."""
+    """A worker of a replica dies, whether it works, is idle, or is being started."""
 
     at_s: float
     replica: int
     noticed_after_s: float
-    """when the broken link is seen; steps sent until then go nowhere"""
+    """Seconds until the broken link is seen; steps sent until then are lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Slowdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """Somebody has other workers started for a replica, in so many stages, to put them in the place of the present."""
+    """New workers with so many stages are started for a replica, to replace the present ones."""
 
     at_s: float
     replica: int
@@ -46,16 +46,16 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaJoins:
-    """One more replica has loaded, its workers being alike those of another. No fault, but a change like one."""
+    """A new replica joins, with workers like those of another one. Not a fault, but a similar change."""
 
     at_s: float
     replica: int
-    """the other"""
+    """The other replica."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absence:
-    """The machine of one worker of a replica leaves without a word, as with a pulled cable, and comes back later."""
+    """The machine of one worker disappears silently, as with a pulled cable, and returns later."""
 
     at_s: float
     replica: int
@@ -73,7 +73,7 @@ class Poison:
     request_id: RequestId
     row: int
     hangs: bool
-    """workers stop instead of dying"""
+    """Whether workers hang instead of dying."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +81,13 @@ class Network:
     """What links do to results."""
 
     repeat_probability: float
-    """of a result arriving twice"""
+    """The probability that a result arrives twice."""
     drop_probability: float
-    """of a result never arriving"""
+    """The probability that a result never arrives."""
     delay_s: float
-    """at most, for each; they stay in order"""
+    """The longest delay of a result; results stay in order."""
     late_probability: float
-    """of a result arriving although its workers were stopped meanwhile"""
+    """The probability that a result arrives although its workers were stopped meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,4 +97,4 @@ class Starting:
     shortest_s: float
     longest_s: float
     failure_probability: float
-    """of dying on the way"""
+    """The probability that workers die while they start."""

@@ -1,4 +1,4 @@
-"""What must hold after every event, whatever happens."""
+"""Invariants that must hold after every event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.sim.reference_model import undisturbed_outcome
 
 
 def check_state(state: SchedulerState) -> None:
-    """Limits are kept, blocks are conserved, no row is in flight twice."""
+    """Check that limits are kept, blocks are conserved, and no row is in flight twice."""
     config = state.config
     assert len(state.in_flight) <= config.num_micro_batches, "more steps in flight than micro-batches"
     assert len(state.running) <= state.num_places <= config.max_seqs, "more sequences than max_seqs"
@@ -51,7 +51,7 @@ def _check_rows_in_flight(state: SchedulerState) -> None:
 
 
 def _check_blocks(state: SchedulerState) -> None:
-    """Every block has as many references as sequences that hold it; the others can all be had."""
+    """Check that every block has as many references as holders, and that all others are free."""
     blocks = state.kv.blocks
     held: Counter[int] = Counter()
     for sequence in _holders(state):
@@ -65,7 +65,7 @@ def _check_blocks(state: SchedulerState) -> None:
 
 
 def _check_states(state: SchedulerState) -> None:
-    """Every slot for recurrent state is free, a sequence's, a snapshot's, or waits for one."""
+    """Check that every slot for recurrent states is free, a sequence's, a snapshot's, or reserved for a snapshot."""
     states, config = state.kv.states, state.config
     if states is None:
         return
@@ -89,7 +89,7 @@ def _holders(state: SchedulerState) -> list[Sequence]:
 
 
 def check_step(config: SchedulerConfig, step: Step, *, generation: int) -> None:
-    """A step is well formed and within the budget."""
+    """Check that a step is well formed and within the budget."""
     assert step.generation == generation, "a step of the wrong generation"
     assert 0 < step.num_tokens <= config.max_step_tokens, "the token budget is broken"
     starts, context_lens, tables = array("i"), array("i"), array("i")
@@ -111,7 +111,7 @@ def check_step(config: SchedulerConfig, step: Step, *, generation: int) -> None:
 
 
 class Ledger:
-    """What the clients saw, held against what they should see."""
+    """The ledger of clients: what they saw, checked against what they should see."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
@@ -120,7 +120,7 @@ class Ledger:
         self.finished: dict[RequestId, RequestFinished] = {}
 
     def add(self, request: Request) -> None:
-        """A client has sent a request."""
+        """Note that a client has sent a request."""
         self._requests[request.request_id] = request
         self._tokens[request.request_id] = []
 
@@ -136,7 +136,7 @@ class Ledger:
                 self._check_end(output)
 
     def end_all(self, message: str) -> None:
-        """Nothing can go on: whoever serves tells every client."""
+        """End all open requests, as a server does if all replicas are given up."""
         for request_id in self.unfinished():
             request = self._requests[request_id]
             self.record(
@@ -150,15 +150,15 @@ class Ledger:
             )
 
     def unfinished(self) -> list[RequestId]:
-        """Requests that have not ended; they may not have been sent either."""
+        """Requests that have not ended, including those that were not sent yet."""
         return [request_id for request_id in self._requests if request_id not in self.finished]
 
     def transcript(self, request_id: RequestId) -> tuple[int, ...]:
-        """The prompt of a request and what came for it so far."""
+        """The prompt of a request and its outputs so far."""
         return (*self._requests[request_id].prompt_ids, *self._tokens[request_id])
 
     def check_all_ended(self) -> None:
-        """Every request that was sent has ended (once: `record` refuses anything after it)."""
+        """Check that every request that was sent has ended (`record` checks that nothing follows its end)."""
         missing = self._requests.keys() - self.finished.keys()
         assert not missing, f"never ended: {sorted(missing)}"
 
@@ -178,18 +178,19 @@ class Ledger:
 
 
 class FairnessWatch:
-    """No request waits while arbitrarily many younger ones of its replica are admitted."""
+    """Checks that no request waits while arbitrarily many younger ones of its replica are admitted."""
 
     def __init__(self) -> None:
         self._ahead: dict[RequestId, set[RequestId]] = {}
-        """for each request that waits, those that were seen waiting ahead of it"""
+        """The requests that were seen waiting ahead of each waiting request."""
         self._num_passed: dict[RequestId, int] = {}
         self._admitted: set[RequestId] = set()
 
     def check(self, state: SchedulerState) -> None:
-        """Call after every turn. A request may be passed MAX_OVERTAKES times for itself and each one ahead of it.
+        """To be called after every turn. A request may be overtaken MAX_OVERTAKES times for itself and for each one
+        ahead of it.
 
-        Those that are tried alone pass everybody: there are few of them, and each passes once.
+        Suspects overtake all others; there are few of them, and each does so once.
         """
         never_admitted = [sequence for sequence in state.waiting if not sequence.was_admitted]
         self._note_waiting([sequence.request.request_id for sequence in never_admitted])
@@ -202,7 +203,7 @@ class FairnessWatch:
                     self._pass(sequence.request.request_id)
 
     def _note_waiting(self, waiting: list[RequestId]) -> None:
-        """One that went elsewhere and comes back waits anew."""
+        """Note the waiting requests. One that returns from another replica starts to wait again."""
         for gone in self._ahead.keys() - waiting:
             del self._ahead[gone]
             self._num_passed.pop(gone, None)
@@ -216,7 +217,8 @@ class FairnessWatch:
 
 
 def check_fleet(fleet: ReplicaFleet, unfinished: Collection[RequestId]) -> None:
-    """Every unfinished request that was sent is with exactly one replica, or on its way there; no other one is."""
+    """Check that every unfinished request that was sent is with exactly one replica, or in its inbox, and no other
+    one."""
     places: Counter[RequestId] = Counter()
     for replica in fleet.replicas:
         assert not (replica.life.is_given_up and replica.scheduler.has_unfinished), "a request is with a lost replica"

@@ -1,8 +1,8 @@
-"""A tiny stand-in for a language model whose every answer is known in advance.
+"""A tiny stand-in for a language model with predictable answers.
 
 A token's KV entry is a number chained over all tokens before it, as a real layer's input is; the next token is a hash
-over the entries of the whole context. A wrong block, position, or order anywhere changes the answer. What an entry
-depends on is the token ids up to its own and nothing else: not who computed it, when, or in which batch.
+over the entries of the whole context. Any wrong block, position or order changes the answer. An entry depends only on
+the token ids up to its own, not on when, where or in which batch it is computed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shoal.protocol.language_messages import Sampling, TokenLogprobs
 
 VOCAB_SIZE = 61
 FIRST_ENTRY = 1
-"""what the entry of position 0 is chained to"""
+"""The value to which the entry of position 0 is chained."""
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 6364136223846793005
 """Source: Knuth, MMIX linear congruential generator."""
@@ -38,14 +38,14 @@ def draw_token(
     allowed: bytes = b"",
     forbidden: Sequence[int] = (),
 ) -> int:
-    """The next token after a context, keyed like a real draw by seed, token index and what penalties are for.
+    """The next token after a context, which depends on seed, token index and history like real sampling.
 
     Args:
-        entries: of the context.
-        sampling: for its seed.
-        token_index: of the token within its request's output.
-        history: what penalties are for, earlier tokens as the row carries them.
-        allowed: a bit a token, see `SampleRow.allowed`; empty: any.
+        entries: KV entries of the context.
+        sampling: the sampling parameters, of which only the seed is used.
+        token_index: the index of the token within its request's output.
+        history: earlier output tokens for penalties, as the row contains them.
+        allowed: see `SampleRow.allowed`; empty: all tokens.
         forbidden: see `SampleRow.forbidden`.
     """
     key = entries.tobytes() + sampling.seed.to_bytes(8, "little") + token_index.to_bytes(4, "little") + history
@@ -56,7 +56,7 @@ def draw_token(
 
 
 def likeliest(entries: array[int], count: int, forbidden: Sequence[int] = ()) -> TokenLogprobs:
-    """The most likely tokens after a context, among those that are not forbidden. Many are equally likely."""
+    """The most likely tokens after a context that are not forbidden. Many are equally likely."""
     weights = blake2b(entries.tobytes(), digest_size=VOCAB_SIZE).digest()
     ids = sorted((token for token in range(VOCAB_SIZE) if token not in forbidden), key=lambda token: -weights[token])
     logprobs = tuple((weights[token] - 256) / 32 for token in ids[:count])
@@ -64,9 +64,9 @@ def likeliest(entries: array[int], count: int, forbidden: Sequence[int] = ()) ->
 
 
 class SimulatedGuide:
-    """Allows about half of the vocabulary, other tokens after every output. Implements `TokenGuide`.
+    """A guide that allows about half of the vocabulary, different tokens after every output. Implements `TokenGuide`.
 
-    As a real one does, it follows its request token by token, and refuses an output that it did not allow.
+    Like a real one, it follows its request token by token, and fails on an output that it did not allow.
     """
 
     def __init__(self, seed: int) -> None:
@@ -74,7 +74,7 @@ class SimulatedGuide:
         self._outputs: list[int] = []
 
     def fresh(self) -> SimulatedGuide:
-        """Another of the same kind that has followed nothing."""
+        """A copy that has not followed any output yet."""
         return SimulatedGuide(self._seed)
 
     def allowed(self, outputs: Sequence[int]) -> bytes:
@@ -95,7 +95,7 @@ class SimulatedGuide:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedOutcome:
-    """What a request ends with when nothing goes wrong."""
+    """The outcome of a request without faults."""
 
     token_ids: tuple[int, ...]
     reason: FinishReason

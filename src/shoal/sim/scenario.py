@@ -1,4 +1,4 @@
-"""One simulated day, drawn from a seed: machines, requests, and what goes wrong when."""
+"""A random scenario of a language model, drawn from a seed: replicas, requests and faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shoal.sim.simulated_replica import StepCost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A client sends a request, and perhaps goes away again."""
+    """A client's request, which may be cancelled."""
 
     at_s: float
     request: Request
@@ -27,13 +27,13 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """Everything a simulation run is determined by."""
+    """Everything that determines a simulation run."""
 
     seed: int
     config: SchedulerConfig
     recovery: RecoveryConfig
     costs: tuple[StepCost, ...]
-    """one a replica"""
+    """The costs of each replica."""
     arrivals: tuple[Arrival, ...]
     faults: tuple[Fault, ...]
     poisons: tuple[Poison, ...]
@@ -42,7 +42,7 @@ class Scenario:
 
 
 def make_scenario(seed: int) -> Scenario:
-    """Draw a scenario. Sizes are small, so that limits are hit often and a run takes milliseconds."""
+    """Draw a scenario. Sizes are small, so that limits are reached often and a run takes milliseconds."""
     rng = Random(seed)
     config = _with_states(_draw_config(rng))
     costs = tuple(
@@ -100,13 +100,13 @@ def _draw_config(rng: Random) -> SchedulerConfig:
 
 
 def _with_states(config: SchedulerConfig) -> SchedulerConfig:
-    """Half of the replicas have recurrent layers; which ones, no draw decides, so that the others stay as they were."""
+    """Give half of the scenarios recurrent layers. That is not drawn, so that older seeds keep their other draws."""
     num_states = config.max_seqs + config.max_context % 5 if config.max_step_tokens % 2 else 0
     return replace(config, num_states=num_states)
 
 
 def _draw_arrivals(rng: Random, config: SchedulerConfig) -> tuple[Arrival, ...]:
-    """Bursts of up to 8 requests, some of which begin with the same text."""
+    """Draw bursts of up to 8 requests, some of which begin with the same text."""
     prefixes = [_draw_tokens(rng, rng.randint(0, config.max_context // 2)) for _ in range(3)]
     arrivals: list[Arrival] = []
     at_s = 0.0
@@ -120,7 +120,7 @@ def _draw_arrivals(rng: Random, config: SchedulerConfig) -> tuple[Arrival, ...]:
 
 
 def _with_next_turns(rng: Random, arrivals: tuple[Arrival, ...], config: SchedulerConfig) -> tuple[Arrival, ...]:
-    """Conversations go on: prompts that begin with an earlier prompt and its answer, mostly once that has come."""
+    """Add next turns of conversations: prompts that begin with an earlier prompt and its answer, mostly after that."""
     turns = list(arrivals)
     for _ in range(rng.randint(1, 6)):
         earlier = rng.choice(turns)
@@ -136,7 +136,7 @@ def _with_next_turns(rng: Random, arrivals: tuple[Arrival, ...], config: Schedul
 
 
 def _answer(config: SchedulerConfig, request: Request) -> tuple[int, ...]:
-    """What a request gets where nothing goes wrong; nothing where it is refused."""
+    """The answer to a request without faults; empty if it is refused."""
     try:
         check_request(config, request)
     except ShoalError:
@@ -145,7 +145,7 @@ def _answer(config: SchedulerConfig, request: Request) -> tuple[int, ...]:
 
 
 def _draw_request(rng: Random, request_id: RequestId, prefix: tuple[int, ...], config: SchedulerConfig) -> Request:
-    """Mostly within the limits, sometimes just beyond them."""
+    """Draw a request, mostly within the limits and sometimes just beyond them."""
     prompt_ids = prefix + _draw_tokens(rng, rng.randint(0, config.max_context // 2))
     targets = _draw_tokens(rng, rng.randint(1, 12)) if rng.random() < 0.15 else ()
     seed = rng.getrandbits(32)
@@ -172,7 +172,7 @@ def _draw_tokens(rng: Random, count: int) -> tuple[int, ...]:
 
 
 def draw_faults(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Fault, ...]:
-    """Alone, in quick succession, or everywhere at once."""
+    """Draw faults that occur alone, in quick succession, or everywhere at once."""
     faults: list[Fault] = []
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         at_s, kind = rng.uniform(0, horizon_s), rng.choice(("crash", "crash", "hang", "slow", "replace"))
@@ -182,7 +182,7 @@ def draw_faults(rng: Random, num_replicas: int, *, horizon_s: float) -> tuple[Fa
 
 
 def draw_absences(rng: Random, sizes: Sequence[int], *, horizon_s: float) -> tuple[Fault, ...]:
-    """Machines of one or two workers leave for a while. `sizes`: workers of each replica."""
+    """Draw absences of the machines of one or two workers. `sizes`: workers of each replica."""
     absences: list[Fault] = []
     for _ in range(rng.choice((1, 1, 2))):
         at_s, replica = rng.uniform(0, horizon_s), rng.randrange(len(sizes))
@@ -204,7 +204,7 @@ def _draw_fault(rng: Random, kind: str, at_s: float, replica: int) -> Fault:
 
 
 def _draw_poisons(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Poison, ...]:
-    """One request, rarely two. Its row is in its prompt, or one that it may never come to."""
+    """Draw one poisonous request, rarely two. Its row is in its prompt, or one that it may never reach."""
     chosen = rng.sample(arrivals, min(len(arrivals), rng.choice((1, 1, 2))))
     return tuple(
         Poison(

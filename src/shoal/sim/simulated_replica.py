@@ -15,7 +15,7 @@ from shoal.sim.reference_model import FIRST_ENTRY, chain_entry, draw_token, like
 from shoal.sim.simulated_workers import SimulatedWorkers
 
 _GARBAGE = 0xDEAD
-"""what KV memory holds before anything is written"""
+"""The content of KV memory before anything is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class StepCost:
 
 
 class StepWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
-    """A replica's workers over links that have their faults."""
+    """The workers of a language model's replica, over faulty links."""
 
     def __init__(self, config: SchedulerConfig, cost: StepCost, network: Network, rng: Random, now_s: float) -> None:
         super().__init__(config, cost.seconds(1) * config.num_micro_batches, network, rng, now_s)
@@ -51,16 +51,16 @@ class StepWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
 
 
 class SimulatedReplica:
-    """Computes steps as real workers would, in the order in which they are sent.
+    """Computes steps like real workers, in the order in which they are sent.
 
-    Every stage writes the same slots of its own KV memory in the same order, so one memory stands for all of them.
+    Every stage writes the same slots of its own KV memory in the same order, so one memory stands for all stages.
     """
 
     def __init__(
         self, *, num_blocks: int, block_size: int, num_stages: int, cost: StepCost, num_states: int = 0
     ) -> None:
-        """With `num_states`, a token's entry is chained to its sequence's recurrent state, the entry before it; else to
-        what the KV memory has there."""
+        """With `num_states`, a token's entry is chained to its sequence's recurrent state, which is the entry before;
+        otherwise to the entry in KV memory."""
         self._num_slots = num_blocks * block_size
         self._num_states = num_states
         self._block_size = block_size
@@ -69,17 +69,17 @@ class SimulatedReplica:
         self.restart(0.0)
 
     def restart(self, now_s: float) -> None:
-        """New workers: empty pipeline, KV memory without content."""
+        """Become new workers with an empty pipeline and empty KV memory."""
         self._slots = array("Q", (_GARBAGE,)) * self._num_slots
         self._states = array("Q", (_GARBAGE,)) * self._num_states
         self._stage_free_s = [now_s] * self._num_stages
 
     def slow_down(self, factor: float) -> None:
-        """Every step takes so many times as long from now on."""
+        """Multiply the time of every step by a factor from now on."""
         self._cost = StepCost(fixed_s=self._cost.fixed_s * factor, token_s=self._cost.token_s * factor)
 
     def run(self, work: StepWork, now_s: float) -> tuple[StepResult, float]:
-        """The answer to a step that is sent now, and when it arrives."""
+        """The answer to a step that is sent now, and the time of its arrival."""
         step = work.step
         tokens = self._compute(step, work.masks)
         seconds = self._cost.seconds(step.num_tokens)

@@ -1,4 +1,4 @@
-"""The workers that a replica has from one start to their end: what a shell's executor is in reality."""
+"""The workers of a replica from their start to their end; in reality, an executor."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ LimitsT = TypeVar("LimitsT")
 
 
 class SimulatedWorkers(ABC, Generic[WorkT, ResultT, LimitsT]):
-    """They compute until they die or hang, over links that may lose, repeat or delay what they say."""
+    """Workers that compute until they die or hang, over links that may lose, repeat or delay answers."""
 
     def __init__(self, limits: LimitsT, row_s: float, network: Network, rng: Random, now_s: float) -> None:
-        """`limits`: what they may be asked. `row_s`: seconds that they take for a single row."""
+        """`limits`: their limits. `row_s`: seconds that they take for a single row."""
         self.limits = limits
         self.row_s = row_s
         self.without: int | None = None
-        """the worker that is done without"""
+        """The worker that is left out; None: none is."""
         self.is_stopped = False
-        """by the shell: nothing may be sent to them any more"""
+        """Whether the shell has stopped them, so that nothing may be sent to them any more."""
         self.is_silent = False
-        """dead or hung"""
+        """Whether they are dead or hung."""
         self._network = network
         self._rng = rng
         self._last_arrival_s = now_s
 
     @abstractmethod
     def slow_down(self, factor: float) -> None:
-        """Everything takes so many times as long from now on."""
+        """Multiply all times by a factor from now on."""
 
     @abstractmethod
     def compute(self, work: WorkT, now_s: float) -> tuple[ResultT, float]:
-        """The answer to work that is sent now, and when it is sent back."""
+        """The answer to work that is sent now, and the time at which it is sent back."""
 
     def run(self, work: WorkT, now_s: float) -> list[tuple[float, ResultT]]:
-        """What will arrive of the answer to a piece of work, and when."""
+        """The answers to work that will arrive, if any, with their times."""
         assert not self.is_stopped, "work was sent to workers that were stopped"
         if self.is_silent:
             return []
@@ -53,5 +53,5 @@ class SimulatedWorkers(ABC, Generic[WorkT, ResultT, LimitsT]):
         return arrivals
 
     def still_says(self) -> bool:
-        """Whether something that they sent is heard now."""
+        """Whether an answer that they sent is delivered now."""
         return not self.is_stopped or self._rng.random() < self._network.late_probability

@@ -25,7 +25,7 @@ from shoal.sim.trace import describe
 
 _POISON_NOTICED_S = 0.003
 NO_REPLICA = "no replica is left"
-"""what every client is told when nothing can go on"""
+"""The message to every client if all replicas are given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +37,17 @@ class _Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Abandoned:
-    """Its client goes away."""
+    """The client of a request goes away."""
 
     request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came of a scenario. Equal seeds give equal reports."""
+    """The outcome of a scenario. Equal seeds give equal reports."""
 
     trace: tuple[tuple[float, FleetEvent | FleetEffect], ...]
-    """everything that the fleet was told or wanted, in order, and when"""
+    """All events and effects of the fleet, in order, with their times."""
     finished: dict[RequestId, RequestFinished]
     ended_at_s: float
     num_preemptions: int
@@ -56,12 +56,12 @@ class Report:
     num_replays: int
     num_given_up: int
     num_reduced: int
-    """times that a replica was started without a worker"""
+    """The number of times that a replica was started without a worker."""
     num_restored: int
-    """times that one was given back its workers"""
+    """The number of times that a replica got its workers back."""
 
     def lines(self) -> list[str]:
-        """The trace, for people."""
+        """The trace as text."""
         return [f"{at_s:.6f} {describe(happened)}" for at_s, happened in self.trace]
 
 
@@ -85,10 +85,10 @@ class Simulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         self._fairness = [FairnessWatch() for _ in scenario.costs]
         self._num_given_up = 0
         self._touched: set[int] = set()
-        """replicas whose scheduler may have changed since the latest check"""
+        """Replicas whose scheduler may have changed since the latest check."""
 
     def run(self) -> Report:
-        """Everything until nothing is left to happen."""
+        """Run until nothing is left to happen."""
         for arrival in self._scenario.arrivals:
             self._ledger.add(arrival.request)
             self.put(arrival.at_s, _Sent(request=arrival.request))
@@ -101,7 +101,7 @@ class Simulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
     def make_workers(
         self, replica: int, now_s: float, *, num_stages: int | None = None, without: int | None = None
     ) -> StepWorkers:
-        """Without one of them there is one stage less. A replica that joins is like those that join in its stead."""
+        """Make workers; without one of them there is one stage less. All workers of a replica that joins are alike."""
         if replica == len(self._costs):
             (joining,) = [one for one in self._scenario.faults if isinstance(one, ReplicaJoins)]
             self._costs.append(self._costs[joining.replica])
@@ -149,7 +149,7 @@ class Simulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         self._touched.update(replica.index for replica in self._fleet.replicas if replica.inbox)
         effects = self._fleet.handle(event, now_s)
         self._fairness += [FairnessWatch() for _ in range(len(self._fleet.replicas) - len(self._fairness))]
-        for effect in effects:  # steps come first, but what was answered before them is known
+        for effect in effects:  # steps come first, but the answers before them are known
             if isinstance(effect, TokenProduced):
                 self._blame.note_token(effect.request_id)
         for effect in effects:
@@ -168,7 +168,7 @@ class Simulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
             assert self._abandoned.isdisjoint(unfinished), "a request goes on though its client went away"
 
     def _send_request(self, request: Request, now_s: float) -> None:
-        """A client that is gone by then, or that is refused, ends here."""
+        """Send a request, unless its client has gone away. If it is refused, it ends here."""
         try:
             self._fleet.check(request)
         except ShoalError as error:
@@ -196,7 +196,7 @@ class Simulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
                 assert_never(effect)
 
     def _submit(self, effect: SubmitStep, now_s: float) -> None:
-        """Send a step, and let it break its workers if it holds what does."""
+        """Send a step, and let it break its workers if it contains poison."""
         replica, step = effect.replica, effect.step
         scheduler = self._fleet.replicas[replica].scheduler
         check_step(scheduler.config, step, generation=scheduler.generation)

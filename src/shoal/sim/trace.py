@@ -1,4 +1,4 @@
-"""One line for each thing that a fleet is told or wants."""
+"""Texts for events and effects of a fleet, one line each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shoal.core.sequences.request import RequestFinished, TokenProduced
 
 
 def describe(happened: FleetEvent | FleetEffect) -> str:
-    """It, in a few words."""
+    """An event or effect in a few words."""
     match happened:
         case RequestAdded(request=request):
             return f"added {request.request_id}"

@@ -1,4 +1,4 @@
-"""What the clients of a graph saw, held against what they should see."""
+"""The ledger of a graph's clients: what they saw, checked against what they should see."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from shoal.sim.batches.scenario import SimulatedRequest
 
 
 class BatchLedger:
-    """Every row is computed once for the client, every request ends once and for a reason."""
+    """Checks that every row is computed once for its client, and that every request ends once and for a reason."""
 
     def __init__(self) -> None:
         self._requests: dict[str, SimulatedRequest] = {}
-        """sent and not refused"""
+        """Requests that were sent and not refused."""
         self._computed: dict[str, set[int]] = {}
-        """rows of which the outputs have come"""
+        """Rows whose outputs have arrived, by request."""
         self._losses: Counter[tuple[str, int]] = Counter()
-        """replicas that were lost while they had a row, by request and row"""
+        """The number of replicas that were lost while they had a row, by request and row."""
         self._crashed_alone: set[str] = set()
         self._refused: set[str] = set()
-        """those that workers could not compute, alone"""
+        """Requests that workers could not compute even alone."""
         self.ended: dict[str, ShoalError | None] = {}
 
     def add(self, request: SimulatedRequest) -> None:
-        """A client has sent a request."""
+        """Note that a client has sent a request."""
         self._requests[request.request_id] = request
         self._computed[request.request_id] = set()
 
@@ -36,7 +36,7 @@ class BatchLedger:
         return [request_id for request_id in self._requests if request_id not in self.ended]
 
     def check_sent(self, scheduler: BatchScheduler, batch: SubmitBatch, others: Iterable[SubmitBatch]) -> None:
-        """A batch is on its way to a replica that has `others` in flight."""
+        """Check a batch that is sent to a replica with `others` in flight."""
         assert batch.num_rows == sum(part.num_rows for part in batch.parts)
         assert 0 < batch.num_rows <= scheduler.max_rows, "a batch of a size that cannot run"
         assert len({self._requests[part.request_id].row_cost for part in batch.parts}) == 1, "rows that do not fit"
@@ -47,7 +47,7 @@ class BatchLedger:
             assert part.request_id not in self.ended, "a row of a request that has ended"
 
     def note_computed(self, parts: Iterable[Part]) -> None:
-        """Outputs of rows have come from workers that are believed."""
+        """Note outputs of rows from the present workers."""
         for part in parts:
             if part.request_id in self.ended:
                 continue
@@ -57,12 +57,12 @@ class BatchLedger:
             rows |= new
 
     def note_refused(self, parts: Iterable[Part]) -> None:
-        """Workers could not compute rows together."""
+        """Note that workers could not compute a batch."""
         names = {part.request_id for part in parts}
         self._refused |= names if len(names) == 1 else set()
 
     def note_lost(self, batches: Iterable[SubmitBatch], *, is_crash: bool) -> None:
-        """A replica was lost with these in flight."""
+        """Note that a replica was lost with these batches in flight."""
         parts = [part for batch in batches for part in batch.parts]
         names = {part.request_id for part in parts}
         for one in parts:
@@ -73,7 +73,7 @@ class BatchLedger:
             self._crashed_alone |= names
 
     def end(self, request_id: str, error: ShoalError | None, *, is_over: bool) -> None:
-        """The client is told. `is_over`: no replica is left."""
+        """Check the end of a request. `is_over`: whether no replica is left."""
         assert request_id not in self.ended, f"{request_id} ends twice"
         request = self._requests[request_id]
         self.ended[request_id] = error
@@ -95,7 +95,7 @@ class BatchLedger:
                 assert isinstance(error, QueueFull), repr(error)
 
     def check(self, scheduler: BatchScheduler, in_flight: Iterable[SubmitBatch]) -> None:
-        """Rows are conserved: each of an unfinished request waits, is in flight, or was computed."""
+        """Check that rows are conserved: each row of an unfinished request waits, is in flight, or was computed."""
         flying: Counter[str] = Counter()
         for batch in in_flight:
             for part in batch.parts:
@@ -106,5 +106,5 @@ class BatchLedger:
         assert scheduler.num_requests == len(unfinished), "a request is lost, or goes on after its end"
 
     def check_all_ended(self) -> None:
-        """Every request that was sent has ended (once: `end` refuses a second time)."""
+        """Check that every request that was sent has ended (`end` checks that it ends only once)."""
         assert not self.unfinished(), f"never ended: {self.unfinished()}"

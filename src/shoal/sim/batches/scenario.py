@@ -1,4 +1,4 @@
-"""One simulated day of an ONNX graph, drawn from a seed: replicas, requests, and what goes wrong when."""
+"""A random scenario of an ONNX graph, drawn from a seed: replicas, requests and faults."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ class BatchCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedRequest:
-    """A client sends a request, and perhaps goes away again."""
+    """A client's request, which may be cancelled."""
 
     request_id: str
     at_s: float
     num_rows: int
     row_cost: int
-    """elements of a row; only rows that have as many run together"""
+    """Elements of a row; only rows with equally many run together."""
     timeout_s: float | None
     cancelled_at_s: float | None
     poison: Poison | None
-    """what its first row does to a batch that holds it"""
+    """What its first row does to a batch that contains it; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchScenario:
-    """Everything a simulation run is determined by."""
+    """Everything that determines a simulation run."""
 
     seed: int
     config: BatchingConfig
     axes: BatchAxes
     recovery: RecoveryConfig
     stages: tuple[int, ...]
-    """of each replica"""
+    """The number of stages of each replica."""
     costs: tuple[BatchCost, ...]
-    """one a replica"""
+    """The costs of each replica."""
     requests: tuple[SimulatedRequest, ...]
     faults: tuple[Fault, ...]
     network: Network
     starting: Starting
     cold_factor: float
-    """how much longer than later ones the first batch of new workers takes, >= 1: it touches memory first"""
+    """The factor by which the first batch of new workers takes longer, because it touches cold memory, >= 1."""
 
 
 def make_batch_scenario(seed: int) -> BatchScenario:
-    """Draw a scenario. Sizes are small, so that limits are hit often and a run takes milliseconds."""
+    """Draw a scenario. Sizes are small, so that limits are reached often and a run takes milliseconds."""
     rng = Random(seed)
     num_replicas = rng.randint(1, 3)
     is_quiet = rng.random() < 0.25
@@ -114,7 +114,7 @@ def _axes(axis: int | None, rows: int | None) -> BatchAxes:
 
 
 def _draw_requests(rng: Random, *, is_quiet: bool, has_rows: bool) -> tuple[SimulatedRequest, ...]:
-    """Bursts of up to 10, of rows of two sizes."""
+    """Draw bursts of up to 10 requests with rows of two sizes."""
     requests: list[SimulatedRequest] = []
     at_s = 0.0
     for _ in range(rng.randint(1, 6)):

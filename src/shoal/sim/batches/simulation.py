@@ -47,20 +47,20 @@ class _Abandoned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchReport:
-    """What became of a run."""
+    """The outcome of a run."""
 
     trace: tuple[tuple[float, str], ...]
-    """everything that the scheduler was told and wanted"""
+    """All events and effects of the scheduler, with their times."""
     ended: dict[str, ShoalError | None]
-    """of every request, what it ended with; None: with its outputs"""
+    """The error of every request; None: it ended with outputs."""
     ended_at_s: float
     num_losses: int
     num_recoveries: int
     num_batches: int
     num_reduced: int
-    """times that a replica was started without a worker"""
+    """The number of times that a replica was started without a worker."""
     num_restored: int
-    """times that one was given back its workers"""
+    """The number of times that a replica got its workers back."""
 
 
 class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]):
@@ -81,12 +81,12 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
         )
         self._ledger = BatchLedger()
         self._in_flight: dict[int, SubmitBatch] = {}
-        """sent to workers that are believed, by id"""
+        """Batches in flight on the present workers, by id."""
         self._trace: list[tuple[float, str]] = []
         self._num_batches = 0
 
     def run(self) -> BatchReport:
-        """Everything until nothing is left to happen."""
+        """Run until nothing is left to happen."""
         for request in self._scenario.requests:
             self.put(request.at_s, request)
             if request.cancelled_at_s is not None:
@@ -112,7 +112,7 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
     def make_workers(
         self, replica: int, now_s: float, *, num_stages: int | None = None, without: int | None = None
     ) -> BatchWorkers:
-        """Without one of them there is one stage less. A replica that joins is like another."""
+        """Make workers; without one of them there is one stage less. A replica that joins is a copy of another."""
         if replica == len(self._costs):
             (joining,) = [one for one in self._scenario.faults if isinstance(one, ReplicaJoins)]
             self._costs.append(self._costs[joining.replica])
@@ -137,7 +137,7 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
         return self._scheduler.death is not None
 
     def note_stopped(self, replica: int, *, on_purpose: bool) -> None:
-        """What they had in flight is awaited no longer."""
+        """Forget what the stopped workers had in flight."""
         for batch_id in [one.batch_id for one in self._in_flight.values() if one.replica == replica]:
             del self._in_flight[batch_id]
 
@@ -161,7 +161,7 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
                 raise AssertionError(f"{happening} is not known")
 
     def take_answer(self, replica: int, result: SimulatedResult, now_s: float) -> None:
-        """As the engine does: an answer that nobody awaits goes nowhere."""
+        """Take an answer as the engine does; unexpected ones are ignored."""
         batch = self._in_flight.pop(result.batch_id, None)
         if batch is None:
             return
@@ -208,7 +208,7 @@ class BatchSimulation(VirtualShell[SimulatedBatch, SimulatedResult, BatchLimits]
                 assert_never(effect)
 
     def _submit(self, batch: SubmitBatch, now_s: float) -> None:
-        """Send a batch, and let it break its workers if it holds what does."""
+        """Send a batch, and let it break its workers if it contains poison."""
         others = [one for one in self._in_flight.values() if one.replica == batch.replica]
         self._ledger.check_sent(self._scheduler, batch, others)
         self._in_flight[batch.batch_id] = batch

@@ -13,13 +13,13 @@ from shoal.sim.simulated_workers import SimulatedWorkers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedBatch:
-    """What is sent to the workers."""
+    """A batch as it is sent to simulated workers."""
 
     batch_id: int
     num_elements: int
-    """padding included"""
+    """Elements of all rows, including padding."""
     is_refused: bool
-    """it holds what the graph cannot compute"""
+    """Whether it contains rows that the graph cannot compute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class BatchWorkers(SimulatedWorkers[SimulatedBatch, SimulatedResult, BatchLimits
         *,
         cold_factor: float = 1.0,
     ) -> None:
-        """`cold_factor`: see `BatchScenario`; a row at loading came after the first one there."""
+        """`cold_factor`: see `BatchScenario`; the row measured at loading is not the first one."""
         super().__init__(limits, cost.seconds(1) * limits.num_stages, network, rng, now_s)
         self._cost = cost
         self._cold_factor = cold_factor

@@ -1,4 +1,4 @@
-"""From what a fault file says of machines to what befalls the workers of replicas."""
+"""Conversion of a fault file's faults of machines into faults of workers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from shoal.planner.files.fault_file import DescribedFault
 from shoal.sim.faults import Absence, Crash, Fault, Hang
 
 NOTICED_S = 0.003
-"""Until a dead worker's link is seen to be broken: the kernel closes it at once, and the head waits on all links."""
+"""Seconds until a dead worker's link is seen to be broken: the kernel closes it at once, and the head waits on all
+links."""
 
 _Seat = tuple[int, int]
-"""replica, and worker of it"""
+"""(replica, worker of it)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Workers:
-    """Where the workers of all replicas are."""
+    """The machines of all workers."""
 
     machines: Sequence[Sequence[str]]
-    """of each replica's workers"""
+    """[replica][worker]: the worker's machine."""
 
     def seats(self, fault: DescribedFault, number: int) -> list[_Seat]:
-        """Whom it concerns. Raises ConfigError where there is no such machine or worker."""
+        """The workers that a fault concerns. Raises ConfigError if there is no such machine or worker."""
         if fault.machine is None:
             return [self._seat(fault, number)]
         found = [
@@ -50,14 +51,14 @@ class _Workers:
 
 
 def faults_of(described: Sequence[DescribedFault], machines: Sequence[Sequence[str]]) -> list[Fault]:
-    """What befalls the workers.
+    """Make the faults of workers.
 
     Args:
-        described: in the order of their times.
-        machines: of each replica's workers, stage by stage and rank by rank.
+        described: the faults of the file, ordered by time.
+        machines: the machines of each replica's workers, stage by stage and rank by rank.
 
     Raises:
-        ConfigError: a fault names what is not there, or a machine returns that was not gone.
+        ConfigError: a fault names an unknown machine or worker, or a machine returns that was not gone.
     """
     workers = _Workers(machines=machines)
     seats = [workers.seats(fault, number) for number, fault in enumerate(described, 1)]

@@ -1,4 +1,4 @@
-"""What a simulation of a cluster is determined by."""
+"""The scenario of a simulated cluster."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shoal.sim.faults import Fault
 from shoal.sim.traffic.visit import Traffic
 
 WithoutWorker = Callable[[int, int], SimulatedReplicaPlan]
-"""What becomes of a replica that is planned anew without one of its workers."""
+"""Plans a replica (by index) again without one of its workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterScenario:
-    """Everything that a simulation is determined by."""
+    """Everything that determines a simulation of a cluster."""
 
     replicas: tuple[SimulatedReplicaPlan, ...]
     without_worker: WithoutWorker
@@ -31,17 +31,17 @@ class ClusterScenario:
     routing: Routing = "earliest-finish"
     seed: int = 0
     serving: ServingTimes = NO_SERVING
-    """what requests and tokens cost beside the model"""
+    """Processor time of requests and tokens beside the model."""
     num_cores: int | None = None
-    """of the machine on which head and workers are together; None: the head has one of its own"""
+    """Cores of the machine that head and workers share; None: the head has a machine of its own."""
     unevenness: Unevenness = EVEN
-    """of that machine's speed"""
+    """The unevenness of that machine's speed."""
     takes_stretches: bool = True
-    """whether steps in which nothing is decided are taken at once, where nothing but their rows says how long they
-    take; the outcome is the same"""
+    """Whether steps without decisions are taken together if their times depend only on their rows. The outcome is the
+    same."""
 
     @property
     def is_steady(self) -> bool:
-        """Whether nothing but its rows says how long a step takes."""
+        """Whether the time of a step depends only on its rows."""
         has_head = self.num_cores is not None or self.serving != NO_SERVING
         return not has_head and all(one.times.is_steady for one in self.replicas)

@@ -1,7 +1,7 @@
-"""A planned cluster under traffic in virtual time: the same fleet as production, over workers of predicted speed.
+"""A planned cluster under traffic in virtual time: the same fleet as in production, with workers of predicted speed.
 
-Which replica a request goes to, what every step holds, which blocks are cached, who counts as lost and is started again
-is decided by `core`, event by event, as in a server. Predicted are only seconds: of steps, messages, and of loading.
+Routing, steps, cached blocks and recovery are decided by `core`, event by event, as in a server. Only times are
+predicted: those of steps, messages and loading.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from shoal.sim.shell.virtual_shell import VirtualShell
 from shoal.sim.traffic.visit import Clients, Visit
 
 _CHECK_EVERY = 4096
-"""Turns between two checks of all invariants, which look at every block; every loss is followed by one, too."""
+"""Turns between two checks of all invariants, which inspect every block; every loss is followed by a check, too."""
 _NO_STARTING = Starting(shortest_s=0.0, longest_s=0.0, failure_probability=0.0)
-"""Loading times are known of each worker."""
+"""Unused bounds: the loading time of each worker is predicted."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A request that is under way."""
+    """An open request."""
 
     arrived_s: float
     first_s: float | None = None
     latest_s: float = 0.0
-    """when its client had the latest token"""
+    """When its client received the latest token."""
 
     def put_off(self, seconds: float) -> None:
-        """All of it was so much later."""
+        """Move all of its times into the future."""
         self.arrived_s += seconds
         self.latest_s += seconds
         self.first_s = None if self.first_s is None else self.first_s + seconds
@@ -68,7 +68,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
     starts_without_any = False
 
     def __init__(self, scenario: ClusterScenario, on_progress: Callable[[float], None] = lambda now_s: None) -> None:
-        """`on_progress`: told the virtual time now and then."""
+        """`on_progress`: called with the virtual time now and then."""
         super().__init__(scenario.seed, _NO_STARTING, max_turns=None)
         self._scenario, self._on_progress = scenario, on_progress
         cores = None if scenario.num_cores is None else SharedCores(scenario.num_cores, scenario.unevenness)
@@ -94,7 +94,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         self._must_check = False
 
     def run(self) -> tuple[SimulationOutcome, AnsweredRequests]:
-        """Everything until the last request has ended and nothing else is to happen."""
+        """Run until the last request has ended and nothing is left to happen."""
         for fault in self._scenario.faults:
             self.put(fault.at_s, fault)
         traffic = self._scenario.traffic
@@ -109,7 +109,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         return self._outcome(), self._log
 
     def visits_of(self, traffic: Iterator[Visit]) -> Iterator[Visit]:
-        """Who comes when."""
+        """The visits of the traffic to simulate."""
         return traffic
 
     def make_workers(
@@ -122,7 +122,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         return PredictedWorkers(plan, self._head, self.rng, now_s)
 
     def _known_meter(self, replica: int) -> SpeedMeter:
-        """Of the present workers."""
+        """The speed meter of the present workers."""
         workers = self.workers[replica]
         assert isinstance(workers, PredictedWorkers)
         return KnownSpeedMeter(workers.speed)
@@ -173,7 +173,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
             self._check_all()
 
     def _check_all(self) -> None:
-        """Blocks are conserved, limits are kept, every open request is with exactly one replica."""
+        """Check that blocks are conserved, limits are kept, and every open request is with exactly one replica."""
         self._num_checks += 1
         for replica in self._fleet.replicas:
             check_state(replica.scheduler.state)
@@ -186,7 +186,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
             self.put(visit.at_s, visit)
 
     def _put_next_of(self, clients: Clients, now_s: float) -> None:
-        """A client's next request, if there is to be another."""
+        """Schedule a client's next request, if there is another."""
         is_enough = clients.num_requests is not None and self._num_put >= clients.num_requests
         if now_s < clients.until_s and not is_enough:
             self._num_put += 1
@@ -196,7 +196,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
             )
 
     def _begin(self, visit: Visit, now_s: float) -> None:
-        """A client sends a request."""
+        """Let a client send a request."""
         if not isinstance(self._scenario.traffic, Clients):
             self._put_next_visit()
         taken_in_s = self._head.take_in(now_s)
@@ -206,7 +206,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
             self.put(taken_in_s, _TakenIn(visit))
 
     def _receive(self, visit: Visit, now_s: float) -> None:
-        """What a server does with a request before it decides anything about it."""
+        """Do what a server does with a request before any decision about it."""
         number = self._num_sent
         self._num_sent += 1
         self._on_progress(now_s)
@@ -259,7 +259,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         self._stretches.end_all(now_s)
 
     def _send_step(self, replica: int, work: StepWork, now_s: float) -> None:
-        """With it, all that follow until something is decided."""
+        """Send a step and, if possible, all that follow until the next decision."""
         workers = self.workers[replica]
         assert isinstance(workers, PredictedWorkers)
         if not self._may_stretch or not self._stretches.begin(replica, workers, work, now_s):

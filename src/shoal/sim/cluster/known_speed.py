@@ -1,4 +1,4 @@
-"""What a replica's meter would have learned of workers that take as long as is predicted for them."""
+"""The speed that a replica's meter would learn from workers of predicted speed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from shoal.protocol.language_messages import StepId, StepResult
 
 _PROMPT = StepShape(output_rows=0, output_context=0, prompt_rows=256, prompt_context=256 * 128)
 _ROWS, _CONTEXT = 8, 256
-"""A prompt, and decode steps of one and of several rows, at which speeds are taken. Source: those at which a meter
-evaluates a prediction (core/speed/replica_speed.py)."""
+"""The prompt and decode steps at which speeds are evaluated. Source: those of a meter's predictions
+(core/speed/replica_speed.py)."""
 
 
 class KnownSpeedMeter(SpeedMeter):
-    """One that has nothing to learn."""
+    """A speed meter of a known speed, which learns nothing."""
 
     def __init__(self, speed: ReplicaSpeed) -> None:
         super().__init__()
         self._speed = speed
 
     def note_sent(self, step_id: StepId, shape: StepShape, now_s: float) -> None:
-        """Nothing new."""
+        """Do nothing."""
 
     def note_answered(self, result: StepResult, now_s: float) -> list[SpeedEvent]:
-        """Nothing new."""
+        """Do nothing."""
         return []
 
     def speed(self, now_s: float) -> ReplicaSpeed:
-        """The same at any time."""
+        """The known speed, the same at any time."""
         return self._speed
 
 
 def known_speed(times: StepSeconds) -> ReplicaSpeed:
-    """Of a replica, at typical steps."""
+    """The speed of a replica at typical steps."""
     prompt = times.passage(_PROMPT, samples=1, is_alone=False)
     one, several = (
         times.passage(StepShape(rows, rows * _CONTEXT, 0, 0), samples=rows, is_alone=False) for rows in (1, _ROWS)

@@ -1,4 +1,4 @@
-"""What came of a simulated stretch of time: what clients saw, how busy the machines were, what losses cost."""
+"""The outcome of a simulation: what clients saw, how busy the machines were, and what losses cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyPercentiles:
-    """A distribution of seconds; all 0 where nothing was seen."""
+    """Percentiles of a latency in seconds; all 0 without values."""
 
     p50_s: float
     p95_s: float
@@ -26,37 +26,38 @@ class LatencyPercentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationOutcome:
-    """All that a simulation tells."""
+    """The outcome of a simulation."""
 
     duration_s: float
-    """until the last request had ended"""
+    """Seconds until the last request had ended."""
     num_requests: int
-    """that were answered in full"""
+    """Requests that were answered completely."""
     num_refused: int
-    """that no server would have taken: too long, or the queue was full"""
+    """Requests that a server would have refused: too long, or the queue was full."""
     num_lost: int
-    """that were taken and not answered in full"""
+    """Requests that were accepted and not answered completely."""
     prompt_tokens: int
-    """of the answered requests"""
+    """Prompt tokens of the answered requests."""
     output_tokens: int
     ttft: LatencyPercentiles
-    """from a request's arrival to its first token"""
+    """Time to first token."""
     tpot: LatencyPercentiles
-    """between two tokens of a request, on its average"""
+    """Time per output token after the first, the mean of each request."""
     e2e: LatencyPercentiles
-    """from arrival to the last token"""
+    """Time from arrival to the last token."""
     busy_share: dict[str, float]
-    """for each machine, the part of the time that its workers computed"""
+    """The share of time for which each machine's workers computed."""
     num_losses: int
-    """times that a replica lost its workers"""
+    """The number of times that a replica lost its workers."""
     recoveries_s: tuple[float, ...]
-    """for how long replicas had no workers, each of the latest times"""
+    """Seconds for which replicas had no workers, in the latest recoveries."""
     num_given_up: int
+    """Replicas that were given up."""
     replayed_tokens: int
-    """rows that were computed again"""
+    """Rows that were computed again."""
     num_preemptions: int
     num_checks: int
-    """times that the invariants of all replicas were checked; each held"""
+    """The number of checks of all invariants; all of them passed."""
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -69,11 +70,11 @@ class SimulationOutcome:
 
 @dataclass(slots=True, kw_only=True)
 class AnsweredRequests:
-    """What clients saw of each answered request, in columns: a simulated day has millions."""
+    """The latencies of all answered requests, in arrays, since a simulated day has millions."""
 
     ttft_s: array[float] = field(default_factory=lambda: array("d"))
     tpot_s: array[float] = field(default_factory=lambda: array("d"))
-    """of requests with two tokens or more"""
+    """Values of requests with at least two tokens."""
     e2e_s: array[float] = field(default_factory=lambda: array("d"))
     arrived_s: array[float] = field(default_factory=lambda: array("d"))
     prompt_tokens: int = 0
@@ -82,7 +83,7 @@ class AnsweredRequests:
     num_lost: int = 0
 
     def add(self, *, arrived_s: float, first_s: float, ended_s: float, num_prompt: int, num_output: int) -> None:
-        """A request has been answered in full."""
+        """Add a request that was answered completely."""
         self.arrived_s.append(arrived_s)
         self.ttft_s.append(first_s - arrived_s)
         self.e2e_s.append(ended_s - arrived_s)
@@ -102,16 +103,16 @@ def make_outcome(
     num_given_up: int,
     num_checks: int,
 ) -> SimulationOutcome:
-    """Sum everything up.
+    """Make the outcome of a simulation.
 
     Args:
-        log: of all requests.
-        recovery: of the fleet at the end.
-        schedulers: of all replicas at the end.
-        busy_s: of each machine that computed, its workers' seconds.
+        log: all answered requests.
+        recovery: the fleet's recovery at the end.
+        schedulers: the statistics of all replicas at the end.
+        busy_s: seconds of computing of the workers of each machine that computed.
         workers: the machine of each worker.
-        num_given_up: replicas.
-        num_checks: of all invariants.
+        num_given_up: the number of replicas that were given up.
+        num_checks: the number of checks of all invariants.
     """
     ends = (arrived_s + e2e_s for arrived_s, e2e_s in zip(log.arrived_s, log.e2e_s, strict=True))
     duration_s = max(ends, default=0.0)
@@ -139,7 +140,7 @@ def make_outcome(
 
 
 def percentiles(seconds: Sequence[float]) -> LatencyPercentiles:
-    """Interpolated linearly between the two nearest, as NumPy does."""
+    """Percentiles of values, interpolated linearly between the two nearest."""
     if not len(seconds):
         return LatencyPercentiles(p50_s=0.0, p95_s=0.0, p99_s=0.0)
     p50_s, p95_s, p99_s = np.percentile(np.asarray(seconds, np.float64), PERCENTILES)

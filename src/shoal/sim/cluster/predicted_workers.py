@@ -1,4 +1,4 @@
-"""A replica's workers in virtual time that take as long as the planner predicts for them."""
+"""A replica's workers in virtual time, which take as long as the planner predicts."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from shoal.sim.simulated_workers import SimulatedWorkers
 
 _SOUND = Network(repeat_probability=0.0, drop_probability=0.0, delay_s=0.0, late_probability=0.0)
 TOKEN_ID = -(2**31)
-"""Of every simulated output: no prompt has it, so that no prompt is found in the outputs of another request."""
+"""The token of every simulated output. No prompt contains it, so no prompt is found in the outputs of another
+request."""
 _LONE_ROW = StepShape(output_rows=1, output_context=1, prompt_rows=0, prompt_context=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedReplicaPlan:
-    """What is to be known of a replica: its limits, how fast it is, and where its workers are."""
+    """A replica to simulate: its limits, its speed, and the machines of its workers."""
 
     config: SchedulerConfig
     times: StepSeconds
     workers: tuple[str, ...]
-    """the machine of each worker, stage by stage and rank by rank"""
+    """The machine of each worker, stage by stage and rank by rank."""
     stage_sizes: tuple[int, ...]
-    """workers of each stage"""
+    """The number of workers of each stage."""
     worker_load_s: tuple[float, ...]
-    """seconds from the loss of each worker until it has its weights again"""
+    """Seconds from the loss of each worker until it has its weights again."""
     worker_threads: tuple[int, ...] = ()
-    """of each worker, where they share the cores of the head; empty: they have cores of their own"""
+    """Threads of each worker, if workers share the head's cores; empty: they have cores of their own."""
 
 
 class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
-    """The workers that a replica has from one start to their end."""
+    """The workers of a replica from their start to their end."""
 
     def __init__(self, plan: SimulatedReplicaPlan, head: SharedHead, rng: Random, now_s: float) -> None:
         passage = plan.times.passage(_LONE_ROW, samples=1, is_alone=True)
@@ -62,11 +63,11 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         self._factor *= factor
 
     def put_off(self, seconds: float) -> None:
-        """What they compute now is done so much later."""
+        """Delay the end of what they are computing."""
         self._stage_free_s = [free_s + seconds for free_s in self._stage_free_s]
 
     def compute(self, work: StepWork, now_s: float) -> tuple[StepResult, float]:
-        """Every stage runs the steps in the order in which they come, each as soon as it is free."""
+        """Compute a step. Every stage runs steps in order, each as soon as it is free."""
         head, step, num_samples = self._head, work.step, work.num_samples
         is_alone = head.computing_until_s <= now_s
         passage = self._plan.times.passage(work.shape, samples=num_samples, is_alone=is_alone)
@@ -87,9 +88,10 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         return result, at_s
 
     def compute_steadily(self, shape: StepShape, now_s: float, count: int) -> tuple[list[float], list[float]]:
-        """So many decode steps of one stage, each sent when the one before is answered. Only the first counts as sent.
+        """Compute `count` decode steps of a single stage, each sent when the one before is answered. Only the first
+        counts as sent.
 
-        Returns: when each is answered, and the seconds of each.
+        Returns: the time of each answer, and the seconds of each step.
         """
         seconds = self._plan.times.output_steps(shape.output_rows, shape.output_context, count)
         seconds = [one * self._factor for one in seconds]
@@ -98,24 +100,24 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         return answers_s, seconds
 
     def note_computed(self, seconds: Sequence[float], done_s: float) -> None:
-        """The only stage has computed steps, the latest of which is done at some time."""
+        """Note steps that the only stage has computed, the last of them at `done_s`."""
         self._stage_free_s[0] = done_s
         busy_s = self._head.busy_s
         for machine in self._machines[0]:
             busy_s[machine] = sum(seconds, start=busy_s.get(machine, 0.0))
 
     def answer(self, step_id: StepId, num_samples: int, generation: Generation, seconds: float) -> StepResult:
-        """To a step of one stage."""
+        """The answer to a step of a single stage."""
         tokens = _tokens(num_samples)
         return StepResult(step_id=step_id, generation=generation, tokens=tokens, compute_s=(seconds,))
 
     @property
     def speed(self) -> ReplicaSpeed:
-        """What a meter would learn of them."""
+        """The speed that a meter would learn from them."""
         return known_speed(self._plan.times)
 
     def _stretched(self, stage: int, start_s: float, seconds: float) -> float:
-        """What a stage takes where the head is on its machine."""
+        """Seconds of a stage, longer if it shares cores with the head."""
         cores = self._head.cores
         if cores is None or not self._plan.worker_threads:
             return seconds
@@ -124,5 +126,5 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
 
 @lru_cache(maxsize=4096)
 def _tokens(count: int) -> tuple[SampledToken, ...]:
-    """Which tokens they are makes no difference: a request ends at its length."""
+    """Tokens of an answer. Their values do not matter, since requests end by length."""
     return (SampledToken(token_id=TOKEN_ID),) * count

@@ -1,9 +1,9 @@
 """The head of a simulated cluster, and the cores that it shares with workers of its own machine.
 
-The head has two threads: one forms steps, one answers clients; each does one thing after the other. Their processor
-time, and that of clients on the same machine, is had from cores on which no worker computes; what these do not have is
-taken from the workers, whose steps take longer by it. The threads of a step meet after every matrix, each some tens of
-microseconds, and so do its shards: whoever is put off puts all of them off.
+The head has two threads, one that forms steps and one that answers clients; each does one thing at a time. Their
+processor time, and that of clients on the same machine, comes from cores on which no worker computes. The rest is taken
+from the workers, whose steps take longer by it: the threads and shards of a step synchronize after every matrix, every
+few tens of microseconds, so a delay of one delays all.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from shoal.planner.speeds.unevenness import EVEN, Unevenness
 
 
 class SharedCores:
-    """Cores of one machine. Times are those of the simulation, and never go back by more than a step."""
+    """The cores of one machine. Times are on the simulation's clock and go back by at most a step."""
 
     def __init__(self, num_cores: int, unevenness: Unevenness = EVEN) -> None:
-        """Nothing is to be done yet.
+        """Start without work.
 
         Args:
-            num_cores: that workers, head and clients may use, at least 1.
-            unevenness: of all cores' speed; the few microseconds of head and clients are taken for even.
+            num_cores: cores that workers, head and clients may use, at least 1.
+            unevenness: the unevenness of all cores' speed; ignored for the few microseconds of head and clients.
         """
         self._num_cores, self._unevenness = num_cores, unevenness
         self._owed_s = 0.0
-        """processor time that is asked for and not had"""
+        """Seconds of processor time that were requested and not provided yet."""
         self._busy_until_s: dict[Hashable, tuple[float, int]] = {}
-        """of stages that compute: until when, and on how many threads"""
+        """(end, number of threads) of each stage that computes."""
         self._idle_since_s = 0.0
 
     def owe(self, seconds: float) -> None:
-        """Somebody beside the workers needs so much processor time, from now on."""
+        """Request processor time for head or clients, from now on."""
         self._owed_s += seconds
 
     def stretch(self, stage: Hashable, at_s: float, seconds: float, num_threads: int) -> float:
-        """Seconds that a step of a stage takes in truth. Mutates: what is owed is paid.
+        """Seconds that a step of a stage really takes. Mutates: requested processor time is provided.
 
         Args:
-            stage: whose step it is; it computes one at a time.
-            at_s: when it begins.
-            seconds: that it takes on average with its cores to itself.
-            num_threads: of all its workers.
+            stage: the stage, which computes one step at a time.
+            at_s: when the step begins.
+            seconds: the mean seconds of the step with cores of its own.
+            num_threads: threads of all workers of the stage.
         """
         seconds = self._unevenness.stretch(at_s, seconds)
         others = {one: busy for one, busy in self._busy_until_s.items() if one != stage and busy[0] > at_s}
@@ -58,24 +58,24 @@ class SharedCores:
 
 
 class SharedHead:
-    """The one process that forms the steps of all replicas and answers all clients. Mutable."""
+    """The process that forms the steps of all replicas and answers all clients. Mutable."""
 
     def __init__(self, serving: ServingTimes = NO_SERVING, cores: SharedCores | None = None) -> None:
-        """Nothing is to be done yet.
+        """Start without work.
 
         Args:
-            serving: what requests and tokens cost; clients on other machines cost nothing.
-            cores: of its machine, where workers compute there, too; None: it has a machine of its own.
+            serving: processor time of requests and tokens; clients on other machines take none.
+            cores: the cores that it shares with workers; None: it has a machine of its own.
         """
         self._serving, self.cores = serving, cores
         self._steps_free_s = self._answers_free_s = self._clients_free_s = self._told_s = 0.0
         self.computing_until_s = 0.0
-        """when the latest step of any replica is computed: until then no worker is alone"""
+        """When the latest step of any replica ends; until then no worker computes alone."""
         self.busy_s: dict[str, float] = {}
-        """seconds that the workers of each machine have computed, summed"""
+        """Seconds that the workers of each machine have computed."""
 
     def take_in(self, sent_s: float) -> float:
-        """When a request that a client begins to send reaches the replicas."""
+        """The time at which a request reaches the replicas if its client begins to send it at `sent_s`."""
         times = self._serving
         self._owe(times.client_request_s + times.request_s)
         self._clients_free_s = max(sent_s, self._clients_free_s) + times.client_request_s
@@ -83,13 +83,13 @@ class SharedHead:
         return self._answers_free_s
 
     def send(self, now_s: float, head_s: float) -> float:
-        """When a step leaves that takes so long to form and to send."""
+        """The time at which a step is sent that takes `head_s` to form and send."""
         self._owe(head_s)
         self._steps_free_s = max(now_s, self._steps_free_s) + head_s
         return self._steps_free_s
 
     def tell(self, now_s: float) -> float:
-        """When a client has a token that a replica produced now."""
+        """The time at which a client receives a token that a replica produces now."""
         times = self._serving
         step_s = 0.0 if now_s == self._told_s else times.step_s
         self._told_s = now_s

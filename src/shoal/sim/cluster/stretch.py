@@ -1,7 +1,7 @@
-"""Decode steps of one replica that are one event: those up to the first end of a request, in which nothing is decided.
+"""Stretches: decode steps of one replica up to the first end of a request, without decisions, taken as one event.
 
-What happens in them is known when the first is sent. Where something else happens to the replica before they are over,
-those that are answered by then are taken, and the one that is in flight is awaited by itself.
+Everything in them is known when the first step is sent. If something else happens to the replica before the end, the
+steps that are answered by then are taken, and the one in flight is awaited by itself.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from shoal.protocol.language_messages import StepId, StepResult
 from shoal.sim.cluster.predicted_workers import TOKEN_ID, PredictedWorkers
 
 _SHORTEST = 3
-"""Steps that are worth being taken at once."""
+"""The fewest steps that are worth a stretch."""
 
 
 class Queue(Protocol):
-    """Where a simulation keeps what is to happen."""
+    """The event queue of a simulation."""
 
     def put(self, at_s: float, happening: object) -> None:
-        """Let a stretch end."""
+        """Schedule the end of a stretch."""
         ...
 
     def put_answer(self, replica: int, result: StepResult, at_s: float) -> None:
-        """Let the present workers of a replica answer."""
+        """Schedule an answer of a replica's present workers."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Stretch:
-    """Steps that workers compute one after the other. Mutable."""
+    """Successive decode steps of a replica's workers. Mutable."""
 
     replica: int
     workers: PredictedWorkers
     first: StepWork
-    """the one that was sent"""
+    """The step that was sent."""
     answers_s: Sequence[float]
-    """when each step is answered, ascending"""
+    """The time of each step's answer, ascending."""
     seconds: Sequence[float]
-    """that each step takes"""
+    """Seconds of each step."""
     is_over: bool = False
 
     def take(self, replica: FleetReplica, now_s: float) -> tuple[StepId, float, float]:
-        """Take the steps that are answered before now, but not the last of all.
+        """Take the steps that are answered before now, except the very last one.
 
-        Returns: the step that is in flight then, when it is answered, and its seconds.
+        Returns: the step that is in flight then, the time of its answer, and its seconds.
         """
         self.is_over = True
         first_id, shape = self.first.step.step_id, self.first.shape
@@ -68,15 +68,15 @@ class Stretch:
 
 
 class Stretches:
-    """Those that are under way in a simulation. Changes by its methods only."""
+    """The current stretches of a simulation, at most one for each replica."""
 
     def __init__(self, replicas: Sequence[FleetReplica], queue: Queue) -> None:
-        """`replicas`: of the fleet, of which each may have one."""
+        """`replicas`: the fleet's replicas. `queue`: the event queue of the simulation."""
         self._replicas, self._queue = replicas, queue
         self._under_way: dict[int, Stretch] = {}
 
     def begin(self, replica: int, workers: PredictedWorkers, work: StepWork, now_s: float) -> bool:
-        """Begin one with a step that is to be sent. Returns whether it is worth it; where not, the step is not sent."""
+        """Begin a stretch with a step to be sent. Returns False, without sending it, if it is not worth it."""
         state = self._replicas[replica].scheduler.state
         count = 0 if workers.is_silent else num_steady_steps(state)
         if count < _SHORTEST:
@@ -88,7 +88,7 @@ class Stretches:
         return True
 
     def end(self, stretch: Stretch, now_s: float) -> None:
-        """Take what is answered by now; the step that is in flight is answered by itself. Idempotent."""
+        """End a stretch: take what is answered by now; the step in flight is awaited by itself. Idempotent."""
         if stretch.is_over:
             return
         del self._under_way[stretch.replica]
@@ -98,11 +98,11 @@ class Stretches:
         self._queue.put_answer(stretch.replica, result, at_s)
 
     def end_of(self, replica: int | None, now_s: float) -> None:
-        """Something is about to happen to a replica."""
+        """End the stretch of a replica to which something is about to happen."""
         if replica is not None and (stretch := self._under_way.get(replica)) is not None:
             self.end(stretch, now_s)
 
     def end_all(self, now_s: float) -> None:
-        """Something is about to happen that may concern any replica."""
+        """End all stretches, because something is about to happen that may concern any replica."""
         for stretch in list(self._under_way.values()):
             self.end(stretch, now_s)

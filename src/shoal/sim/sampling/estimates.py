@@ -1,4 +1,4 @@
-"""From the simulated parts of a time to all of it: what came of them, weighed, and how sure that is."""
+"""Estimates for all of a simulated time from the parts that were simulated, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shoal.sim.sampling.sampler import SteadyStretch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """How much of the time was simulated, and how sure what is told of all of it is."""
+    """How much of the time was simulated, and the confidence intervals of the estimates."""
 
     simulated_share: float
     num_stretches: int
-    """steady states of which a part was skipped"""
+    """Steady states of which a part was skipped."""
     num_simulated: int
-    """requests"""
+    """Requests that were simulated."""
     num_requests: Interval
     ttft: LatencyIntervals
     tpot: LatencyIntervals
@@ -37,14 +37,14 @@ def estimate_all(
     rate_per_s: float,
     num_workers: Mapping[str, int],
 ) -> tuple[SimulationOutcome, Sample]:
-    """The outcome of all of the time, from that of the parts that were simulated.
+    """Estimate the outcome of all of the time from that of the simulated parts.
 
     Args:
-        outcome: of the simulated requests; its duration includes what was skipped.
-        log: of the same requests.
-        stretches: of which something was skipped, in order.
-        rate_per_s: at which requests came.
-        num_workers: on each machine.
+        outcome: the outcome of the simulated requests; its duration includes skipped time.
+        log: the latencies of these requests.
+        stretches: the steady states of which a part was skipped, in order.
+        rate_per_s: the rate at which requests arrived.
+        num_workers: the number of workers on each machine.
     """
     answered = [[mark.num_answered for mark in one.marks] for one in stretches]
     paced = [[mark.num_paced for mark in one.marks] for one in stretches]
@@ -79,7 +79,8 @@ def estimate_all(
 
 
 def _num_requests(simulated: int, stretches: Sequence[SteadyStretch], num_skipped: float) -> Interval:
-    """Answered requests: as many as came, but for those that were refused. How many come at random is known."""
+    """The interval of answered requests: those that arrive minus those that are refused. The distribution of random
+    arrivals is known."""
     refused = [
         BatchSums(sums=np.diff([mark.num_refused for mark in one.marks]).tolist(), skipped=one.skipped_batches)
         for one in stretches
@@ -90,7 +91,7 @@ def _num_requests(simulated: int, stretches: Sequence[SteadyStretch], num_skippe
 
 
 def _skipped_counts(stretches: Sequence[SteadyStretch]) -> Sequence[float]:
-    """Prompt tokens, output tokens, refused requests and preemptions: as many as in what was simulated."""
+    """Prompt tokens, output tokens, refused requests and preemptions of the skipped time, at the simulated rates."""
     totals = np.zeros(4)
     for one in stretches:
         counted = np.subtract(one.marks[-1].counts, one.marks[0].counts)
@@ -101,7 +102,8 @@ def _skipped_counts(stretches: Sequence[SteadyStretch]) -> Sequence[float]:
 def _busy_share(
     outcome: SimulationOutcome, stretches: Sequence[SteadyStretch], num_workers: Mapping[str, int]
 ) -> dict[str, float]:
-    """A machine was as busy in what was skipped as in what was simulated of the same state."""
+    """The busy share of each machine, assuming that it was as busy in the skipped part of a state as in the simulated
+    one."""
     if not outcome.duration_s:
         return outcome.busy_share
     shares = dict(outcome.busy_share)

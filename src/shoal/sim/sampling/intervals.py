@@ -1,4 +1,4 @@
-"""What the skipped parts of a simulated time would have shown, as far as it can be told from the simulated ones."""
+"""Confidence intervals for the skipped parts of a simulated time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from math import sqrt
 from statistics import NormalDist, fmean, variance
 
 CONFIDENCE = 0.95
-"""Of all intervals."""
+"""The confidence level of all intervals."""
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a value lies, 95 times of 100."""
+    """A confidence interval at level CONFIDENCE."""
 
     low: float
     high: float
@@ -22,26 +22,26 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSums:
-    """A sum over each batch of one steady state, and how many batches like these were skipped."""
+    """Sums over the batches of one steady state, and the number of such batches that were skipped."""
 
     sums: Sequence[float]
-    """two at least"""
+    """The sum over each simulated batch, at least two."""
     skipped: float
-    """batches, >= 0"""
+    """The number of skipped batches, >= 0."""
 
     @property
     def expected(self) -> float:
-        """Sum over the skipped batches."""
+        """The expected sum over the skipped batches."""
         return self.skipped * fmean(self.sums)
 
     @property
     def variance(self) -> float:
-        """Of the difference between what is expected and what they would have had: both are random."""
+        """The variance of the difference between the expected and the true sum, both of which are random."""
         return variance(self.sums) * (self.skipped**2 / len(self.sums) + self.skipped)
 
 
 def margin(stretches: Sequence[BatchSums]) -> float:
-    """By how much the sum over everything that was skipped may differ from what is expected, 95 times of 100.
+    """The margin of error, at level CONFIDENCE, of the expected sum over all skipped batches.
 
     Source: degrees of freedom by F. E. Satterthwaite, Biometrics Bulletin 2 (1946).
     """
@@ -53,7 +53,7 @@ def margin(stretches: Sequence[BatchSums]) -> float:
 
 
 def t_quantile(freedom: float) -> float:
-    """Student's t that is exceeded in absolute value 5 times of 100; within 0.5 % from 4 degrees of freedom on.
+    """The two-sided quantile of Student's t at level CONFIDENCE; within 0.5 % from 4 degrees of freedom on.
 
     Source: Abramowitz and Stegun, 26.7.5.
     """

@@ -1,4 +1,4 @@
-"""Percentiles of one latency over all of a time of which parts were simulated, and intervals for them."""
+"""Estimates of a latency's percentiles over a time that was simulated in parts, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shoal.sim.sampling.sampler import SteadyStretch
 
 _TIMES_AS_MANY = (1.0, 2.0, 5.0)
 _LOWEST_LEVEL = 0.3
-"""Shares at which it is asked how much requests depend on each other. Source: tests/sim/sampling, with 42 seeds:
-intervals of p99 per token and end to end held 82 times of 100 by the first alone, 93 times by all three."""
+"""The levels at which the dependence between requests is measured. Source: tests/sim/sampling with 42 seeds: intervals
+of p99 per token and end to end held in 82 % of runs with the first level alone, in 93 % with all three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyIntervals:
-    """Where the percentiles of a `LatencyPercentiles` lie; seconds."""
+    """Confidence intervals of `LatencyPercentiles`, in seconds."""
 
     p50_s: Interval
     p95_s: Interval
@@ -34,11 +34,11 @@ class SampledColumn:
 
     values: F64
     bounds: Sequence[Sequence[int]]
-    """of each stretch's batches"""
+    """For each stretch, the bounds of its batches in `values`."""
     stretches: Sequence[SteadyStretch]
 
     def estimate(self) -> tuple[LatencyPercentiles, LatencyIntervals]:
-        """Of all requests, also those that were skipped, interpolated as `percentiles` does where none was."""
+        """Percentiles over all requests, including skipped ones, interpolated as by `percentiles`."""
         if not len(self.values):
             nothing = Interval(0.0, 0.0)
             return LatencyPercentiles(p50_s=0.0, p95_s=0.0, p99_s=0.0), LatencyIntervals(
@@ -65,18 +65,18 @@ class SampledColumn:
         )
 
     def _margin(self, share: float, values: Sequence[float]) -> float:
-        """Requests by which the number below a percentile may differ from a share of all.
+        """The margin of error, in requests, of the number of requests below a percentile.
 
-        Slow requests come together, and what is seen of the slowest is a few such times or none: how many times the
-        margin is as large as if each were slow for itself is better known a little below. The most that is found at
-        some levels is believed at the highest.
+        Slow requests come in clusters, of which few or none are seen at the highest percentiles. The factor by which
+        clustering increases the margin (the design effect) is better known at somewhat lower levels, so the largest
+        factor at several levels is used for the highest one.
 
         Source: R. S. Woodruff, Confidence intervals for medians and other position measures (1952); the design effect
         of L. Kish, Survey Sampling (1965).
 
         Args:
-            share: of all requests that are below the percentile.
-            values: below which the shares of `_levels` are.
+            share: the share of all requests below the percentile.
+            values: the values at the shares of `_levels`.
         """
         levels = _levels(share)
         alone = [sqrt(one * (1.0 - one)) for one in levels]
@@ -84,7 +84,7 @@ class SampledColumn:
         return max(missed) * alone[0]
 
     def _missed(self, value: float, share: float) -> float:
-        """By how many requests the number below a value may differ from a share of all."""
+        """The margin of error, in requests, of the number of requests below a value."""
         above = np.concatenate(((0.0,), np.cumsum((self.values <= value) - share)))
         return margin(
             [
@@ -95,5 +95,5 @@ class SampledColumn:
 
 
 def _levels(share: float) -> list[float]:
-    """The share itself, and shares that so many times as many requests are above."""
+    """The share itself, and lower shares above which lie a multiple of the requests."""
     return [level for times in _TIMES_AS_MANY if (level := 1.0 - times * (1.0 - share)) > _LOWEST_LEVEL]

@@ -1,4 +1,4 @@
-"""A simulated cluster of which steady states are skipped for the most part: see `Sampler`."""
+"""A simulated cluster in which most of each steady state is skipped: see `Sampler`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shoal.sim.traffic.visit import Visit
 
 @dataclass(frozen=True, slots=True)
 class _BatchOver:
-    """It is time to look at what has come."""
+    """A batch of requests is over."""
 
 
 class SampledSimulation(ClusterSimulation):
-    """One run. Times within it are those of the whole time: where some is skipped, all that is under way goes on later.
+    """One run. Its clock includes skipped time, after which everything in progress continues.
 
-    Only where nothing but its rows says how long a step takes, and requests come at random times, independently.
+    Requires that the time of a step depends only on its rows, and that requests arrive independently at random times.
     """
 
     def __init__(
@@ -32,15 +32,16 @@ class SampledSimulation(ClusterSimulation):
         sampling: SamplingConfig,
         on_progress: Callable[[float], None] = lambda now_s: None,
     ) -> None:
-        """`on_progress`: told the virtual time now and then."""
+        """`on_progress`: called with the virtual time now and then."""
         assert scenario.is_steady, "the state of a head would have to be put off as well"
         super().__init__(scenario, on_progress)
         self._sampler = Sampler(sampling)
         self._num_noted = 0
-        """answered requests at the latest mark"""
+        """Answered requests at the latest mark."""
 
     def run_sampled(self) -> tuple[SimulationOutcome, AnsweredRequests, Sample]:
-        """What came of the whole time, the requests that were simulated, and how sure the former is."""
+        """Run. Returns the estimated outcome of the whole time, the simulated requests, and the confidence
+        intervals."""
         self.put(self._sampler.batch_s, _BatchOver())
         outcome, log = self.run()
         workers = Counter(machine for replica in self._scenario.replicas for machine in replica.workers)
@@ -78,8 +79,8 @@ class SampledSimulation(ClusterSimulation):
             self.put(next_s, _BatchOver())
 
     def _is_whole(self) -> bool:
-        """Whether no replica is about to lose its workers, or to have some again. Those that are gone and owe nothing
-        are noticed when a request comes to them, and not before."""
+        """Whether no replica is about to lose or get workers. Lost workers that owe nothing are noticed only when a
+        request reaches them."""
         return all(
             replica.life.is_given_up
             or (replica.is_serving and not (workers.is_silent and replica.scheduler.has_unfinished))
@@ -102,7 +103,7 @@ class SampledSimulation(ClusterSimulation):
         )
 
     def _skip(self, seconds: float, now_s: float) -> None:
-        """The clock goes on, and with it the times of all that is under way."""
+        """Advance the clock, and with it the times of everything in progress."""
         self._stretches.end_all(now_s)
         self.put_off(seconds)
         for one in self._open.values():

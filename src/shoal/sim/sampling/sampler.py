@@ -1,12 +1,12 @@
-"""Which parts of a long time are simulated, where the traffic is stationary.
+"""Which parts of a long time with stationary traffic are simulated.
 
-Everything from the beginning, a fault or a return on is simulated until its consequences are over. What follows, up to
-the next fault, is one steady state: it is simulated batch by batch until its mean latency is known well, and the rest
-is skipped. Requests that are under way then go on after it. As nothing but the clock moves, the state in which the next
-fault finds the cluster is one that the steady state has.
+After the beginning, a fault or a return, everything is simulated until its consequences are over. What follows, up to
+the next fault, is one steady state: it is simulated batch by batch until its mean latency is known precisely enough,
+and the rest is skipped. Requests in progress continue afterwards. Since only the clock moves, the next fault finds the
+cluster in a state that belongs to the steady state.
 
-Source: the method of batch means, with batches that grow until they no longer depend on each other, and a comparison of
-both halves for what is left of the beginning: A. M. Law, Simulation Modeling and Analysis, chapter 9.
+Source: the method of batch means, with batches that grow until they are independent, and a comparison of both halves to
+detect remains of the beginning: A. M. Law, Simulation Modeling and Analysis, chapter 9.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from shoal.sim.sampling.intervals import t_quantile
 
 _BATCH_REQUESTS = 50
 _BATCH_LATENCIES = 5.0
-"""A batch has at least so many requests, and is so many times as long as one takes on its average: what one batch
-leaves to the next is then small."""
+"""A batch has at least so many requests, and lasts at least so many mean latencies, so that one batch hardly influences
+the next."""
 _SETTLING_BATCHES, _SETTLING_S = 2, 10.0
-"""After a fault is over, batches and seconds that are never believed to be steady."""
+"""Batches and seconds after the end of a fault that are never taken as steady."""
 _FEWEST_BATCHES, _FEWEST_REQUESTS = 20, 2000
-"""Of a steady state. Twenty requests are then slower than p99: with twelve, its value was above all that was seen 15
-times of 100 (tests/sim/sampling/test_sampled_column.py)."""
+"""The fewest simulated batches and requests of a steady state. Twenty requests are then slower than p99; with twelve,
+the true p99 was above all observed values in 15 % of runs (tests/sim/sampling/test_sampled_column.py)."""
 _DEPENDENT = 0.5
-"""Correlation of each batch with the next, above which they are too short."""
+"""Correlation of successive batches above which batches are too short."""
 _DRIFT = 3.5
-"""Standard errors between the means of both halves, above which the state is not steady: about one in four hundred
-times, twenty steady batches show more."""
+"""Difference between the means of both halves, in standard errors, above which the state is not steady. Twenty steady
+batches exceed it about once in four hundred times."""
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
-    """How time is skipped."""
+    """Settings for skipping time."""
 
     rate_per_s: float
-    """of requests, which come at random times, > 0"""
+    """The rate of requests, which arrive at random times, > 0."""
     until_s: float
-    """when the last request comes"""
+    """When the last request arrives."""
     precision: float
-    """share of a steady state's mean latency by which the simulated part may miss it, 95 times of 100"""
+    """The relative margin of error of a steady state's mean latency, at level CONFIDENCE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What had come of the simulation when a batch was over."""
+    """The counters of a simulation at the end of a batch."""
 
     at_s: float
     num_answered: int
-    """requests, as in the columns of `AnsweredRequests`"""
+    """Answered requests, as in `AnsweredRequests`."""
     num_paced: int
-    """those of them that had two tokens or more"""
+    """Answered requests with at least two tokens."""
     counts: tuple[int, int, int, int]
-    """prompt and output tokens of answered requests, refused requests, preemptions"""
+    """(prompt tokens, output tokens of answered requests, refused requests, preemptions)."""
     busy_s: Mapping[str, float]
-    """of each machine"""
+    """Seconds of computing on each machine."""
     mean_e2e_s: float
-    """of the requests that were answered since the mark before; 0: none was"""
+    """Mean latency of the requests that were answered since the previous mark; 0: none was."""
     num_open: int
 
     @property
@@ -75,7 +75,7 @@ class SteadyStretch:
     """A steady state of which a part was simulated, and how much of it was skipped."""
 
     marks: Sequence[Mark]
-    """at the ends of its batches, the beginning of the first included"""
+    """Marks at the ends of its batches, including the beginning of the first."""
     skipped_s: float
 
     @property
@@ -84,27 +84,27 @@ class SteadyStretch:
 
     @property
     def skipped_batches(self) -> float:
-        """How many of its batches would have filled the time that was skipped."""
+        """The number of its batches that would fill the skipped time."""
         return self.skipped_s * self.num_batches / (self.marks[-1].at_s - self.marks[0].at_s)
 
     @property
     def weight(self) -> float:
-        """For how many requests each simulated one stands, itself included."""
+        """The number of requests for which each simulated one stands, including itself."""
         return 1.0 + self.skipped_batches / self.num_batches
 
 
 @dataclass(slots=True)
 class Sampler:
-    """Is told of every batch. Changes by `note` only."""
+    """Decides after every batch how much time to skip."""
 
     config: SamplingConfig
     stretches: list[SteadyStretch] = field(default_factory=list[SteadyStretch])
-    """from which something was skipped"""
+    """Steady states of which a part was skipped."""
     batch_s: float = field(init=False)
-    """until the next mark"""
+    """Seconds until the next mark."""
     _num_settling: int = 0
     _quiet_s: float | None = None
-    """when the first mark after the latest fault was"""
+    """The time of the first mark after the latest fault."""
     _marks: list[Mark] = field(default_factory=list[Mark])
 
     def __post_init__(self) -> None:
@@ -119,9 +119,9 @@ class Sampler:
         return _BATCH_REQUESTS / self.config.rate_per_s
 
     def note(self, mark: Mark, quiet_until_s: float | None) -> float:
-        """A batch is over. Returns the seconds that are to be skipped now.
+        """Note the end of a batch. Returns the seconds to skip now.
 
-        `quiet_until_s`: when the next fault comes, may be infinite; None: the latest is not over.
+        `quiet_until_s`: the time of the next fault, may be infinite; None: the latest one is not over.
         """
         if quiet_until_s is None or not self._has_settled(mark):
             return 0.0
@@ -135,7 +135,7 @@ class Sampler:
         return skipped_s
 
     def note_fault(self) -> None:
-        """What was seen so far says nothing of what comes."""
+        """Discard the observations so far, because a fault changes the state."""
         self._start_over()
 
     def _start_over(self) -> None:
@@ -143,7 +143,7 @@ class Sampler:
         self._num_settling, self._quiet_s, self.batch_s = 0, None, self._shortest_s
 
     def _has_settled(self, mark: Mark) -> bool:
-        """Batches begin when they are long enough for the latencies that there are now."""
+        """Whether the state has settled after a fault, so that batches of sufficient length can begin."""
         if self._marks:
             return True
         if mark.mean_e2e_s:
@@ -154,7 +154,7 @@ class Sampler:
         return is_long_ago and self._num_settling > _SETTLING_BATCHES
 
     def _drop_what_is_not_steady(self) -> None:
-        """The first half, where it differs from the second; every other mark, where batches depend on each other."""
+        """Drop the first half if it differs from the second, and every other mark if batches are correlated."""
         if len(self._marks) <= _FEWEST_BATCHES:
             return
         if _drifts(self._latencies()) or _drifts([float(one.num_open) for one in self._marks[1:]]):
@@ -183,7 +183,7 @@ def _drifts(values: Sequence[float]) -> bool:
 
 
 def _correlation(values: Sequence[float]) -> float:
-    """Of each value with the next; 0 where all are equal."""
+    """The correlation of each value with the next; 0 if all are equal."""
     mean = fmean(values)
     total = sum((value - mean) ** 2 for value in values)
     if total <= (_ROUNDING * mean) ** 2:
@@ -192,7 +192,7 @@ def _correlation(values: Sequence[float]) -> float:
 
 
 def _paired(marks: Sequence[Mark]) -> list[Mark]:
-    """Every other mark, an odd number of them, with the latency of both batches."""
+    """Every other mark of an odd number of marks, with the latency of both batches."""
     kept = [marks[0]]
     for before, middle, last in zip(marks[:-2:2], marks[1:-1:2], marks[2::2], strict=True):
         first, second = middle.num_answered - before.num_answered, last.num_answered - middle.num_answered

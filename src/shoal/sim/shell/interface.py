@@ -1,4 +1,4 @@
-"""What the virtual shell asks of a simulation: its work, and who decides on it."""
+"""The interface between the virtual shell and a simulation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, Work
 
 
 class VirtualWork(ABC, Generic[WorkT, ResultT, LimitsT]):
-    """The work of a simulation, and its decisions, as the shell sees them."""
+    """The work and the decisions of a simulation, as the shell needs them."""
 
     starts_without_any = True
-    """whether a replica of one worker is started in its place elsewhere when that one's machine is gone"""
+    """Whether a replica of a single worker is started elsewhere if that worker's machine is gone."""
 
     @abstractmethod
     def make_workers(
         self, replica: int, now_s: float, *, num_stages: int | None = None, without: int | None = None
     ) -> SimulatedWorkers[WorkT, ResultT, LimitsT]:
-        """Workers of a replica, of a new one where there is none, in so many stages; None: as planned."""
+        """Make workers of a replica, possibly a new one, with `num_stages` stages; None: as planned."""
 
     @abstractmethod
     def tell(
@@ -28,39 +28,39 @@ class VirtualWork(ABC, Generic[WorkT, ResultT, LimitsT]):
         event: WorkersProgressed | ReplicaReady[LimitsT] | ReplicaJoined[LimitsT] | ReplicaLost | Tick,
         now_s: float,
     ) -> None:
-        """Let who decides handle an event, and carry out what it wants."""
+        """Pass an event to the scheduler or fleet, and carry out its effects."""
 
     @abstractmethod
     def num_workers(self, replica: int) -> int:
-        """That a replica is planned with."""
+        """The number of workers with which a replica is planned."""
 
     @abstractmethod
     def recovery_stats(self) -> RecoveryStats:
-        """How the replicas' workers are."""
+        """The recovery of the replicas."""
 
     @abstractmethod
     def take_answer(self, replica: int, result: ResultT, now_s: float) -> None:
-        """Workers have answered something."""
+        """Take an answer of workers."""
 
     @abstractmethod
     def happen(self, happening: object, now_s: float) -> None:
-        """Something of the subclass's own that was `put`."""
+        """Handle a happening of the subclass's own that was `put`."""
 
     @abstractmethod
     def wake_s(self) -> float | None:
-        """When who decides wants to be woken."""
+        """The next time at which the scheduler or fleet needs a `Tick`; None: never."""
 
     @abstractmethod
     def is_over(self) -> bool:
-        """Whether no replica has workers or will have some."""
+        """Whether all replicas are given up."""
 
     @abstractmethod
     def note_stopped(self, replica: int, *, on_purpose: bool) -> None:
-        """A replica's workers were stopped, because they are lost or because others take their place."""
+        """Note that a replica's workers were stopped, because they are lost or are being replaced."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raises AssertionError where an invariant is broken."""
+        """Check the invariants. Raises AssertionError if one is violated."""
 
     def settle(self, now_s: float) -> None:
-        """Called before something happens that may concern any replica: what is put off is to be done."""
+        """Do all postponed work; called before something happens that may concern any replica."""

@@ -1,4 +1,4 @@
-"""What is still to happen in virtual time, and the kinds of it that concern workers and machines."""
+"""The timeline of virtual time, and the happenings that concern workers and machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.sim.simulated_workers import SimulatedWorkers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersLoaded:
-    """Workers that were started are ready, or not."""
+    """Started workers are ready, or have failed."""
 
     replica: int
     workers: SimulatedWorkers[Any, Any, Any]
@@ -33,7 +33,7 @@ class LinksBroken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersAnswered:
-    """Something that workers said arrives."""
+    """An answer of workers arrives."""
 
     replica: int
     workers: SimulatedWorkers[Any, Any, Any]
@@ -42,7 +42,7 @@ class WorkersAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineUnreachable:
-    """An attempt to start workers has found out that the machine of one takes no connections."""
+    """An attempt to start workers has shown that the machine of one accepts no connections."""
 
     replica: int
     workers: SimulatedWorkers[Any, Any, Any]
@@ -51,31 +51,31 @@ class MachineUnreachable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineBack:
-    """A machine is there again."""
+    """A machine returns."""
 
     absence: Absence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineLook:
-    """It is time to look for machines."""
+    """The machines are polled."""
 
     until_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionDue:
-    """Who decides wanted to be woken."""
+    """The scheduler or fleet needs a `Tick`."""
 
 
 _SETTLING = WorkersLoaded | LinksBroken | MachineUnreachable | MachineLook
-"""What is to come while a fault is not over."""
+"""Happenings that show that a fault is not over."""
 _FIXED = Crash | Hang | Slowdown | Replacement | ReplicaJoins | Absence | MachineBack
-"""What comes at times that are given."""
+"""Happenings at given times."""
 
 
 class Timeline:
-    """Happenings by their times; those of one time stay in the order in which they were put there."""
+    """Happenings ordered by time; those of the same time stay in the order in which they were added."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[float, int, object]] = []
@@ -86,31 +86,31 @@ class Timeline:
 
     @property
     def next_s(self) -> float:
-        """When the next thing happens; there must be one."""
+        """The time of the next happening; there must be one."""
         return self._queue[0][0]
 
     def put(self, at_s: float, happening: object) -> None:
-        """Let something happen."""
+        """Schedule a happening."""
         heapq.heappush(self._queue, (at_s, self._num_put, happening))
         self._num_put += 1
 
     def take(self, now_s: float) -> Iterator[object]:
-        """Everything that happens at one time, the next one, and what is put there meanwhile."""
+        """Remove and yield everything that happens at `now_s`, the next time, including what is added meanwhile."""
         while self._queue and self._queue[0][0] == now_s:
             yield heapq.heappop(self._queue)[2]
 
     def quiet_until_s(self) -> float | None:
-        """When the next fault or return comes, infinite where there is none; None: the latest one is not over."""
+        """The time of the next fault or return, infinite if there is none; None: the latest one is not over."""
         if any(isinstance(one, _SETTLING) for _, _, one in self._queue):
             return None
         return min((at_s for at_s, _, one in self._queue if isinstance(one, _FIXED)), default=inf)
 
     def put_off(self, seconds: float, moved: Callable[[object, float], object]) -> None:
-        """Let everything happen so much later, but for faults and returns.
+        """Postpone everything except faults and returns.
 
         Args:
             seconds: how much later.
-            moved: a happening that is put off by so many seconds, where it holds times of its own.
+            moved: gives the postponed form of a happening that contains times of its own.
         """
         later = [
             entry if isinstance(entry[2], _FIXED) else (entry[0] + seconds, entry[1], moved(entry[2], seconds))

@@ -1,4 +1,4 @@
-"""Machines in virtual time, one for each worker, that leave and come back; core/membership decides what follows."""
+"""Machines in virtual time, one for each worker, that leave and return; core/membership decides what follows."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from shoal.core.recovery.recovery import RecoveryStats
 from shoal.core.recovery.worker_life import Phase
 
 LOOK_S = 0.25
-"""Between two looks for machines."""
+"""Seconds between two polls of the machines."""
 PROBE_S = 0.1
-"""After which a machine that takes no connections is given up."""
+"""Seconds after which a machine that accepts no connections is given up."""
 
 
 class VirtualMachines:
-    """Says which workers can be started, and looks for machines as a server's second thread does."""
+    """Tells which workers can be started, and polls machines like a server's second thread."""
 
     def __init__(self) -> None:
         self._gone: set[tuple[int, int]] = set()
-        """replica and place of the workers whose machines have left"""
+        """(replica, worker) of the workers whose machines have left."""
         self._back: list[str] = []
-        """machines that have come back since the latest look"""
+        """Machines that have returned since the latest poll."""
         self._membership = ClusterMembership({}, uses_new=False)
         self.changing: set[int] = set()
-        """replicas that are being given back their workers"""
+        """Replicas that are being restored."""
 
     def leave(self, replica: int, worker: int) -> None:
-        """A machine is gone."""
+        """Note that a machine is gone."""
         self._gone.add((replica, worker))
 
     def come_back(self, replica: int, worker: int) -> None:
-        """Note that a machine is there again."""
+        """Note that a machine has returned."""
         if (replica, worker) in self._gone:
             self._gone.discard((replica, worker))
             self._back.append(_name(replica, worker))
 
     def unreachable(self, replica: int, num_workers: int, without: int | None) -> int | None:
-        """A worker of a replica whose machine is gone, but for the one that is done without; None: there is none."""
+        """A worker of a replica whose machine is gone, except the one that is left out; None: there is none."""
         seats = (worker for worker in range(num_workers) if worker != without)
         return next((worker for worker in seats if (replica, worker) in self._gone), None)
 
     def look(self, sizes: list[int], stats: RecoveryStats, now_s: float) -> list[int]:
-        """Look for machines, then at replicas. Returns those that are to be given back their workers.
+        """Poll the machines, then read the replicas. Returns the replicas to restore.
 
         Args:
-            sizes: workers of each replica, as planned.
-            stats: how they are.
+            sizes: planned workers of each replica.
+            stats: the recovery of the replicas.
             now_s: the time.
         """
         machines = _names(tuple(sizes))
@@ -68,7 +68,7 @@ class VirtualMachines:
 
 @lru_cache(maxsize=1)
 def _names(sizes: tuple[int, ...]) -> list[frozenset[str]]:
-    """Of the machines of each replica."""
+    """The names of the machines of each replica."""
     return [frozenset(_name(replica, worker) for worker in range(size)) for replica, size in enumerate(sizes)]
 
 

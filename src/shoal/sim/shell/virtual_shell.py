@@ -1,6 +1,6 @@
 """The shell around recovery in virtual time: it starts, stops and breaks simulated workers and decides nothing.
 
-What the work is, and who schedules it, is a subclass's matter: steps in simulation.py, batches in batches/.
+Subclasses add the work and its scheduler: steps in simulation.py, batches in batches/.
 """
 
 from __future__ import annotations
@@ -39,62 +39,63 @@ from shoal.sim.shell.virtual_machines import LOOK_S, PROBE_S, VirtualMachines
 from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, WorkT
 
 MAX_TURNS = 100_000
-"""a run that takes longer goes in circles"""
+"""A run with more turns is taken to be in an endless loop."""
 _RESTORED_WITHIN_S = 12.0
-"""Of a machine's return: at once when it is seen, or 10 s after a replica was first seen to lack workers."""
+"""Seconds from a machine's return within which a replica is restored: at once when the return is seen, or 10 s after
+the replica was first seen to lack workers."""
 
 
 class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
-    """Runs what is in its queue until nothing is left to happen."""
+    """Runs the happenings of its timeline until none is left."""
 
     def __init__(self, seed: int, starting: Starting, *, max_turns: int | None = MAX_TURNS) -> None:
-        """Nothing has happened yet.
+        """Start with an empty timeline.
 
         Args:
-            seed: of everything that is drawn.
-            starting: how workers that are started again fare.
-            max_turns: after which a run is taken to go in circles; None: its end is bounded otherwise.
+            seed: the seed of all random numbers.
+            starting: how long restarted workers take, and how often they fail.
+            max_turns: turns after which a run counts as endless; None: its end is bounded otherwise.
         """
         self._max_turns = max_turns
         self.rng = Random(seed)
         self.workers: list[SimulatedWorkers[WorkT, ResultT, LimitsT]] = []
-        """the latest of each replica: serving, being started or stopped"""
+        """The latest workers of each replica: serving, being started or stopped."""
         self._seed = seed
         self._starting = starting
         self._timeline = Timeline()
         self.put = self._timeline.put
-        """Lets something happen: see `Timeline.put`."""
+        """See `Timeline.put`."""
         self.quiet_until_s = self._timeline.quiet_until_s
         """See `Timeline.quiet_until_s`."""
         self._next_due_s: float | None = None
         self._seen_broken: set[int] = set()
-        """replicas of which it is known which worker is gone"""
+        """Replicas of which it is known which worker is gone."""
         self._machines = VirtualMachines()
         self.num_reduced = 0
-        """times that a replica was started without a worker whose machine was gone"""
+        """The number of times that a replica was started without a worker whose machine was gone."""
         self.num_restored = 0
-        """times that a replica was given back its workers"""
+        """The number of times that a replica got its workers back."""
 
     def load_s(self, replica: int) -> float:
         """Seconds that the workers of a replica load after a loss."""
         return self.rng.uniform(self._starting.shortest_s, self._starting.longest_s)
 
     def longest_load_s(self, replica: int) -> float:
-        """Seconds that all of them load, beside those that serve."""
+        """Seconds that a complete set of workers takes to load beside those that serve."""
         return self._starting.longest_s
 
     def put_off(self, seconds: float) -> None:
-        """Let everything that is under way happen so much later, but for faults and returns."""
+        """Postpone everything in progress, except faults and returns."""
         self._timeline.put_off(seconds, self.moved)
         if self._next_due_s is not None:
             self._next_due_s += seconds
 
     def moved(self, happening: object, seconds: float) -> object:
-        """What is put off, where it holds times of its own."""
+        """The postponed form of a happening that contains times of its own."""
         return happening
 
     def run_to_end(self) -> float:
-        """Everything until nothing is left to happen. Returns when that is."""
+        """Run until nothing is left to happen. Returns the time of the end."""
         now_s = 0.0
         for _ in count() if self._max_turns is None else range(self._max_turns):
             if not self._timeline:
@@ -108,24 +109,24 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
         raise AssertionError(f"seed {self._seed}: no end after {self._max_turns} turns")
 
     def send(self, replica: int, work: WorkT, now_s: float) -> None:
-        """Send work to a replica's workers, who answer in their time, if they do."""
+        """Send work to a replica's workers, and schedule their answers, if any."""
         workers = self.workers[replica]
         for at_s, result in workers.run(work, now_s):
             self.put_answer(replica, result, at_s)
 
     def put_answer(self, replica: int, result: ResultT, at_s: float) -> None:
-        """Let the present workers of a replica answer."""
+        """Schedule an answer of a replica's present workers."""
         self.put(at_s, WorkersAnswered(replica=replica, workers=self.workers[replica], result=result))
 
     def break_workers(self, replica: int, now_s: float, *, hangs: bool, is_crash: bool, noticed_after_s: float) -> None:
-        """What a replica computes breaks it, now: its workers hang, or die, which is seen a little later."""
+        """Let a replica's work break it now: its workers hang, or die, which is noticed a little later."""
         workers = self.workers[replica]
         if not workers.is_silent and not hangs:
             self.put(now_s + noticed_after_s, LinksBroken(replica=replica, workers=workers, is_crash=is_crash))
         workers.is_silent = True
 
     def carry_out(self, effect: RecoveryEffect, now_s: float) -> None:
-        """Do what recovery wants done."""
+        """Carry out an effect of recovery."""
         match effect:
             case StopWorkers(replica=replica, keep=keep):
                 assert keep or replica not in self._seen_broken, "survivors are not to be used again"
@@ -140,13 +141,13 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
                 assert_never(effect)
 
     def check_restored(self) -> None:
-        """At the end: where every machine is there and workers start when they are told to, no replica lacks any."""
+        """Check at the end that no replica lacks workers, if all machines are there and starts do not fail."""
         if not self._starting.failure_probability:
             for replica, is_reduced in enumerate(self.recovery_stats().reduced):
                 assert not is_reduced, f"replica {replica} was not given back its workers"
 
     def _queue_wake(self, now_s: float) -> None:
-        """As a shell would sleep: until something is due, or happens before."""
+        """Schedule the next wake-up, at which a real shell would end its sleep."""
         due_s = self.wake_s()
         if due_s is not None and (self._next_due_s is None or due_s < self._next_due_s):
             self._next_due_s = due_s
@@ -211,7 +212,7 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
                 assert_never(fault)
 
     def _start(self, replica: int, without: int | None, now_s: float) -> None:
-        """Loading takes its time, shows progress half-way, and may fail; where a machine is gone, it does so soon."""
+        """Start workers. Loading shows progress half-way and may fail; it fails soon if a machine is gone."""
         if self.num_workers(replica) == 1 and not self.starts_without_any:
             without = None
         workers = self.make_workers(replica, now_s, without=without)
@@ -250,7 +251,7 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
     def _tell_lost(
         self, replica: int, reason: str, now_s: float, *, is_crash: bool = False, unreachable: int | None = None
     ) -> None:
-        """`unreachable`: the worker whose machine is gone."""
+        """Pass on the loss of a replica. `unreachable`: the worker whose machine is gone, if any."""
         self._seen_broken.add(replica)
         lost = ReplicaLost(
             replica=replica,
@@ -263,7 +264,7 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
         self._seen_broken.discard(replica)
 
     def _look(self, until_s: float, now_s: float) -> None:
-        """Look for machines, and give replicas back what they have done without; others load beside the present."""
+        """Poll the machines, and restore replicas; new workers load beside the present ones."""
         stats = self.recovery_stats()
         sizes = [self.num_workers(replica) for replica in range(len(stats.phases))]
         for replica in self._machines.look(sizes, stats, now_s):
@@ -276,7 +277,7 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
             self.put(now_s + LOOK_S, MachineLook(until_s=until_s))
 
     def _join(self, now_s: float) -> None:
-        """Where nothing is left, everything has ended."""
+        """Let a replica join, unless all replicas are given up."""
         if self.is_over():
             return
         workers = self.make_workers(len(self.workers), now_s)

@@ -1,4 +1,4 @@
-"""Recorded traffic: when requests came and how long they were, in the layouts in which traces are published.
+"""Recorded traffic: arrival times and lengths of requests, in the layouts of published traces.
 
 | layout | columns |
 |---|---|
@@ -7,7 +7,7 @@
 | BurstGPT | `Timestamp`, `Request tokens`, `Response tokens`, others that are not needed |
 | Mooncake | a JSON object a line: `timestamp` (ms), `input_length`, `output_length`, `hash_ids` |
 
-Files are read line by line as the simulation goes on, so that their length does not matter.
+Files are read line by line while the simulation runs, so they may be of any length.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shoal.errors import ConfigError
 from shoal.sim.traffic.visit import Visit
 
 _LONGEST_LINE = 1 << 20
-"""Characters; the longest of the public traces have some hundred hashes."""
+"""The most characters of a line; the longest in public traces have a few hundred hashes."""
 _MOST_TOKENS = 10_000_000
 _MS = 1e-3
 
@@ -42,7 +42,7 @@ class _MooncakeLine(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """The columns of a CSV layout that matter."""
+    """The relevant columns of a CSV layout."""
 
     at: str
     prompt: str
@@ -51,8 +51,8 @@ class _Layout:
 
 
 def _date_s(text: str) -> float:
-    """Seconds of a date such as `2023-11-16 18:17:03.9799600`, of which Python reads six decimals. Without a zone it is
-    UTC, which no clock is put back in."""
+    """Parse a date such as `2023-11-16 18:17:03.9799600` into seconds; Python reads six decimals. Dates without a time
+    zone are taken as UTC, which has no daylight saving time."""
     whole, dot, rest = text.partition(".")
     digits = len(rest) - len(rest.lstrip("0123456789"))
     date = datetime.fromisoformat(whole + dot + rest[: min(digits, 6)] + rest[digits:])
@@ -67,10 +67,10 @@ _LAYOUTS = (
 
 
 def read_trace(path: Path) -> Iterator[Visit]:
-    """The visits of a trace, the first at second 0. Requests that got no answer (0 output tokens) are left out.
+    """Yield the visits of a trace, the first at second 0. Requests without an answer (0 output tokens) are left out.
 
     Raises:
-        ConfigError: it cannot be read, its columns are not known, or a line makes no sense; at the first such line.
+        ConfigError: the file cannot be read, its columns are unknown, or a line is invalid; raised at that line.
     """
     try:
         file = path.open(newline="", encoding="utf-8-sig")
@@ -81,7 +81,7 @@ def read_trace(path: Path) -> Iterator[Visit]:
 
 
 def _visits(file: TextIO, path: Path) -> Iterator[tuple[int, Visit]]:
-    """With the numbers of their lines."""
+    """Visits with their line numbers."""
     lines = _bounded(file, path)
     first = next(lines, "")
     if first.lstrip().startswith("{"):
@@ -98,15 +98,15 @@ def _visits(file: TextIO, path: Path) -> Iterator[tuple[int, Visit]]:
     rows = csv.DictReader(lines, columns)
     try:
         for row in rows:
-            number = rows.line_num + 1  # the names of the columns are the first
+            number = rows.line_num + 1  # the first line has the names of the columns
             if (visit := _from_row(layout, row, f"{path}: line {number}")) is not None:
                 yield number, visit
-    except csv.Error as error:  # a quotation mark that nothing closes
+    except csv.Error as error:  # an unclosed quotation mark
         raise ConfigError(f"{path}: line {rows.line_num + 1}: {error}") from error
 
 
 def _bounded(file: TextIO, path: Path) -> Iterator[str]:
-    """Lines of a bounded length, whatever the file holds."""
+    """The lines of a file, whose length is limited."""
     try:
         while line := file.readline(_LONGEST_LINE):
             if len(line) == _LONGEST_LINE:
@@ -154,7 +154,7 @@ def _checked(visit: Visit, where: str) -> Visit | None:
 
 
 def _from_zero(visits: Iterator[tuple[int, Visit]], path: Path) -> Iterator[Visit]:
-    """Times since the first visit, which must not go back."""
+    """Make times relative to the first visit, and check that they never decrease."""
     start_s = latest_s = None
     for number, visit in visits:
         if start_s is None or latest_s is None:

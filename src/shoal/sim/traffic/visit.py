@@ -1,4 +1,4 @@
-"""Who comes when, and what they ask for: what a simulation is driven by."""
+"""The traffic of a simulation: when requests arrive, and how long they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from random import Random
 from shoal.core.sequences.request import Request, RequestId
 
 HASHED_TOKENS = 512
-"""Prompt tokens that one hash of a Mooncake trace stands for. Source: its README, "block size of 512"."""
+"""Prompt tokens for which one hash of a Mooncake trace stands. Source: its README, "block size of 512"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,16 +18,16 @@ class Visit:
     """One request of the traffic."""
 
     at_s: float
-    """since the beginning"""
+    """Seconds since the beginning."""
     prompt_tokens: int
-    """>= 1"""
+    """Prompt tokens, >= 1."""
     output_tokens: int
-    """>= 1, all of which are produced"""
+    """Output tokens, >= 1; all of them are produced."""
     hashes: tuple[int, ...] = ()
-    """of the prompt's leading pieces: equal ones stand for equal text; empty: the prompt is like no other"""
+    """Hashes of the prompt's leading pieces: equal ones stand for equal text. Empty: the prompt is unique."""
 
     def request(self, number: int) -> Request:
-        """The request that the server gets, the `number`th: its tokens are made up, equal where the hashes are."""
+        """Make the `number`th request. Its tokens are artificial, and equal where the hashes are equal."""
         hashes = self.hashes[: -(-self.prompt_tokens // HASHED_TOKENS)]
         ids = tuple(chain.from_iterable(repeat(one, HASHED_TOKENS) for one in hashes))
         ids += (-1 - number,) * (self.prompt_tokens - len(ids))
@@ -43,27 +43,27 @@ class Clients:
     """A closed loop: each client sends its next request when its last one is answered."""
 
     count: int
-    """>= 1"""
+    """The number of clients, >= 1."""
     prompt_tokens: int
     output_tokens: int
     until_s: float
-    """no request begins later"""
+    """No request begins later than this."""
     num_requests: int | None = None
-    """of all clients together; None: any number"""
+    """Requests of all clients together; None: no limit."""
 
 
 Traffic = Iterator[Visit] | Clients
 
 
 def poisson(rate_per_s: float, *, prompt_tokens: int, output_tokens: int, until_s: float, seed: int) -> Iterator[Visit]:
-    """An open loop: visitors that come at random times and know nothing of each other.
+    """An open loop: requests arrive independently at random times (a Poisson process).
 
     Args:
-        rate_per_s: requests a second, > 0.
-        prompt_tokens: of each request.
-        output_tokens: of each request.
-        until_s: nobody comes later.
-        seed: of the times.
+        rate_per_s: requests per second, > 0.
+        prompt_tokens: prompt tokens of each request.
+        output_tokens: output tokens of each request.
+        until_s: no request arrives later than this.
+        seed: the seed of the arrival times.
     """
     rng, at_s = Random(seed), 0.0
     while (at_s := at_s + rng.expovariate(rate_per_s)) < until_s:
