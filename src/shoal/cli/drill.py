@@ -47,7 +47,8 @@ def drill(
     inputs: Annotated[
         Path | None,
         typer.Option(
-            help="Rows to send to a graph: an .npz file with an array for each input. Default: one made-up row.",
+            help="Rows to send to a graph: an .npz file with an array for each input. Arrays of different numbers of "
+            "rows are sent whole. Default: one made-up row.",
             metavar="FILE",
         ),
     ] = None,

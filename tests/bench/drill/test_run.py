@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
+from shoal.arrays import Array
 from shoal.bench.drill.inferences import made_up_inputs
 from shoal.bench.drill.run import DrillPlan, run_drill
 from shoal.errors import ConfigError, WorkerLost
@@ -45,6 +49,26 @@ def test_a_graphs_workers_go_and_come_back(tmp_path: Path) -> None:
     assert len(after) == len(before) == 2
     assert not set(before) & set(after)
     assert all(row.seen_s > 0 and row.predicted_s > 0 for row in report.rows)
+
+
+def unlike_inputs(path: Path) -> Path:
+    """A product of rows with a matrix that each request brings along."""
+    x, w, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["N", 4]), ("w", [4, 3]), ("y", ["N", 3]))
+    )
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "product", [x, w], [y])
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)]), path)
+    return path
+
+
+def test_inputs_whose_first_axes_differ_are_sent_whole(tmp_path: Path) -> None:
+    given: dict[str, Array] = {"x": np.ones((2, 4), np.float32), "w": np.ones((4, 3), np.float32)}
+    with served(unlike_inputs(tmp_path / "product.onnx"), "--split", "1", "--allow-drill") as server:
+        for inputs in (None, given):
+            report = run_drill(server.url, DrillPlan(hows=("kill",), inputs=inputs))
+            assert len(report.rows) == 1
+            assert (report.num_lost, report.first_error) == (0, None)
 
 
 def test_rows_are_made_up_for_axes_of_any_length() -> None:

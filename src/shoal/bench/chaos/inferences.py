@@ -39,20 +39,18 @@ class InferenceQuestions:
             config: of the run.
             url: of the server.
             model: its name there.
-            inputs: by name, rows along their first axes.
+            inputs: by name, rows along their first axes. If these are of different lengths, the arrays belong together
+                and every request has all of them as they are.
 
         Raises:
-            ConfigError: the inputs have different numbers of rows, or none.
+            ConfigError: an input has no rows.
         """
-        rows = {len(array) if array.ndim else 0 for array in inputs.values()}
-        if len(rows) != 1 or not min(rows):
-            raise ConfigError("the inputs must have the same number of rows along their first axes, and at least one")
-        (num_rows,) = rows
+        if empty := [name for name, array in inputs.items() if array.ndim and not len(array)]:
+            raise ConfigError(f"input {empty[0]!r} has no rows")
+        lengths = {len(array) if array.ndim else None for array in inputs.values()}
+        num_rows = lengths.pop() if len(lengths) == 1 else None
         rng = random.Random(f"{config.seed}/rows")
-        self._spans: list[tuple[int, int]] = []
-        for _ in range(config.num_requests):
-            first = rng.randrange(num_rows)
-            self._spans.append((first, min(num_rows, first + rng.randint(1, _MOST_ROWS))))
+        self._spans = [None if num_rows is None else _some_rows(rng, num_rows) for _ in range(config.num_requests)]
         self._inputs = inputs
         self._client = client
         self._url = f"{url}/v2/models/{model}/infer"
@@ -63,8 +61,8 @@ class InferenceQuestions:
     async def ask(self, index: int, clock: Callable[[], float]) -> ChaosAnswer:
         """See `Questions.ask`."""
         answer = ChaosAnswer(started_s=clock())
-        first, end = self._spans[index]
-        head, content = _body({name: array[first:end] for name, array in self._inputs.items()})
+        span = self._spans[index]
+        head, content = _body({name: array if span is None else array[span] for name, array in self._inputs.items()})
         try:
             reply = await self._client.post(
                 self._url, content=content, headers={_SIZE_HEADER: str(head)}, timeout=_TIMEOUT_S
@@ -78,6 +76,11 @@ class InferenceQuestions:
         answer.ended_s = clock()
         answer.arrivals_s.append(answer.ended_s)
         return answer
+
+
+def _some_rows(rng: random.Random, num_rows: int) -> slice:
+    first = rng.randrange(num_rows)
+    return slice(first, min(num_rows, first + rng.randint(1, _MOST_ROWS)))
 
 
 class _OutputParameters(msgspec.Struct):

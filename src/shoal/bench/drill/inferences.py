@@ -33,11 +33,11 @@ class DrillInferences(DrillClients):
             http: with the server's key.
             url: of the server.
             model: its name there.
-            inputs: by name, rows along their first axes.
+            inputs: see `InferenceQuestions`.
             count: of clients.
 
         Raises:
-            ConfigError: the inputs have different numbers of rows, or none.
+            ConfigError: an input has no rows.
         """
         super().__init__(count)
         config = ChaosConfig(model=model, clients=1, requests=_QUESTIONS)
