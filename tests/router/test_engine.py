@@ -1,6 +1,5 @@
 """The engine over replicas that are fakes: routing, waiting, cancelling, losing replicas."""
 
-import dataclasses
 import select
 import threading
 from contextlib import closing
@@ -208,7 +207,7 @@ def test_a_replica_that_answers_nonsense_is_lost() -> None:
         engine.turn(0)
         work = executor.waiting[0]
         twice = msgspec.structs.replace(work.step, samples=work.step.samples * 2)
-        executor.waiting[0] = dataclasses.replace(work, step=twice)
+        executor.waiting[0] = msgspec.structs.replace(work, step=twice)
         executor.answer()
         with pytest.raises(WorkerLost, match="asked for 1 tokens"):
             engine.turn(TURN_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from shoal.core.generation.events import RequestAdded, RequestCancelled
 from shoal.core.generation.scheduler_config import SchedulerConfig
@@ -19,8 +19,7 @@ from shoal.core.sequences.request import Output
 from shoal.protocol.language_messages import Step, StepResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepAnswered:
+class StepAnswered(msgspec.Struct, frozen=True, kw_only=True):
     """A replica's workers have answered a step."""
 
     replica: int
@@ -39,8 +38,7 @@ FleetEvent = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitStep:
+class SubmitStep(msgspec.Struct, frozen=True, kw_only=True):
     """Send this step to every worker of the replica."""
 
     replica: int

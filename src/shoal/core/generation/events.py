@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+
+import msgspec
 
 from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.sequences.request import Output, Request, RequestId, RequestProgress
 from shoal.protocol.language_messages import Step, StepResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestAdded:
+class RequestAdded(msgspec.Struct, frozen=True, kw_only=True):
     """A request has arrived at this replica."""
 
     request: Request
@@ -21,29 +21,25 @@ class RequestAdded:
     """Digests of its leading full blocks, as far as routing has computed them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestCancelled:
+class RequestCancelled(msgspec.Struct, frozen=True, kw_only=True):
     """The client went away. Ignored if the id is unknown or its request has ended, since the two may cross."""
 
     request_id: RequestId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestWithdrawn:
+class RequestWithdrawn(msgspec.Struct, frozen=True, kw_only=True):
     """The request is to continue on another replica. It must hold no blocks here; an unknown id is ignored."""
 
     request_id: RequestId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCompleted:
+class StepCompleted(msgspec.Struct, frozen=True, kw_only=True):
     """The last stage has answered a step."""
 
     result: StepResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkersLost:
+class WorkersLost(msgspec.Struct, frozen=True, kw_only=True):
     """A worker of this replica is lost. Late answers of the old generation are ignored, and no step is sent."""
 
     reason: str = ""
@@ -52,16 +48,14 @@ class WorkersLost:
     """Whether the workers were stopped in order to be replaced, so that no request is to blame."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkersReady:
+class WorkersReady(msgspec.Struct, frozen=True, kw_only=True):
     """The replica has all its workers again, with empty KV memory, in the scheduler's present generation."""
 
 
 Event = RequestAdded | RequestCancelled | RequestWithdrawn | StepCompleted | WorkersLost | WorkersReady
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendStep:
+class SendStep(msgspec.Struct, frozen=True, kw_only=True):
     """Send this step to every worker of the replica."""
 
     work: StepWork
@@ -71,8 +65,7 @@ class SendStep:
         return self.work.step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandOver:
+class HandOver(msgspec.Struct, frozen=True, kw_only=True):
     """Give this request to another replica."""
 
     request: Request

@@ -9,7 +9,7 @@ row computed at loading.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.speed.batch_times import BatchTimes
@@ -28,8 +28,7 @@ work cannot show."""
 _MOST_DOUBLINGS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     """A piece of work in flight."""
 
     size: WorkSize

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NewType, Protocol
 
+import msgspec
+
 from shoal.core.sequences.beams import BeamProgress, BeamSearch
 from shoal.core.sequences.pictures import Pictures
 from shoal.protocol.language_messages import Sampling, TokenLogprobs
@@ -113,8 +115,7 @@ class RequestProgress:
     """The state of its beam search; None: it has none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenProduced:
+class TokenProduced(msgspec.Struct, frozen=True, kw_only=True):
     """An output token of a request. Tokens are sent in order, each exactly once."""
 
     request_id: RequestId
@@ -126,8 +127,7 @@ class TokenProduced:
     """Attention of the request's rows, fp16 [heads, rows, positions], chunk by chunk; the last row is not computed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFinished:
+class RequestFinished(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a request, sent exactly once and after all its tokens."""
 
     request_id: RequestId

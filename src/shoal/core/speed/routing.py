@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+import msgspec
+
 from shoal.errors import ConfigError
 
 Routing = Literal["earliest-finish", "round-robin"]
@@ -36,8 +38,7 @@ class ReplicaSpeed:
         return cls(prompt_token_s=prompt_token_s, output_step_s=0.0, output_row_s=row_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaLoad:
+class ReplicaLoad(msgspec.Struct, frozen=True, kw_only=True):
     """A replica's remaining work and its speed."""
 
     prefill_tokens: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
+
+import msgspec
 
 from shoal.planner.predict.placement import PlacedReplica, PredictedStage
 from shoal.planner.predict.work import Work, group_seconds, transfer_seconds
@@ -20,8 +21,7 @@ _WorkerKind = tuple[int, Precision, bool]
 """(class in the fleet, precision, whether it is alone): workers of one kind take equally long."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of some work of one micro-batch in each stage and between the stages."""
 
     stage_s: tuple[float, ...]

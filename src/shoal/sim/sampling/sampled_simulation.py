@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation
@@ -61,14 +63,14 @@ class SampledSimulation(ClusterSimulation):
             at_s = visit.at_s + self._sampler.skipped_s
             if at_s >= self._sampler.config.until_s:
                 return
-            yield replace(visit, at_s=at_s)
+            yield structs.replace(visit, at_s=at_s)
 
     def note_stopped(self, replica: int, *, on_purpose: bool) -> None:
         super().note_stopped(replica, on_purpose=on_purpose)
         self._sampler.note_fault()
 
     def moved(self, happening: object, seconds: float) -> object:
-        return replace(happening, at_s=happening.at_s + seconds) if isinstance(happening, Visit) else happening
+        return structs.replace(happening, at_s=happening.at_s + seconds) if isinstance(happening, Visit) else happening
 
     def _note_batch(self, now_s: float) -> None:
         skipped_s = self._sampler.note(self._mark(now_s), self.quiet_until_s() if self._is_whole() else None)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+import msgspec
+
 from shoal.sim.faults import Absence, Crash, Hang, Replacement, ReplicaJoins, Slowdown
 from shoal.sim.simulated_workers import SimulatedWorkers
 
@@ -31,8 +33,7 @@ class LinksBroken:
     is_crash: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkersAnswered:
+class WorkersAnswered(msgspec.Struct, frozen=True, kw_only=True):
     """An answer of workers arrives."""
 
     replica: int

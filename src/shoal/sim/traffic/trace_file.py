@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from math import isfinite
@@ -162,6 +162,6 @@ def _from_zero(visits: Iterator[tuple[int, Visit]], path: Path) -> Iterator[Visi
         if visit.at_s < latest_s:
             raise ConfigError(f"{path}: line {number} is earlier than the line before; sort the trace by time")
         latest_s = visit.at_s
-        yield replace(visit, at_s=visit.at_s - start_s)
+        yield msgspec.structs.replace(visit, at_s=visit.at_s - start_s)
     if start_s is None:
         raise ConfigError(f"{path}: the trace contains no request")

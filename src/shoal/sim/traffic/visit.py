@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from random import Random
 
+import msgspec
+
 from shoal.core.sequences.request import Request, RequestId
 
 HASHED_TOKENS = 512
 """Prompt tokens for which one hash of a Mooncake trace stands. Source: its README, "block size of 512"."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True, kw_only=True):
     """One request of the traffic."""
 
     at_s: float

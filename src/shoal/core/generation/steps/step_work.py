@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from shoal.core.sequences.request import TokenGuide
 from shoal.core.speed.step_times import StepShape
@@ -19,8 +20,7 @@ class GuidedRow(NamedTuple):
     """All output tokens of its request so far."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepWork:
+class StepWork(msgspec.Struct, frozen=True, kw_only=True):
     """A step, and the guides of its guided rows.
 
     Workers need only the step to compute all layers. Computing the masks takes time in which they would wait, so the
