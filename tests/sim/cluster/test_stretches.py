@@ -75,6 +75,31 @@ def run(seed: int, *, takes_stretches: bool) -> tuple[SimulationOutcome, Answere
     return replace(outcome, num_checks=0), log, simulation.num_turns
 
 
+def test_a_request_that_nobody_disturbs_takes_three_turns() -> None:
+    """It comes, has all its tokens, and the next one comes: prompts and outputs are one event."""
+    lone = Clients(count=1, prompt_tokens=20, output_tokens=50, until_s=inf, num_requests=10)
+    simulation = ClusterSimulation(make_scenario(lone, make_replica("r0")))
+    outcome, log = simulation.run()
+    assert (outcome.num_requests, outcome.output_tokens) == (10, 500)
+    assert simulation.num_turns <= 3 * 10
+    stepwise = ClusterSimulation(replace(make_scenario(lone, make_replica("r0")), takes_stretches=False))
+    assert stepwise.run()[1] == log
+
+
+def test_prompts_that_are_over_draw_the_next_request() -> None:
+    """Of two replicas one is still busy with a prompt, the other is past its own: their stretches go on."""
+    visits = [
+        Visit(at_s=0.0, prompt_tokens=400, output_tokens=200),
+        Visit(at_s=0.0, prompt_tokens=40, output_tokens=200),
+        *(Visit(at_s=at_s, prompt_tokens=40, output_tokens=5) for at_s in (0.1, 0.2, 0.3, 0.7, 0.9)),
+    ]
+    logs: list[AnsweredRequests] = []
+    for takes_stretches in (False, True):
+        scenario = make_scenario(iter(visits), make_replica("r0"), make_replica("r1"))
+        logs.append(ClusterSimulation(replace(scenario, takes_stretches=takes_stretches)).run()[1])
+    assert logs[0] == logs[1]
+
+
 @pytest.mark.sample(every=4)
 @pytest.mark.parametrize("first", range(0, SEEDS, 20))
 def test_the_same_to_the_last_digit(first: int) -> None:

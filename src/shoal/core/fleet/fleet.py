@@ -253,6 +253,8 @@ class ReplicaFleet:
 
     def _take_told(self) -> list[FleetReplica]:
         """The replicas with events in their inbox, ordered by index."""
+        if not self._changes.told:
+            return []
         told = sorted(self._changes.told)
         self._changes.told.clear()
         return [self.replicas[index] for index in told if self.replicas[index].inbox]

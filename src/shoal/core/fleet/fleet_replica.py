@@ -118,11 +118,23 @@ class FleetReplica:
         self.tell(StepCompleted(result=result))
         return self.meter.note_answered(result, now_s)
 
-    def note_steady(self, first_id: StepId, step_id: StepId, size: WorkSize, now_s: float) -> None:
+    def note_steady(
+        self, first_id: StepId, step_id: StepId, size: WorkSize, now_s: float, prompts_s: tuple[float, ...] = ()
+    ) -> None:
         """Note steps that were taken together (core/generation/steady_steps.py): all but the last were answered, and
-        the last was sent. `first_id`: the id of the first of them."""
-        self._recovery.note_answered(first_id, (), now_s)
+        the last was sent.
+
+        Args:
+            first_id: the id of the first of them.
+            step_id: the id of the last.
+            size: the size of the last.
+            now_s: when the last was sent.
+            prompts_s: seconds of each stage for the first, if it held prompts and is the only one that was answered.
+        """
+        self._recovery.note_answered(first_id, prompts_s, now_s)
         self._recovery.note_sent(step_id, size, now_s)
+        if prompts_s:
+            self._changes.loads.add(self.index)
 
     def lose(self, reason: str, now_s: float) -> list[Effect]:
         """Note the loss of its workers; every request waits afterwards. Returns the effects of their last answers."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import KeysView, Sequence
 
 from shoal.core.fleet.candidates import Candidates
 from shoal.core.fleet.fleet_replica import Changes, FleetReplica
-from shoal.core.kv.prefix_index import PrefixIndex, reusable_digests
+from shoal.core.kv.prefix_index import reusable_digests
 from shoal.core.sequences.request import Request, RequestProgress
 from shoal.core.speed.routing import Routing, next_in_turn
 from shoal.core.speed.routing_table import RoutingTable
@@ -15,15 +15,15 @@ from shoal.core.speed.routing_table import RoutingTable
 class Placement:
     """Chooses replicas by one routing rule."""
 
-    __slots__ = ("_changes", "_indexes", "_previous", "_replicas", "_routing", "_slow", "_table")
+    __slots__ = ("_cached", "_changes", "_previous", "_replicas", "_routing", "_slow", "_table")
 
     def __init__(self, routing: Routing, replicas: Sequence[FleetReplica], changes: Changes) -> None:
         """`replicas`: the fleet's own list, which may grow. `changes`: which of them must be looked at again."""
         self._routing: Routing = routing
         self._replicas, self._changes = replicas, changes
         self._table = RoutingTable()
-        self._indexes: list[PrefixIndex] = []
-        """The prefix index of each replica."""
+        self._cached: list[KeysView[bytes]] = []
+        """The digests of each replica's cached blocks."""
         self._slow: set[int] = set()
         """Replicas with a slow worker, whose expected speed changes while they are idle."""
         self._previous = -1
@@ -52,7 +52,7 @@ class Placement:
     ) -> tuple[FleetReplica, Sequence[bytes]]:
         self._look_again(now_s)
         outputs = progress.outputs if progress else ()
-        known_tokens = (*request.prompt_ids, *outputs)
+        known_tokens = request.prompt_ids + outputs
         block_size = candidates.replicas[0].scheduler.config.block_size
         digests = reusable_digests(known_tokens, block_size, request.root, request.pictures)
         index = self._table.choose(
@@ -73,7 +73,7 @@ class Placement:
             replica = self._replicas[index]
             load = replica.load(now_s)
             self._table.note(index, load)
-            self._indexes[index : index + 1] = [replica.scheduler.state.kv.blocks.index]
+            self._cached[index : index + 1] = [replica.scheduler.state.kv.blocks.index.digests]
             self._slow.add(index) if load.is_slow else self._slow.discard(index)
         self._changes.loads.clear()
 
@@ -84,4 +84,4 @@ class Placement:
         if not digests:
             return ()
         first = digests[0]
-        return [place for place, index in enumerate(self._indexes) if index.has_digest(first)]
+        return [index for index, cached in enumerate(self._cached) if first in cached]

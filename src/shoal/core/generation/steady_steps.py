@@ -1,9 +1,10 @@
-"""Decode steps without decisions, which a simulation takes together.
+"""Steps without decisions, which a simulation takes together.
 
-While every running request has exactly one row in the only step in flight, and no request waits, each answer changes
-every request in the same way: one more token, one more row and now and then one more block. A simulation may therefore
-advance to the first end of a request in one go. The state afterwards equals what `Scheduler.handle` would have made of
-it step by step (tests/core/generation/test_steady_steps.py).
+While every running request has its latest known rows in the only step in flight, and no request waits, each answer
+changes every request in the same way: one more token, one more row and now and then one more block. The step in flight
+may hold the last rows of prompts; those that follow are decode steps. A simulation may therefore advance to the first
+end of a request in one go. The state afterwards equals what `Scheduler.handle` would have made of it step by step
+(tests/core/generation/test_steady_steps.py).
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from shoal.protocol.language_messages import StepId
 def num_steady_steps(state: SchedulerState) -> int:
     """The number of steps, including the one in flight, until a request ends; only the last answer needs `handle`.
 
-    0 if something else may be decided before: a request waits, prompts are being computed, or memory may run out.
+    0 if something else may be decided before: a request waits, prompts have further rows, or memory may run out.
     """
     if len(state.in_flight) != 1 or state.config.num_micro_batches != 1 or state.is_fenced:
         return 0
     (step,) = state.in_flight.values()
     is_steady = (
-        not step.num_prefill
-        and len(step.chunks) == len(state.running) == step.num_samples == len(state.sequences)
+        len(step.chunks) == len(state.running) == step.num_samples == len(state.sequences)
         and not step.num_attention_bytes
         and state.kv.states is None
         and state.kv.memories is None
@@ -62,9 +62,10 @@ def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
 
 
 def _may_end_early(sequence: Sequence) -> bool:
-    """Whether a sequence may end before its limit, or is cancelled or suspect."""
+    """Whether a sequence may end before its limit, or is a search, cancelled or suspect."""
     request = sequence.request
-    return bool(request.stop_token_ids or request.targets or sequence.is_cancelled or sequence.is_suspect)
+    by_itself = request.stop_token_ids or request.targets or request.beams is not None
+    return bool(by_itself or sequence.is_cancelled or sequence.is_suspect)
 
 
 def _num_new_blocks(kv: KvCache, sequence: Sequence, count: int) -> int:
@@ -73,23 +74,27 @@ def _num_new_blocks(kv: KvCache, sequence: Sequence, count: int) -> int:
 
 
 def _move_blocks(kv: KvCache, sequences: list[Sequence], count: int) -> None:
-    """Register full blocks and allocate new ones in the order of the steps; within a step, full ones come first."""
+    """Register full blocks and allocate new ones in the order of the steps; within a step, full ones come first.
+
+    The first answer means that all rows in flight are computed, each further one that one more row is.
+    """
+    block_size = kv.block_size
     due: list[tuple[int, bool, int]] = []
-    for place, sequence in enumerate(sequences):
-        computed, scheduled = sequence.num_computed, sequence.num_scheduled
-        room = len(sequence.block_table) * kv.block_size
-        first_full = -computed % kv.block_size or kv.block_size
-        due += [(number, False, place) for number in range(first_full, count + 1, kv.block_size)]
-        due += [(number, True, place) for number in range(room - scheduled + 1, count + 1, kv.block_size)]
-    ends = [(one.num_computed + count, one.num_scheduled + count) for one in sequences]
-    starts = [(one.num_computed, one.num_scheduled) for one in sequences]
+    in_flight = [one.num_scheduled for one in sequences]
+    for place, (sequence, rows) in enumerate(zip(sequences, in_flight, strict=True)):
+        if sequence.num_computed // block_size < rows // block_size:
+            due.append((1, False, place))
+        next_full = -rows % block_size or block_size
+        due += [(number, False, place) for number in range(next_full + 1, count + 1, block_size)]
+        room = len(sequence.block_table) * block_size
+        due += [(number, True, place) for number in range(room - rows + 1, count + 1, block_size)]
     for number, is_new, place in sorted(due):
-        sequence, (computed, scheduled) = sequences[place], starts[place]
-        sequence.num_computed, sequence.num_scheduled = computed + number, scheduled + number - 1
+        sequence = sequences[place]
+        sequence.num_computed = sequence.num_scheduled = in_flight[place] + number - 1
         if is_new:
             has_room = kv.grow(sequence)
             assert has_room, "memory ran out in steady steps"
         else:
             kv.register(sequence)
-    for sequence, (computed, scheduled) in zip(sequences, ends, strict=True):
-        sequence.num_computed, sequence.num_scheduled = computed, scheduled
+    for sequence, rows in zip(sequences, in_flight, strict=True):
+        sequence.num_computed, sequence.num_scheduled = rows + count - 1, rows + count

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import KeysView, Sequence
 from hashlib import blake2b
 
 from shoal.core.sequences.pictures import Pictures
@@ -39,11 +39,16 @@ def extend_digests(
         root: what else the sequence's keys and values depend on, see `Request.root`.
         pictures: pictures with rows among these tokens.
     """
-    parent = digests[-1] if digests else root
-    for block in range(len(digests), num_full_blocks):
-        start, stop = block * block_size, (block + 1) * block_size
-        shown = b"" if pictures is None else pictures.keys_within(start, stop)
-        parent = blake2b(parent + token_ids[start:stop].tobytes() + shown, digest_size=DIGEST_BYTES).digest()
+    parent, first = digests[-1] if digests else root, len(digests)
+    if first >= num_full_blocks:
+        return
+    block_bytes = block_size * token_ids.itemsize
+    content = token_ids[first * block_size : num_full_blocks * block_size].tobytes()
+    for place, block in enumerate(range(first, num_full_blocks)):
+        told = parent + content[place * block_bytes : (place + 1) * block_bytes]
+        if pictures is not None:
+            told += pictures.keys_within(block * block_size, (block + 1) * block_size)
+        parent = blake2b(told, digest_size=DIGEST_BYTES).digest()
         digests.append(parent)
 
 
@@ -80,9 +85,10 @@ class PrefixIndex:
     def __contains__(self, block: int) -> bool:
         return block in self._digest_of
 
-    def has_digest(self, digest: bytes) -> bool:
-        """Whether a block with this digest is indexed."""
-        return digest in self._block_of
+    @property
+    def digests(self) -> KeysView[bytes]:
+        """Those of all indexed blocks, now and later."""
+        return self._block_of.keys()
 
     def lookup(self, digests: Sequence[bytes]) -> list[int]:
         """The blocks of the longest indexed prefix of the chain, in order."""

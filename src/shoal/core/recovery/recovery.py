@@ -146,7 +146,10 @@ class Recovery:
 
     def wake_s(self) -> float | None:
         """The next time at which something is due if nothing else happens; None: never."""
-        return self._wakes.earliest_s(lambda index: self.replicas[index].wake_s())
+        return self._wakes.earliest_s(self._wake_of)
+
+    def _wake_of(self, index: int) -> float | None:
+        return self.replicas[index].wake_s()
 
     def stats(self) -> RecoveryStats:
         """A snapshot."""

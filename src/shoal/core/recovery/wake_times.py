@@ -25,12 +25,17 @@ class WakeTimes:
 
     def earliest_s(self, time_of: Callable[[int], float | None]) -> float | None:
         """The earliest time; None: there is none. `time_of` is called for indices whose time may have changed."""
+        if self._changed:
+            self._look_again(time_of)
+        return self._heap[0][0] if self._heap else None
+
+    def _look_again(self, time_of: Callable[[int], float | None]) -> None:
+        heap, times = self._heap, self._times
         for index in self._changed:
             time_s = time_of(index)
-            if time_s is not None and time_s != self._times.get(index):
-                heapq.heappush(self._heap, (time_s, index))
-            self._times[index] = time_s
+            if time_s is not None and time_s != times.get(index):
+                heapq.heappush(heap, (time_s, index))
+            times[index] = time_s
         self._changed.clear()
-        while self._heap and self._times[self._heap[0][1]] != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        while heap and times[heap[0][1]] != heap[0][0]:
+            heapq.heappop(heap)

@@ -12,8 +12,9 @@ from math import inf, nan
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
+from shoal.arrays import F64
 from shoal.core.speed.routing import OUTPUT_TOKENS, ReplicaLoad, ReplicaSpeed
 
 _ALIKE = 1.25
@@ -25,34 +26,37 @@ _UNKNOWN = (nan, nan, nan)
 _ANY = ReplicaSpeed.from_prompts(1.0)
 """The speed of all replicas if none is known."""
 
-_Indices = NDArray[np.intp]
-_Seconds = NDArray[np.float64]
+_Indices = npt.NDArray[np.intp]
 
 
 class RoutingTable:
     """Loads and speeds of the replicas of a fleet, by their indices."""
 
-    __slots__ = ("_among", "_comparable", "_decoding", "_known", "_lures", "_prefill", "_speeds")
+    __slots__ = ("_among", "_comparable", "_decoding", "_known", "_lone_outputs_s", "_lures", "_prefill", "_speeds")
 
     def __init__(self) -> None:
-        self._prefill = np.zeros(0, np.int64)
-        self._decoding = np.zeros(0, np.int64)
+        self._prefill: F64 = np.zeros(0)
+        """Tokens that are still to be computed, for each replica."""
+        self._decoding: F64 = np.zeros(0)
+        """Outputs that are expected of all its sequences together."""
         self._lures: list[bool] = []
         """Whether cached tokens of a replica count when it is chosen."""
-        self._speeds: _Seconds = np.zeros((3, 0))
+        self._speeds: F64 = np.zeros((3, 0))
         """[fields of `ReplicaSpeed`, replicas] in seconds; NaN: not known."""
         self._known: list[ReplicaSpeed | None] = []
         """The speed that was last noted for each replica."""
         self._among: _Indices | None = None
-        self._comparable: _Seconds = np.zeros((3, 0))
+        self._comparable: F64 = np.zeros((3, 0))
         """Speeds as they are compared: levelled for the replicas in `_among`, infinite for others. Valid until a speed
         changes."""
+        self._lone_outputs_s: dict[int, F64] = {}
+        """Seconds of so many outputs on idle replicas, by their number. Valid until a speed changes."""
 
     def note(self, index: int, load: ReplicaLoad) -> None:
         """Note a replica's load and speed. `index`: a known replica, or the next new one."""
         if index == len(self._lures):
             self._grow()
-        self._prefill[index], self._decoding[index] = load.prefill_tokens, load.num_decoding
+        self._prefill[index], self._decoding[index] = load.prefill_tokens, load.num_decoding * OUTPUT_TOKENS
         self._lures[index] = not (load.is_slow or load.is_overloaded)
         if load.speed != self._known[index]:
             self._known[index] = load.speed
@@ -80,14 +84,22 @@ class RoutingTable:
         """
         if among is not self._among:
             self._among, self._comparable = among, self._compare(among)
-        prompt_token_s, output_step_s, output_row_s = self._comparable
-        prefill = self._prefill + prompt_tokens
+            self._lone_outputs_s.clear()
+        prompt_token_s, _, output_row_s = self._comparable
+        finish_s = self._prefill + prompt_tokens
         for index, num_tokens in cached_tokens.items():
-            prefill[index] -= num_tokens if self._lures[index] else 0
-        finish_s = prefill * prompt_token_s
-        finish_s += self._decoding * OUTPUT_TOKENS * output_row_s
-        finish_s += min(output_tokens, OUTPUT_TOKENS) * (output_step_s + output_row_s)
+            finish_s[index] -= num_tokens if self._lures[index] else 0
+        finish_s *= prompt_token_s
+        finish_s += self._decoding * output_row_s
+        finish_s += self._outputs_s(min(output_tokens, OUTPUT_TOKENS))
         return int(finish_s.argmin())
+
+    def _outputs_s(self, count: int) -> F64:
+        """Seconds of `count` outputs, at most OUTPUT_TOKENS, on idle replicas."""
+        if count not in self._lone_outputs_s:
+            _, output_step_s, output_row_s = self._comparable
+            self._lone_outputs_s[count] = count * (output_step_s + output_row_s)
+        return self._lone_outputs_s[count]
 
     def _grow(self) -> None:
         self._prefill, self._decoding = np.append(self._prefill, 0), np.append(self._decoding, 0)
@@ -96,7 +108,7 @@ class RoutingTable:
         self._known.append(None)
         self._among = None
 
-    def _compare(self, among: _Indices) -> _Seconds:
+    def _compare(self, among: _Indices) -> F64:
         """Speeds to compare. An unknown replica counts as fast as the fastest known one, so that it is tried."""
         speeds = self._speeds[:, among]
         is_known = ~np.isnan(speeds[0])
@@ -114,7 +126,7 @@ def _seconds(speed: ReplicaSpeed) -> tuple[float, float, float]:
     return speed.prompt_token_s, speed.output_step_s, speed.output_row_s
 
 
-def _levelled(speeds: _Seconds) -> _Seconds:
+def _levelled(speeds: F64) -> F64:
     """Replace the speeds of similar replicas, grouped from the fastest on, by their mean."""
     typical_s = _typical_s(speeds)
     order = np.argsort(typical_s, kind="stable")
@@ -129,6 +141,6 @@ def _levelled(speeds: _Seconds) -> _Seconds:
     return levelled
 
 
-def _typical_s(speeds: _Seconds) -> _Seconds:
+def _typical_s(speeds: F64) -> F64:
     """Seconds of a prompt token plus an output token of a typical batch."""
     return speeds[0] + speeds[1] + speeds[2] * _TYPICAL_ROWS

@@ -51,7 +51,8 @@ class StepSeconds:
         """
         base, per_output, _ = self._lines(num_rows, 0, num_rows, False)
         ((base_s,), (slope_s,)) = base.stage_s, per_output
-        return [base_s + (context + number * num_rows) * slope_s for number in range(count)]
+        contexts = range(context, context + count * num_rows, num_rows)
+        return [base_s + tokens * slope_s for tokens in contexts]
 
     def passage(self, shape: StepShape, *, samples: int, is_alone: bool) -> Passage:
         """Seconds of one step in the stages.

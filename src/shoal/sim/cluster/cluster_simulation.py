@@ -6,7 +6,7 @@ predicted: those of steps, messages and loading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -219,6 +219,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         except ShoalError:
             self._log.num_refused += 1
             return
+        self._stretches.take_prompts(now_s)
         self._open[request.request_id] = _Open(visit.at_s)
         self.tell(RequestAdded(request=request), now_s)
         self._stretches.end_of(self._fleet.replica_of(request.request_id), now_s)
@@ -254,6 +255,11 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
                     self._open.clear()
             case _:
                 assert_never(effect)
+
+    def note_first_tokens(self, requests: Sequence[RequestId], at_s: float) -> None:
+        """In stretches the head takes no time, so clients have tokens when they are produced."""
+        for request_id in requests:
+            self._open[request_id].first_s = self._open[request_id].latest_s = at_s
 
     def settle(self, now_s: float) -> None:
         self._stretches.end_all(now_s)

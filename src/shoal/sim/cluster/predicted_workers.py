@@ -87,14 +87,29 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         )
         return result, at_s
 
-    def compute_steadily(self, shape: StepShape, now_s: float, count: int) -> tuple[list[float], list[float]]:
-        """Compute `count` decode steps of a single stage, each sent when the one before is answered. Only the first
-        counts as sent.
+    def compute_steadily(
+        self, work: StepWork, holds_prompts: bool, context: int, now_s: float, count: int
+    ) -> tuple[list[float], list[float]]:
+        """Compute `count` steps of a single stage, each sent when the one before is answered. Only the first counts as
+        sent.
+
+        Args:
+            work: the first step.
+            holds_prompts: whether the first step holds prompt rows; all others are decode steps.
+            context: tokens of all its sequences once the first step has run.
+            now_s: when the first step is sent.
+            count: the number of steps.
 
         Returns: the time of each answer, and the seconds of each step.
         """
-        seconds = self._plan.times.output_steps(shape.output_rows, shape.output_context, count)
-        seconds = [one * self._factor for one in seconds]
+        times, rows = self._plan.times, work.num_samples
+        if holds_prompts:
+            prompts_s = times.passage(work.shape, samples=rows, is_alone=True).stage_s
+            seconds = [*prompts_s, *times.output_steps(rows, context + rows, count - 1)]
+        else:
+            seconds = times.output_steps(rows, context, count)
+        if self._factor != 1.0:
+            seconds = [one * self._factor for one in seconds]
         answers_s = list(accumulate(seconds, initial=now_s))[1:]
         self.note_computed(seconds[:1], answers_s[0])
         return answers_s, seconds
@@ -103,8 +118,12 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         """Note steps that the only stage has computed, the last of them at `done_s`."""
         self._stage_free_s[0] = done_s
         busy_s = self._head.busy_s
-        for machine in self._machines[0]:
-            busy_s[machine] = sum(seconds, start=busy_s.get(machine, 0.0))
+        after_s: dict[float, float] = {}
+        for machine in self._machines[0]:  # most of which have computed equally long
+            before_s = busy_s.get(machine, 0.0)
+            if before_s not in after_s:
+                after_s[before_s] = sum(seconds, start=before_s)
+            busy_s[machine] = after_s[before_s]
 
     def answer(self, step_id: StepId, num_samples: int, generation: Generation, seconds: float) -> StepResult:
         """The answer to a step of a single stage."""

@@ -1,11 +1,13 @@
-"""Stretches: decode steps of one replica up to the first end of a request, without decisions, taken as one event.
+"""Stretches: steps of one replica up to the first end of a request, without decisions, taken as one event.
 
 Everything in them is known when the first step is sent. If something else happens to the replica before the end, the
-steps that are answered by then are taken, and the one in flight is awaited by itself.
+steps that are answered by then are taken, and the one in flight is awaited by itself. The first step may hold the last
+rows of prompts. Once it is answered the replica has less to do, so it is taken before the next request is placed.
 """
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +16,11 @@ from typing import Protocol
 from shoal.core.fleet.fleet_replica import FleetReplica
 from shoal.core.generation.steady_steps import advance, num_steady_steps
 from shoal.core.generation.steps.step_work import StepWork
+from shoal.core.sequences.request import RequestId
 from shoal.core.speed.step_times import StepShape
 from shoal.core.speed.work_size import WorkSize
 from shoal.protocol.language_messages import StepId, StepResult
+from shoal.protocol.worker_messages import Generation
 from shoal.sim.cluster.predicted_workers import TOKEN_ID, PredictedWorkers
 
 _SHORTEST = 3
@@ -34,37 +38,55 @@ class Queue(Protocol):
         """Schedule an answer of a replica's present workers."""
         ...
 
+    def note_first_tokens(self, requests: Sequence[RequestId], at_s: float) -> None:
+        """Clients of some requests had their first tokens."""
+        ...
 
-@dataclass(slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class Stretch:
     """Successive decode steps of a replica's workers. Mutable."""
 
     replica: int
     workers: PredictedWorkers
-    first: StepWork
-    """The step that was sent."""
+    generation: Generation
+    step_id: StepId
+    """of the step that is in flight, as far as steps have been taken"""
+    holds_prompts: bool
+    """whether that is one with prompt rows"""
+    new: Sequence[RequestId]
+    """requests of which it brings the first tokens"""
+    rows: int
+    """of each decode step"""
+    context: int
+    """tokens of all its requests once the first step has run"""
     answers_s: Sequence[float]
     """The time of each step's answer, ascending."""
     seconds: Sequence[float]
-    """Seconds of each step."""
+    """that each step takes"""
+    num_taken: int = 0
+    """answers"""
     is_over: bool = False
 
-    def take(self, replica: FleetReplica, now_s: float) -> tuple[StepId, float, float]:
-        """Take the steps that are answered before now, except the very last one.
-
-        Returns: the step that is in flight then, the time of its answer, and its seconds.
-        """
-        self.is_over = True
-        first_id, shape = self.first.step.step_id, self.first.shape
+    def take(self, replica: FleetReplica, queue: Queue, now_s: float) -> None:
+        """Take the steps that are answered before now, but not the last of all."""
         count = min(bisect_left(self.answers_s, now_s), len(self.answers_s) - 1)
-        if not count:
-            return first_id, self.answers_s[0], self.seconds[0]
-        step_id = advance(replica.scheduler.state, count, TOKEN_ID)
-        rows = shape.output_rows
-        latest = StepShape(rows, shape.output_context + count * rows, 0, 0)
-        replica.note_steady(first_id, step_id, WorkSize.of_step(latest), self.answers_s[count - 1])
-        self.workers.note_computed(self.seconds[1 : count + 1], self.answers_s[count])
-        return step_id, self.answers_s[count], self.seconds[count]
+        if count and self.holds_prompts:
+            queue.note_first_tokens(self.new, self.answers_s[0])
+            self._take(replica, 1, (self.seconds[0],))
+            self.holds_prompts = False
+        if count > self.num_taken:
+            self._take(replica, count)
+
+    def _take(self, replica: FleetReplica, num_taken: int, prompts_s: tuple[float, ...] = ()) -> None:
+        """Take answers until there are so many. `prompts_s`: see `FleetReplica.note_steady`."""
+        first, first_id = self.num_taken, self.step_id
+        self.step_id = advance(replica.scheduler.state, num_taken - first, TOKEN_ID)
+        self.num_taken = num_taken
+        shape = StepShape(self.rows, self.context + num_taken * self.rows, 0, 0)
+        at_s = self.answers_s[num_taken - 1]
+        replica.note_steady(first_id, self.step_id, WorkSize.of_step(shape), at_s, prompts_s)
+        self.workers.note_computed(self.seconds[first + 1 : num_taken + 1], self.answers_s[num_taken])
 
 
 class Stretches:
@@ -74,6 +96,9 @@ class Stretches:
         """`replicas`: the fleet's replicas. `queue`: the event queue of the simulation."""
         self._replicas, self._queue = replicas, queue
         self._under_way: dict[int, Stretch] = {}
+        self._prompts: list[tuple[float, int, Stretch]] = []
+        """those whose first step holds prompts, by the time of its answer, and numbers by which they differ"""
+        self._num_begun = 0
 
     def begin(self, replica: int, workers: PredictedWorkers, work: StepWork, now_s: float) -> bool:
         """Begin a stretch with a step to be sent. Returns False, without sending it, if it is not worth it."""
@@ -81,20 +106,45 @@ class Stretches:
         count = 0 if workers.is_silent else num_steady_steps(state)
         if count < _SHORTEST:
             return False
-        answers_s, seconds = workers.compute_steadily(work.shape, now_s, count)
-        stretch = Stretch(replica=replica, workers=workers, first=work, answers_s=answers_s, seconds=seconds)
+        (step,) = state.in_flight.values()
+        context = sum([chunk.end for chunk in step.chunks])
+        answers_s, seconds = workers.compute_steadily(work, step.num_prefill > 0, context, now_s, count)
+        stretch = Stretch(
+            replica=replica,
+            workers=workers,
+            generation=work.step.generation,
+            step_id=work.step.step_id,
+            holds_prompts=step.num_prefill > 0,
+            new=[one.sequence.request.request_id for one in step.chunks if not one.sequence.num_outputs],
+            rows=work.num_samples,
+            context=context,
+            answers_s=answers_s,
+            seconds=seconds,
+        )
         self._under_way[replica] = stretch
         self._queue.put(answers_s[-1], stretch)
+        if stretch.holds_prompts:
+            self._num_begun += 1
+            heapq.heappush(self._prompts, (answers_s[0], self._num_begun, stretch))
         return True
+
+    def take_prompts(self, now_s: float) -> None:
+        """A request is about to be placed: take the first steps with prompts that are answered before now."""
+        while self._prompts and self._prompts[0][0] < now_s:
+            _, _, stretch = heapq.heappop(self._prompts)
+            if not stretch.is_over and stretch.holds_prompts:
+                stretch.take(self._replicas[stretch.replica], self._queue, now_s)
 
     def end(self, stretch: Stretch, now_s: float) -> None:
         """End a stretch: take what is answered by now; the step in flight is awaited by itself. Idempotent."""
         if stretch.is_over:
             return
+        stretch.is_over = True
         del self._under_way[stretch.replica]
-        step_id, at_s, seconds = stretch.take(self._replicas[stretch.replica], now_s)
-        first = stretch.first
-        result = stretch.workers.answer(step_id, first.shape.output_rows, first.step.generation, seconds)
+        stretch.take(self._replicas[stretch.replica], self._queue, now_s)
+        at_s, seconds = stretch.answers_s[stretch.num_taken], stretch.seconds[stretch.num_taken]
+        num_samples = stretch.rows
+        result = stretch.workers.answer(stretch.step_id, num_samples, stretch.generation, seconds)
         self._queue.put_answer(stretch.replica, result, at_s)
 
     def end_of(self, replica: int | None, now_s: float) -> None:

@@ -40,6 +40,7 @@ from shoal.sim.simulated_workers import LimitsT, ResultT, SimulatedWorkers, Work
 
 MAX_TURNS = 100_000
 """A run with more turns is taken to be in an endless loop."""
+_TICK = Tick()
 _RESTORED_WITHIN_S = 12.0
 """Seconds from a machine's return within which a replica is restored: at once when the return is seen, or 10 s after
 the replica was first seen to lack workers."""
@@ -103,7 +104,7 @@ class VirtualShell(VirtualWork[WorkT, ResultT, LimitsT]):
             now_s = self._timeline.next_s
             for happening in self._timeline.take(now_s):
                 self._happen(happening, now_s)
-            self.tell(Tick(), now_s)
+            self.tell(_TICK, now_s)
             self.check()
             self._queue_wake(now_s)
         raise AssertionError(f"seed {self._seed}: no end after {self._max_turns} turns")
