@@ -183,6 +183,20 @@ def test_losses_slowness_and_recovery_are_seen(tab: Page) -> None:
         events.get_by_text("replica 0, stage 1 is as fast as usual again").wait_for()
 
 
+def test_a_loss_that_is_over_before_the_page_looks_again_is_told(tab: Page) -> None:
+    engine = FakeEngine()
+    well = engine.base_stats = replace(engine.base_stats, phases=(Phase.SERVING, Phase.SERVING))
+    with run_server(engine, page=page_options()) as running:
+        tab.goto(running.url)
+        replica(tab).get_by_text("serving").wait_for()
+        first, other = well.work
+        engine.base_stats = replace(well, work=(replace(first, pids=(11, 13)), other), num_losses=1)
+        events = tab.get_by_role("region", name="What has happened")
+        events.get_by_text("replica 0 has lost workers").wait_for()
+        events.get_by_text("replica 0 serves again").wait_for()
+        assert "replica 1" not in events.inner_text()
+
+
 def test_stories_are_told_and_closed_with_the_keyboard(tab: Page) -> None:
     engine = FakeEngine()
     engine.story.note(1.0, 0, "request <b>r</b> came", ["step 1"], ["r-0"])

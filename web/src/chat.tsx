@@ -2,7 +2,7 @@
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { complete, type Progress } from "./completion";
-import { begin, change, conversations, forget, openId, type Conversation, type Message, type Settings } from "./conversations";
+import { add, areKept, begin, change, conversations, forget, openId, type Conversation, type Message, type Settings } from "./conversations";
 import { models, page, unloaded } from "./live";
 import { Markdown } from "./markdown";
 import { readPictures, Thumbnails } from "./pictures";
@@ -14,6 +14,8 @@ import { rate } from "./words";
 /** Between two drawings of an answer that comes: reading Markdown anew for every token would take the square of them. */
 const DRAW_MS = 100;
 const TITLE_CHARACTERS = 40;
+/** In which tokens must have come for a rate: fewer come in one piece of the network. */
+const LEAST_S = 0.05;
 
 /** The answer that comes now. */
 interface Answer {
@@ -52,6 +54,7 @@ export function Chat() {
             </li>
           ))}
         </ul>
+        {!areKept.value && <p>This browser's store is full or closed to the page: not all of them outlast this tab.</p>}
       </aside>
       <section aria-label="Conversation">
         {open && <SettingsForm conversation={open} />}
@@ -89,7 +92,7 @@ function SettingsForm({ conversation }: { conversation: Conversation }) {
         pattern="\d{0,15}"
         placeholder={placeholder}
         value={settings[name]}
-        onChange={(event) => set({ [name]: event.currentTarget.value.trim() })}
+        onChange={(event) => event.currentTarget.reportValidity() && set({ [name]: event.currentTarget.value.trim() })}
       />
     </label>
   );
@@ -123,8 +126,8 @@ function Messages({ conversation }: { conversation: Conversation | undefined }) 
   const now = answering.value?.id === conversation?.id ? answering.value : null;
   const messages = conversation?.messages ?? [];
   useEffect(() => {
-    if (isNearEnd()) end.current?.scrollIntoView({ block: "nearest" });
-  }, [now?.progress.text.length, messages.length]);
+    if (isNearEnd() || now?.progress.tokens === 0) end.current?.scrollIntoView({ block: "nearest" });
+  }, [now?.progress.tokens, messages.length]);
   return (
     <div class="messages">
       {messages.length === 0 && <p>Ask something. Conversations are kept in this browser and nowhere else.</p>}
@@ -133,6 +136,7 @@ function Messages({ conversation }: { conversation: Conversation | undefined }) 
       ))}
       {now && (
         <article class="assistant" aria-label="Answer that comes" aria-busy="true">
+          <Thoughts text={now.progress.thoughts} isOpen={!now.progress.text} />
           <Markdown text={now.progress.text} />
           <Speed tokens={now.progress.tokens} seconds={now.progress.seconds} />
         </article>
@@ -142,6 +146,19 @@ function Messages({ conversation }: { conversation: Conversation | undefined }) 
       </p>
       <div ref={end} class="end" />
     </div>
+  );
+}
+
+/** Of a model that thinks before it answers. */
+function Thoughts({ text, isOpen }: { text: string; isOpen: boolean }) {
+  if (!text) return null;
+  return (
+    <details open={isOpen}>
+      <summary>Thoughts</summary>
+      <div class="quiet">
+        <Markdown text={text} />
+      </div>
+    </details>
   );
 }
 
@@ -156,6 +173,7 @@ function MessageBox({ message }: { message: Message }) {
   return (
     <article class={message.role} aria-label={message.role === "user" ? "Question" : "Answer"}>
       <Thumbnails pictures={message.pictures ?? []} />
+      <Thoughts text={message.thoughts ?? ""} isOpen={false} />
       {message.role === "user" ? <p class="plain">{message.content}</p> : <Markdown text={message.content} />}
       {told && (
         <footer>
@@ -173,10 +191,10 @@ function MessageBox({ message }: { message: Message }) {
 }
 
 function Speed({ tokens, seconds }: { tokens: number; seconds: number }) {
-  if (tokens < 2 || seconds <= 0) return null;
+  if (tokens < 2) return null;
   return (
     <small>
-      {tokens} tokens, {rate((tokens - 1) / seconds)} tokens/s
+      {tokens} tokens{seconds >= LEAST_S && `, ${rate((tokens - 1) / seconds)} tokens/s`}
     </small>
   );
 }
@@ -188,7 +206,7 @@ function Demo() {
   async function kill(): Promise<void> {
     const candidates = models.value.flatMap((model) =>
       model.plan.workers
-        .filter((worker) => model.kind === LANGUAGE && model.replicas[worker.replica]?.state === "serving")
+        .filter((worker) => model.kind === LANGUAGE && !worker.machine && model.replicas[worker.replica]?.state === "serving")
         .map((worker) => ({ model, worker })),
     );
     const victim = candidates[Math.floor(Math.random() * candidates.length)];
@@ -289,20 +307,27 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
   );
 }
 
-/** Put a question, and keep what comes of it: also what came before it was stopped or went wrong. */
+/** Put a question, and keep what comes of it: also what came before it was stopped, went wrong or the page was left. */
 async function answer(id: string, content: string, pictures: string[]): Promise<void> {
   problem.value = "";
-  change(id, (one) => ({
-    ...one,
-    title: one.messages.length ? one.title : content.slice(0, TITLE_CHARACTERS),
-    messages: [...one.messages, { role: "user", content, ...(pictures.length && { pictures }) }],
-  }));
+  const isFirst = !conversations.value.find((one) => one.id === id)?.messages.length;
+  const title = isFirst ? [...content].slice(0, TITLE_CHARACTERS).join("") : undefined;
+  add(id, { role: "user", content, ...(pictures.length && { pictures }) }, title);
   const { settings, messages } = conversations.value.find((one) => one.id === id)!;
   const stop = new AbortController();
-  let latest: Progress = { text: "", tokens: 0, seconds: 0 };
+  let latest: Progress = { text: "", thoughts: "", tokens: 0, seconds: 0 };
   answering.value = { id, progress: latest, stop };
   const timer = setInterval(() => (answering.value = { id, progress: latest, stop }), DRAW_MS);
   const requestId = [...crypto.getRandomValues(new Uint8Array(8))].map((one) => one.toString(16).padStart(2, "0")).join("");
+  let isKept = false;
+  function keepAnswer(end: string): void {
+    const { text, thoughts, tokens, seconds } = latest;
+    if (isKept || !(text || thoughts)) return;
+    isKept = true;
+    add(id, { role: "assistant", content: text, thoughts, told: { tokens, seconds, requestId, end } });
+  }
+  const leave = () => keepAnswer("broken off");
+  addEventListener("pagehide", leave);
   let end = "stopped";
   try {
     end = await complete(settings, messages, requestId, stop.signal, (progress) => (latest = progress));
@@ -313,9 +338,8 @@ async function answer(id: string, content: string, pictures: string[]): Promise<
     }
   } finally {
     clearInterval(timer);
+    removeEventListener("pagehide", leave);
     answering.value = null;
   }
-  if (!latest.text) return;
-  const told = { tokens: latest.tokens, seconds: latest.seconds, requestId, end };
-  change(id, (one) => ({ ...one, messages: [...one.messages, { role: "assistant", content: latest.text, told }] }));
+  keepAnswer(end);
 }

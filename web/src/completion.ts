@@ -3,13 +3,15 @@ import { call } from "./server";
 import type { Message, Settings } from "./conversations";
 
 interface Chunk {
-  choices: { delta: { content?: string | null }; finish_reason: string | null }[];
+  choices: { delta: { content?: string | null; reasoning_content?: string | null }; finish_reason: string | null }[];
   usage?: { completion_tokens: number } | null;
   error?: { message: string };
 }
 
 export interface Progress {
   text: string;
+  /** Of a model that thinks before it answers. */
+  thoughts: string;
   tokens: number;
   /** Since the first token. */
   seconds: number;
@@ -17,8 +19,8 @@ export interface Progress {
 
 /** Streams the answer to a conversation, and says how it ended.
  *
- * `requestId` names the call in the server's stories. `onProgress` is told what has come so far, for each piece that the network brings. Throws what `fetch` does, also
- * where `stop` was signaled.
+ * `requestId` names the call in the server's stories. `onProgress` is told what has come so far, for each piece that
+ * the network brings. Throws what `fetch` does, also where `stop` was signaled.
  */
 export async function complete(
   settings: Settings,
@@ -33,14 +35,16 @@ export async function complete(
     body: JSON.stringify(bodyOf(settings, messages)),
     signal: stop,
   });
-  const progress: Progress = { text: "", tokens: 0, seconds: 0 };
+  const progress: Progress = { text: "", thoughts: "", tokens: 0, seconds: 0 };
   let firstMs = 0;
   let reason = "cut off";
   for await (const chunk of chunks(response.body!)) {
     if (chunk.error) throw new Error(chunk.error.message);
     for (const choice of chunk.choices) {
-      if (choice.delta.content) {
-        progress.text += choice.delta.content;
+      const { content, reasoning_content: thought } = choice.delta;
+      if (content || thought) {
+        progress.text += content ?? "";
+        progress.thoughts += thought ?? "";
         progress.tokens += 1;
         firstMs ||= performance.now();
       }
@@ -57,7 +61,7 @@ function bodyOf(settings: Settings, messages: Message[]) {
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
   return {
     model: settings.model,
-    messages: [...system, ...messages.map(({ role, content, pictures }) => ({ role, content: contentOf(content, pictures) }))],
+    messages: [...system, ...turns(messages).map(({ role, content, pictures }) => ({ role, content: contentOf(content, pictures) }))],
     temperature: settings.temperature,
     top_p: settings.top_p,
     ...(isCount(settings.max_tokens) && { max_tokens: Number(settings.max_tokens) }),
@@ -65,6 +69,16 @@ function bodyOf(settings: Settings, messages: Message[]) {
     stream: true,
     stream_options: { include_usage: true },
   };
+}
+
+/** Questions that got no answer go as one with the next: templates of many models want the two in turn. */
+function turns(messages: Message[]): Message[] {
+  return messages.reduce<Message[]>((before, message) => {
+    const last = before.at(-1);
+    if (last?.role !== "user" || message.role !== "user") return [...before, message];
+    const pictures = [...(last.pictures ?? []), ...(message.pictures ?? [])];
+    return [...before.slice(0, -1), { role: "user", content: `${last.content}\n\n${message.content}`, pictures }];
+  }, []);
 }
 
 function contentOf(text: string, pictures: string[] = []) {

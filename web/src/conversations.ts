@@ -1,9 +1,12 @@
 /** Conversations, kept in this browser alone and within bounds. */
 import { signal } from "@preact/signals";
+import { keepText, kept } from "./store";
 
 export interface Message {
   role: "user" | "assistant";
   content: string;
+  /** What the model thought before it answered: of answers only. It is shown, and never sent again. */
+  thoughts?: string;
   /** Data URLs: of questions only. They last until the tab is closed, and are empty then. */
   pictures?: string[];
   /** How it came: of answers only. */
@@ -33,13 +36,17 @@ const MOST = 50;
 /** Browsers give a site five million characters or so. */
 const MOST_CHARACTERS = 2_000_000;
 
+/** The one that was asked last is the first. */
 export const conversations = signal<Conversation[]>(read());
 export const openId = signal(conversations.value[0]?.id ?? "");
+/** Whether the browser has kept them all. */
+export const areKept = signal(true);
+addEventListener("storage", (event) => event.key === STORE && takeFromOtherTab());
 
 function read(): Conversation[] {
   try {
-    const kept: unknown = JSON.parse(localStorage.getItem(STORE) ?? "[]");
-    return Array.isArray(kept) ? kept.filter(isConversation) : [];
+    const found: unknown = JSON.parse(kept(STORE) ?? "[]");
+    return Array.isArray(found) ? found.filter(isConversation).slice(0, MOST) : [];
   } catch {
     return [];
   }
@@ -51,6 +58,7 @@ function isConversation(value: unknown): value is Conversation {
     typeof one?.id === "string" &&
     typeof one.title === "string" &&
     typeof one.settings?.system === "string" &&
+    typeof one.settings.model === "string" &&
     Array.isArray(one.messages) &&
     one.messages.every(
       (message) => typeof message?.content === "string" && (message.pictures === undefined || Array.isArray(message.pictures)),
@@ -58,20 +66,25 @@ function isConversation(value: unknown): value is Conversation {
   );
 }
 
-/** Keep them; the oldest go where they are too many or too long. */
-export function keep(all: Conversation[]): void {
+/** Another tab has kept its own: what both know stays as it is here, where a picture may be that no store has. */
+function takeFromOtherTab(): void {
+  const own = new Map(conversations.value.map((one) => [one.id, one]));
+  conversations.value = read().map((one) => {
+    const here = own.get(one.id);
+    return here !== undefined && here.messages.length >= one.messages.length ? here : one;
+  });
+}
+
+/** Keep them; the ones that were asked longest ago go where they are too many or too long. */
+function keep(all: Conversation[]): void {
   conversations.value = all.slice(0, MOST);
-  let kept = conversations.value;
-  let text = JSON.stringify(kept, withoutPictures);
-  while (text.length > MOST_CHARACTERS && kept.length > 1) {
-    kept = kept.slice(0, -1);
-    text = JSON.stringify(kept, withoutPictures);
+  let fitting = conversations.value;
+  let text = JSON.stringify(fitting, withoutPictures);
+  while (text.length > MOST_CHARACTERS && fitting.length > 1) {
+    fitting = fitting.slice(0, -1);
+    text = JSON.stringify(fitting, withoutPictures);
   }
-  try {
-    localStorage.setItem(STORE, text);
-  } catch {
-    // a full or forbidden store: they last until the tab is closed
-  }
+  areKept.value = keepText(STORE, text) && fitting.length === conversations.value.length;
 }
 
 /** A store holds few of them: what is kept is how many there were. */
@@ -81,6 +94,14 @@ function withoutPictures(key: string, value: unknown): unknown {
 
 export function change(id: string, edit: (one: Conversation) => Conversation): void {
   keep(conversations.value.map((one) => (one.id === id ? edit(one) : one)));
+}
+
+/** Put a message at the end of a conversation, which is the first from then on. */
+export function add(id: string, message: Message, title?: string): void {
+  const one = conversations.value.find((known) => known.id === id);
+  if (one === undefined) return; // it was deleted while its answer came
+  const longer = { ...one, title: title ?? one.title, messages: [...one.messages, message] };
+  keep([longer, ...conversations.value.filter((other) => other.id !== id)]);
 }
 
 export function begin(model: string): string {

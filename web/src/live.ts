@@ -60,7 +60,10 @@ async function look(): Promise<void> {
     unloaded.value = told.models.filter((model): model is Unloaded => !isLoaded(model));
     version.value = told.version;
   } catch (error) {
-    if (wantsKey.value) return;
+    if (wantsKey.value) {
+      trouble.value = ""; // it answers: that it wants a key
+      return;
+    }
     const reason = lineOf(error);
     if (!trouble.value) note("bad", reason);
     trouble.value = reason;
@@ -88,10 +91,15 @@ function compare(earlier: Look, now: Look): void {
     }
     newShares[model.name] = model.replicas.map((replica, index) => busy(old.replicas[index], replica, elapsedS));
     newRates[model.name] = Math.max(0, (done(model) - done(old)) / elapsedS);
-    model.replicas.forEach((replica, index) => tell(model, index, old.replicas[index], replica));
+    const hasLost = lost(model) > lost(old);
+    model.replicas.forEach((replica, index) => tell(model, index, old.replicas[index], replica, hasLost));
   }
   shares.value = newShares;
   rates.value = newRates;
+}
+
+function lost(model: Model): number {
+  return model.counters["losses"] ?? 0;
 }
 
 function done(model: Model): number {
@@ -106,10 +114,14 @@ function busy(old: Replica | undefined, now: Replica, elapsedS: number): number[
   });
 }
 
-function tell(model: Model, index: number, old: Replica | undefined, now: Replica): void {
+function tell(model: Model, index: number, old: Replica | undefined, now: Replica, hasLost: boolean): void {
   const who = `${model.name}, replica ${index}`;
   if (old === undefined) note("good", `${who} has joined`);
-  else if (old.state !== now.state) {
+  else if (hasLost && isAnother(old, now)) {
+    note("bad", `${who} has lost workers`);
+    note("good", `${who} serves again`);
+    void tellWhy(model.name, index, who);
+  } else if (old.state !== now.state) {
     const isGood = now.state === "serving";
     note(isGood ? "good" : "bad", isGood ? `${who} serves again` : `${who} has lost workers: ${now.state}`);
     if (!isGood && old.state === "serving") void tellWhy(model.name, index, who);
@@ -119,6 +131,11 @@ function tell(model: Model, index: number, old: Replica | undefined, now: Replic
     if (isSlow(stage.slowdown) !== was)
       note(was ? "good" : "bad", `${who}, stage ${place} is ${was ? "as fast as usual again" : "slow"}`);
   });
+}
+
+/** Whether a replica that served then and serves now has other processes: the loss and the recovery lie between. */
+function isAnother(old: Replica, now: Replica): boolean {
+  return old.state === "serving" && now.state === "serving" && old.pids.join() !== now.pids.join();
 }
 
 /** Who was lost, and how: a replica's story says it. */

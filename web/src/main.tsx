@@ -10,6 +10,7 @@ import { events, models, trouble, unloaded, version, watch } from "./live";
 import { PlanView } from "./plan";
 import { key, setKey, wantsKey } from "./server";
 import { GRAPH, LANGUAGE } from "./status";
+import { keepText, kept } from "./store";
 import { StoryDialog } from "./story";
 import { clock } from "./words";
 
@@ -32,7 +33,7 @@ const THEMES = ["system", "light", "dark"] as const;
 const THEME = "shoal-theme";
 
 const view = signal(location.hash.slice(1));
-const theme = signal(localStorage.getItem(THEME) ?? "system");
+const theme = signal<(typeof THEMES)[number]>(THEMES.find((one) => one === kept(THEME)) ?? THEMES[0]);
 addEventListener("hashchange", () => (view.value = location.hash.slice(1)));
 
 function Page() {
@@ -79,8 +80,8 @@ function skip(event: MouseEvent): void {
 
 function Theme() {
   function choose(event: globalThis.Event): void {
-    theme.value = (event.currentTarget as HTMLSelectElement).value;
-    localStorage.setItem(THEME, theme.value);
+    theme.value = THEMES[(event.currentTarget as HTMLSelectElement).selectedIndex] ?? THEMES[0];
+    keepText(THEME, theme.value);
   }
   return (
     <label class="theme">
@@ -113,7 +114,7 @@ function Events() {
     <section class="events" aria-labelledby="events-title">
       <h2 id="events-title">What has happened</h2>
       {all.length === 0 && <p>Nothing since this page was opened.</p>}
-      <ol aria-live="polite">
+      <ol aria-live="polite" tabIndex={0} aria-labelledby="events-title">
         {all.map((event) => (
           <li key={`${event.at.getTime()} ${event.text}`} class={event.kind}>
             <time>{clock(event.at)}</time> {event.text}

@@ -100,11 +100,11 @@ function half(bits: number): number {
 
 /** Numbers as a tensor of a type. */
 export function tensorOf(values: ArrayLike<number>, datatype: string, shape: number[]): Tensor {
+  const write = WRITE[datatype];
+  if (write === undefined) throw new Error(`this page makes no ${datatype} of pictures, sound or numbers: give a .npy`);
   const { bytes } = KINDS[datatype]!;
   const data = new Uint8Array(values.length * bytes);
   const view = new DataView(data.buffer);
-  const write = WRITE[datatype];
-  if (write === undefined) throw new Error(`this page makes no ${datatype} of pictures, sound or numbers: give a .npy`);
   for (let index = 0; index < values.length; index++) write(view, index * bytes, values[index]!);
   return { datatype, shape, data };
 }

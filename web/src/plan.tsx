@@ -40,6 +40,7 @@ export function PlanView() {
   return (
     <>
       <h2>Plan</h2>
+      {models.value.length === 0 && <p>No model is loaded.</p>}
       {models.value.map((model) => {
         const known = page.value?.models.find((one) => one.name === model.name);
         return (

@@ -1,15 +1,16 @@
 /** Calls of the server: the key, errors as one line, and whether it answers at all. */
 import { signal } from "@preact/signals";
+import { keepText, kept } from "./store";
 
 const KEY = "shoal-key";
 
 /** The key that calls carry; empty: none. It is kept until the tab is closed, and nowhere else. */
-export const key = signal(sessionStorage.getItem(KEY) ?? "");
+export const key = signal(kept(KEY, "sessionStorage") ?? "");
 /** Whether the server has refused the key, or wants one. */
 export const wantsKey = signal(false);
 
 export function setKey(value: string): void {
-  sessionStorage.setItem(KEY, value);
+  keepText(KEY, value, "sessionStorage");
   key.value = value;
   wantsKey.value = false;
 }

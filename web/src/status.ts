@@ -13,6 +13,8 @@ export interface Replica {
   waiting: number;
   kv_usage: number | null;
   stages: Stage[];
+  /** Process ids of its workers. */
+  pids: number[];
 }
 
 export interface Worker {
