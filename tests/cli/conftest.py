@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shoal.cli.main import main
+from shoal.cli.shared.log import OF_LIBRARIES
 from tests.model.tiny_models import make_tiny_gguf
 
 
@@ -69,7 +70,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
     """What a command sets up for its log does not outlive its test."""
-    loggers = [logging.getLogger(name) for name in ("shoal", "shoal.announcements", "shoal.access", "uvicorn")]
+    loggers = [logging.getLogger(name) for name in ("shoal", "shoal.announcements", "shoal.access", *OF_LIBRARIES)]
     before = [(logger.level, [*logger.handlers]) for logger in loggers]
     yield
     for logger, (level, handlers) in zip(loggers, before, strict=True):

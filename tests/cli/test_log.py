@@ -40,6 +40,15 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ValueError: of the test" in third["exception"]
 
 
+@pytest.mark.parametrize("name", ["opentelemetry.exporter", "asyncio"])
+def test_what_libraries_warn_of_has_the_same_form(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    dated_log("info", as_json=True)
+    logging.getLogger(name).warning("not sent")
+    logging.getLogger(name).info("sent")
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["logger"], line["message"]) == (name, "not sent")
+
+
 def test_a_level_leaves_out_what_is_below_but_never_the_address(capsys: pytest.CaptureFixture[str]) -> None:
     dated_log("error", as_json=False)
     announce("serving")

@@ -73,7 +73,7 @@ def load_and_serve(context: typer.Context, models: Sequence[str], server: Server
     )
     app = create_switch_app(switchboard, server_key=key, options=guarded)
     if server.tracing is not None:
-        server.tracing.trace_calls(app)
+        server.tracing.trace_calls(app, hands_on=True)
     drain: Drain = app.state.drain
     with bind(server.host, server.port) as sock:
         serve_app(

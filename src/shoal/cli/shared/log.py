@@ -14,6 +14,8 @@ from shoal.errors import ConfigError
 LEVELS = ("debug", "info", "warning", "error")
 _ANNOUNCEMENTS = "shoal.announcements"
 """The logger of what a person waits for, such as the address; shown whatever the level."""
+OF_LIBRARIES = {"uvicorn": logging.ERROR, "asyncio": logging.WARNING, "opentelemetry": logging.WARNING}
+"""The least of other loggers that is shown, in the same form: else Python itself would write it in one of its own."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 """Attributes that every record has."""
 
@@ -96,7 +98,7 @@ def _configure(formatter: logging.Formatter, level: int) -> None:
     """Replaces what an earlier call has set up."""
     handler = _Stderr()
     handler.setFormatter(formatter)
-    for name, least in (("shoal", level), (_ANNOUNCEMENTS, logging.INFO), ("uvicorn", logging.ERROR)):
+    for name, least in (("shoal", level), (_ANNOUNCEMENTS, logging.INFO), *OF_LIBRARIES.items()):
         logger = logging.getLogger(name)
         logger.setLevel(least)
         if name != _ANNOUNCEMENTS:  # its records reach the handler of `shoal`

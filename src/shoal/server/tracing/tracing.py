@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -10,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 
-from shoal.errors import MissingExtra
+from shoal.errors import ConfigError, MissingExtra
 from shoal.server.tracing.settings import exporter_name
+from shoal.server.tracing.span_names import details_by_route
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
     from shoal.server.tracing.request_spans import RequestSpans
 
-_PROBES = "/health,/ready,/metrics,/status"
-"""Paths whose calls have no spans, because monitoring calls them every few seconds."""
+_PROBES = r"^\w+://[^/]*/((v2/)?health|ready|metrics|status|v2/models/.+/ready$)(/|$)"
+"""URLs whose calls have no spans, because monitoring calls them every few seconds. Models may have such names."""
+_HAND_ON_S = 5.0
+"""Seconds for which the end of a server waits for its last spans to be sent. A judgment: whoever stops the server kills
+it 15 s after the drain (deploy/)."""
 
 
 class Tracing:
@@ -29,15 +35,23 @@ class Tracing:
         """`provider`: exports spans."""
         self._provider = provider
 
-    def trace_calls(self, app: Starlette) -> None:
-        """Every call of the app becomes a span, a child of the one in its `traceparent` header."""
+    def trace_calls(self, app: Starlette, *, hands_on: bool = False) -> None:
+        """Every call of the app becomes a span, a child of the one in its `traceparent` header.
+
+        `hands_on`: whether the app hands calls on to other servers with their headers, which then name its own span.
+        """
         asgi: Any = import_module("opentelemetry.instrumentation.asgi")  # the module has no type annotations
 
+        if hands_on:
+            from shoal.server.tracing.span_headers import SpanInHeaders
+
+            app.add_middleware(SpanInHeaders)
         app.add_middleware(
             asgi.OpenTelemetryMiddleware,
             tracer_provider=self._provider,
             excluded_urls=_PROBES,
             exclude_spans=["receive", "send"],
+            default_span_details=details_by_route(app),
         )
 
     def request_spans(self, model_name: str) -> RequestSpans:
@@ -65,19 +79,36 @@ def open_tracing() -> Generator[Tracing | None, None, None]:
     try:
         yield Tracing(provider)
     finally:
-        provider.shutdown()
+        _hand_on(provider)
+
+
+def _hand_on(provider: TracerProvider) -> None:
+    """Sends what is left. A collector that does not answer loses it: OpenTelemetry itself would wait half a minute."""
+    sending = threading.Thread(target=provider.shutdown, name="shoal-last-spans", daemon=True)
+    sending.start()
+    sending.join(_HAND_ON_S)
 
 
 def _provider(name: str) -> TracerProvider:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
     except ImportError as error:
         needed = "OpenTelemetry's variables ask for traces (OTEL_SDK_DISABLED=true takes that back)"
         raise MissingExtra(needed, "otel") from error
-    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "shoal")})
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter() if name == "otlp" else ConsoleSpanExporter()))
+    provider = TracerProvider(resource=service_resource(), shutdown_on_exit=False)
+    exporter = OTLPSpanExporter() if name == "otlp" else ConsoleSpanExporter()
+    try:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    except ValueError as error:
+        raise ConfigError(f"OpenTelemetry's variables OTEL_BSP_* make no sense: {error}") from error
     return provider
+
+
+def service_resource() -> Resource:
+    """What every span says of this process, whose name is `shoal` unless a standard variable gives another."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    is_named = "service.name" in OTELResourceDetector().detect().attributes
+    return Resource.create({} if is_named else {"service.name": "shoal"})
