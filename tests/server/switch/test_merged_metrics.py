@@ -33,5 +33,12 @@ def test_each_family_stands_once_with_the_samples_of_all() -> None:
     assert {dict(labels)["model_name"] for _, *labels in samples} == {"a", "b"}
 
 
+def test_names_may_hold_other_ends_of_lines() -> None:
+    name = "a\u2028b\x85c\x0cd\re"
+    merged = merge_metrics([ServerMetrics(name).expose("")[0].decode()])
+    families = text_string_to_metric_families(merged)
+    assert {sample.labels["model_name"] for family in families for sample in family.samples} == {name}
+
+
 def test_no_pages_are_no_metrics() -> None:
     assert merge_metrics([]) == ""

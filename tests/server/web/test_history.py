@@ -56,6 +56,14 @@ def test_rates_are_of_the_time_between_two_samples() -> None:
     ]
 
 
+def test_counters_of_a_server_that_was_started_again_count_from_nothing() -> None:
+    watched = Watched()
+    watched.sample(language(prompt_tokens=100, generation_tokens=10))
+    watched.sample(language(prompt_tokens=20, generation_tokens=15))
+    (series,) = watched.history.series()
+    assert (series["in_per_s"], series["out_per_s"]) == ([None, 4.0], [None, 1.0])
+
+
 def test_graphs_count_rows_and_an_engine_without_time_leaves_a_gap() -> None:
     watched = Watched()
     for rows in (0, 50):

@@ -130,10 +130,12 @@ def _values(model: Mapping[str, Any], before: tuple[float, Mapping[str, float]] 
 def _rate(
     name: str, counters: Mapping[str, float], before: tuple[float, Mapping[str, float]] | None, now_s: float
 ) -> float:
-    """Growth of a counter per second."""
+    """Growth of a counter per second. A counter that has become smaller counts from 0 again, because the server of the
+    model has been restarted."""
     if before is None or name not in counters or name not in before[1] or now_s <= before[0]:
         return nan
-    return (counters[name] - before[1][name]) / (now_s - before[0])
+    known = before[1][name] if counters[name] >= before[1][name] else 0
+    return (counters[name] - known) / (now_s - before[0])
 
 
 def _plain(values: np.ndarray[Any, np.dtype[np.float32]]) -> list[float | None]:
