@@ -1,5 +1,6 @@
 """What cannot be done gets exit status 2 and one line that names the thing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,10 @@ def test_convert(shoal: Shoal, tmp_path: Path) -> None:
     assert "--force" in shoal("convert", model, out).complaint
     assert shoal("convert", model, out, "--force").status == 0
     assert shoal("inspect", out, "--json").json["family"] == "llama"
+
+
+def test_a_name_that_is_no_text_is_told_before_workers_are(shoal: Shoal, model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / os.fsdecode(b"m\xff.gguf")
+    copy.symlink_to(model)
+    said = shoal("run", copy, "--split", "pp=2", "--prompt", "x").stderr
+    assert ".gguf: its name has bytes that are no UTF-8: rename it" in said

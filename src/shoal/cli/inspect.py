@@ -40,7 +40,7 @@ def inspect(model: options.Model, precision: options.Precision = "auto", json: o
 
 
 def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *, as_json: bool) -> None:
-    from shoal.cli.show.output import print_json
+    from shoal.cli.show.output import print_json, print_table
 
     shards = {
         "kv_head_groups": config.num_head_groups,
@@ -61,7 +61,6 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
             {"model": model, "family": config.family, **totals, "cut_points": cuts, "shards": shards, "blocks": rows}
         )
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{model}: {config.family}, {config.max_context} tokens of context", title_justify="left")
@@ -79,18 +78,17 @@ def _show_decoder(model: str, config: DecoderConfig, blocks: Sequence[Block], *,
         str(totals["kv_bytes_per_token"]),
         "",
     )
-    console = Console()
-    console.print(table)
+    print_table(table)
     can_be_anywhere = config.last_cut == config.num_layers - 1
     where = "between any two layers" if can_be_anywhere else f"before any layer up to {config.last_cut}"
-    console.print(f"cut points: {config.last_cut}, {where}")
-    console.print(
+    print(f"cut points: {config.last_cut}, {where}")
+    print(
         f"shards: {shards['kv_head_groups']} KV-head groups of {shards['query_heads_per_group']} query heads, "
         f"{shards['mlp_columns']} MLP columns, {shards['vocabulary_rows']} vocabulary rows"
     )
     if config.recurrence is not None:
         state_bytes = totals["state_bytes_per_sequence"] / _MB
-        console.print(
+        print(
             f"recurrent layers: {len(config.recurrence.layers)}, "
             f"with {state_bytes:.3f} MB of state a sequence or snapshot"
         )
@@ -106,18 +104,16 @@ def _figures(block: Block) -> tuple[str, str, str, str]:
 
 
 def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from shoal.cli.show.graph_output import describe, describe_split
-    from shoal.cli.show.output import print_json
+    from shoal.cli.show.output import print_json, print_table
 
     if as_json:
         print_json({"model": model, **asdict(report)})
         return
     opsets = ", ".join(f"{domain} {version}" for domain, version in report.opsets.items())
-    table = Table(title=f"{escape(model)}: operator sets {opsets}", title_justify="left", show_header=False)
+    table = Table(title=f"{model}: operator sets {opsets}", title_justify="left", show_header=False)
     unsized = f" (without {report.num_unsized} of unknown shape)" if report.num_unsized else ""
     rows = {
         "inputs": "\n".join(map(describe, report.inputs)),
@@ -135,5 +131,5 @@ def _show_graph(model: str, report: GraphReport, *, as_json: bool) -> None:
         ),
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
-    Console().print(table)
+        table.add_row(name, value)
+    print_table(table)

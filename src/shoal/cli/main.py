@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from functools import partial
+from io import TextIOWrapper
 
 import typer
 
@@ -86,6 +87,8 @@ def main() -> None:
     An error is one line on stderr. With SHOAL_DEBUG=1 in the environment its traceback comes first.
     """
     gc.set_threshold(_COLLECT_EVERY)
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files and what they hold may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from shoal.core.generation.scheduler_config import SchedulerConfig, prefill_chun
 from shoal.core.plan.graph import GraphReplicaPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.placement import WorkerPlacement
+from shoal.errors import ModelLoadError
 from shoal.protocol.graph_messages import LoadGraph
 from shoal.protocol.language_messages import AdapterFile, LoadStage
 from shoal.protocol.stage_config import StageConfig
@@ -73,7 +75,11 @@ def graph_load_message(
 def _place(
     path: Path, shard: WorkerPlacement, index: int, rank: int, num_stages: int, files: tuple[FileState, ...]
 ) -> dict[str, Any]:
-    """What the message says whatever the work is: the fields of `WorkerLoad`."""
+    """What the message says whatever the work is: the fields of `WorkerLoad`. Raises ModelLoadError."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:  # Python passes on such bytes of a name as lone surrogates
+        raise ModelLoadError(f"{path}: its name has bytes that are no UTF-8: rename it") from error
     return {
         "version": PROTOCOL_VERSION,
         "model_path": str(path),

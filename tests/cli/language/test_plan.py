@@ -55,3 +55,15 @@ def test_measuring_needs_the_weights(shoal: Shoal, settings: Path, machines: Pat
 def test_settings_that_are_wrong(shoal: Shoal, settings: Path, machines: Path) -> None:
     settings.write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 10**12}))
     assert "num_hidden_layers" in shoal("plan", settings, "--cluster", machines).complaint
+
+
+def test_a_plan_is_written_whole_or_not_at_all(shoal: Shoal, settings: Path, machines: Path, tmp_path: Path) -> None:
+    output = tmp_path / "plan.yaml"
+    command = ("plan", settings, "--cluster", machines, "--json", "-o")
+    output.with_name("plan.yaml.part").mkdir()
+    assert f"cannot write {output}" in shoal(*command, output).complaint
+    assert not output.exists()
+    output.with_name("plan.yaml.part").rmdir()
+    assert shoal(*command, output).status == 0
+    assert "server-0" in output.read_text()
+    assert "No space left" in shoal(*command, "/dev/full").complaint

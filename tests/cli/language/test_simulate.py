@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,25 @@ def test_latencies_are_drawn(shoal: Shoal, model: Path, machines: Path, tmp_path
     arguments = ("--traffic", "poisson:30", "--days", TWO_SECONDS, "--plot", picture)
     assert shoal("simulate", model, "--cluster", machines, *arguments).status == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_simulated_is_told_also_where_it_cannot_be_drawn(
+    shoal: Shoal, model: Path, machines: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "latencies.svg"
+    picture.with_name("latencies.svg.part").mkdir()
+    command = ("simulate", model, "--cluster", machines, "--traffic", "poisson:30", "--days", TWO_SECONDS)
+    result = shoal(*command, "--plot", picture)
+    assert result.status == 2
+    assert "requests lost: 0" in result.stdout
+    assert f"cannot write {picture}" in result.stderr
+    assert not picture.exists()
+
+
+def test_a_folder_whose_name_is_no_text(shoal: Shoal, machines: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"m\xff")
+    folder.mkdir()
+    write_settings(folder / "config.json", **SMALL)
+    traffic = ("--cluster", machines, "--traffic", "poisson:30", "--days", TWO_SECONDS)
+    assert f"{tmp_path}/m\\udcff  split" in shoal("simulate", folder, *traffic).stdout

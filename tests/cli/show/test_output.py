@@ -1,8 +1,9 @@
 """What a person reads who waits for measuring, in a pipe."""
 
 import pytest
+from rich.table import Table
 
-from shoal.cli.show.output import measuring
+from shoal.cli.show.output import measuring, print_table
 from shoal.cli.show.plan_output import note_figures
 from shoal.planner.speeds.figures import Figures
 
@@ -34,3 +35,16 @@ def test_doubtful_figures_are_named_with_the_way_out(capfd: pytest.CaptureFixtur
     assert "`shoal plan m.gguf` measures it thoroughly" in rough
     assert disturbed.startswith("warning: other processes took 43% of the processor")
     assert "`shoal plan m.gguf --refresh` measures again" in disturbed
+
+
+def test_names_are_no_markup(capfd: pytest.CaptureFixture[str]) -> None:
+    names = ("node[a]", "[/bold]", "[red]rack[/red]", ":smile:")
+    table = Table(title=names[0], title_justify="left")
+    for name in names:
+        table.add_column(name)
+    table.add_row(*names)
+    print_table(table)
+    title, *lines = capfd.readouterr().out.splitlines()
+    assert title.strip() == names[0]
+    for name in names:
+        assert sum(name in line for line in lines) == 2

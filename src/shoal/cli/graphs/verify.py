@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from shoal.arrays import Array
 from shoal.cli.graphs.loading import load_graph, open_with_inputs
 from shoal.cli.shared.agreement import Agreement
+from shoal.cli.show.output import print_table
 from shoal.config import GraphLaunchConfig
 from shoal.executor.graph_in_process import InProcessGraphExecutor
 from shoal.model.graph.sample.batch_axes import vary_rows
@@ -62,7 +62,7 @@ def _print(comparisons: list[OutputComparison]) -> None:
         result = "equal bits" if one.is_equal else "agrees" if one.agrees else "MISMATCH"
         figures = (f"{one.max_difference:.3g}", f"{one.relative_difference:.3g}", f"{one.tolerance:.2g}")
         table.add_row(one.name, *figures, result)
-    Console(stderr=True).print(table)
+    print_table(table, to_stderr=True)
 
 
 def _summary(comparisons: list[OutputComparison], inputs: Path | None) -> str:

@@ -136,11 +136,11 @@ def simulate(
             sampling=sampling,
             on_progress=lambda now_s: update(int(now_s), int(spec.until_s)),
         )
-    if plot is not None:
-        from shoal.cli.show.simulation_plot import plot_simulation
-
-        plot_simulation(result, described, plot)
     if json:
         print_json(simulation_dict(planned, result))
     else:
         print_simulation(planned, result)
+    if plot is not None:
+        from shoal.cli.show.simulation_plot import plot_simulation
+
+        plot_simulation(result, described, plot)

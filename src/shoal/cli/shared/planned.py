@@ -11,9 +11,9 @@ from typing import Any, Generic
 from shoal.cli.shared.log import announce
 from shoal.cli.show.output import note, print_json
 from shoal.core.plan.placement import WorkerPlacement
-from shoal.errors import ConfigError
 from shoal.launch.planned import AutoT, Planned, PlanT
 from shoal.machines.machines import Machines
+from shoal.offline.files.out_files import whole_file
 from shoal.planner.split.cores import thread_warnings
 
 
@@ -59,7 +59,7 @@ def report_choice(
         as_json: one object on stdout, in the place of everything else.
 
     Raises:
-        ConfigError: the file cannot be written.
+        CapacityError: the file cannot be written.
     """
     note_left_out(planned.machines)
     planned.close()
@@ -68,10 +68,8 @@ def report_choice(
     if output is not None:
         from shoal.planner.files.plan_file import write_plan  # needs YAML
 
-        try:
-            output.write_text(write_plan(planned.plan))
-        except OSError as error:
-            raise ConfigError(f"-o {output}: cannot be written: {error.strerror or error}") from error
+        with whole_file(output) as file:
+            file.write(write_plan(planned.plan).encode())
     if as_json:
         print_json(view.choice_dict(auto))
         return

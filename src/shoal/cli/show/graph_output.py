@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from shoal.cli.show.output import note
+from shoal.cli.show.output import note, print_table
 from shoal.core.plan.graph import GraphPlan, GraphStagePlan, SplitReport
 from shoal.planner.files.plan_data import split_shares
 from shoal.protocol.stage_interface import TensorSpec
@@ -22,7 +20,7 @@ def describe(spec: TensorSpec) -> str:
 
 def print_graph_plan(plan: GraphPlan) -> None:
     """The plan as a small table on stderr."""
-    table = Table(title=f"{escape(plan.model)}  split {plan.split}  {_batch(plan)}", title_justify="left")
+    table = Table(title=f"{plan.model}  split {plan.split}  {_batch(plan)}", title_justify="left")
     has_devices = any(shard.device is not None for shard in plan.shards)
     device = ("device",) if has_devices else ()
     for column in ("worker", "nodes", "threads", "cores", *device, "weights", "time", "hands on"):
@@ -42,7 +40,7 @@ def print_graph_plan(plan: GraphPlan) -> None:
                     f"{(stage.compute_s or 0.0) / total_s:.0%}" if total_s else "",
                     "" if rank else _crossing(stage),
                 )
-    Console(stderr=True).print(table)
+    print_table(table, to_stderr=True)
     if (report := plan.split_report) is not None:
         note(f"tensor parallel: {plan.split} {describe_split(report)}")
 
@@ -68,4 +66,4 @@ def _crossing(stage: GraphStagePlan) -> str:
     crossing = [one.spec for one in stage.outputs if any(consumer >= 0 for consumer in one.consumers)]
     if not crossing:
         return ""
-    return escape(describe(crossing[0])) if len(crossing) == 1 else f"{len(crossing)} tensors"
+    return describe(crossing[0]) if len(crossing) == 1 else f"{len(crossing)} tensors"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from shoal.cli.show.output import note, print_table
@@ -39,7 +38,7 @@ def print_graph_explanation(auto: GraphAutoPlan[GraphSplit]) -> None:
     for column in ("kind", "split", "rows/s", "rows alone", "rows in a full pipeline", "largest worker", ""):
         table.add_column(column, justify="left" if column in ("kind", "split", "") else "right")
     for alternative in auto.choice.alternatives:
-        table.add_row(alternative.kind, *_cells(alternative.candidate), escape(alternative.reason or "chosen"))
+        table.add_row(alternative.kind, *_cells(alternative.candidate), alternative.reason or "chosen")
     print_table(table, to_stderr=True)
     if auto.devices:
         _print_devices(auto)
@@ -54,7 +53,7 @@ def _print_devices(auto: GraphAutoPlan[GraphSplit]) -> None:
         table.add_column(column, justify="right" if column.startswith("rows") else "left")
     for option in auto.devices:
         best = None if option.choice is None else option.choice.best
-        table.add_row(option.what, *_cells(best)[:3], escape(option.reason or "chosen"))
+        table.add_row(option.what, *_cells(best)[:3], option.reason or "chosen")
     print_table(table, to_stderr=True)
 
 

@@ -68,9 +68,10 @@ def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[s
 
 
 def print_table(table: Table, *, to_stderr: bool = False) -> None:
-    """A table at its full width, also in a pipe."""
+    """A table at its full width, also in a pipe. Names are shown as they are: `node[a]` and `:x:` are no markup."""
     terminal = Console(stderr=to_stderr)
-    Console(stderr=to_stderr, width=terminal.width if terminal.is_terminal else _PIPE_WIDTH).print(table)
+    width = terminal.width if terminal.is_terminal else _PIPE_WIDTH
+    Console(stderr=to_stderr, width=width, markup=False, emoji=False).print(table)
 
 
 def print_plan(plan: Plan) -> None:

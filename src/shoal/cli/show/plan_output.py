@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from shoal.cli.show.links import links_between
@@ -62,7 +61,7 @@ def print_explanation(auto: AutoPlan) -> None:
     for column in ("kind", "split", "tokens/s", "first token", "per token", "alone", "largest", ""):
         table.add_column(column, justify="left" if column in ("kind", "split", "") else "right")
     for alternative in auto.choice.alternatives:
-        table.add_row(alternative.kind, *_cells(alternative.candidate), escape(alternative.reason or "chosen"))
+        table.add_row(alternative.kind, *_cells(alternative.candidate), alternative.reason or "chosen")
     print_table(table, to_stderr=True)
     note("alone: a request's time while it is the only one; largest: memory of the worker that needs the most")
     if auto.devices:
@@ -76,7 +75,7 @@ def _print_devices(auto: AutoPlan) -> None:
         table.add_column(column, justify="left" if column in ("workers", "split", "") else "right")
     for option in auto.devices:
         best = None if option.choice is None else option.choice.choice.best
-        table.add_row(option.what, *_cells(best)[:5], escape(option.reason or "chosen"))
+        table.add_row(option.what, *_cells(best)[:5], option.reason or "chosen")
     print_table(table, to_stderr=True)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, MissingExtra
 from shoal.forecast.simulate import Simulated
+from shoal.offline.files.out_files import whole_file
 from shoal.planner.files.fault_file import DescribedFault
 
 _ENDINGS = (".png", ".svg", ".pdf")
@@ -32,7 +33,7 @@ def check_plot(path: Path, *, is_sampled: bool) -> None:
 
 
 def plot_simulation(result: Simulated, faults: Sequence[DescribedFault], path: Path) -> None:
-    """Draw two panels over time. Raises ConfigError where the file cannot be written."""
+    """Draw two panels over time. Raises CapacityError where the file cannot be written."""
     from matplotlib.figure import Figure
 
     log = result.log
@@ -59,7 +60,5 @@ def plot_simulation(result: Simulated, faults: Sequence[DescribedFault], path: P
     for fault in faults:
         for panel in (above, below):
             panel.axvline(fault.at_s, color="gray", linewidth=0.8)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: cannot be written: {error.strerror or error}") from error
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))

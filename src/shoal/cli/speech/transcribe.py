@@ -119,6 +119,7 @@ def transcribe(
     from shoal.cli.language.launch_config import language_config, speech_options
     from shoal.cli.language.loading import load_planned, plan_for
     from shoal.model.formats.speech_files import speech_model
+    from shoal.offline.files.out_files import whole_file
     from shoal.speech.transcript import TEXT_FORMS, as_verbose
 
     config = language_config(context, speech_model(model), is_rough=True, **speech_options(context))
@@ -144,7 +145,8 @@ def transcribe(
         if output is None:
             print(written, end="")
         else:
-            (output / f"{sound.stem}{_FORMATS[form]}").write_text(written, encoding="utf-8")
+            with whole_file(output / f"{sound.stem}{_FORMATS[form]}") as file:
+                file.write(written.encode())
 
 
 def _check_names(sounds: Sequence[Path]) -> None:

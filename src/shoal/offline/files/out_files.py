@@ -22,7 +22,14 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes its name when the block ends well, and is gone when it does not. Raises CapacityError."""
+    """A new file that takes its name when the block ends well, and is gone when it does not. Raises CapacityError.
+
+    A device or a pipe, such as `/dev/stdout`, is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        with naming(path), path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(f"{path.name}.part")
     with naming(path):
         try:
