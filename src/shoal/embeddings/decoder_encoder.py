@@ -1,4 +1,4 @@
-"""A language model that makes vectors of texts: the hidden state of each text's last token.
+"""A language model as an encoder of texts: a vector is the hidden state of a text's last token.
 
 Source: Qwen3 Embedding, arXiv 2506.05176, section 2.
 """
@@ -17,12 +17,12 @@ from shoal.model.encoder.sentence_settings import SentenceSettings
 
 
 class DecoderEncoder:
-    """Implements `TextEncoder`."""
+    """Encodes texts with a language model. Implements `TextEncoder`."""
 
     compares = False
 
     def __init__(self, data_plane: DataPlane, sentences: SentenceSettings) -> None:
-        """`sentences`: pooling is that of the last token."""
+        """`sentences`: the encoder's settings; their pooling must be that of the last token."""
         self._data_plane = data_plane
         self._sentences = sentences
 
@@ -44,11 +44,11 @@ class DecoderEncoder:
     async def compare(
         self, pairs: Sequence[tuple[str, str]], *, instruction: str = "", timeout_s: float | None = None
     ) -> Encoded:
-        """Never asked for: it does not compare."""
+        """Not supported. Raises InvalidRequest."""
         raise InvalidRequest("this model does not compare texts")
 
     def close(self) -> None:
-        """The data plane is another's."""
+        """Do nothing; the owner closes the data plane."""
 
     def _checked(self, ids: Sequence[int]) -> tuple[int, ...]:
         vocab_size = self._data_plane.tokenizer.vocab_size
@@ -59,7 +59,7 @@ class DecoderEncoder:
         return tuple(ids)
 
     def _fitted(self, ids: tuple[int, ...], *, cuts: bool) -> tuple[int, ...]:
-        """A text that is cut keeps its last token, which stands for all of it."""
+        """Cut a text to the context, if allowed, keeping its last token, which stands for the whole text."""
         longest = min(self._data_plane.max_context - 1, self._sentences.max_tokens or self._data_plane.max_context)
         if len(ids) <= longest:
             return ids

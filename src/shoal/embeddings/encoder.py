@@ -1,4 +1,4 @@
-"""What turns texts into vectors, or compares them, as the endpoints need it."""
+"""The interface of encoders, which turn texts into vectors or compare them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from shoal.arrays import F32
 from shoal.errors import InvalidRequest
 
 Text = str | Sequence[int]
-"""characters, or the tokens of a text that its client has made"""
+"""A text, as characters or as tokens made by the client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Shapes: vectors [N, H] of N texts, or scores [N] of N pairs, each between 0 and 1."""
+    """The result of an encoder. Shapes: vectors [N, H] of N texts, or scores [N] of N pairs, each from 0 to 1."""
 
     values: F32
     num_tokens: int
-    """of all texts, special ones included"""
+    """Tokens of all texts, including special ones."""
 
 
 class TextEncoder(Protocol):
-    """A model that is served."""
+    """A model that encodes or compares texts."""
 
     @property
     def compares(self) -> bool:
-        """Whether it scores pairs of texts (`compare`); else it makes vectors (`embed`)."""
+        """Whether it scores pairs of texts (`compare`); otherwise it makes vectors (`embed`)."""
         ...
 
     async def embed(
@@ -36,15 +36,15 @@ class TextEncoder(Protocol):
         """Compute a vector for each text.
 
         Args:
-            texts: at least one.
-            kind: what they are, such as `query`, for models that are told so; empty: nothing is said of that.
-            cuts: leave out the ends of those that are too long.
-            timeout_s: the most time that it may take.
+            texts: at least one text.
+            kind: the kind of the texts, such as `query`, for models that distinguish kinds; empty: none.
+            cuts: whether to cut the ends of texts that are too long.
+            timeout_s: the most time that it may take; None: no limit.
 
         Raises:
-            InvalidRequest: a text is too long, or none.
-            QueueFull, DeadlineExceeded: not now.
-            WorkerLost: the model's workers are gone.
+            InvalidRequest: a text is too long or empty.
+            QueueFull, DeadlineExceeded: too many requests wait, or it was not finished in time.
+            WorkerLost: the model's workers are lost.
         """
         ...
 
@@ -54,20 +54,20 @@ class TextEncoder(Protocol):
         """Score how well the second text of each pair answers the first; texts that are too long are cut.
 
         Args:
-            pairs: at least one.
-            instruction: what is looked for; empty: what the model looks for by itself.
-            timeout_s: the most time that it may take.
+            pairs: at least one pair.
+            instruction: describes what counts as an answer; empty: the model's own instruction.
+            timeout_s: the most time that it may take; None: no limit.
 
         Raises:
-            InvalidRequest: the model takes no instruction; others as `embed`.
+            InvalidRequest: the model takes no instruction; other errors as in `embed`.
         """
         ...
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Accept no more calls."""
         ...
 
 
 def no_instruction() -> InvalidRequest:
-    """The error of a model that cannot be told what to look for."""
+    """The error of a model that takes no instruction."""
     return InvalidRequest("this model takes no instruction: leave it out", "instruction")

@@ -1,4 +1,4 @@
-"""An encoder whose graph is served: texts become rows of tokens, rows of like lengths run together."""
+"""An encoder over a served graph: texts become rows of tokens, and rows of similar lengths run together."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from shoal.model.encoder.text_rows import RowBatch, TextRow
 from shoal.router.graph_executor import Tensors
 
 QUICK_CHARS = 4096
-"""Of texts that are tokenized in the event loop; longer ones in a thread."""
+"""The most characters that are tokenized in the event loop; longer texts go to a thread."""
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
 _TOKEN_VECTORS = ("last_hidden_state", "token_embeddings")
 
 
 class ServedGraph(Protocol):
-    """The part of a served model that this needs."""
+    """The part of a served model that an encoder needs."""
 
     async def infer(self, inputs: Tensors, timeout_s: float | None = None, call_id: str = "") -> Mapping[str, Array]:
-        """Every output for these inputs."""
+        """Compute all outputs for these inputs."""
         ...
 
 
 class GraphEncoder:
-    """Implements `TextEncoder`."""
+    """Encodes or compares texts with a graph. Implements `TextEncoder`."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class GraphEncoder:
     ) -> None:
         """
         Args:
-            folder: of the model.
-            model: the one that serves its graph now.
-            inputs: of its graph.
-            outputs: of its graph.
+            folder: the folder of the model.
+            model: gives the model that serves its graph now.
+            inputs: the inputs of its graph.
+            outputs: the outputs of its graph.
 
         Raises:
-            ModelLoadError: the graph is none of an encoder.
+            ModelLoadError: the graph is no encoder.
         """
         self._folder = folder
         self._model = model
@@ -96,7 +96,7 @@ class GraphEncoder:
         return Encoded(values=scores_N, num_tokens=encoded.num_tokens)
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Accept no more calls."""
         self._readers.close()
 
     async def _rows(self, texts: Sequence[str] | Sequence[tuple[str, str]], *, cuts: bool) -> list[TextRow]:

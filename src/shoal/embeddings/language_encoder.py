@@ -1,4 +1,4 @@
-"""What a language model does with texts beside answering them: vectors, or ranks."""
+"""Language models as encoders: vectors of texts, or ranking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from shoal.model.encoder.yes_no import YesNoSettings
 
 
 def language_encoder(data_plane: DataPlane, settings: SentenceSettings | YesNoSettings) -> TextEncoder:
-    """By what `read_decoder_settings` found. Raises ModelLoadError: the settings do not fit the model."""
+    """Make the encoder for the settings of `read_decoder_settings`. Raises ModelLoadError if they do not fit the
+    model."""
     if isinstance(settings, YesNoSettings):
         return YesNoRanker(data_plane, settings)
     return DecoderEncoder(data_plane, settings)

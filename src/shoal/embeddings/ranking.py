@@ -1,4 +1,4 @@
-"""How well texts answer each other, by whatever kind of encoder."""
+"""Scores of how well texts answer each other, with any kind of encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.model.encoder.pooling import normalized
 async def scores_of(
     encoder: TextEncoder, pairs: Sequence[tuple[str, str]], timeout_s: float | None = None, instruction: str = ""
 ) -> Encoded:
-    """Scores [N]: of a model that compares, what it says; else the cosine of the vectors. Raises as
+    """Scores [N] of pairs: those of a model that compares, otherwise cosines of vectors. Raises: as
     `TextEncoder.compare`."""
     if encoder.compares:
         return await encoder.compare(pairs, instruction=instruction, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Vectors as clients want them."""
+"""Shortening of vectors for clients."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from shoal.model.encoder.pooling import normalized
 
 
 def shortened(vectors_NH: F32, dimensions: int) -> F32:
-    """The first numbers of each vector, which has the length that it had: 1 where it was 1.
+    """The first `dimensions` numbers of each vector, scaled to its former norm.
 
     Source: Matryoshka representations, arXiv 2205.13147; OpenAI API reference, `dimensions`.
-    Raises InvalidRequest where vectors have fewer.
+
+    Raises InvalidRequest if vectors have fewer numbers.
     """
     width = vectors_NH.shape[1]
     if dimensions > width:

@@ -1,7 +1,7 @@
-"""A language model that ranks texts: the probability of `yes` among the two answers that it may give.
+"""A language model as a ranker of texts: the score is the probability of `yes` among two allowed answers.
 
-Each pair is a request for one token in which only the two are allowed, so that log-probabilities are those among the
-two, and prompts that begin alike share their KV blocks.
+Each pair is a request for one token of which only the two answers are allowed, so log-probabilities are relative to
+these two, and prompts with a common prefix share their KV blocks.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SAMPLING = Sampling(temperature=0.0, num_logprobs=2)
 
 
 class YesNoRanker:
-    """Implements `TextEncoder`."""
+    """Ranks texts with a language model. Implements `TextEncoder`."""
 
     compares = True
 
     def __init__(self, data_plane: DataPlane, settings: YesNoSettings) -> None:
-        """Raises ModelLoadError: an answer is no token of the model."""
+        """Prepare the ranker. Raises ModelLoadError if an answer is no token of the model."""
         self._data_plane = data_plane
         self._settings = settings
         self._yes, self._no = (self._token(answer) for answer in (settings.yes, settings.no))
@@ -38,7 +38,7 @@ class YesNoRanker:
     async def embed(
         self, texts: Sequence[Text], *, kind: str = "", cuts: bool = False, timeout_s: float | None = None
     ) -> Encoded:
-        """Never asked for: it makes no vectors."""
+        """Not supported. Raises InvalidRequest."""
         raise InvalidRequest("this model makes no vectors of texts")
 
     async def compare(
@@ -68,10 +68,10 @@ class YesNoRanker:
         return Encoded(values=np.array(scores, np.float32), num_tokens=sum(map(len, rows)))
 
     def close(self) -> None:
-        """The data plane is another's."""
+        """Do nothing; the owner closes the data plane."""
 
     def _row(self, query: str, document: str, instruction: str) -> tuple[int, ...]:
-        """The tokens of a prompt. One that is too long loses the end of the document. Raises InvalidRequest."""
+        """The tokens of a prompt. If it is too long, the end of the document is cut. Raises InvalidRequest."""
         prompt, encode = self._settings.prompt, self._data_plane.tokenizer.encode
         text = prompt.render(query, document, instruction)
         ids = encode(text, add_special=False)
@@ -97,7 +97,7 @@ class YesNoRanker:
 
 
 class _OneOf:
-    """Allows some tokens and no others. Implements `TokenGuide`."""
+    """A guide that allows only certain tokens. Implements `TokenGuide`."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         bits = np.zeros(max(token_ids) + 1, np.uint8)
@@ -110,11 +110,11 @@ class _OneOf:
 
 
 _OTHER = "\ue000"
-"""A character of no script behind a document, so that what two prompts end with alike is what follows documents."""
+"""A private-use character after a document, so that the common end of two prompts is the text after documents."""
 
 
 def _common_end(text: str, other: str) -> str:
-    """The longest end that both have."""
+    """The longest common suffix of two texts."""
     pairs = zip(reversed(text), reversed(other), strict=False)
     num_chars = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return text[len(text) - num_chars :]

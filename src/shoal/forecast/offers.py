@@ -1,7 +1,7 @@
-"""Machines that one could add to those at hand: which helps most, which helps most for its price, and whether any does.
+"""Offers of further machines: which one helps most, which helps most for its price, and whether any helps.
 
-Each offer is planned anew together with the machines that there are, as `shoal plan` does, and its gain is the ratio of
-two predictions. A gain that is no larger than predictions err is no reason to buy.
+Each offer is planned together with the existing machines, as by `shoal plan`, and its gain is the ratio of two
+predictions. A gain that is smaller than the error of predictions is no reason to buy.
 """
 
 from __future__ import annotations
@@ -28,56 +28,56 @@ from shoal.planner.choice.choose import PlanChoice
 from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, check_links
 
 PREDICTION_ERROR = 0.13
-"""Nine of ten predictions of tokens/s err by no more. Source: the 20 plans of
+"""The relative error that nine of ten predictions of tokens/s do not exceed. Source: the 20 plans of
 benchmarks/results/planner-prediction_2core-avx2_2026-11-26.md, whose median error is 4.7 %."""
 _HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineOffer:
-    """One more machine of a kind, and what it would do."""
+    """One more machine of a kind, with its effect."""
 
     machine: str
     price_per_hour: float | None
     choice: PlanChoice | None
-    """of the machines that there are and this one; None: the model does not fit even so"""
+    """The plan for the existing machines and this one; None: the model still does not fit."""
     gain: float
-    """in output tokens/s, as a part of what there is without it; infinite where there is nothing"""
+    """The relative increase of output tokens/s; infinite if the model did not fit before."""
     is_used: bool
-    """whether the best plan has a worker on it"""
+    """Whether the best plan has a worker on this machine."""
 
     @property
     def tokens_per_s(self) -> float:
-        """Of all machines together."""
+        """Output tokens per second of all machines together."""
         return 0.0 if self.choice is None else self.choice.best.prediction.output_tokens_per_s
 
     @property
     def most_tokens_per_s(self) -> float:
-        """What no plan of all machines together exceeds by the same figures."""
+        """An upper bound on output tokens per second of any plan for all machines together."""
         return 0.0 if self.choice is None else max(self.choice.bound_tokens_per_s, self.tokens_per_s)
 
     @property
     def least_gain(self) -> float:
-        """If predictions err against it."""
+        """The gain if predictions overestimate it."""
         return (1.0 + self.gain) / (1.0 + PREDICTION_ERROR) - 1.0
 
     @property
     def most_gain(self) -> float:
-        """If they err in its favor."""
+        """The gain if predictions underestimate it."""
         return (1.0 + self.gain) * (1.0 + PREDICTION_ERROR) - 1.0
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether it helps though predictions err."""
+        """Whether it helps even if predictions overestimate its gain."""
         return self.is_used and self.least_gain > 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferComparison:
-    """All offers, the best first: by gain for the price where all have one, by gain otherwise."""
+    """All offers, the best first: by gain per price if all have a price, otherwise by gain."""
 
     present: PlanChoice | None
-    """without any of them; None: the model does not fit"""
+    """The plan without any offer; None: the model does not fit."""
     offers: tuple[MachineOffer, ...]
 
     @property
@@ -87,18 +87,18 @@ class OfferComparison:
 
     @property
     def present_tokens_per_s(self) -> float:
-        """Without any offer."""
+        """Output tokens per second without any offer."""
         return 0.0 if self.present is None else self.present.best.prediction.output_tokens_per_s
 
     def tokens_per_price(self, offer: MachineOffer) -> float | None:
-        """More output tokens for each unit of its price; None: it has none."""
+        """Additional output tokens per unit of its price; None: it has no price."""
         if not offer.price_per_hour:
             return None
         return _HOUR_S * (offer.tokens_per_s - self.present_tokens_per_s) / offer.price_per_hour
 
     @property
     def advice(self) -> str:
-        """What to do, in a sentence."""
+        """The recommendation, in one sentence."""
         best = next((offer for offer in self.offers if offer.is_worth_it), None)
         if best is None:
             most = max(self.offers, key=lambda offer: offer.gain)
@@ -120,12 +120,12 @@ def compare_offers(
     """Plan with each of the offered machines.
 
     Args:
-        config: what is planned, and for which machines.
-        file: a cluster file with the offers; how they reach the others is said there or in the cluster's own file.
-        on_progress: told what is being measured.
+        config: the model and the existing machines.
+        file: a cluster file with the offers. Their links are given there or in the cluster's own file.
+        on_progress: called with what is being measured.
 
     Raises:
-        ConfigError: a file makes no sense, or nothing says how an offer reaches the others.
+        ConfigError: a file is invalid, or an offer has no link to the others.
         ModelLoadError: the model is missing or broken.
         CapacityError: the model does not fit with any offer.
     """
@@ -159,7 +159,7 @@ def compare_offers(
 
 
 class _Planning:
-    """Plans one model for whatever machines a file describes."""
+    """Plans one model for the machines of any cluster file."""
 
     def __init__(self, config: LaunchConfig, model: ModelOnDisk, on_progress: Callable[[str], None]) -> None:
         self._model, self._measuring = model, Measuring(on_progress=on_progress)
@@ -182,7 +182,7 @@ class _Planning:
 
 
 def _present(config: LaunchConfig) -> ClusterFile:
-    """The machines that there are: those of the file, or this one, whole."""
+    """The existing machines: those of the file, or all of this one."""
     name = config.planning.cluster
     if name == RAY:
         raise ConfigError("--add compares described machines: describe the cluster in a file (docs/planning.md)")
@@ -205,7 +205,7 @@ def _check_offers(offered: ClusterFile, present: ClusterFile, file: str) -> None
 
 
 def _with_offer(present: ClusterFile, offered: ClusterFile, machine: DescribedMachine, file: str) -> ClusterFile:
-    """All that there is, and one machine more. Raises ConfigError where nothing says how they reach each other."""
+    """The existing machines and one more. Raises ConfigError if two of them have no link."""
     names = {machine.name, *(one.name for one in present.machines)}
     links = [link for link in (*offered.links, *present.links) if names.issuperset(link.between)]
     cluster = ClusterFile(

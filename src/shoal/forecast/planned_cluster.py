@@ -1,4 +1,4 @@
-"""From what the user asked for to replicas that a simulation can run: a plan, and how fast each of its workers is."""
+"""Planning of a cluster to simulate: a plan, and the speed of each of its workers."""
 
 from __future__ import annotations
 
@@ -42,46 +42,46 @@ _HIDDEN_ITEM_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InService:
-    """Seconds of steps while a server uses the workers over those of the same workers by themselves."""
+    """Ratios of the seconds of steps while a server uses the workers to those of the same workers by themselves."""
 
     prefill: float
-    """of prompt rows"""
+    """The ratio for prompt rows."""
     one_row: float
-    """of a lone output row"""
+    """The ratio for a single output row."""
     many_rows: float
-    """of several output rows"""
+    """The ratio for several output rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCluster:
-    """A plan of which every worker's speed is known. Nothing of it runs."""
+    """A plan with the speeds of all workers. Nothing of it runs."""
 
     model: ModelOnDisk
     plan: Plan
     fleet: Fleet
     worker_classes: tuple[int, ...]
-    """of every worker in the fleet, in the order of `Plan.shards`"""
+    """The class of each worker in the fleet, in the order of `Plan.shards`."""
     machines: tuple[str, ...]
-    """of every worker: its name in the cluster file, or this machine's cores"""
+    """The machine of each worker: its name in the cluster file, or this machine's cores."""
     prices_per_hour: dict[str, float]
-    """of the machines that have one"""
+    """The prices of the machines that have one."""
     serving: ServingTimes = NO_SERVING
-    """measured where the cluster is this machine, clients included"""
+    """Processor time of serving, including clients; measured if the cluster is this machine."""
     num_cores: int | None = None
-    """that head and workers share; None: the head's are its own"""
+    """Cores that head and workers share; None: the head has cores of its own."""
     drift: Drift | None = None
-    """of the workers' speed since it was measured, made good in `fleet`; None: it was not looked at"""
+    """Drift of the workers' speed since it was measured, for which `fleet` is corrected; None: not checked."""
     in_service: InService | None = None
-    """made good in `fleet`; None: they were not seen in service"""
+    """Slowdown of the workers in service, for which `fleet` is corrected; None: not observed."""
     unevenness: Unevenness = EVEN
-    """of the machine's speed while it served"""
+    """The unevenness of the machine's speed while it served."""
 
     def replicas(self) -> tuple[SimulatedReplicaPlan, ...]:
-        """Every replica, ready to be simulated."""
+        """All replicas, ready to be simulated."""
         return tuple(self._simulated(index, replica) for index, replica in enumerate(self.plan.replicas))
 
     def without_worker(self, index: int, worker: int) -> SimulatedReplicaPlan:
-        """A replica planned anew over its other workers, as a server plans it; as it is where it has no other."""
+        """A replica planned again without one worker, as by a server; unchanged if it has no other worker."""
         replica = self.plan.replicas[index]
         blocks = self.model.blocks(self.plan.precision, exact_activations=self.plan.exact_activations)
         fewer = plan_without(self.plan, replica, worker, blocks=blocks, whole=self.model.whole)
@@ -108,14 +108,14 @@ class PlannedCluster:
 def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> PlannedCluster:
     """Plan a model for the machines of a file, or for this one, and measure or estimate its workers.
 
-    Where that is this machine, what the server itself takes of it is measured as well.
+    For this machine, the processor time of serving is measured as well.
 
     Args:
-        config: what the user asked for; weights are not needed where all machines are described.
-        on_progress: told what is being measured.
+        config: what the user asked for. Weights are not needed if all machines are described.
+        on_progress: called with what is being measured.
 
     Raises:
-        ConfigError: the cluster is no file, or the split, plan or file makes no sense.
+        ConfigError: the cluster is not a file, or the split, plan or file is invalid.
         ModelLoadError: the model is missing or broken.
         CapacityError: it fits nowhere.
         WorkerLost: a measuring process died or did not answer.
@@ -154,7 +154,7 @@ def plan_cluster(config: LaunchConfig, on_progress: Callable[[str], None] = lamb
 
 
 def _dealt(config: LaunchConfig, model: ModelOnDisk, cluster: ClusterFile) -> Plan:
-    """A split that was said by hand over the first machines of a file, one worker on each."""
+    """The plan of a given split over the first machines of a file, with one worker on each."""
     spec, room = parse_split(config.split), _DescribedRoom(cluster)
     if spec.num_workers > len(room.cores()):
         raise ConfigError(
@@ -166,13 +166,13 @@ def _dealt(config: LaunchConfig, model: ModelOnDisk, cluster: ClusterFile) -> Pl
 
 
 class _DescribedRoom:
-    """What a split by hand has to know of the machines of a file."""
+    """Cores and memory of the machines of a file, for a given split."""
 
     def __init__(self, cluster: ClusterFile) -> None:
         self._cluster = cluster
 
     def cores(self) -> Sequence[MachineCores]:
-        """Of each machine; those at hand are named by their entries."""
+        """The cores of each machine; those at hand are named by their entries."""
         return [
             MachineCores(name=place.machine or machine.name, cores=place.cores or tuple(range(place.threads)))
             for machine in self._cluster.machines
@@ -180,7 +180,7 @@ class _DescribedRoom:
         ]
 
     def free_memory_bytes(self) -> int:
-        """Of the smallest machine whose memory is known."""
+        """The memory of the smallest machine whose memory is known; otherwise this machine's free memory."""
         known = [one.memory_bytes for one in self._cluster.machines if one.memory_bytes is not None]
         return min(known, default=free_memory_bytes())
 
@@ -188,7 +188,7 @@ class _DescribedRoom:
 def _speeds(
     planned: PlannedModel, cluster: ClusterFile | None, config: LaunchConfig, on_progress: Callable[[str], None]
 ) -> tuple[Fleet, list[int]]:
-    """A fleet, and the class of every worker of the plan in it."""
+    """The fleet, and the class of each worker of the plan in it."""
     plan, auto = planned.plan, planned.auto
     if auto is not None:
         candidate = auto.choice.best

@@ -1,7 +1,7 @@
-"""How fast planned workers are while a server uses them: two small loads, foretold and real.
+"""The speed of planned workers while a server uses them: two small loads, predicted and real.
 
-Workers that are timed by themselves have the caches and the cores of their machine to themselves. Beside a head and
-clients they are slower, by more than the processor time that these take, and how their speed swings is felt by clients.
+Workers that are timed by themselves have the caches and cores of their machine to themselves. Beside a head and clients
+they are slower, by more than the processor time that these take, and clients notice how their speed varies.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from shoal.sim.cluster.outcome import SimulationOutcome
 from shoal.sim.traffic.visit import Clients
 
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64
-"""Of each request, where the model's context holds as many."""
+"""Tokens of each request, if the model's context holds as many."""
 _ENOUGH_S, _MOST_S = 4.0, 60.0
-"""How long each load takes by itself, and how long the shortest may: slower models are not looked at."""
+"""Seconds that each load should take, and the most that the shortest may take; slower models are not checked."""
 _MANY = 8
 """Clients of the second load."""
 _LEAST, _MOST = 0.25, 4.0
-"""Of any ratio: a load of some seconds is not believed beyond."""
+"""Bounds of all ratios, beyond which a load of a few seconds is not trusted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSeen:
-    """A load, foretold or real."""
+    """The times of a load, predicted or real."""
 
     first_s: float
-    """until the first token, on average"""
+    """Mean seconds to the first token."""
     token_s: float
-    """from one token to the next, on average"""
+    """Mean seconds between two tokens."""
     busy_s: float
-    """that all workers computed, summed"""
+    """Seconds of computing, summed over all workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepsForetold:
-    """What workers are thought to compute, without anything else."""
+    """Predicted seconds of steps, without head and clients."""
 
     prompt_s: float
-    """a prompt, until it is through all stages"""
+    """Seconds of a prompt through all stages."""
     prompt_busy_s: float
-    """the same summed over all workers"""
+    """Seconds of a prompt, summed over all workers."""
     token_s: float
-    """a step of one row, until it is through all stages"""
+    """Seconds of a step of one row through all stages."""
 
 
 def check_in_service(
@@ -70,19 +70,21 @@ def check_in_service(
     *,
     enough_s: float = _ENOUGH_S,
 ) -> PlannedCluster:
-    """The same with the speeds that workers have while they serve, where all are processors of this machine.
+    """The cluster with the speeds that workers have in service, if all are processors of this machine.
 
     Args:
-        cluster: planned, as fast as its workers are by themselves.
-        model: as the user named it, with weights.
-        on_progress: told what is being measured.
-        enough_s: how long each of the two loads should take.
+        cluster: the planned cluster, with the speeds of its workers by themselves.
+        model: the model as the user named it, with weights.
+        on_progress: called with what is being measured.
+        enough_s: seconds that each of the two loads should take.
 
-    Returns: `cluster` as it is where its workers are elsewhere, or so slow that some requests take more than a minute.
+    Returns:
+        The corrected cluster; `cluster` itself if workers are elsewhere, or so slow that the shortest load would take
+        more than a minute.
 
     Raises:
         WorkerLost: the server does not start.
-        ConfigError: it does not answer.
+        ConfigError: the server does not answer.
     """
     if cluster.num_cores is None or any(shard.device is not None for shard in cluster.plan.shards):
         return cluster
@@ -119,15 +121,15 @@ def compare(
     steps: StepsForetold,
     num_requests: int,
 ) -> InService:
-    """By what workers are slower than was foretold, from one client's latencies and from how long many kept them busy.
+    """By which factors workers are slower than predicted, from one client's latencies and the busy time with many.
 
     Args:
-        lone: one client after the other, as it was seen.
-        many: several at once, as it was seen.
-        foretold_lone: the same load simulated.
-        foretold_many: the same load simulated.
-        steps: what workers computed in the simulations.
-        num_requests: of `many`.
+        lone: the observed load of one client.
+        many: the observed load of several clients.
+        foretold_lone: the simulation of `lone`.
+        foretold_many: the simulation of `many`.
+        steps: predicted seconds of steps in the simulations.
+        num_requests: requests of `many`.
     """
     prefill = _bounded(1.0 + (lone.first_s - foretold_lone.first_s) / steps.prompt_s)
     one_row = _bounded(1.0 + (lone.token_s - foretold_lone.token_s) / steps.token_s)
@@ -138,7 +140,7 @@ def compare(
 
 
 def moments_of(outcomes: Sequence[RequestOutcome]) -> list[TimedMoment]:
-    """What one client waited for, token by token."""
+    """The waits of one client as moments, token by token."""
     moments: list[TimedMoment] = []
     for one in sorted(outcomes, key=lambda outcome: outcome.started_s):
         times_s = (one.started_s, *one.arrivals_s)
@@ -155,12 +157,12 @@ class _PlannedLoad:
     prompt_tokens: int
     output_tokens: int
     least_s: float
-    """that as few requests as clients take"""
+    """Seconds of the shortest load, with one request per client."""
     foretold: LoadSeen
 
 
 def _load_of(cluster: PlannedCluster, clients: int, enough_s: float) -> _PlannedLoad:
-    """A load of so many clients that takes about long enough, and what is foretold of it."""
+    """A load of so many clients that takes about `enough_s`, with its prediction."""
     context = cluster.replicas()[0].config.max_context
     output_tokens = max(2, min(_OUTPUT_TOKENS, context // 4))
     prompt_tokens = max(1, min(_PROMPT_TOKENS, context // 2))
@@ -182,7 +184,7 @@ def _load_of(cluster: PlannedCluster, clients: int, enough_s: float) -> _Planned
 
 
 def worker_seconds(cluster: PlannedCluster, outcome: SimulationOutcome) -> float:
-    """That all workers computed in a simulation, summed."""
+    """Seconds of computing in a simulation, summed over all workers."""
     return outcome.duration_s * sum(outcome.busy_share[machine] for machine in cluster.machines)
 
 
@@ -201,7 +203,7 @@ def _simulated(
 
 def _run(cluster: PlannedCluster, url: str, load: _PlannedLoad) -> tuple[LoadSeen, Sequence[RequestOutcome]]:
     num_replicas = len(cluster.plan.replicas)
-    send(_load(cluster, url, load, num_requests=num_replicas, clients=num_replicas))  # a cold start of each
+    send(_load(cluster, url, load, num_requests=num_replicas, clients=num_replicas))  # warms up each replica
     before_s = busy_seconds(cluster, url)
     outcomes = send(_load(cluster, url, load, num_requests=load.num_requests, clients=load.clients))
     gaps_s = [(one.arrivals_s[-1] - one.arrivals_s[0]) / max(1, one.output_tokens - 1) for one in outcomes]
@@ -214,7 +216,7 @@ def _run(cluster: PlannedCluster, url: str, load: _PlannedLoad) -> tuple[LoadSee
 
 
 def busy_seconds(cluster: PlannedCluster, url: str) -> float:
-    """That all workers of a server have computed, summed."""
+    """Seconds of computing so far, summed over all workers of a server."""
     (model,) = httpx.get(f"{url}/status", timeout=30.0).json()["models"]
     return sum(
         stage["busy_s"] * len(planned.shards)
@@ -238,7 +240,7 @@ def _load(cluster: PlannedCluster, url: str, load: _PlannedLoad, *, num_requests
 
 
 def _steps(cluster: PlannedCluster, load: _PlannedLoad) -> StepsForetold:
-    """Of the first replica."""
+    """Predicted seconds of steps of the first replica."""
     times, sizes = cluster.replicas()[0].times, [len(stage.shards) for stage in cluster.plan.replicas[0].stages]
     rows, context = load.prompt_tokens, load.prompt_tokens + load.output_tokens // 2
     prompt = times.passage(StepShape(0, 0, rows, rows * (rows + 1) // 2), samples=1, is_alone=True)

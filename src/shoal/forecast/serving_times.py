@@ -1,7 +1,7 @@
-"""What the server's head and a load generator cost the processor, measured by serving a model here for some seconds.
+"""Processor time of the server's head and of a load generator, measured by serving a model here for a few seconds.
 
-Processor time and not seconds is measured: what other processes do meanwhile makes little difference to it. Loads
-differ in one thing each, so that requests, steps and tokens can be told apart.
+Processor time is measured instead of elapsed time, because other processes hardly influence it. The loads differ in one
+property each, so that the times of requests, steps and tokens can be separated.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _START_WITHIN_S, _END_WITHIN_S = 600.0, 30.0
 _PROMPT_TOKENS = 16
 _LONG_TOKENS, _MANY = 48, 8
 _NUM_SHORT, _NUM_LONG, _NUM_TOGETHER = 24, 6, 32
-"""Requests of a token each, of many tokens one after the other, and of many tokens several at once: some tenths of a
-second of the head's time for each load, a few seconds in all for a small model."""
+"""Numbers of requests with one token each, with many tokens one after the other, and with many tokens several at once:
+a few tenths of a second of the head's time for each load, a few seconds in all for a small model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +44,17 @@ class Spent:
 
 
 def serving_times(model: str, vocab_size: int, turn: Curve, *, refresh: bool = False) -> ServingTimes:
-    """What requests and tokens of a model cost here, measured unless it is known.
+    """Processor time of a model's requests and tokens on this machine, measured unless it is known.
 
     Args:
-        model: as a user names it, with weights.
-        vocab_size: of its tokens.
-        turn: of the head for a step of so many sequences, which is counted elsewhere.
-        refresh: measure it again.
+        model: the model as a user names it, with weights.
+        vocab_size: the size of its vocabulary.
+        turn: seconds of the head for a step with so many sequences, which are not part of the result.
+        refresh: whether to measure again.
 
     Raises:
         WorkerLost: the server does not start.
-        ConfigError: it does not answer.
+        ConfigError: the server does not answer.
     """
     ids = plain_ids(vocab_size)
     kept = ProfileCache(profile_folder(), ServingTimes)
@@ -63,7 +63,7 @@ def serving_times(model: str, vocab_size: int, turn: Curve, *, refresh: bool = F
 
 
 def solve(short: Spent, long: Spent, together: Spent, turn: Curve) -> ServingTimes:
-    """Requests, steps and tokens from what three loads took: see `_measure`. None comes out negative."""
+    """Solve for the times of requests, steps and tokens from three loads, see `_measure`; none is negative."""
     one_token_s = short.head_s / _NUM_SHORT
     step_and_token_s = max(0.0, long.head_s / _NUM_LONG - one_token_s) / (_LONG_TOKENS - 1)
     request_s = max(0.0, one_token_s - step_and_token_s)
@@ -81,12 +81,12 @@ def solve(short: Spent, long: Spent, together: Spent, turn: Curve) -> ServingTim
 
 
 def plain_ids(vocab_size: int) -> tuple[int, int]:
-    """First and end of token ids that every vocabulary of such a size has, clear of most special ones."""
+    """[first, last) token ids that any vocabulary of this size has, without most special tokens."""
     return min(1000, vocab_size // 4), max(1, min(20_000, vocab_size * 3 // 4))
 
 
 def send(load: Load) -> Sequence[RequestOutcome]:
-    """Put a load on a server. Raises ConfigError where a request fails."""
+    """Send a load to a server. Raises ConfigError if a request fails."""
     outcomes, _ = run_requests(load)
     for one in outcomes:
         if one.error is not None:
@@ -95,8 +95,8 @@ def send(load: Load) -> Sequence[RequestOutcome]:
 
 
 def _measure(model: str, ids: tuple[int, int], turn: Curve) -> ServingTimes:
-    """Requests of a token one by one: a request, a step and a token each. Long ones one by one: as many steps as
-    tokens. Long ones together: a step has a token of each."""
+    """Measure three loads: requests of one token, one by one (a request, a step and a token each); long ones, one by
+    one (as many steps as tokens); and long ones together (a step has a token of each)."""
     with serving(model, ("--split", "1")) as (url, process):
         short = _spent(url, process, ids, clients=1, requests=_NUM_SHORT, tokens=1)
         long = _spent(url, process, ids, clients=1, requests=_NUM_LONG, tokens=_LONG_TOKENS)
@@ -122,18 +122,18 @@ def _spent(url: str, head: psutil.Process, ids: tuple[int, int], *, clients: int
 
 
 def _processor_s(process: psutil.Process) -> float:
-    """Of all its threads, none of its children."""
+    """Processor time of all threads of a process, without its children."""
     times = process.cpu_times()
     return times.user + times.system
 
 
 @contextmanager
 def serving(model: str, options: Sequence[str]) -> Iterator[tuple[str, psutil.Process]]:
-    """A server of a model, under `MEASURED_NAME`; its address and process. Ends it, and so its workers.
+    """Serve a model under `MEASURED_NAME`; yields the server's address and process, and ends it with its workers.
 
     Args:
-        model: as a user names it, with weights.
-        options: of `shoal serve`, beside name and address.
+        model: the model as a user names it, with weights.
+        options: options of `shoal serve` besides name and address.
 
     Raises:
         WorkerLost: the server does not start.

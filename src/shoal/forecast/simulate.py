@@ -1,4 +1,4 @@
-"""A planned cluster under some traffic: what it would do, what that costs, and what losses would do to it."""
+"""Simulation of a planned cluster under some traffic: latencies, costs, and the effects of faults."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ _DAY_S = 86_400.0
 _HOUR_S = 3600.0
 _MILLION = 1e6
 _MAX_FAULT_BYTES = 1 << 24
-"""A judgment: as many faults as there may be, a line each."""
+"""The largest fault file. A judgment: enough for the largest number of faults, one per line."""
 _USUAL_S = 600.0
-"""For how long made-up traffic goes on unless it is said: ten minutes."""
+"""The default duration of generated traffic: ten minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulated:
-    """What a simulation tells, with the plan that it was of."""
+    """The results of a simulation."""
 
     outcome: SimulationOutcome
     log: AnsweredRequests
     cost_per_million: float | None
-    """of output tokens, in the currency of the file; None: no machine has a price"""
+    """The cost of a million output tokens, in the currency of the file; None: no machine has a price."""
     sample: Sample | None = None
-    """how sure the outcome is where a part of the time was skipped; None: all of it was simulated"""
+    """The precision of the outcome if a part of the time was skipped; None: all of it was simulated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficSpec:
-    """What `--traffic` says, with the lengths that made-up requests have."""
+    """The value of `--traffic`, with the lengths of generated requests."""
 
     text: str
     """FILE | poisson:RATE | closed:N"""
     prompt_tokens: int = 128
     output_tokens: int = 64
     days: float | None = None
-    """for how long requests come; None: as long as a trace goes on, or ten minutes"""
+    """Days for which requests arrive; None: the length of the trace, or ten minutes."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,12 +63,12 @@ class TrafficSpec:
 
     @property
     def until_s(self) -> float:
-        """When the last made-up request comes at the latest."""
+        """The latest arrival of a generated request."""
         return _USUAL_S if self.days is None else self.days * _DAY_S
 
     @property
     def num_clients(self) -> int | None:
-        """Of a closed loop; None: the loop is open. Raises ConfigError."""
+        """The number of clients of a closed loop; None: the loop is open. Raises ConfigError if it is invalid."""
         kind, colon, number = self.text.partition(":")
         if not (colon and kind == "closed"):
             return None
@@ -78,7 +78,7 @@ class TrafficSpec:
 
     @property
     def rate_per_s(self) -> float | None:
-        """Requests a second of made-up visitors; None: they are not made up. Raises ConfigError."""
+        """The rate of a Poisson process; None: the traffic is another one. Raises ConfigError if it is invalid."""
         kind, colon, number = self.text.partition(":")
         if not (colon and kind == "poisson"):
             return None
@@ -93,7 +93,7 @@ class TrafficSpec:
         return rate
 
     def sampling(self, percent: float) -> SamplingConfig:
-        """How its steady states are sampled, `percent` as in `--sample`. Raises ConfigError where it has none."""
+        """Settings for sampling its steady states. `percent`: as in `--sample`. Raises ConfigError if it has none."""
         if not 0.1 <= percent <= 50.0:
             raise ConfigError(f"--sample {percent:g}: give a percentage from 0.1 to 50")
         if (rate := self.rate_per_s) is None:
@@ -104,7 +104,7 @@ class TrafficSpec:
         return SamplingConfig(rate_per_s=rate, until_s=self.until_s, precision=percent / 100.0)
 
     def open(self) -> Traffic:
-        """The traffic from its beginning on. Raises ConfigError."""
+        """The traffic from its beginning. Raises ConfigError if it is invalid."""
         if (clients := self.num_clients) is not None:
             return Clients(
                 count=clients,
@@ -128,7 +128,7 @@ class TrafficSpec:
 
 
 def read_fault_file(path: Path | None) -> Sequence[DescribedFault]:
-    """What goes wrong; None: nothing. Raises ConfigError."""
+    """Read a fault file; without a path there are no faults. Raises ConfigError."""
     if path is None:
         return ()
     return parse_fault_file(read_small_text(path, max_bytes=_MAX_FAULT_BYTES, holder="list of faults"), str(path))
@@ -149,19 +149,19 @@ def simulate(
     """Run the traffic through the cluster to its end. The same arguments give the same result.
 
     Args:
-        cluster: what serves.
-        traffic: what comes.
-        faults: what goes wrong.
-        routing: which replica a request goes to.
-        recovery: when workers count as lost; None: as a server has it.
-        seed: of whatever is drawn.
+        cluster: the planned cluster.
+        traffic: the requests.
+        faults: the faults.
+        routing: the rule that chooses a request's replica.
+        recovery: when workers count as lost; None: as in a server.
+        seed: the seed of all random numbers.
         clients_here: whether clients run on the head's machine, as those of `shoal bench serve` may.
-        sampling: None: all of the time is simulated. Else steady states are skipped for the most part.
-        on_progress: told the virtual time now and then.
+        sampling: settings for skipping most of the steady states; None: all of the time is simulated.
+        on_progress: called with the virtual time now and then.
 
     Raises:
-        ConfigError: a fault names what the plan does not have, the trace is wrong further on, or this machine's speed
-            is to be sampled, which its head shares.
+        ConfigError: a fault names an unknown machine or worker, the trace is invalid, or sampling is requested for this
+            machine, whose cores the head shares.
     """
     replicas = cluster.replicas()
     scenario = ClusterScenario(
@@ -189,7 +189,7 @@ def simulate(
 
 
 def _cost(cluster: PlannedCluster, outcome: SimulationOutcome) -> float | None:
-    """The machines that the plan uses are paid for the whole time, busy or not."""
+    """The cost per million output tokens; machines of the plan are paid for the whole time, busy or not."""
     used = set(cluster.machines) & cluster.prices_per_hour.keys()
     if not used or not outcome.output_tokens:
         return None

@@ -1,4 +1,4 @@
-"""Whether workers of this machine are as fast as when it was profiled: a few steps, before a simulation."""
+"""A check, by a few steps before a simulation, whether workers of this machine are as fast as when it was profiled."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def check_speeds(
     *,
     start: StartMeasuring = TeamMeasurer,
 ) -> PlannedCluster:
-    """The same with the speeds of now, where its workers are processors of this machine; else as it is.
+    """The cluster with present speeds, if its workers are processors of this machine; otherwise unchanged.
 
-    A profile is taken once and used for months; a machine that was busy with other things at that time, or is now, is
-    slower by half or more.
+    A profile is taken once and used for months. A machine that was busy at that time, or is busy now, may be slower by
+    half or more.
 
     Args:
-        cluster: planned with speeds that may be old.
-        on_progress: told what is being measured.
-        start: who measures.
+        cluster: the planned cluster, with speeds that may be old.
+        on_progress: called with what is being measured.
+        start: starts the measuring processes.
 
     Raises:
         WorkerLost, ModelLoadError, CapacityError: as `measure_fleet`.
@@ -52,7 +52,7 @@ def check_speeds(
 
 
 def _drifted(one: WorkerClass, precision: str, drift: Drift) -> WorkerClass:
-    """Alone and beside others alike: only the latter is measured again."""
+    """Correct a class's speeds, alone and busy, by the drift, which is measured for busy workers only."""
     alone, busy = ({**speeds, precision: with_drift(speeds[precision], drift)} for speeds in (one.alone, one.busy))
     return replace(one, alone=alone, busy=busy)
 

@@ -1,4 +1,4 @@
-"""From traffic to the load that a plan is made for: how long requests are, and how many are under way at once."""
+"""The load that a plan is made for, from traffic: the length of requests and the number of concurrent ones."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from shoal.planner.split.split_spec import AUTO
 from shoal.sim.traffic.visit import Clients
 
 _LOOKED_AT = 2000
-"""Requests at the beginning of a trace, whose means are planned for."""
+"""The number of requests at the beginning of a trace whose means are used for planning."""
 _MOST_STREAMS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedTraffic:
-    """Traffic in a few numbers."""
+    """Means of some traffic."""
 
     prompt_tokens: int
-    """of a request, on average"""
+    """Mean prompt tokens of a request."""
     output_tokens: int
+    """Mean output tokens of a request."""
     clients: int | None = None
-    """of a closed loop; None: the loop is open"""
+    """Clients of a closed loop; None: the loop is open."""
     requests_per_s: float = 0.0
-    """of an open one"""
+    """The rate of an open loop."""
 
 
 def expected_traffic(spec: TrafficSpec) -> ExpectedTraffic:
-    """The means of some traffic, of a trace those of its beginning. Raises ConfigError."""
+    """The means of some traffic; for a trace, those of its beginning. Raises ConfigError if it is invalid."""
     traffic = spec.open()
     if isinstance(traffic, Clients):
         return ExpectedTraffic(
@@ -54,15 +55,14 @@ def plan_for_traffic(
     expected: ExpectedTraffic | None,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> PlannedCluster:
-    """Plan for the requests that the traffic keeps under way.
+    """Plan for the concurrent requests of some traffic.
 
     Args:
-        config: with the lengths of a request; its streams are used for the first guess.
-        expected: the traffic; None: the streams of `config` are right.
-        on_progress: told what is being measured.
+        config: the configuration, with the lengths of a request; its streams are the first guess.
+        expected: the traffic; None: the streams of `config` are used.
+        on_progress: called with what is being measured.
 
-    Raises:
-        As `plan_cluster`.
+    Raises: as `plan_cluster`.
     """
     if expected is not None and expected.clients is not None:
         config = with_streams(config, expected.clients)
@@ -77,5 +77,5 @@ def plan_for_traffic(
 
 
 def with_streams(config: LaunchConfig, streams: int) -> LaunchConfig:
-    """The same for so many requests under way."""
+    """The configuration for so many concurrent requests."""
     return replace(config, planning=replace(config.planning, streams=streams))

@@ -1,4 +1,4 @@
-"""From the prompts of a call to requests of the engine, checked against the model's limits."""
+"""Making the engine's requests from the prompts of a call, with checks against the model's limits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NUM_SEEDS = 1 << 63
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and output together do not fit the model's context."""
+    """Prompt and output together do not fit into the model's context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRequest:
-    """One sequence of a call: what the engine is asked, and what becomes of its tokens."""
+    """One sequence of a call: the engine's request, and the choice that takes its tokens."""
 
     request: Request
     choice: Choice
@@ -38,24 +38,24 @@ class CallRequests:
     def __init__(self, tokenizer: PromptTokenizer, max_context: int, draw_seed: Callable[[], int]) -> None:
         """
         Args:
-            tokenizer: of the model.
-            max_context: longest sequence, prompt and output together, in tokens.
-            draw_seed: for prompts without a seed.
+            tokenizer: the model's tokenizer.
+            max_context: the longest sequence, prompt and output together, in tokens.
+            draw_seed: draws a seed for prompts without one.
         """
         self._tokenizer, self._max_context, self._draw_seed = tokenizer, max_context, draw_seed
 
     def make(self, specs: Sequence[GenerationSpec], call_id: str) -> list[CallRequest]:
-        """The choices of each prompt, prompt by prompt.
+        """Make the requests of all choices, prompt by prompt.
 
         Args:
             specs: the prompts.
-            call_id: which the requests' ids begin with; empty: any.
+            call_id: the beginning of the requests' ids; empty: a random one.
 
         Raises:
             InvalidRequest, ContextLengthExceeded: a prompt cannot be served.
         """
         own_id = uuid.uuid4().hex
-        call_id = f"{call_id}-{own_id[:8]}" if call_id else own_id  # clients may say the same twice
+        call_id = f"{call_id}-{own_id[:8]}" if call_id else own_id  # clients may repeat ids
         made: list[CallRequest] = []
         for spec in specs:
             max_tokens, stop_token_ids = self._allowed_tokens(spec), self._stop_token_ids(spec)
@@ -88,7 +88,7 @@ class CallRequests:
         return (self._draw_seed() if spec.seed is None else spec.seed + sibling) % NUM_SEEDS
 
     def _stop_token_ids(self, spec: GenerationSpec) -> frozenset[int]:
-        """One set for all choices. Raises InvalidRequest where one is no token."""
+        """The stop tokens of all choices. Raises InvalidRequest if one is no token."""
         if spec.targets:
             return frozenset()
         self._check_ids(spec.stop_token_ids, "stop_token_ids")
@@ -100,7 +100,7 @@ class CallRequests:
             raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param=param)
 
     def _allowed_tokens(self, spec: GenerationSpec) -> int:
-        """The output tokens the request may have. Raises InvalidRequest, ContextLengthExceeded."""
+        """The most output tokens of the request. Raises InvalidRequest, ContextLengthExceeded."""
         num_prompt_tokens, num_context_tokens = len(spec.prompt_ids), self._max_context
         if not num_prompt_tokens:
             raise InvalidRequest("the prompt is empty: it must have at least one token", param="prompt")

@@ -1,4 +1,4 @@
-"""Conversations as prompts, with pictures where the model sees."""
+"""Conversations as prompts, with pictures if the model takes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ChatPrompt(NamedTuple):
     text: str
     ids: tuple[int, ...]
     placed: PlacedPictures | None
-    """its pictures; None: there are none"""
+    """The pictures of the prompt; None: there are none."""
 
 
 async def chat_prompt(
@@ -28,18 +28,18 @@ async def chat_prompt(
     tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> ChatPrompt:
-    """A conversation as text and as tokens, its pictures read.
+    """Make a prompt from a conversation, as text and tokens, and read its pictures.
 
     Args:
-        data_plane: of the model.
-        messages: as chat templates take them.
-        sources: of the pictures in them, in order.
-        tools: that the answer may call.
-        variables: what the template is told beside that.
+        data_plane: the model's data plane.
+        messages: the messages in the form of chat templates.
+        sources: sources of the pictures in them, in order.
+        tools: tools that the answer may call.
+        variables: further variables of the template.
 
     Raises:
-        InvalidRequest, ContextLengthExceeded: it cannot be made of these messages, or cannot fit.
-        QueueFull: too many wait to be read.
+        InvalidRequest, ContextLengthExceeded: the messages are invalid, or do not fit.
+        QueueFull: too many requests wait to be read.
     """
     if sources and data_plane.pictures is None:
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""The one implementation behind every API dialect: prompts as token ids in, text deltas and usage out."""
+"""The implementation behind all API dialects: prompts as token ids in, text deltas and usage out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from shoal.protocol.language_messages import Sampling
 
 
 class DataPlane:
-    """Owns the engine's thread; everything a dialect needs to serve a call."""
+    """Serves calls of all dialects to one language model. Owns the engine's thread."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class DataPlane:
     ) -> None:
         """
         Args:
-            engine: does the work.
-            tokenizer: of the model.
-            metrics: what is counted.
-            adapters: names of those that calls may ask for, by their numbers.
-            admission: how much may wait; None: the default.
-            request_timeout_s: the most time that any call may take; None: any.
-            draw_seed: for requests without a seed.
-            clock: monotonic seconds.
-            observer: is told of every call's requests; None: nobody is.
+            engine: computes the requests.
+            tokenizer: the model's tokenizer.
+            metrics: counts calls and tokens.
+            adapters: names of the adapters that calls may select, ordered by index.
+            admission: how many requests may wait; None: the default.
+            request_timeout_s: the most time that any call may take; None: no limit.
+            draw_seed: draws a seed for requests without one.
+            clock: gives monotonic seconds.
+            observer: gets the requests of every call; None: there is none.
         """
         self.tokenizer = tokenizer
         self.metrics = metrics
         self.adapters = tuple(adapters)
-        """names, by their numbers"""
+        """Names of the adapters, ordered by index."""
         self.on_death: Callable[[str], None] | None = None
-        """called once, in the event loop, with the reason for which the engine can do no more work"""
+        """Called once in the event loop, with the reason, when the engine can do no more work."""
         admission = admission or AdmissionConfig()
         self._engine = EngineThread(engine, admission, clock)
         self._request_timeout_s = request_timeout_s
@@ -72,11 +72,11 @@ class DataPlane:
         self._clock = clock
         self._observer = observer
         self.pictures: PicturePrompts[Any] | None = None
-        """of a model that sees; None: it takes texts alone. It starts and ends with the data plane"""
+        """Prompts with pictures; None: the model takes only text. Starts and closes with the data plane."""
         self.readers = Readers(max(MAX_WAITING, admission.max_queue))
-        """threads for what a call's own size makes long"""
+        """Threads for work whose time depends on the size of a call."""
         self.prompts = PromptReader(tokenizer, self._engine.max_context, self.readers)
-        """makes tokens of what calls say"""
+        """Makes tokens from the texts and conversations of calls."""
 
     @property
     def max_context(self) -> int:
@@ -94,7 +94,7 @@ class DataPlane:
 
     @property
     def last_output_s(self) -> float | None:
-        """When the last token came; None before the first."""
+        """When the last token was produced; None before the first."""
         return self.metrics.last_token_s
 
     def start(self) -> None:
@@ -119,7 +119,7 @@ class DataPlane:
         return await self._engine.story(of)
 
     def adapter_number(self, name: str | None) -> int:
-        """Of an adapter by its name; None: the model itself. Raises InvalidRequest."""
+        """The index of an adapter; without a name, NO_ADAPTER. Raises InvalidRequest if the name is unknown."""
         if name is None:
             return NO_ADAPTER
         if name not in self.adapters:
@@ -134,19 +134,19 @@ class DataPlane:
     async def generate(
         self, specs: Sequence[GenerationSpec], timeout_s: float | None = None, call_id: str = ""
     ) -> Generation:
-        """Start a call with one or more prompts; all of them are admitted or none.
+        """Start a call with one or more prompts, of which all or none are admitted.
 
-        Choice i of prompt p has index p * n + i when every prompt asks for n choices.
+        Choice i of prompt p has the index p * n + i if every prompt asks for n choices.
 
         Args:
             specs: the prompts.
-            timeout_s: the most time that the call may take; None: as long as any call.
-            call_id: which ids of its requests in the engine, its log and its story begin with; empty: any.
+            timeout_s: the most time that the call may take; None: `request_timeout_s`.
+            call_id: the beginning of its requests' ids in the engine, the log and the story; empty: a random one.
 
         Raises:
             InvalidRequest, ContextLengthExceeded, CapacityError: a prompt cannot be served.
-            QueueFull: not now.
-            DeadlineExceeded: the engine has not taken it up in time.
+            QueueFull: too many requests wait already.
+            DeadlineExceeded: the engine has not accepted the call in time.
             WorkerLost: the engine can do no more work.
         """
         self._check_room(sum(spec.n for spec in specs))
@@ -167,16 +167,15 @@ class DataPlane:
         )
 
     async def embed(self, prompts: Sequence[tuple[int, ...]], timeout_s: float | None = None) -> list[bytes]:
-        """The hidden state of each text's last token behind the final norm, fp32 [D].
+        """The hidden state of each text's last token after the final norm, fp32 [D].
 
         Args:
-            prompts: the tokens of each text; at least one, and one fewer than the context at most.
-            timeout_s: the most time that it may take; None: as long as any call.
+            prompts: the tokens of each text, at least one and fewer than the context.
+            timeout_s: the most time that the call may take; None: `request_timeout_s`.
 
         Raises:
-            QueueFull, DeadlineExceeded: not now, or not in time.
-            RequestError: one could not be computed.
-            InvalidRequest, CapacityError: one cannot be served.
+            QueueFull, DeadlineExceeded: too many requests wait, or the call was not finished in time.
+            RequestError: a text could not be computed. InvalidRequest, CapacityError: a text cannot be served.
             WorkerLost: the engine can do no more work.
         """
         call_id = uuid.uuid4().hex
@@ -190,16 +189,15 @@ class DataPlane:
     async def collect(
         self, requests: Sequence[Request], timeout_s: float | None = None
     ) -> dict[RequestId, list[TokenProduced]]:
-        """Every token of some requests, once all have ended; all of them are admitted or none.
+        """Collect all tokens of some requests until all have ended; all or none of them are admitted.
 
         Args:
-            requests: whose ids nobody else has.
-            timeout_s: the most time that it may take; None: as long as any call.
+            requests: requests with unique ids.
+            timeout_s: the most time that the call may take; None: `request_timeout_s`.
 
         Raises:
-            QueueFull, DeadlineExceeded: not now, or not in time.
-            RequestError: one could not be computed.
-            InvalidRequest, CapacityError: one cannot be served.
+            QueueFull, DeadlineExceeded: too many requests wait, or the call was not finished in time.
+            RequestError: a request could not be computed. InvalidRequest, CapacityError: a request cannot be served.
             WorkerLost: the engine can do no more work.
         """
         self._check_room(len(requests))
@@ -217,7 +215,7 @@ class DataPlane:
                             case TokenProduced(request_id=request_id):
                                 produced[request_id].append(output)
                                 self.metrics.last_token_s = self._clock()
-                                if output.hidden:  # which stands in a token's place, and is none
+                                if output.hidden:  # it takes the place of a token, but is none
                                     timers[request_id].finish("stop")
                                 else:
                                     timers[request_id].token()
@@ -235,7 +233,7 @@ class DataPlane:
         return produced
 
     async def send_canary(self) -> bool:
-        """Generate one token outside all accounts but `last_token_s`; whether it came. Raises WorkerLost."""
+        """Generate one token, which is not counted. Returns whether it was produced. Raises WorkerLost."""
         sampling = Sampling(temperature=0.0)
         request = Request(
             request_id=RequestId(f"canary-{uuid.uuid4().hex}"), prompt_ids=(0,), max_tokens=1, sampling=sampling
@@ -250,7 +248,7 @@ class DataPlane:
         return came
 
     def _at_most(self, timeout_s: float | None) -> float | None:
-        """What a call may take that wants so much; None: as long as it likes."""
+        """The time limit of a call that asks for `timeout_s`; None: no limit."""
         return min((one for one in (timeout_s, self._request_timeout_s) if one is not None), default=None)
 
     def _timers(self, requests: Sequence[Request], arrival_s: float) -> dict[RequestId, Timer]:

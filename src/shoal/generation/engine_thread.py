@@ -1,7 +1,7 @@
-"""Runs the engine in one thread of its own and carries its outputs to the event loop.
+"""Runs the engine in a thread of its own and passes its outputs to the event loop.
 
-Commands go through a deque and a wake of the engine; everything a turn produced comes back in a single wake of the
-loop, whatever the number of requests it concerns.
+Commands go through a deque and a wake-up of the engine. All outputs of a turn are passed on in a single wake-up of the
+loop, whatever the number of requests.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from shoal.generation.output.output_stream import OutputStream
 from shoal.generation.seams import GenerationEngine, GenerationStats
 
 TURN_TIMEOUT_S = 60.0
-"""Longest wait of one turn. A wake ends it sooner; a long one keeps an idle server off the CPU."""
+"""The longest wait of a turn. A wake-up ends it sooner; a long wait keeps an idle server off the CPU."""
 
 CLOSE_TIMEOUT_S = 30.0
-"""How long closing waits for the engine to stop its workers before the thread is left behind as a daemon."""
+"""Seconds for which closing waits for the engine to stop its workers, before the thread is left behind as a daemon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,9 @@ class EngineThread:
     def __init__(self, engine: GenerationEngine, admission: AdmissionConfig, clock: Callable[[], float]) -> None:
         """
         Args:
-            engine: not started by anybody else.
-            admission: how much may wait.
-            clock: monotonic seconds.
+            engine: the engine, which nothing else uses.
+            admission: how many requests may wait.
+            clock: gives monotonic seconds.
         """
         self._engine = engine
         self._admission = admission
@@ -69,15 +69,15 @@ class EngineThread:
         self._end_rate = EndRate()
         stats = engine.stats()
         self.max_context = stats.max_context
-        """longest sequence in tokens"""
+        """The longest sequence in tokens."""
         self._max_running = stats.max_running
         self.failure: str | None = None
-        """why the engine can do no more work; None while it can"""
+        """Why the engine can do no more work; None while it can."""
         self._commands: deque[_Command] = deque()
         self._streams: dict[RequestId, OutputStream] = {}
         self._acks: set[asyncio.Future[Any]] = set()
         self._question: asyncio.Future[GenerationStats] | None = None
-        """the latest one of `silent_s`"""
+        """The latest question of `silent_s`."""
         self._asked_s = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -90,14 +90,14 @@ class EngineThread:
         return self._stopping
 
     def start(self, *, on_death: Callable[[str], None] | None = None) -> None:
-        """Start the thread; `on_death` is called in the running loop, with the reason, if the engine breaks."""
+        """Start the thread; `on_death` is called in the running loop, with the reason, if the engine fails."""
         self._loop = asyncio.get_running_loop()
         self._on_death = on_death
         self._thread = threading.Thread(target=self._run, name="shoal-engine", daemon=True)
         self._thread.start()
 
     def check_room(self, num_requests: int) -> None:
-        """Raises QueueFull where so many requests more are too many."""
+        """Check that so many more requests may wait. Raises QueueFull."""
         refusal = reason_to_refuse(
             self._admission,
             num_new=num_requests,
@@ -110,11 +110,11 @@ class EngineThread:
             raise refusal
 
     def retry_after_s(self) -> float:
-        """When the next place is likely to be free."""
+        """Expected seconds until the next place is free."""
         return self._end_rate.expected_s(1, self._clock())
 
     async def submit(self, requests: Sequence[Request]) -> OutputStream:
-        """Hand over requests, all of them or none, whether there is room or not.
+        """Submit requests, all or none of them, without a check for room.
 
         Raises:
             InvalidRequest, CapacityError: the engine refused one of them.
@@ -137,14 +137,14 @@ class EngineThread:
         return stream
 
     def abandon(self, stream: OutputStream) -> None:
-        """Cancel what is still open and drop what it produces. Idempotent."""
+        """Cancel the open requests of a stream and drop their outputs. Idempotent."""
         open_ids = tuple(stream.open_ids)
         self._forget(stream)
         if open_ids:
             self._command(_Cancel(request_ids=open_ids))
 
     def cancel(self, request_id: RequestId) -> None:
-        """Give one request up; its RequestFinished still comes."""
+        """Cancel one request; its RequestFinished still follows."""
         self._command(_Cancel(request_ids=(request_id,)))
 
     async def stats(self) -> GenerationStats:
@@ -160,7 +160,7 @@ class EngineThread:
         return await ack
 
     def silent_s(self) -> float:
-        """For how long the engine has not answered a question; it is asked one, so that the next call can tell."""
+        """Seconds for which the engine has not answered. Each call asks a question unless one is open."""
         if self._question is None or self._question.done():
             self._question, self._asked_s = self._ask_for_stats(), self._clock()
         return self._clock() - self._asked_s
@@ -172,7 +172,7 @@ class EngineThread:
             self._engine.wake()
             try:
                 await asyncio.to_thread(self._stop)
-            except RuntimeError:  # the interpreter is about to end, and starts no work in other threads any more
+            except RuntimeError:  # the interpreter is ending and starts no work in other threads
                 self._stop()
         self._fail("the server is shutting down")
 
@@ -193,7 +193,7 @@ class EngineThread:
         return ack
 
     def _settled(self, ack: asyncio.Future[Any]) -> None:
-        """An error that nobody waits for is no news."""
+        """Retrieve the error of an acknowledgement, so that asyncio does not log it if nobody waits for it."""
         self._acks.discard(ack)
         if not ack.cancelled():
             ack.exception()
@@ -246,7 +246,7 @@ class EngineThread:
                 outputs = self._engine.turn(TURN_TIMEOUT_S)
                 if outputs:
                     self._post(self._deliver, outputs, self._clock())
-        except Exception as error:  # the outermost loop: whatever it was, requests must end and the process must tell
+        except Exception as error:  # the outermost loop: on any error, requests must end and the failure be reported
             self._post(self._die, str(error) if isinstance(error, ShoalError) else f"{type(error).__name__}: {error}")
 
     def _obey(self) -> None:
@@ -278,7 +278,7 @@ class EngineThread:
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop closed first: nobody is left to tell
+        with suppress(RuntimeError):  # the loop was closed first
             self._loop.call_soon_threadsafe(callback, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""A language-model call: what is asked for, and its running answer."""
+"""A call to a language model: its prompts and settings, and its running answer."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ class GenerationSpec:
 
     prompt_ids: tuple[int, ...]
     max_tokens: int | None = None
-    """output tokens at most, >= 1; None: what the context leaves"""
+    """The most output tokens, >= 1; None: as many as the context allows."""
     min_tokens: int = 0
-    """output tokens before which nothing ends the text, >= 0"""
+    """Output tokens before which nothing ends the text, >= 0."""
     targets: tuple[int, ...] = ()
-    """the output tokens to take instead of drawing them, which are scored; `max_tokens` and ends do not count then"""
+    """Given output tokens, which are scored instead of sampled; `max_tokens` and stop conditions are then ignored."""
     n: int = 1
-    """independent continuations, >= 1"""
+    """Independent continuations, >= 1."""
     sampling: Sampling = field(default_factory=Sampling)
-    """its seed is replaced, see `seed`"""
+    """Sampling parameters; their seed is replaced, see `seed`."""
     seed: int | None = None
-    """choice i uses seed + i; None: random"""
+    """Choice i uses seed + i; None: random."""
     stop: tuple[str, ...] = ()
-    """the text ends before the first of these"""
+    """Stop strings: the text ends before the first of these."""
     stop_token_ids: frozenset[int] = frozenset()
-    """end the text, in addition to the model's own"""
+    """Tokens that end the text, in addition to the model's own."""
     ignore_eos: bool = False
-    """go on past the model's own end tokens"""
+    """Whether to continue past the model's own end tokens."""
     shows_special: bool = False
-    """special tokens are part of the text, for those who read calls of tools from it"""
+    """Whether special tokens are part of the text, which tool calls are parsed from."""
     adapter: int = NO_ADAPTER
-    """number of the adapter that computes it"""
+    """The index of the adapter."""
     pictures: Pictures | None = None
-    """within the prompt"""
+    """The pictures in the prompt."""
     guides: tuple[Guide, ...] = ()
-    """keep the outputs within a constraint, one a choice; empty: they are free"""
+    """Guides that constrain the outputs, one for each choice; empty: no constraint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +55,21 @@ class Usage:
     """Token counts of an API call."""
 
     prompt_tokens: int
-    """each prompt once, whatever n is"""
+    """Prompt tokens; each prompt counts once, whatever n is."""
     completion_tokens: int
-    """of all choices, stop tokens included"""
+    """Output tokens of all choices, including stop tokens."""
     cached_tokens: int
-    """prompt tokens that the first choice of each prompt took from the prefix index"""
+    """Prompt tokens that the first choice of each prompt took from the prefix index."""
     first_token_s: float = 0.0
-    """from its arrival to its first token"""
+    """Seconds from the call's arrival to its first token."""
     last_token_s: float = 0.0
-    """from its arrival to its last token"""
+    """Seconds from the call's arrival to its last token."""
 
 
 class Generation:
-    """A running API call: an async iterator of what each wake brought, to be used as an async context manager.
+    """A running API call: an async iterator over lists of deltas, to be used as an async context manager.
 
-    Leaving the context cancels whatever still runs.
+    Leaving the context cancels the requests that still run.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class Generation:
             timer.finish("abort")
 
     async def __aiter__(self) -> AsyncIterator[list[ChoiceDelta]]:
-        """Deltas, several of one wake together.
+        """Yield deltas; those of one wake-up come together.
 
         Raises:
-            DeadlineExceeded: its time is up.
+            DeadlineExceeded: the call's time is up.
             RequestError: the engine cannot finish a request.
             WorkerLost: the engine can do no more work.
-            ShuttingDown: it was stopped.
+            ShuttingDown: the engine was stopped.
         """
         while self._num_open:
             touched = {output.request_id: self._take(output) for output in await self._stream.take()}
@@ -145,7 +145,7 @@ class Generation:
 
     @property
     def token_times_s(self) -> tuple[float, float] | None:
-        """When the engine told of the first and of the last token so far; None before there is one."""
+        """The times at which the engine produced the first and the latest token; None before the first."""
         first_s, last_s = self._stream.first_token_s, self._stream.last_token_s
         return None if first_s is None or last_s is None else (first_s, last_s)
 
@@ -174,7 +174,7 @@ class Generation:
             raise guide.failure
 
     def _error_of(self, message: str) -> ShoalError:
-        """Whether it is this request's fault, or nothing can be done any more."""
+        """The error for the end of a request: its own, or that of an engine that has failed or was stopped."""
         if self._engine.is_closing:
             return ShuttingDown()
         if self._engine.failure is not None:
@@ -182,7 +182,7 @@ class Generation:
         return RequestError(message or "the request could not be finished")
 
     def _expire(self, timeout_s: float) -> None:
-        """Its time is up: nothing more is computed for it, whether its client reads or not."""
+        """End the call because its time is up, even if its client does not read."""
         self._engine.abandon(self._stream)
         if any(choice.num_tokens for choice in self._choices.values()):
             error = DeadlineExceeded(f"the answer was not finished within {timeout_s:g} s")

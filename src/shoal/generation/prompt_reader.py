@@ -1,4 +1,4 @@
-"""From what a call says to token ids and guides, off the event loop where that takes long."""
+"""Making token ids and guides from a call, off the event loop if that takes long."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shoal.generation.seams import Guide, PromptTokenizer
 from shoal.model.text.grammar.constraint import Constraint
 
 SHORT_TEXT_CHARS = 4096
-"""Longer texts are tokenised in a thread. At the 0.4 MB/s of a byte-pair tokeniser over the text that is hardest for it
-(digits and letters in turn, SmolLM2's vocabulary, 2 cores), this takes a hundredth of a second."""
+"""Longer texts are tokenized in a thread. At the 0.4 MB/s of a byte-pair tokenizer with its slowest text (alternating
+digits and letters, SmolLM2's vocabulary, 2 cores), this length takes a hundredth of a second."""
 
 
 class PromptReader:
@@ -22,8 +22,8 @@ class PromptReader:
     def __init__(self, tokenizer: PromptTokenizer, max_context: int, readers: Readers) -> None:
         """
         Args:
-            tokenizer: of the model.
-            max_context: longest sequence, prompt and output together, in tokens.
+            tokenizer: the model's tokenizer.
+            max_context: the longest sequence, prompt and output together, in tokens.
             readers: threads for long texts.
         """
         self._tokenizer, self._max_context, self._readers = tokenizer, max_context, readers
@@ -40,11 +40,11 @@ class PromptReader:
             )
 
     async def encode(self, texts: Sequence[str], *, add_special: bool, param: str = "prompt") -> list[tuple[int, ...]]:
-        """Token ids of each text, off the event loop but for short ones.
+        """Token ids of each text, computed off the event loop except for short ones.
 
         Raises:
-            ContextLengthExceeded: one of them cannot fit; nothing was computed.
-            QueueFull: too many wait to be read.
+            ContextLengthExceeded: a text cannot fit; nothing was computed.
+            QueueFull: too many requests wait to be read.
         """
         for text in texts:
             self.check_length((text,), param)
@@ -64,8 +64,8 @@ class PromptReader:
         """The prompt of a conversation, made off the event loop.
 
         Raises:
-            InvalidRequest, ContextLengthExceeded: it cannot be made of these messages, or cannot fit.
-            QueueFull: too many wait to be read.
+            InvalidRequest, ContextLengthExceeded: the messages are invalid, or cannot fit.
+            QueueFull: too many requests wait to be read.
         """
         if len(messages) > self._max_context:
             raise ContextLengthExceeded(
@@ -77,11 +77,11 @@ class PromptReader:
         return await self._readers.run(lambda: self._tokenizer.chat_prompt(messages, tools, variables))
 
     async def guides(self, constraint: Constraint | None, num_choices: int, param: str) -> tuple[Guide, ...]:
-        """What keeps each choice of a call within a constraint, compiled off the event loop; None: nothing.
+        """The guides of a call's choices, compiled off the event loop; empty without a constraint.
 
         Raises:
-            InvalidRequest: it is malformed, cannot be satisfied or uses what is not supported.
-            QueueFull: too many wait to be read.
+            InvalidRequest: the constraint is malformed, cannot be satisfied or uses unsupported features.
+            QueueFull: too many requests wait to be read.
         """
         if constraint is None:
             return ()

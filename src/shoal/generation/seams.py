@@ -1,4 +1,4 @@
-"""What the server needs from the engine and from the tokenizer, as interfaces that tests can fake."""
+"""Interfaces of the engine and the tokenizer that the server needs, and that tests can fake."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class GenerationStats(ReplicaStats, Protocol):
 
     @property
     def num_running(self) -> int:
-        """Requests that a replica works on."""
+        """Requests that are running."""
         ...
 
     @property
     def num_waiting(self) -> int:
-        """Requests admitted by nobody yet."""
+        """Requests that wait for admission."""
         ...
 
     @property
@@ -39,12 +39,12 @@ class GenerationStats(ReplicaStats, Protocol):
 
     @property
     def prefix_hit_tokens(self) -> int:
-        """Prompt tokens found there so far."""
+        """Prompt tokens found in the prefix index so far."""
         ...
 
     @property
     def num_preemptions(self) -> int:
-        """Requests put back so far because KV blocks ran out."""
+        """Preemptions so far, because KV blocks ran out."""
         ...
 
     @property
@@ -64,32 +64,32 @@ class GenerationStats(ReplicaStats, Protocol):
 
     @property
     def num_recovering(self) -> int:
-        """Replicas that have lost workers and are to have them again."""
+        """Replicas whose workers are lost and will be restarted."""
         ...
 
     @property
     def num_losses(self) -> int:
-        """Times that a replica's workers were lost, so far."""
+        """Losses of workers so far."""
         ...
 
     @property
     def num_replays(self) -> int:
-        """Times that a request which had begun was taken from lost workers, so far."""
+        """The number of times that a started request lost its workers so far."""
         ...
 
     @property
     def replayed_tokens(self) -> int:
-        """Tokens that lost workers had computed and others must compute again, so far."""
+        """Tokens that lost workers had computed and that had to be computed again so far."""
         ...
 
     @property
     def num_recoveries(self) -> int:
-        """Times that a lost replica had workers again, so far."""
+        """The number of times that a lost replica got workers again so far."""
         ...
 
     @property
     def recoveries_s(self) -> Sequence[float]:
-        """For how long a replica had no workers, the latest recoveries in order."""
+        """Seconds for which a replica had no workers, in the latest recoveries in order."""
         ...
 
 
@@ -97,28 +97,28 @@ class GenerationEngine(Protocol):
     """The synchronous, single-threaded owner of all replicas. Only `wake` may be called from another thread."""
 
     def add(self, request: Request) -> None:
-        """Take a request. Raises InvalidRequest or CapacityError, and has then changed nothing."""
+        """Add a request. Raises InvalidRequest or CapacityError without any change."""
         ...
 
     def cancel(self, request_id: RequestId) -> None:
-        """Give a request up; a RequestFinished follows. Does nothing for a request that has ended."""
+        """Cancel a request; a RequestFinished follows. Does nothing for a request that has ended."""
         ...
 
     def turn(self, timeout_s: float) -> list[Output]:
-        """Work until there is something to report, a wake or timeout_s. Raises WorkerLost if nothing can go on."""
+        """Work until there are outputs, a wake-up or timeout_s. Raises WorkerLost if all replicas are given up."""
         ...
 
     def wake(self) -> None:
-        """Make the waiting turn, or else the next one, return at once. Thread-safe."""
+        """Make the current or the next turn return at once. Thread-safe."""
         ...
 
     def stats(self) -> GenerationStats:
-        """The counters now."""
+        """The present counters."""
         ...
 
     @property
     def story(self) -> Story:
-        """What has happened to the replicas lately."""
+        """The story of the replicas."""
         ...
 
     def close(self) -> None:
@@ -130,38 +130,38 @@ class Timer(Protocol):
     """Measures one request."""
 
     def token(self) -> None:
-        """One more output token has come, now."""
+        """Note an output token."""
         ...
 
     def finish(self, reason: str) -> None:
-        """The request has ended; later calls do nothing."""
+        """Note the end of the request; later calls do nothing."""
         ...
 
 
 class RequestObserver(Protocol):
-    """Is told which requests a call makes, in the task of the call."""
+    """Gets the requests of each call, in the task of the call."""
 
     def begin(self, request_ids: Sequence[RequestId], /) -> None:
-        """Requests are about to be submitted."""
+        """Note requests that are about to be submitted."""
         ...
 
     def forget(self, request_ids: Sequence[RequestId], /) -> None:
-        """They were not taken."""
+        """Forget requests that were not accepted."""
         ...
 
 
 class Meter(Protocol):
-    """What is counted of a data plane's calls, in its event loop."""
+    """Counts a data plane's calls, in its event loop."""
 
     last_token_s: float | None
-    """when the last token came, on the data plane's clock; None before the first"""
+    """The time of the latest token, on the data plane's clock; None before the first."""
 
     def timer(self, num_prompt_tokens: int, arrival_s: float, clock: Callable[[], float]) -> Timer:
-        """Start to measure one request."""
+        """Start measuring a request."""
         ...
 
     def count_refusal(self, reason: str) -> None:
-        """Count a call that was not taken."""
+        """Count a refused call."""
         ...
 
 
@@ -169,20 +169,20 @@ class StreamDetokenizer(Protocol):
     """Turns one sequence of token ids into text, piece by piece."""
 
     def push(self, token_id: int, /) -> str:
-        """The text that this token completes; empty while a character is unfinished."""
+        """Take a token and return the text that it completes; empty while a character is incomplete."""
         ...
 
     def flush(self) -> str:
-        """What is left at the end, unfinished characters replaced."""
+        """Return the rest of the text, with incomplete characters replaced."""
         ...
 
 
 class Guide(TokenGuide, Protocol):
-    """Keeps one output within a constraint."""
+    """A guide that keeps one output within a constraint."""
 
     @property
     def failure(self) -> RequestError | None:
-        """Why it could not follow the output any longer, which then ends early; None while it can."""
+        """Why it could not follow the output, which then ends early; None while it can."""
         ...
 
 
@@ -206,24 +206,24 @@ class PromptTokenizer(Protocol):
 
     @property
     def max_token_chars(self) -> int:
-        """Characters that become one token at most: a text of more than so many times the context cannot fit."""
+        """The most characters of a token; a text of more than so many characters per token of context cannot fit."""
         ...
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Token ids of a text. Must be callable from several threads at once, and let others go on meanwhile."""
+        """Token ids of a text. Thread-safe, and releases Python's lock."""
         ...
 
     @property
     def template_source(self) -> str:
-        """The chat template's text; empty: there is none."""
+        """The text of the chat template; empty: there is none."""
         ...
 
     def special_token_id(self, text: str, /) -> int | None:
-        """The id of a text that is a special token as a whole; None: it is none."""
+        """The id of a special token by its text; None: there is none."""
         ...
 
     def added_token_id(self, text: str, /) -> int | None:
-        """The id of a text that is a token beside the vocabulary, special or not; None: it is none."""
+        """The id of an added token, special or not, by its text; None: there is none."""
         ...
 
     def chat_prompt(
@@ -233,32 +233,32 @@ class PromptTokenizer(Protocol):
         variables: Mapping[str, Any] | None = ...,
         /,
     ) -> str:
-        """The prompt of a conversation, special tokens written out. Thread-safe. Raises InvalidRequest."""
+        """The prompt of a conversation, with special tokens as text. Thread-safe. Raises InvalidRequest."""
         ...
 
     def decode(self, ids: Sequence[int], /) -> str:
-        """The text of some tokens, special ones left out. Thread-safe."""
+        """The text of tokens, without special ones. Thread-safe."""
         ...
 
     def token_bytes(self, token_id: int, /) -> bytes:
-        """What one token adds to a text, in UTF-8; it may be a part of a character."""
+        """The bytes that a token adds to a text, in UTF-8; they may be part of a character."""
         ...
 
     def guide(self, constraint: Constraint, /) -> Guide:
-        """What keeps one output within a constraint. May take seconds; thread-safe. Raises InvalidRequest."""
+        """Compile a constraint into a guide for one output. May take seconds; thread-safe. Raises InvalidRequest."""
         ...
 
     def detokenizer(self, context: Sequence[int] = ..., /, *, skip_special: bool = ...) -> StreamDetokenizer:
-        """A fresh one for a sequence that goes on after `context`."""
+        """Make a detokenizer for a sequence that continues after `context`."""
         ...
 
 
 class PlacedPictures(Protocol):
-    """A prompt with room for its pictures, which are cut and not computed yet."""
+    """A prompt with rows for its pictures, which were read but not computed yet."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """All of its rows."""
+        """The tokens of all rows, including those of pictures."""
         ...
 
 
@@ -266,29 +266,29 @@ PlacedT = TypeVar("PlacedT", bound=PlacedPictures)
 
 
 class PicturePrompts(Protocol[PlacedT]):
-    """What a model makes of prompts with pictures."""
+    """A model's processing of prompts with pictures."""
 
     def start(self) -> None:
-        """Begin to work, in the running event loop."""
+        """Start working, in the running event loop."""
         ...
 
     async def close(self) -> None:
-        """Stop all workers of its own."""
+        """Stop its own workers."""
         ...
 
     async def place(self, prompt: str, sources: Sequence[PictureSource]) -> PlacedT:
-        """A prompt's tokens with room for its pictures, read off the event loop.
+        """Read pictures off the event loop and make a prompt with rows for them.
 
         Args:
-            prompt: of the chat template, which has marked where each picture is.
-            sources: of the pictures, in order.
+            prompt: the prompt from the chat template, in which the places of pictures are marked.
+            sources: the sources of the pictures, in order.
 
         Raises:
-            InvalidRequest, ContextLengthExceeded: a picture cannot be read, or all do not fit.
-            QueueFull: too many wait to be read.
+            InvalidRequest, ContextLengthExceeded: a picture cannot be read, or the prompt does not fit.
+            QueueFull: too many requests wait to be read.
         """
         ...
 
     async def compute(self, placed: PlacedT, /) -> Pictures:
-        """The vectors of its pictures. Raises ShoalError."""
+        """Compute the vectors of a prompt's pictures. Raises ShoalError."""
         ...

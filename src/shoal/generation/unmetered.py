@@ -1,4 +1,4 @@
-"""A data plane of which nothing is counted."""
+"""The meter of a data plane without metrics."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 
 class Unmetered:
-    """Implements `seams.Meter` and `seams.Timer`."""
+    """A meter that counts nothing. Implements `seams.Meter` and `seams.Timer`."""
 
     last_token_s: float | None = None
-    """not known, or when a canary came"""
+    """The time of the latest token of a canary; None: not known."""
 
     def timer(self, num_prompt_tokens: int, arrival_s: float, clock: Callable[[], float]) -> Unmetered:
-        """One for all requests."""
+        """Return this object, for all requests."""
         return self
 
     def count_refusal(self, reason: str) -> None:
-        """Nobody counts."""
+        """Do nothing."""
 
     def token(self) -> None:
-        """Nobody counts."""
+        """Do nothing."""
 
     def finish(self, reason: str) -> None:
-        """Nobody counts."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What canaries added to a model's counters, so that it can be left out: they are nobody's requests."""
+"""The share of canaries in a model's counters, which is subtracted because they are no client's requests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from shoal.router.batch_engine import BatchStats, InferenceResult
 
 @dataclass(slots=True)
 class CanaryCounts:
-    """Mutable; owned by one model."""
+    """Counters of one model's canaries. Mutable."""
 
     num_succeeded: int = 0
     num_rows: int = 0
     queue_s: float = 0.0
     compute_s: float = 0.0
     own_batches: Counter[int] = field(default_factory=Counter[int])
-    """batches without any other request, by their rows"""
+    """Batches without any other request, by their rows."""
 
     def add(self, result: InferenceResult, num_rows: int) -> None:
-        """A canary of so many rows has succeeded."""
+        """Count a canary of so many rows that has succeeded."""
         self.num_succeeded += 1
         self.num_rows += num_rows
         self.queue_s += result.queue_s
@@ -29,7 +29,7 @@ class CanaryCounts:
             self.own_batches[num_rows] += 1
 
     def left_out_of(self, stats: BatchStats) -> BatchStats:
-        """The counters without the canaries. A batch that a canary shared keeps its size."""
+        """The counters without the canaries. The size of a batch that a canary shared is unchanged."""
         return replace(
             stats,
             num_rows=stats.num_rows - self.num_rows,

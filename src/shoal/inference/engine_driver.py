@@ -1,7 +1,7 @@
 """Drives a model's batch engine from the event loop.
 
-While there is much to copy, into the workers' memory and out of it, the engine belongs to a thread instead. Copying
-gives Python's lock away, so the loop goes on meanwhile; small requests do without the way to a thread and back.
+If much must be copied into or out of the workers' memory, the engine is used by a thread instead. Copying releases
+Python's lock, so the loop continues meanwhile; small requests avoid the detour to a thread.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from shoal.router.batch_engine import BatchEngine, BatchStats, InferenceRequest,
 from shoal.router.graph_executor import Tensors
 
 LARGE_BYTES = 4 << 20
-"""What the loop copies at most: it takes a few milliseconds. A judgment, far above what the way to a thread costs."""
+"""The most bytes that the loop copies, in a few milliseconds. A judgment, far above the cost of using a thread."""
 
 
 class EngineDriver:
-    """Everything but `close` belongs to the event loop in which `start` was called."""
+    """Drives one batch engine. All methods except `close` must be called in the event loop in which `start` was
+    called."""
 
     def __init__(self, engine: BatchEngine, clock: Callable[[], float]) -> None:
         """
         Args:
-            engine: belongs to the driver from now on.
-            clock: the engine's, in seconds.
+            engine: the engine, which only the driver uses from now on.
+            clock: the engine's clock, in seconds.
         """
         self._engine = engine
         self._clock = clock
         self.failure: str | None = None
-        """why it can do no more work; None while it can"""
+        """Why it can do no more work; None while it can."""
         self.last_output_s: float | None = None
-        """time of the last result; None before the first"""
+        """The time of the latest result; None before the first."""
         self._futures: dict[str, asyncio.Future[InferenceResult]] = {}
         self._open_bytes = 0
-        """of the inputs of all requests that have not ended"""
+        """Bytes of the inputs of all open requests."""
         self._latest_output_bytes = 0
-        """of the latest result: the next is assumed to be as large"""
+        """Bytes of the latest result, as an estimate for the next."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shoal-tensors")
         self._in_thread: asyncio.Future[Any] | None = None
-        """what the thread does; None while the engine belongs to the loop"""
+        """The work of the thread; None while the loop uses the engine."""
         self._stats_before = self._engine.stats()
-        """the engine's counters when the thread took over"""
+        """The engine's counters when the thread took over."""
         self._cancelled: list[str] = []
-        """to be told to the engine when the thread is done"""
+        """Requests to cancel when the thread is done."""
         self._ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -56,39 +57,39 @@ class EngineDriver:
 
     @property
     def is_in_service(self) -> bool:
-        """Whether it has been started and not been stopped."""
+        """Whether it was started and not stopped."""
         return self._loop is not None
 
     def out_of_service(self) -> WorkerLost:
-        """The error of whoever asks for work while it is not in service."""
+        """The error of requests while it is not in service."""
         return WorkerLost(self.failure or "the model is not in service")
 
     def stats(self) -> BatchStats:
-        """The engine's counters now."""
+        """The engine's present counters."""
         return self._engine.stats() if self._in_thread is None else self._stats_before
 
     def start(self, on_death: Callable[[str], None]) -> None:
-        """Begin to work in the running loop; `on_death` is called once, with the reason, if all workers are lost
-        and will not be started again."""
+        """Start working in the running loop; `on_death` is called once, with the reason, if all replicas are given
+        up."""
         self._loop = asyncio.get_running_loop()
         self._on_death = on_death
         self._watch(self._loop)
         self._pump_soon()
 
     async def run(self, inputs: Tensors, timeout_s: float | None, call_id: str) -> InferenceResult:
-        """One request through the engine; its result has outputs.
+        """Run one request through the engine. The result has outputs.
 
         Args:
-            inputs: checked already.
-            timeout_s: the most time that it may take; None: any.
-            call_id: what its id begins with; empty: it has a number alone.
+            inputs: inputs that were checked already.
+            timeout_s: the most time that it may take; None: no limit.
+            call_id: the beginning of its id; empty: the id is only a number.
 
         Raises:
-            ShoalError: it could not be computed.
+            ShoalError: the request could not be computed.
         """
         num_bytes = _num_bytes(inputs)
         self._open_bytes += num_bytes
-        own_id = str(next(self._ids))  # clients may say the same twice
+        own_id = str(next(self._ids))  # clients may repeat ids
         request_id = f"{call_id}-{own_id}" if call_id else own_id
         request = InferenceRequest(request_id=request_id, inputs=inputs, timeout_s=timeout_s)
         try:
@@ -105,17 +106,17 @@ class EngineDriver:
         return result
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until every request has ended, `timeout_s` at most."""
+        """Wait until all requests have ended, but at most `timeout_s`."""
         if self._futures:
             self._drained = asyncio.Event()
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._drained.wait()
             except TimeoutError:
-                pass  # what is left ends with an error in `stop`
+                pass  # open requests end with an error in `stop`
 
     def stop(self, reason: str) -> None:
-        """Take it off the loop; requests that are still open end with WorkerLost. `close` may follow. Idempotent."""
+        """Detach it from the loop; open requests end with WorkerLost. `close` may follow. Idempotent."""
         self.failure = self.failure or reason
         if self._timer is not None:
             self._timer.cancel()
@@ -127,8 +128,8 @@ class EngineDriver:
                 future.set_exception(WorkerLost(reason))
 
     def close(self) -> None:
-        """Stop the workers, which may take seconds; on any thread, after `stop`."""
-        self._thread.submit(self._engine.close).result()  # after what it still does
+        """Stop the workers, which may take seconds. Callable on any thread, after `stop`."""
+        self._thread.submit(self._engine.close).result()  # after its present work
         self._thread.shutdown()
 
     async def _submit(self, request: InferenceRequest, *, is_large: bool) -> asyncio.Future[InferenceResult]:
@@ -169,7 +170,7 @@ class EngineDriver:
             loop.remove_reader(fd)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Let the thread work on the engine, which the loop leaves alone until it is done."""
+        """Let the thread use the engine; the loop does not use it until the work is done."""
         self._stats_before = self._engine.stats()
         self._unwatch(loop)
         self._in_thread = loop.run_in_executor(self._thread, work)
@@ -177,7 +178,7 @@ class EngineDriver:
         return self._in_thread
 
     def _take_back(self, done: asyncio.Future[Any]) -> None:
-        done.exception()  # whoever waits for it raises it; a request that was cancelled does not
+        done.exception()  # the waiting task raises it, unless its request was cancelled
         self._in_thread = None
         if self._loop is None:
             return
@@ -190,7 +191,7 @@ class EngineDriver:
             self._loop.call_soon(self._pump)
 
     def _pump_soon(self) -> None:
-        """Once for everything that this iteration of the loop brings, so that requests read together run together."""
+        """Schedule one pump for this iteration of the loop, so that requests that are read together run together."""
         if self._loop is not None and not self._is_pump_due:
             self._is_pump_due = True
             self._loop.call_soon(self._pump)
@@ -237,5 +238,5 @@ class EngineDriver:
 
 
 def _num_bytes(tensors: Tensors) -> int:
-    """Of tensors of numbers; strings count as their pointers, and have bounds of their own."""
+    """Bytes of tensors; strings count only as pointers, since they have limits of their own."""
     return sum(array.nbytes for array in tensors.values())

@@ -1,4 +1,4 @@
-"""Which models there are: files by name, in the places that the user named."""
+"""The available models: files by name, in the places that the user gave."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST_VERSION = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """An ONNX file and what clients call it."""
+    """An ONNX file with the name and version that clients use."""
 
     name: str
     version: str
@@ -22,17 +22,17 @@ class ModelFile:
 
 
 def find_models(places: Sequence[str], name: str | None = None) -> dict[str, ModelFile]:
-    """The models at files and in folders, by name.
+    """Find the models at paths of files and folders, by name.
 
-    A folder holds files `NAME.onnx`, or a model repository as Triton has it, `NAME/VERSION/model.onnx`, of which the
-    highest version counts.
+    A folder contains files `NAME.onnx`, or a model repository in Triton's layout, `NAME/VERSION/model.onnx`, of which
+    the highest version is used.
 
     Args:
         places: paths of files and folders.
-        name: what to call the model, where there is only one; None: the file's name without its ending.
+        name: the name of the model if there is only one; None: the file's name without its suffix.
 
     Raises:
-        ConfigError: a place without a model, two models of one name, or a name for several.
+        ConfigError: a place contains no model, two models have the same name, or a name is given for several.
     """
     found: dict[str, ModelFile] = {}
     for place in places:
@@ -44,7 +44,7 @@ def find_models(places: Sequence[str], name: str | None = None) -> dict[str, Mod
 
 
 def named_models(paths: Mapping[str, Path]) -> dict[str, ModelFile]:
-    """Files that are not called as they are, by name: the graphs of encoders, whose folders have the names."""
+    """Models with names other than those of their files: the graphs of encoders, which are named by their folders."""
     return {name: ModelFile(name=name, version=_FIRST_VERSION, path=path) for name, path in paths.items()}
 
 

@@ -1,4 +1,4 @@
-"""Models in service by name: which are loaded, which could be, and the thread that loads them."""
+"""The repository of models: which are loaded, which are available, and the thread that loads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 _UNLOADED = "unloaded"
 _DRAIN_TIMEOUT_S = 25.0
-"""Which requests of a model have that is unloaded: as long as they have by default when a server ends."""
+"""Seconds that open requests of an unloaded model have to finish, the default of a server that ends."""
 
 
 class UnknownModel(ShoalError):
@@ -51,7 +51,7 @@ class _Entry:
 
 
 class ModelRepository:
-    """Loaded and unloaded models by name. Everything but `load_now` belongs to one event loop."""
+    """Loaded and unloaded models by name. All methods except `load_now` and `close_now` belong to one event loop."""
 
     def __init__(
         self,
@@ -62,15 +62,15 @@ class ModelRepository:
     ) -> None:
         """
         Args:
-            find: which models there are; asked again when a model is loaded or the index is read.
+            find: finds the available models; called again when a model is loaded or the index is read.
             load: loads one of them.
-            batching: of a model; asked when it is loaded. Raises ConfigError.
-            clock: monotonic seconds.
+            batching: gives the batching settings of a model when it is loaded. Raises ConfigError.
+            clock: gives monotonic seconds.
         """
         self.on_death: Callable[[str], None] | None = None
-        """called in the event loop, with the reason, when the last model in service has lost its workers"""
+        """Called in the event loop, with the reason, when the last model in service has lost its workers."""
         self.on_headless: Callable[[str], None] | None = None
-        """called once, with the reason, when this process is to end before the cluster of a model's machines ends it"""
+        """Called once, with the reason, when this process should end because the cluster's head is gone."""
         self._find = find
         self._load = load
         self._batching = batching
@@ -82,12 +82,12 @@ class ModelRepository:
 
     @property
     def models(self) -> list[ServedModel]:
-        """The loaded ones, those without workers included."""
+        """The loaded models, including those that have lost their workers."""
         return [entry.model for entry in self._entries.values() if entry.model is not None]
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be answered any more: every loaded model has lost its workers. None otherwise."""
+        """Why no model can answer any more, if every loaded model has lost its workers; otherwise None."""
         models = self.models
         if not models or any(model.failure is None for model in models):
             return None
@@ -97,7 +97,7 @@ class ModelRepository:
         """Load a model on this thread, which must live as long as the server, before the event loop runs.
 
         Raises:
-            UnknownModel, ModelLoadError, ConfigError, CapacityError, WorkerLost: as `load`; the index says why.
+            UnknownModel, ModelLoadError, ConfigError, CapacityError, WorkerLost: as `load`; the index has the reason.
         """
         entry = self._entry_to_load(name)
         try:
@@ -108,12 +108,12 @@ class ModelRepository:
         entry.state = "READY"
 
     def start(self) -> None:
-        """Put the models that are loaded into service, in the running loop."""
+        """Put the loaded models into service, in the running loop."""
         for model in self.models:
             self._put_into_service(model)
 
     def get(self, name: str, version: str = "") -> ServedModel:
-        """The model that answers requests for a name; `version` may be empty. Raises UnknownModel, ModelNotReady."""
+        """The model in service with a name; `version` may be empty. Raises UnknownModel, ModelNotReady."""
         entry = self._entries.get(name)
         if entry is None:
             raise UnknownModel(f"Request for unknown model: {name!r} is not found")
@@ -129,27 +129,27 @@ class ModelRepository:
         return entry.model
 
     def index(self, *, only_ready: bool = False) -> list[IndexEntry]:
-        """Every model that is loaded or could be, by name."""
+        """All loaded and available models, by name."""
         for name, file in self._found().items():
             self._entries.setdefault(name, _Entry(file))
         lines = [_line(entry) for _, entry in sorted(self._entries.items())]
         return [line for line in lines if line.state == "READY" or not only_ready]
 
     async def load(self, name: str) -> None:
-        """Load a model, or load it anew: the old one answers until the new one can.
+        """Load a model, or load it again; the old one answers until the new one can.
 
         Raises:
-            UnknownModel: there is no file of this name.
-            ModelLoadError, ConfigError, CapacityError, WorkerLost: the file cannot be loaded; nothing has changed.
+            UnknownModel: there is no model of this name. ModelLoadError, ConfigError, CapacityError, WorkerLost: the
+            file cannot be loaded; nothing has changed.
         """
         await self._run_to_its_end(self._load_entry(name))
 
     async def unload(self, name: str) -> None:
-        """Take a model out of service when its open requests have ended. Raises UnknownModel."""
+        """Take a model out of service and stop it once its open requests have ended. Raises UnknownModel."""
         await self._run_to_its_end(self._unload_entry(name))
 
     async def close(self) -> None:
-        """Stop every model; requests that are still open end with an error. Idempotent."""
+        """Stop all models; open requests end with an error. Idempotent."""
         async with self._changes:
             for entry in self._entries.values():
                 model, entry.model, entry.state = entry.model, None, "UNAVAILABLE"
@@ -158,7 +158,7 @@ class ModelRepository:
         self._loader.shutdown(wait=False)
 
     def close_now(self) -> None:
-        """Stop every model on this thread, when no event loop runs. Idempotent."""
+        """Stop all models on this thread, if no event loop runs. Idempotent."""
         for entry in self._entries.values():
             model, entry.model, entry.state = entry.model, None, "UNAVAILABLE"
             if model is not None:
@@ -167,7 +167,7 @@ class ModelRepository:
         self._loader.shutdown()
 
     async def _run_to_its_end(self, change: Coroutine[Any, Any, None]) -> None:
-        """One change at a time; a client that goes away must not leave a model half loaded."""
+        """Finish a change even if its client goes away, so that no model stays half loaded."""
         task = asyncio.create_task(change)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -217,7 +217,7 @@ class ModelRepository:
         return entry
 
     def _found(self) -> Mapping[str, ModelFile]:
-        """What there is now; nothing new while the folders are in disorder."""
+        """The available models now; the known ones if the folders are invalid."""
         try:
             return self._find()
         except ConfigError:
@@ -236,7 +236,7 @@ class ModelRepository:
         model.supervisor.on_headless(self._leave)
 
     def _leave(self, reason: str) -> None:
-        """In a thread that watches machines."""
+        """Pass on that this process should end. Called in a thread that watches machines."""
         if self.on_headless is not None:
             self.on_headless(reason)
 

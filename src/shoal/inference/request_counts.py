@@ -1,4 +1,4 @@
-"""What a model's requests came to, as Triton counts them."""
+"""Counts of a model's requests, as in Triton."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ FAILURE_REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
 
 @dataclass(slots=True, kw_only=True)
 class RequestCounts:
-    """Mutable; owned by one model."""
+    """Counts of one model's requests. Mutable."""
 
     num_succeeded: int = 0
     success_s: float = 0.0
-    """time from arrival to result, summed over requests that succeeded"""
+    """Seconds from arrival to result, summed over succeeded requests."""
     num_failed: dict[FailureReason, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_REASONS, 0))
     failure_s: float = 0.0
-    """the same over those that failed"""
+    """Seconds from arrival to the error, summed over failed requests."""
     last_success_unix_s: float = 0.0
-    """wall-clock time of the last result; 0 before the first"""
+    """The wall-clock time of the latest result; 0 before the first."""
 
     @contextmanager
     def counted(self, clock: Callable[[], float]) -> Generator[None, None, None]:
-        """Count what a block comes to that answers one request: a result, or the error that it ends with.
+        """Count the outcome of a block that answers one request: a result or an error.
 
-        `clock`: monotonic seconds.
+        `clock`: gives monotonic seconds.
         """
         arrival_s = clock()
         try:
@@ -54,7 +54,7 @@ class RequestCounts:
         self.last_success_unix_s = unix_s
 
     def fail(self, reason: FailureReason, elapsed_s: float) -> None:
-        """Count a request that ended without one."""
+        """Count a request that ended with an error."""
         self.num_failed[reason] += 1
         self.failure_s += elapsed_s
 

@@ -1,4 +1,4 @@
-"""What models in service need from whoever loads ONNX graphs, as interfaces that tests can fake."""
+"""Interfaces of loaded ONNX graphs that models in service need, and that tests can fake."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from shoal.router.graph_executor import GraphExecutor, GraphReplicaFactory, Tens
 
 
 class Supervisor(Protocol):
-    """What looks after a graph while it is served."""
+    """Supervises the plan and the machines of a graph while it is served."""
 
     @property
     def plan(self) -> GraphPlan:
-        """As it runs now."""
+        """The present plan."""
         ...
 
     @property
     def trouble(self) -> str | None:
-        """Why this process will end soon for what has become of the machines; None: it will not."""
+        """Why this process will end soon because of its machines; None: it will not."""
         ...
 
     def describe_machines(self) -> list[dict[str, str]]:
-        """`name` and `state` of each machine, where there are several."""
+        """`name` and `state` of each machine, if there are several."""
         ...
 
     def strike(self, machine: str, strike: Strike) -> None:
-        """Do to a machine what a drill asks for; blocks for a moment. Raises ConfigError, WorkerLost."""
+        """Carry out a drill's fault on a machine; blocks for a moment. Raises ConfigError, WorkerLost."""
         ...
 
     def on_headless(self, leave: Callable[[str], None]) -> None:
-        """Call this, in any thread, when this process should end by itself before its cluster ends it."""
+        """Register a function that is called, in any thread, when this process should end by itself."""
         ...
 
     def close(self) -> None:
-        """Look after it no longer. To be called before the engine is closed. Idempotent."""
+        """End the supervision. Must be called before the engine is closed. Idempotent."""
         ...
 
 
@@ -53,12 +53,12 @@ class ServableGraph(Protocol):
 
     @property
     def executors(self) -> Sequence[GraphExecutor]:
-        """The executors, one a replica."""
+        """The executors, one for each replica."""
         ...
 
     @property
     def factories(self) -> Sequence[GraphReplicaFactory]:
-        """What starts workers again, one a replica; empty: a lost replica stays lost."""
+        """Factories that start workers again, one for each replica; empty: a lost replica stays lost."""
         ...
 
     @property
@@ -73,7 +73,7 @@ class ServableGraph(Protocol):
 
     @property
     def supervise(self) -> Callable[[BatchEngine, Callable[[], float]], Supervisor]:
-        """Makes what looks after the plan and the machines while an engine runs the graph, by its clock."""
+        """Makes the supervisor for an engine that runs the graph, given its clock."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class ServableGraph(Protocol):
 
     @property
     def defaults(self) -> Tensors:
-        """Values of the inputs that may be left out."""
+        """Default values of optional inputs."""
         ...
 
     def close(self) -> None:
@@ -92,7 +92,8 @@ class ServableGraph(Protocol):
 
 
 GraphLoader = Callable[[Path], ServableGraph]
-"""Loads an ONNX file and starts its workers; blocks for as long as that takes. Raises ShoalError.
+"""Loads an ONNX file and starts its workers; blocks until they are ready. Raises ShoalError.
 
-Always called on threads that live as long as the server: the kernel ends workers with the thread that started them.
+Must be called on threads that live as long as the server, since the kernel ends workers with the thread that started
+them.
 """

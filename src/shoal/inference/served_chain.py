@@ -1,4 +1,4 @@
-"""A chain in service: its graphs are the repository's models, its functions have processes of their own."""
+"""A chain in service: its graphs are models of the repository, and its functions have processes of their own."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from shoal.speech.sound.audio import decode_audio
 from shoal.speech.transcript import Transcript
 
 MAX_SOUND_S = 3600.0
-"""Of a sound file: its samples take 230 MB."""
+"""The longest sound in seconds; its samples take 230 MB."""
 CHAIN_VERSION = "1"
-"""Chains have one version."""
+"""The only version of every chain."""
 
 
 class TextAnswerer(Protocol):
-    """The language model of a step, loaded."""
+    """The loaded language model of a step."""
 
     @property
     def failure(self) -> str | None:
-        """Why it can answer no more; None while it can."""
+        """Why it cannot answer any more; None while it can."""
         ...
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
-        """What it says, from any event loop. Raises ShoalError."""
+        """The answer to a prompt; callable from any event loop. Raises ShoalError."""
         ...
 
 
 class SoundTranscriber(Protocol):
-    """The model of speech of a step, loaded."""
+    """The loaded speech model of a step."""
 
     @property
     def failure(self) -> str | None:
-        """Why it can transcribe no more; None while it can."""
+        """Why it cannot transcribe any more; None while it can."""
         ...
 
     async def transcribe(self, step: SpeechStep, samples_S: F32) -> Transcript:
-        """What is said, from any event loop. Raises ShoalError."""
+        """The transcript of a sound; callable from any event loop. Raises ShoalError."""
         ...
 
 
 class ServedChain:
-    """Belongs to the event loop that the repository was started in."""
+    """Serves one chain, in the event loop in which the repository was started."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class ServedChain:
         transcribers: Mapping[str, SoundTranscriber] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Serve nothing yet; but what is wrong with its functions is found now.
+        """Prepare the chain and check its functions.
 
         Args:
-            chain: what to run.
-            repository: has its graphs.
-            answerers: of the steps with a language model, by the steps' names; None: there are no such steps.
-            transcribers: of the steps with a model of speech, the same.
-            clock: monotonic seconds.
+            chain: the chain.
+            repository: serves its graphs.
+            answerers: language models by the names of their steps; None: there are no such steps.
+            transcribers: speech models by the names of their steps; None: there are no such steps.
+            clock: gives monotonic seconds.
 
         Raises:
             MissingExtra: the chain has functions and pebble is not installed.
-            ConfigError: a function cannot be called as its step says.
+            ConfigError: a function cannot be called as its step declares.
         """
         self.chain = chain
         self._models = _StepModels(repository, answerers or {}, transcribers or {})
@@ -86,7 +86,7 @@ class ServedChain:
 
     @property
     def failure(self) -> str | None:
-        """Why it cannot answer now; None while all of its graphs can."""
+        """Why it cannot answer now; None while all of its models can."""
         try:
             for model in self.chain.models:
                 self._repository.get(model)
@@ -97,16 +97,16 @@ class ServedChain:
     async def infer(
         self, given: Mapping[str, Any], timeout_s: float | None = None, call_id: str = ""
     ) -> dict[str, Any]:
-        """Every output of the chain.
+        """Compute all outputs of the chain.
 
         Args:
-            given: its inputs, as clients give them: files as bytes, texts as strings, tensors as arrays.
-            timeout_s: the most time that it may take.
+            given: its inputs as clients give them: files as bytes, texts as strings, tensors as arrays.
+            timeout_s: the most time that it may take; None: no limit.
             call_id: its name in the stories of the graphs' replicas.
 
         Raises:
-            InvalidRequest: an input is missing or unknown, or a step cannot work with it.
-            DeadlineExceeded, QueueFull: not in time, or not now.
+            InvalidRequest: an input is missing or unknown, or a step cannot use it. DeadlineExceeded, QueueFull: it was
+            not finished in time, or too many requests wait.
             RequestError: a step failed.
             WorkerLost: a graph has no workers, or the chain is closed.
         """
@@ -114,7 +114,7 @@ class ServedChain:
             return await self._infer(given, timeout_s, call_id)
 
     def close(self) -> None:
-        """Stop the functions' processes; language models are others'. Idempotent."""
+        """Stop the functions' processes; other models are not closed. Idempotent."""
         self._models.close()
         if self._pool is not None:
             self._pool.close()
@@ -139,14 +139,14 @@ class ServedChain:
     async def _decode(self, name: str, value: Any) -> Any:
         kind = self.chain.inputs[name]
         if kind is InputKind.IMAGE:
-            return await asyncio.to_thread(decode_picture, value, name)  # Pillow gives Python's lock away
+            return await asyncio.to_thread(decode_picture, value, name)  # Pillow releases Python's lock
         if kind is InputKind.AUDIO:
-            return await asyncio.to_thread(decode_audio, value, max_s=MAX_SOUND_S, param=name)  # as PyAV does
+            return await asyncio.to_thread(decode_audio, value, max_s=MAX_SOUND_S, param=name)  # so does PyAV
         return value
 
 
 def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[str, str]]:
-    """One object a chain, as `repository_index` has them."""
+    """One object for each chain, in the form of the repository's index."""
     entries: list[dict[str, str]] = []
     for chain in chains:
         reason = chain.failure
@@ -157,7 +157,7 @@ def chain_index(chains: Sequence[ServedChain], only_ready: bool) -> list[dict[st
 
 
 def _function_pool(chain: Chain) -> FunctionPool | None:
-    """Processes for the functions of a chain, which are looked at; None: it has none. Raises as `ServedChain`."""
+    """Processes for the functions of a chain, after a check; None: it has no functions. Raises: as `ServedChain`."""
     functions = [step for step in chain.steps if isinstance(step, FunctionStep)]
     if not functions:
         return None
@@ -171,7 +171,7 @@ def _function_pool(chain: Chain) -> FunctionPool | None:
 
 
 class _StepModels:
-    """Encoders of texts over the repository's graphs, made when they are first asked for, and other models."""
+    """The models of steps other than graphs: text encoders, made when first needed, language and speech models."""
 
     def __init__(
         self,
@@ -185,12 +185,12 @@ class _StepModels:
 
     @property
     def failure(self) -> str | None:
-        """Why a model can answer no more."""
+        """Why a model cannot answer any more; None while all can."""
         loaded = (*self.answerers.values(), *self.transcribers.values())
         return next((one.failure for one in loaded if one.failure is not None), None)
 
     def encoder(self, step: EncoderStep) -> GraphEncoder:
-        """Raises ModelLoadError: the graph is none of an encoder; UnknownModel, ModelNotReady: it is not served."""
+        """The encoder of a step. Raises ModelLoadError if the graph is no encoder; UnknownModel, ModelNotReady."""
         name = step.model_name
         if name not in self._encoders:
             plan = self._repository.get(name).plan
@@ -200,13 +200,13 @@ class _StepModels:
         return self._encoders[name]
 
     def close(self) -> None:
-        """Begin nothing more. Idempotent."""
+        """Start no further work. Idempotent."""
         for encoder in self._encoders.values():
             encoder.close()
 
 
 class _Steps:
-    """Implements `chains.run.StepRunner` for one request."""
+    """Runs the steps of one request. Implements `chains.run.StepRunner`."""
 
     def __init__(
         self, repository: ModelRepository, pool: FunctionPool | None, models: _StepModels, call_id: str
@@ -233,10 +233,10 @@ class _Steps:
         return (await encoder.embed(texts, kind=step.kind, cuts=True)).values
 
     async def transcribe(self, step: SpeechStep, samples_S: F32) -> tuple[str, list[dict[str, Any]]]:
-        """By the step's model of speech."""
+        """Transcribe a sound with the step's speech model."""
         transcript = await self._models.transcribers[step.name].transcribe(step, samples_S)
         return transcript.text, [segment.as_dict(number) for number, segment in enumerate(transcript.segments)]
 
     async def answer(self, step: LanguageStep, prompt: str, system: str) -> str:
-        """Let the step's language model answer."""
+        """Answer a prompt with the step's language model."""
         return await self._models.answerers[step.name].answer(step, prompt, system)

@@ -1,4 +1,4 @@
-"""One model in service: its batch engine, driven by the event loop, and accounts of what was asked of it."""
+"""One model in service: its batch engine, driven by the event loop, and the counts of its requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shoal.router.rows import count_rows
 
 
 class ServedModel:
-    """Everything but `close` belongs to the event loop in which `start` was called."""
+    """Serves one graph. All methods except `close` must be called in the event loop in which `start` was called."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class ServedModel:
     ) -> None:
         """
         Args:
-            file: of the graph.
-            loaded: the graph with its workers, to be closed with this.
-            batching: how requests are put together.
-            clock: monotonic seconds.
+            file: the graph's file.
+            loaded: the graph with its workers, which is closed with this object.
+            batching: the limits of batches.
+            clock: gives monotonic seconds.
         """
         self.file = file
         self.batching = batching
@@ -55,7 +55,7 @@ class ServedModel:
             sample={**loaded.defaults, **loaded.sample},
         )
         self.supervisor = loaded.supervise(self._engine, clock)
-        """looks after its plan and its machines"""
+        """Supervises its plan and its machines."""
         self._driver = EngineDriver(self._engine, clock)
         self._canaries = CanaryCounts()
         self._is_closed = False
@@ -72,12 +72,12 @@ class ServedModel:
 
     @property
     def last_output_s(self) -> float | None:
-        """The time of the last result, on the clock of `now_s`; None before the first."""
+        """The time of the latest result, on the clock of `now_s`; None before the first."""
         return self._driver.last_output_s
 
     @property
     def story(self) -> Story:
-        """What has happened to its replicas lately."""
+        """The story of its replicas."""
         return self._engine.story
 
     def now_s(self) -> float:
@@ -85,23 +85,23 @@ class ServedModel:
         return self._clock()
 
     def stats(self) -> BatchStats:
-        """The batch engine's counters now, without canaries."""
+        """The batch engine's present counters, without canaries."""
         return self._canaries.left_out_of(self._driver.stats())
 
     def start(self, on_death: Callable[[str], None]) -> None:
-        """Begin to serve in the running loop; `on_death` is called once, with the reason, if all workers are lost
-        and will not be started again."""
+        """Start serving in the running loop; `on_death` is called once, with the reason, if all replicas are given
+        up."""
         self._driver.start(on_death)
 
     async def infer(self, inputs: Tensors, timeout_s: float | None = None, call_id: str = "") -> Mapping[str, Array]:
-        """Every output of the graph for these inputs; not to be written into, they may share memory.
+        """Compute all outputs of the graph; they must not be modified, since they may share memory.
 
-        `call_id` is what the request's id in the engine's story begins with; empty: it has a number alone.
+        `call_id`: the beginning of the request's id in the engine's story; empty: the id is only a number.
 
         Raises:
-            InvalidRequest: wrong inputs, or ONNX Runtime could not run them.
-            QueueFull, DeadlineExceeded: not now, or not in `timeout_s`.
-            WorkerLost: the model's workers are gone.
+            InvalidRequest: the inputs are invalid, or ONNX Runtime could not run them.
+            QueueFull, DeadlineExceeded: too many requests wait, or it was not finished within `timeout_s`.
+            WorkerLost: the model's workers are lost.
         """
         with self.counts.counted(self._clock):
             checked = self._checked(inputs)
@@ -110,21 +110,21 @@ class ServedModel:
             return (await self._driver.run(checked, timeout_s, call_id)).outputs
 
     async def send_canary(self) -> bool:
-        """Run the sample inputs, outside all accounts but `last_output_s`. Raises ShoalError."""
+        """Run the sample inputs, which count only for `last_output_s`. Raises ShoalError."""
         result = await self._driver.run(self._checked(self._loaded.sample), None, "")
         self._canaries.add(result, count_rows(self._loaded.sample, self.plan.batch))
         return True
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until every request has ended, `timeout_s` at most."""
+        """Wait until all requests have ended, but at most `timeout_s`."""
         await self._driver.drain(timeout_s)
 
     def stop(self, reason: str) -> None:
-        """Take it off the loop; requests that are still open end with WorkerLost. `close` may follow. Idempotent."""
+        """Detach it from the loop; open requests end with WorkerLost. `close` may follow. Idempotent."""
         self._driver.stop(reason)
 
     def close(self) -> None:
-        """Stop the workers, which may take seconds; on any thread, after `stop`. Idempotent."""
+        """Stop the workers, which may take seconds. Callable on any thread, after `stop`. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
             self.supervisor.close()

@@ -1,4 +1,4 @@
-"""One sequence of an API call: its tokens turned into visible text, log-probabilities and a reason to end."""
+"""One choice of an API call: visible text, log-probabilities and a finish reason from its tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PositionLogprobs:
 
     token_id: int
     text_offset: int
-    """where its text begins in the choice's text, in characters"""
+    """The offset of its text in the choice's text, in characters."""
     logprobs: TokenLogprobs
 
 
@@ -28,17 +28,17 @@ class ChoiceDelta:
     index: int
     text: str
     token_ids: Sequence[int] = ()
-    """output tokens, those included whose text is held back or hidden"""
+    """Output tokens, including those whose text is held back or hidden."""
     finish_reason: str | None = None
-    """stop | length, on the last delta"""
+    """`stop` or `length`, on the last delta."""
     stop_text: str | None = None
-    """the stop string that ended it, on the last delta"""
+    """The stop string that ended the choice, on the last delta."""
     logprobs: Sequence[PositionLogprobs] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class FinishedChoice:
-    """Everything that one choice came to. Mutable: grows delta by delta."""
+    """The complete result of one choice. Mutable: it grows delta by delta."""
 
     index: int
     texts: list[str] = field(default_factory=list[str])
@@ -53,7 +53,7 @@ class FinishedChoice:
         return "".join(self.texts)
 
     def add(self, delta: ChoiceDelta) -> None:
-        """Append what a turn added."""
+        """Append a delta."""
         self.texts.append(delta.text)
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
@@ -62,21 +62,21 @@ class FinishedChoice:
 
 
 class Choice:
-    """Mutable state of one sequence. Ends with a stop token, a stop string or the engine's own decision."""
+    """The state of one choice, which ends with a stop token, a stop string or by the engine's decision. Mutable."""
 
     def __init__(self, index: int, text: TextStream, stop_token_ids: frozenset[int], min_tokens: int = 0) -> None:
         """
         Args:
-            index: of the choice.
-            text: fresh.
-            stop_token_ids: end the sequence.
-            min_tokens: whose text holds no stop string, >= 0.
+            index: the index of the choice.
+            text: a fresh text stream.
+            stop_token_ids: tokens that end the choice.
+            min_tokens: leading tokens in whose text stop strings are ignored, >= 0.
         """
         self.index = index
         self.num_tokens = 0
-        """output tokens so far, the one that stopped it included"""
+        """Output tokens so far, including the one that stopped it."""
         self.num_cached_tokens = 0
-        """prompt tokens taken from the prefix index; known once the engine has ended the request"""
+        """Prompt tokens from the prefix index; known once the engine has ended the request."""
         self.finish_reason: str | None = None
         self._text = text
         self._stop_token_ids = stop_token_ids
@@ -107,7 +107,7 @@ class Choice:
             self.finish_reason = "stop"
 
     def end(self, output: RequestFinished) -> None:
-        """Take the engine's last word about the request."""
+        """Take the end of the request."""
         self.num_cached_tokens = output.num_cached_tokens
         if self.finish_reason is not None:
             return
@@ -116,7 +116,7 @@ class Choice:
         self.finish_reason = "stop" if self._text.stopped else output.reason
 
     def take_delta(self) -> ChoiceDelta | None:
-        """What is new since the last call; None where nothing is."""
+        """What is new since the last call; None if nothing is."""
         if not self._has_news:
             return None
         text = "".join(self._fresh)
@@ -135,7 +135,8 @@ class Choice:
         )
 
     def _release_logprobs(self) -> list[PositionLogprobs]:
-        """Those whose text has begun to show; at the end all the others too, unless a stop string swallowed them."""
+        """Log-probabilities of tokens whose text is visible by now; at the end also of the rest, except tokens whose
+        text belongs to a stop string."""
         held = self._held_logprobs
         released: list[PositionLogprobs] = []
         release_all = self.finish_reason is not None and not self._text.stopped

@@ -1,4 +1,4 @@
-"""What comes back for one call, between the engine's thread and the task that answers."""
+"""The outputs of one call on their way from the engine's thread to the task that answers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from shoal.errors import ShoalError
 
 
 class OutputStream:
-    """What comes back for the requests of one submission, in order, read by one task of the event loop."""
+    """The outputs of the requests of one submission, in order, read by one task of the event loop."""
 
     def __init__(self, request_ids: Sequence[RequestId]) -> None:
         self.open_ids = set(request_ids)
-        """requests that have not ended, as far as the loop knows"""
+        """Requests that have not ended, as far as the loop knows."""
         self.first_token_s: float | None = None
-        """when the engine told of the first token, on its thread's clock; None before"""
+        """The time of the first token, on the clock of the engine's thread; None before it."""
         self.last_token_s: float | None = None
-        """the same of the last"""
+        """The time of the latest token."""
         self._pending: list[Output] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error: ShoalError | None = None
 
     async def take(self) -> list[Output]:
-        """Everything that came since the last call, at least one output. Not to be called after the last end.
+        """Wait for and return all new outputs, at least one. Must not be called after the last end.
 
-        Raises what `fail` was told, instead of anything that came before it.
+        Raises: the error given to `fail`, instead of returning outputs before it.
         """
         if not self._pending and self._error is None:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -37,12 +37,12 @@ class OutputStream:
         return taken
 
     def fail(self, error: ShoalError) -> None:
-        """Let the reader have an error next."""
+        """Make the next `take` raise an error."""
         self._error = error
         self._wake()
 
     def put(self, output: Output, told_s: float) -> None:
-        """Add one output, of which the engine told at `told_s`, and wake the reader."""
+        """Add an output, which the engine produced at `told_s`, and wake the reader."""
         self._pending.append(output)
         if isinstance(output, RequestFinished):
             self.open_ids.discard(output.request_id)

@@ -1,6 +1,6 @@
-"""From token ids to the text a client may see: incremental detokenising and stop strings.
+"""The visible text of token ids: incremental detokenizing and stop strings.
 
-A stop string may begin in one token and end in another, so text is held back while it could still become one.
+A stop string may begin in one token and end in another, so text is held back while it may become one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from shoal.generation.seams import StreamDetokenizer
 
 
 def failure_table(pattern: str) -> tuple[int, ...]:
-    """For each length k of a matched prefix, the length of the longest shorter prefix that is also its suffix.
+    """For each length of a matched prefix, the length of its longest proper prefix that is also its suffix.
 
     Source: Knuth, Morris and Pratt, "Fast pattern matching in strings", SIAM J. Comput. 6(2), 1977.
     """
@@ -27,21 +27,21 @@ def failure_table(pattern: str) -> tuple[int, ...]:
 
 
 class StopString(NamedTuple):
-    """A stop string, made ready once for all sequences that look for it."""
+    """A stop string, prepared once for all sequences that search for it."""
 
     pattern: str
-    """at least one character"""
+    """The string, at least one character."""
     table: tuple[int, ...]
-    """see failure_table"""
+    """Its failure table, see `failure_table`."""
 
 
 def prepare_stops(stops: Sequence[str]) -> tuple[StopString, ...]:
-    """The stop strings of a call."""
+    """Prepare the stop strings of a call."""
     return tuple(StopString(stop, failure_table(stop)) for stop in stops)
 
 
 class _Matcher:
-    """How much of one stop string the end of the text matches, in constant time a character."""
+    """Matches one stop string against the end of the text, in constant amortized time per character."""
 
     __slots__ = ("length", "pattern", "table")
 
@@ -50,7 +50,7 @@ class _Matcher:
         self.length = 0
 
     def push(self, character: str) -> bool:
-        """Take one character; whether the pattern is now complete."""
+        """Take one character. Returns whether the pattern is complete."""
         while self.length and character != self.pattern[self.length]:
             self.length = self.table[self.length]
         self.length += character == self.pattern[self.length]
@@ -60,17 +60,17 @@ class _Matcher:
 class StopFinder:
     """Passes text through up to the stop string that is complete first (of several at once, the longest).
 
-    The rule looks at characters alone, so the result does not depend on where the text was cut into pieces.
+    The rule depends only on characters, so the result does not depend on how the text is divided into pieces.
     """
 
     def __init__(self, stops: Sequence[StopString]) -> None:
         self._matchers = [_Matcher(stop) for stop in stops]
         self._held = ""
         self.found: str | None = None
-        """the stop string that ended the text"""
+        """The stop string that ended the text; None: none did yet."""
 
     def push(self, text: str) -> str:
-        """Take more text; what can be shown now. Not to be called once `found` is set."""
+        """Take more text. Returns what can be shown now. Must not be called once `found` is set."""
         if not self._matchers:
             return text
         for index, character in enumerate(text):
@@ -83,7 +83,7 @@ class StopFinder:
         return self._hold(self._held + text)
 
     def flush(self) -> str:
-        """What was held back, now that no more text comes."""
+        """Return the text that was held back, at the end of the text."""
         held, self._held = self._held, ""
         return held
 
@@ -100,11 +100,11 @@ class TextStream:
         self._detokenizer = detokenizer
         self._finder = StopFinder(stops)
         self.num_decoded_chars = 0
-        """characters decoded so far, shown or held back"""
+        """Characters decoded so far, shown or held back."""
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found; nothing more is to be pushed then."""
+        """Whether a stop string was found; nothing more may be pushed then."""
         return self._finder.found is not None
 
     @property
@@ -113,7 +113,8 @@ class TextStream:
         return self._finder.found
 
     def push(self, token_id: int, *, may_stop: bool = True) -> str:
-        """Take one token; the text that can be shown now. `may_stop`: look for stop strings in it, once and for all."""
+        """Take one token. Returns the text that can be shown now. `may_stop`: whether stop strings may end in its
+        text."""
         text = self._detokenizer.push(token_id)
         if may_stop:
             return self._find(text)
@@ -121,7 +122,7 @@ class TextStream:
         return text
 
     def flush(self) -> str:
-        """The rest of the text, now that no more tokens come."""
+        """Return the rest of the text, at the end of the tokens."""
         if self.stopped:
             return ""
         shown = self._find(self._detokenizer.flush())
