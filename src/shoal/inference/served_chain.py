@@ -15,14 +15,18 @@ from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageSte
 from shoal.embeddings.graph_encoder import GraphEncoder
 from shoal.embeddings.ranking import scores_of
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
+from shoal.inference.decoded_room import DecodedRoom
 from shoal.inference.repository import ModelRepository
 from shoal.inference.request_counts import RequestCounts
-from shoal.model.vision.pixels import decode_picture
+from shoal.model.vision.pixels import decode_picture, pixel_bytes
 from shoal.speech.sound.audio import decode_audio
 from shoal.speech.transcript import Transcript
 
 MAX_SOUND_S = 3600.0
 """The longest sound in seconds; its samples take 230 MB."""
+_MOST_SOUND_BYTES = 16_000 * 4 * int(MAX_SOUND_S)
+_SOUND_RATIO = 64
+"""The most bytes of samples for each byte of a file: speech of 8 kbit/s."""
 CHAIN_VERSION = "1"
 """The only version of every chain."""
 
@@ -63,6 +67,7 @@ class ServedChain:
         answerers: Mapping[str, TextAnswerer] | None = None,
         transcribers: Mapping[str, SoundTranscriber] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        room: DecodedRoom | None = None,
     ) -> None:
         """Prepare the chain and check its functions.
 
@@ -72,6 +77,7 @@ class ServedChain:
             answerers: language models by the names of their steps; None: there are no such steps.
             transcribers: speech models by the names of their steps; None: there are no such steps.
             clock: gives monotonic seconds.
+            room: holds the memory of decoded files; None: one of the usual size.
 
         Raises:
             MissingExtra: the chain has functions and pebble is not installed.
@@ -83,6 +89,7 @@ class ServedChain:
         self._repository = repository
         self._clock = clock
         self._pool = _function_pool(chain)
+        self._room = room or DecodedRoom()
 
     @property
     def failure(self) -> str | None:
@@ -123,8 +130,10 @@ class ServedChain:
         self._check_names(given)
         try:
             async with asyncio.timeout(timeout_s):
-                decoded = {name: await self._decode(name, given[name]) for name in self.chain.inputs}
-                return await run_chain(self.chain, _Steps(self._repository, self._pool, self._models, call_id), decoded)
+                async with self._room.held(await asyncio.to_thread(self._decoded_bytes, given)):
+                    decoded = {name: await self._decode(name, given[name]) for name in self.chain.inputs}
+                    steps = _Steps(self._repository, self._pool, self._models, call_id)
+                    return await run_chain(self.chain, steps, decoded)
         except TimeoutError:
             raise DeadlineExceeded(f"the chain was not finished within {timeout_s:g} s") from None
 
@@ -135,6 +144,13 @@ class ServedChain:
             raise InvalidRequest(f"{self.chain.name!r} has no input {unknown[0]!r}: it has {known}", unknown[0])
         if missing := [name for name in inputs if name not in given]:
             raise InvalidRequest(f"input {missing[0]!r} of {self.chain.name!r} is missing", missing[0])
+
+    def _decoded_bytes(self, given: Mapping[str, Any]) -> int:
+        """What the files among the inputs take at most once they are decoded."""
+        files = [(kind, given[name]) for name, kind in self.chain.inputs.items() if isinstance(given[name], bytes)]
+        pixels = sum(pixel_bytes(value) for kind, value in files if kind is InputKind.IMAGE)
+        sounds = (len(value) for kind, value in files if kind is InputKind.AUDIO)
+        return pixels + sum(min(_MOST_SOUND_BYTES, _SOUND_RATIO * length) for length in sounds)
 
     async def _decode(self, name: str, value: Any) -> Any:
         kind = self.chain.inputs[name]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from shoal.errors import InvalidRequest
-from shoal.model.vision.pixels import decode_picture
+from shoal.model.vision.pixels import MAX_PIXELS, decode_picture, pixel_bytes
 from shoal.model.vision.qwen_patches import PatchCutter
 from shoal.model.vision.settings import VisionSettings
 from tests.model.tiny_vision import picture
@@ -54,7 +54,7 @@ import resource, sys
 from pathlib import Path
 from PIL import Image, PngImagePlugin
 from shoal.errors import InvalidRequest
-from shoal.model.vision.pixels import decode_picture
+from shoal.model.vision.pixels import MAX_PIXELS, decode_picture, pixel_bytes
 content = Path(sys.argv[1]).read_bytes()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
@@ -141,3 +141,11 @@ def test_photographs_are_cut_as_transformers_cuts_them(name: str) -> None:
     ours = PatchCutter.read(empty, empty).cut(decode_picture(content, "x"))
     assert [2 * ours.height, 2 * ours.width] == theirs["image_grid_thw"][0, 1:].tolist()
     np.testing.assert_allclose(ours.values, theirs["pixel_values"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "tiff"])
+def test_what_a_file_takes_is_known_before_it_is_decoded(kind: str) -> None:
+    content = saved(Image.new("RGB", (30, 20)), kind)
+    assert pixel_bytes(content) == decode_picture(content, "image").nbytes
+    assert pixel_bytes(content[:10]) == pixel_bytes(b"") == 0
+    assert pixel_bytes(bomb(10_000)) == 3 * MAX_PIXELS

@@ -84,6 +84,19 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
         raise InvalidRequest(f"{name}: the picture cannot be read: {error}", name) from error
 
 
+def pixel_bytes(content: bytes) -> int:
+    """Bytes of the pixels of a picture file, by its header. 0 if that cannot be read: decoding says why."""
+    try:
+        from PIL import Image
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content))
+    except Exception:  # Pillow's decoders raise any exception for broken files
+        return 0
+    return 3 * min(picture.width * picture.height, MAX_PIXELS)
+
+
 def _in_eight_bits(picture: Any) -> Any:
     """A picture from Pillow with 16-bit gray values, converted to 8 bits. Pillow's own conversion makes all values
     above 255 white. Raises InvalidRequest for values without a defined white."""
