@@ -1,7 +1,8 @@
 """Simulated against real runs: `shoal serve` here under loads, closed, open, with a kill, and all that in virtual time.
 
-`python benchmarks/simulate_error.py` takes some 20 minutes; `--quick` runs three of the cases and writes no file. The
-machine is profiled anew for each division of it, just before the first plan that has it is served. Before and after
+`python benchmarks/simulate_error.py` takes some 20 minutes; `--quick` runs three of the cases, `--only TEXT` those with
+this in their titles (`--only "16 clients"`, `--only dp=2`; a case takes some two minutes), and neither writes a file.
+The machine is profiled anew for each division of it, just before the first plan that has it is served. Before and after
 each real run its speed is looked at, as `shoal simulate` does; what is simulated comes from that and from nothing else,
 and is the mean of the two, since a shared host is not as fast in one minute as in the next.
 Arrivals of open loops are the same ones in both. The load generator runs on the same machine, in both. The last column
@@ -87,12 +88,14 @@ def main() -> None:
     """Measure, print and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="three cases, no result file")
+    parser.add_argument("--only", metavar="TEXT", help="the cases with this in their titles, no result file")
     parser.add_argument("--keep-figures", action="store_true", help="do not profile anew")
     given = parser.parse_args()
+    cases = chosen(is_quick=given.quick, only=given.only)
     found: dict[Case, Mapping[str, tuple[float, float]]] = {}
     known: dict[Case, Mapping[str, tuple[float, float]]] = {}
     fresh: set[int] = set()
-    for case in _QUICK if given.quick else CASES:
+    for case in cases:
         config = LaunchConfig(
             model=_MODEL,
             split=case.split,
@@ -112,8 +115,17 @@ def main() -> None:
         print(line(case, found[case]), file=sys.stderr, flush=True)
     lines = [*report(found), "", "The same where stages are as fast as they were in the real run:", "", *report(known)]
     print("\n".join(lines))
-    if not given.quick:
+    if cases == CASES:
         print(write_result("simulate-error", lines, command="python benchmarks/simulate_error.py"))
+
+
+def chosen(*, is_quick: bool, only: str | None) -> tuple[Case, ...]:
+    """The cases to run. Raises SystemExit where no title has `only` in it."""
+    cases = tuple(case for case in (_QUICK if is_quick else CASES) if only is None or only in case.title)
+    if not cases:
+        titles = "\n".join(f"  {case.title}" for case in CASES)
+        raise SystemExit(f"--only {only}: no case has this in its title; they are\n{titles}")
+    return cases
 
 
 def looked_at(cluster: PlannedCluster) -> PlannedCluster:
@@ -178,7 +190,6 @@ def simulated(case: Case, cluster: PlannedCluster, *, factor: float = 1.0) -> Ma
         faults=[*slow, *killed],
         serving=cluster.serving,
         num_cores=cluster.num_cores,
-        unevenness=cluster.unevenness,
     )
     outcome, _ = ClusterSimulation(scenario).run()
     return {

@@ -11,7 +11,8 @@ import pytest
 
 from shoal.bench.load_generator import RequestOutcome
 from shoal.forecast.planned_cluster import InService, PlannedCluster
-from shoal.forecast.service_check import LoadSeen, StepsForetold, check_in_service, compare, moments_of
+from shoal.forecast.service_check import LoadSeen, StepsForetold, check_in_service, compare, moments_of, seen_of
+from shoal.planner.speeds.unevenness import TimedMoment, factor_beyond
 from tests.forecast.tiny_cluster import tiny_cluster
 from tests.model.tiny_models import make_tiny_gguf
 
@@ -43,13 +44,25 @@ def test_a_disturbed_load_is_not_believed_beyond_bounds() -> None:
 
 
 def test_moments_follow_each_other_in_time() -> None:
-    """Requests end in any order; chunks that came together are none."""
+    """Requests end in any order, each is its client's, and chunks that came together are none."""
     later = RequestOutcome(started_s=2.0, arrivals_s=[2.5, 2.6, 2.6])
     earlier = RequestOutcome(started_s=1.0, arrivals_s=[1.3, 1.4])
-    found = moments_of([later, earlier])
+    another = RequestOutcome(started_s=1.5, arrivals_s=[1.7], client=1)
+    found, other = moments_of([later, another, earlier], 2)
+    assert other == [TimedMoment(True, pytest.approx(0.2), pytest.approx(0.2))]
     assert [one.kind for one in found] == [True, False, True, False]
     assert [one.run_s for one in found] == pytest.approx([0.3, 0.1, 0.5, 0.1])
     assert [one.lasted_s for one in found] == [one.run_s for one in found]
+
+
+def test_a_typical_request_counts_and_no_disturbed_one() -> None:
+    """Two prompts of 0.1 s and tokens of 10 ms; then a prompt that waits for a second, and tokens of 90 ms."""
+    good = [
+        RequestOutcome(started_s=at_s, arrivals_s=[at_s + 0.1, at_s + 0.12], output_tokens=3) for at_s in (1.0, 2.0)
+    ]
+    disturbed = RequestOutcome(started_s=3.0, arrivals_s=[4.0, 4.18], output_tokens=3)
+    found = seen_of([*good, disturbed], busy_s=0.5)
+    assert (found.first_s, found.token_s, found.busy_s) == pytest.approx((0.1, 0.01, 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +81,7 @@ def test_a_real_server_is_looked_at_and_leaves_nothing(cluster: PlannedCluster, 
     checked = check_in_service(cluster, model, enough_s=0.2)
     assert psutil.Process().children(recursive=True) == before
     assert checked.in_service is not None
-    assert checked.unevenness.factor_beyond(0.01) > 1.0
+    assert factor_beyond(checked.unevenness, 0.01) > 1.0
     then, now = cluster.fleet.classes[0].busy["fp32"], checked.fleet.classes[0].busy["fp32"]
     ratio = now.mlp.decode.at(1) / then.mlp.decode.at(1)
     assert ratio == pytest.approx(checked.in_service.one_row)

@@ -45,6 +45,8 @@ class RequestOutcome:
     """when it was to be sent, on time.perf_counter, as all times here"""
     arrivals_s: list[float] = field(default_factory=list[float])
     """of each chunk with text; a chunk is a token on all the servers named above, save where two came at once"""
+    client: int = 0
+    """which one of a closed loop sent it, from 0 on; 0 in an open loop"""
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
@@ -100,8 +102,8 @@ async def _run(load: Load, on_progress: Callable[[int], None]) -> tuple[Sequence
             raise ConfigError(f"{load.base_url} did not serve the warm-up request: {outcome.error}")
     outcomes: list[RequestOutcome] = []
 
-    async def answer(body: bytes, due_s: float) -> None:
-        outcomes.append(await _send(load, endpoint, body, due_s))
+    async def answer(body: bytes, due_s: float, client: int) -> None:
+        outcomes.append(await _send(load, endpoint, body, due_s, client))
         on_progress(len(outcomes))
 
     started_s = time.perf_counter()
@@ -110,30 +112,30 @@ async def _run(load: Load, on_progress: Callable[[int], None]) -> tuple[Sequence
 
 
 async def _send_all(
-    load: Load, bodies: Sequence[bytes], answer: Callable[[bytes, float], Awaitable[None]], started_s: float
+    load: Load, bodies: Sequence[bytes], answer: Callable[[bytes, float, int], Awaitable[None]], started_s: float
 ) -> None:
     """Returns when the last request is answered."""
     queue = iter(bodies)
 
-    async def client() -> None:
+    async def client(number: int) -> None:
         for body in queue:
-            await answer(body, time.perf_counter())
+            await answer(body, time.perf_counter(), number)
 
     async def visitor(body: bytes, due_s: float) -> None:
         await asyncio.sleep(due_s - time.perf_counter())
-        await answer(body, due_s)
+        await answer(body, due_s, 0)
 
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(load.concurrency or 0):
-            tasks.create_task(client())
+        for number in range(load.concurrency or 0):
+            tasks.create_task(client(number))
         if load.request_rate is not None:
             times = arrival_times(load.request_rate, len(bodies), load.seed)
             for body, at_s in zip(bodies, times, strict=True):
                 tasks.create_task(visitor(body, started_s + at_s))
 
 
-async def _send(load: Load, endpoint: Endpoint, body: bytes, due_s: float) -> RequestOutcome:
-    outcome = RequestOutcome(started_s=due_s)
+async def _send(load: Load, endpoint: Endpoint, body: bytes, due_s: float, client: int = 0) -> RequestOutcome:
+    outcome = RequestOutcome(started_s=due_s, client=client)
     try:
         async with asyncio.timeout(load.timeout_s):
             status, answer = await post_for_events(endpoint, body, api_key=load.api_key, on_event=outcome.on_event)

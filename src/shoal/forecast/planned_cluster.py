@@ -73,8 +73,8 @@ class PlannedCluster:
     """Drift of the workers' speed since it was measured, for which `fleet` is corrected; None: not checked."""
     in_service: InService | None = None
     """Slowdown of the workers in service, for which `fleet` is corrected; None: not observed."""
-    unevenness: Unevenness = EVEN
-    """The unevenness of the machine's speed while it served."""
+    unevenness: tuple[Unevenness, ...] = ()
+    """The unevenness of each replica's speed while it served; empty: not observed."""
 
     def replicas(self) -> tuple[SimulatedReplicaPlan, ...]:
         """All replicas, ready to be simulated."""
@@ -102,6 +102,7 @@ class PlannedCluster:
             stage_sizes=tuple(len(stage.shards) for stage in replica.stages),
             worker_load_s=tuple(load_seconds(shard.weight_bytes) for shard in replica.shards),
             worker_threads=() if self.num_cores is None else tuple(shard.threads for shard in replica.shards),
+            unevenness=self.unevenness[index] if self.unevenness else EVEN,
         )
 
 

@@ -2,6 +2,9 @@
 
 Workers that are timed by themselves have the caches and cores of their machine to themselves. Beside a head and clients
 they are slower, by more than the processor time that these take, and clients notice how their speed varies.
+
+The first load has one client per replica, so the waits of a client show the speed of one replica; the second load has
+several. Both are predicted with the observed unevenness, and compared by what a typical request took.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 import httpx
 
@@ -34,7 +37,7 @@ _PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64
 _ENOUGH_S, _MOST_S = 4.0, 60.0
 """Seconds that each load should take, and the most that the shortest may take; slower models are not checked."""
 _MANY = 8
-"""Clients of the second load."""
+"""Clients of the second load, or two per replica if that is more."""
 _LEAST, _MOST = 0.25, 4.0
 """Bounds of all ratios, beyond which a load of a few seconds is not trusted."""
 
@@ -44,9 +47,9 @@ class LoadSeen:
     """The times of a load, predicted or real."""
 
     first_s: float
-    """Mean seconds to the first token."""
+    """Median seconds to the first token: a few slow moments are unevenness and make no prompt longer."""
     token_s: float
-    """Mean seconds between two tokens."""
+    """Median over the requests of their mean seconds between two tokens."""
     busy_s: float
     """Seconds of computing, summed over all workers."""
 
@@ -88,7 +91,9 @@ def check_in_service(
     """
     if cluster.num_cores is None or any(shard.device is not None for shard in cluster.plan.shards):
         return cluster
-    lone, many = _load_of(cluster, 1, enough_s), _load_of(cluster, _MANY, enough_s)
+    num_replicas = len(cluster.plan.replicas)
+    num_many = max(_MANY, 2 * num_replicas)
+    lone, many = (_load_of(cluster, clients, enough_s) for clients in (num_replicas, num_many))
     if max(lone.least_s, many.least_s) > _MOST_S:
         return cluster
     on_progress("workers in service, by serving the plan for some seconds")
@@ -98,18 +103,19 @@ def check_in_service(
         with serving(model, ("--plan", str(plan_file))) as (url, _):
             seen_lone, outcomes = _run(cluster, url, lone)
             seen_many, _ = _run(cluster, url, many)
+    uneven = replace(cluster, unevenness=unevenness_of(moments_of(outcomes, num_replicas)))
     found = compare(
-        seen_lone, seen_many, lone.foretold, many.foretold, steps=_steps(cluster, lone), num_requests=many.num_requests
+        seen_lone,
+        seen_many,
+        _foretold(uneven, lone),
+        _foretold(uneven, many),
+        steps=_steps(cluster, lone),
+        num_requests=many.num_requests,
     )
-    rows = max(2, _MANY // len(cluster.plan.replicas))
-    decode = Curve(rows=(1, rows), seconds=(found.one_row, found.many_rows))
+    decode = Curve(rows=(1, num_many // num_replicas), seconds=(found.one_row, found.many_rows))
     prefill = Curve(rows=(1,), seconds=(found.prefill,))
-    return replace(
-        cluster,
-        fleet=cluster.fleet.changed(lambda speed: times_as_long(speed, decode, prefill, decode)),
-        in_service=found,
-        unevenness=unevenness_of(moments_of(outcomes)),
-    )
+    fleet = cluster.fleet.changed(lambda speed: times_as_long(speed, decode, prefill, decode))
+    return replace(uneven, fleet=fleet, in_service=found)
 
 
 def compare(
@@ -121,11 +127,11 @@ def compare(
     steps: StepsForetold,
     num_requests: int,
 ) -> InService:
-    """By which factors workers are slower than predicted, from one client's latencies and the busy time with many.
+    """By which factors workers are slower than predicted, from lone clients' latencies and the busy time with many.
 
     Args:
-        lone: the observed load of one client.
-        many: the observed load of several clients.
+        lone: the observed load of one client per replica.
+        many: the observed load of several clients per replica.
         foretold_lone: the simulation of `lone`.
         foretold_many: the simulation of `many`.
         steps: predicted seconds of steps in the simulations.
@@ -139,15 +145,24 @@ def compare(
     return InService(prefill=prefill, one_row=one_row, many_rows=many_rows)
 
 
-def moments_of(outcomes: Sequence[RequestOutcome]) -> list[TimedMoment]:
-    """The waits of one client as moments, token by token."""
-    moments: list[TimedMoment] = []
+def moments_of(outcomes: Sequence[RequestOutcome], num_clients: int) -> list[list[TimedMoment]]:
+    """The waits of each client as moments, token by token."""
+    moments: list[list[TimedMoment]] = [[] for _ in range(num_clients)]
     for one in sorted(outcomes, key=lambda outcome: outcome.started_s):
         times_s = (one.started_s, *one.arrivals_s)
         for index, (begun_s, done_s) in enumerate(pairwise(times_s)):
             if done_s > begun_s:
-                moments.append(TimedMoment(index == 0, done_s - begun_s, done_s - begun_s))
+                moments[one.client].append(TimedMoment(index == 0, done_s - begun_s, done_s - begun_s))
     return moments
+
+
+def seen_of(outcomes: Sequence[RequestOutcome], busy_s: float) -> LoadSeen:
+    """The times of an observed load, for which all workers computed `busy_s`."""
+    return LoadSeen(
+        first_s=median(one.arrivals_s[0] - one.started_s for one in outcomes),
+        token_s=median((one.arrivals_s[-1] - one.arrivals_s[0]) / max(1, one.output_tokens - 1) for one in outcomes),
+        busy_s=busy_s,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +173,6 @@ class _PlannedLoad:
     output_tokens: int
     least_s: float
     """Seconds of the shortest load, with one request per client."""
-    foretold: LoadSeen
 
 
 def _load_of(cluster: PlannedCluster, clients: int, enough_s: float) -> _PlannedLoad:
@@ -168,19 +182,18 @@ def _load_of(cluster: PlannedCluster, clients: int, enough_s: float) -> _Planned
     prompt_tokens = max(1, min(_PROMPT_TOKENS, context // 2))
     least = _simulated(cluster, clients, clients, prompt_tokens, output_tokens)
     waves = ceil(enough_s / max(least.duration_s, enough_s / 64.0))
-    outcome = _simulated(cluster, clients, clients * waves, prompt_tokens, output_tokens)
     return _PlannedLoad(
         clients=clients,
         num_requests=clients * waves,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         least_s=least.duration_s,
-        foretold=LoadSeen(
-            first_s=outcome.ttft.p50_s,
-            token_s=outcome.tpot.p50_s,
-            busy_s=worker_seconds(cluster, outcome),
-        ),
     )
+
+
+def _foretold(cluster: PlannedCluster, load: _PlannedLoad) -> LoadSeen:
+    outcome = _simulated(cluster, load.clients, load.num_requests, load.prompt_tokens, load.output_tokens)
+    return LoadSeen(first_s=outcome.ttft.p50_s, token_s=outcome.tpot.p50_s, busy_s=worker_seconds(cluster, outcome))
 
 
 def worker_seconds(cluster: PlannedCluster, outcome: SimulationOutcome) -> float:
@@ -206,13 +219,7 @@ def _run(cluster: PlannedCluster, url: str, load: _PlannedLoad) -> tuple[LoadSee
     send(_load(cluster, url, load, num_requests=num_replicas, clients=num_replicas))  # warms up each replica
     before_s = busy_seconds(cluster, url)
     outcomes = send(_load(cluster, url, load, num_requests=load.num_requests, clients=load.clients))
-    gaps_s = [(one.arrivals_s[-1] - one.arrivals_s[0]) / max(1, one.output_tokens - 1) for one in outcomes]
-    seen = LoadSeen(
-        first_s=fmean(one.arrivals_s[0] - one.started_s for one in outcomes),
-        token_s=fmean(gaps_s),
-        busy_s=busy_seconds(cluster, url) - before_s,
-    )
-    return seen, outcomes
+    return seen_of(outcomes, busy_seconds(cluster, url) - before_s), outcomes
 
 
 def busy_seconds(cluster: PlannedCluster, url: str) -> float:
@@ -240,11 +247,12 @@ def _load(cluster: PlannedCluster, url: str, load: _PlannedLoad, *, num_requests
 
 
 def _steps(cluster: PlannedCluster, load: _PlannedLoad) -> StepsForetold:
-    """Predicted seconds of steps of the first replica."""
+    """Predicted seconds of steps of the first replica, while all other replicas have a client, too."""
     times, sizes = cluster.replicas()[0].times, [len(stage.shards) for stage in cluster.plan.replicas[0].stages]
+    is_alone = len(cluster.plan.replicas) == 1
     rows, context = load.prompt_tokens, load.prompt_tokens + load.output_tokens // 2
-    prompt = times.passage(StepShape(0, 0, rows, rows * (rows + 1) // 2), samples=1, is_alone=True)
-    token = times.passage(StepShape(1, context, 0, 0), samples=1, is_alone=True)
+    prompt = times.passage(StepShape(0, 0, rows, rows * (rows + 1) // 2), samples=1, is_alone=is_alone)
+    token = times.passage(StepShape(1, context, 0, 0), samples=1, is_alone=is_alone)
     return StepsForetold(
         prompt_s=sum(prompt.stage_s),
         prompt_busy_s=sum(seconds * size for seconds, size in zip(prompt.stage_s, sizes, strict=True)),

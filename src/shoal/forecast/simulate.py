@@ -174,7 +174,6 @@ def simulate(
         seed=seed,
         serving=cluster.serving if clients_here else cluster.serving.without_clients(),
         num_cores=cluster.num_cores,
-        unevenness=cluster.unevenness,
     )
     sample = None
     if sampling is None:

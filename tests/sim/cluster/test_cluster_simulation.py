@@ -1,10 +1,12 @@
 """Clusters in virtual time: against sums made by hand, against queueing theory, and through losses."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
 
 from shoal.planner.files.fault_file import DescribedFault
+from shoal.planner.speeds.unevenness import EVEN, Unevenness
 from shoal.sim.cluster.cluster_faults import NOTICED_S, faults_of
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation
@@ -59,6 +61,33 @@ def test_a_closed_loop_keeps_its_clients_busy() -> None:
     under_way = sum(log.e2e_s) / outcome.duration_s
     assert under_way == pytest.approx(4, rel=0.03)
     assert outcome.requests_per_s * (sum(log.e2e_s) / len(log.e2e_s)) == pytest.approx(under_way)  # Little's law
+
+
+def test_clients_of_unlike_replicas_do_not_stay_in_step() -> None:
+    """Four clients for each of two replicas, whose prompts together fill a step.
+
+    Two that are equally fast do everything at the same times. All prompts of a wave come one after the other then, and
+    most of them wait for others, on whichever replica. One that is somewhat slower falls behind, so that a request
+    which ends on it finds the other one at a time when that reads no prompts.
+    """
+
+    def first_s(*swings: Unevenness) -> float:
+        clients = Clients(count=8, prompt_tokens=128, output_tokens=128, until_s=inf, num_requests=80)
+        replicas = [replace(make_replica(f"r{index}"), unevenness=one) for index, one in enumerate(swings)]
+        return run(make_scenario(clients, *replicas)).ttft.p50_s
+
+    slower = Unevenness([1.0], [1.1])
+    in_step = min(first_s(EVEN, EVEN), first_s(slower, slower) / 1.1)
+    assert first_s(EVEN, slower) < 0.85 * in_step
+
+
+def test_each_replica_is_as_fast_as_its_own_swings_say() -> None:
+    """A request at once after the other, so that each has a replica to itself; the second is at half its speed."""
+    visits = [Visit(at_s=1.0, prompt_tokens=100, output_tokens=11)] * 2
+    replicas = [replace(make_replica(name), unevenness=one) for name, one in (("a", EVEN), ("b", Unevenness([1], [2])))]
+    outcome, log = ClusterSimulation(make_scenario(iter(visits), *replicas)).run()
+    assert sorted(log.e2e_s) == pytest.approx([0.233, 2 * 0.233])
+    assert outcome.busy_share["b-0"] == pytest.approx(2 * outcome.busy_share["a-0"])
 
 
 def test_the_same_seed_gives_the_same_outcome() -> None:

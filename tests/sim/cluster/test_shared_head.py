@@ -3,7 +3,6 @@
 import pytest
 
 from shoal.planner.speeds.serving import ServingTimes
-from shoal.planner.speeds.unevenness import Unevenness
 from shoal.sim.cluster.shared_head import SharedCores, SharedHead
 
 
@@ -31,16 +30,6 @@ def test_workers_beside_each_other_leave_no_core_idle() -> None:
     cores.owe(0.003)
     # until 10 ms there is no core, from then on one for 2 ms
     assert cores.stretch("b", 0.002, 0.010, 1) == pytest.approx(0.011)
-
-
-def test_speed_that_swings() -> None:
-    """Twice as long in the second half of each two seconds; what is owed comes on top, as long as it is."""
-    cores = SharedCores(2, Unevenness([1.0, 1.0], [1.0, 2.0]))
-    assert cores.stretch("a", 0.0, 0.2, 2) == pytest.approx(0.15)
-    cores.owe(0.01)
-    assert cores.stretch("a", 1.0, 0.2, 2) == pytest.approx(0.3)
-    cores.owe(0.01)
-    assert cores.stretch("a", 1.3, 0.2, 2) == pytest.approx(0.31)
 
 
 def test_the_head_does_one_thing_after_the_other() -> None:

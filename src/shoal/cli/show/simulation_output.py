@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ from shoal.forecast.planned_cluster import InService, PlannedCluster
 from shoal.forecast.simulate import Simulated
 from shoal.planner.files.plan_data import plan_dict
 from shoal.planner.speeds.drift import Drift
-from shoal.planner.speeds.unevenness import Unevenness
+from shoal.planner.speeds.unevenness import Unevenness, factor_beyond
 from shoal.sim.cluster.outcome import LatencyPercentiles
 from shoal.sim.sampling.estimates import Sample
 from shoal.sim.sampling.intervals import Interval
@@ -70,9 +71,9 @@ def describe_drift(drift: Drift) -> str:
     return f"workers were looked at just now: {times}, which {kept}; their seconds are good to ±{drift.error:.0%}"
 
 
-def describe_service(found: InService, unevenness: Unevenness) -> str:
+def describe_service(found: InService, swings: Sequence[Unevenness]) -> str:
     """How much slower workers are while they serve, and how much their speed swings: both are in the figures."""
-    tenth, hundredth = (unevenness.factor_beyond(share) for share in (0.1, 0.01))
+    tenth, hundredth = (factor_beyond(swings, share) for share in (0.1, 0.01))
     return (
         f"in service, prompts take {found.prefill:.2f} times as long as alone, a token {found.one_row:.2f} and several "
         f"at once {found.many_rows:.2f} times;\nfor a tenth of the time all of them take {tenth:.2f} times as long as "
@@ -95,9 +96,9 @@ def simulation_dict(planned: PlannedCluster, result: Simulated) -> dict[str, Any
     }
 
 
-def _service_dict(found: InService, unevenness: Unevenness) -> dict[str, float]:
-    swings = {"slowest_tenth": unevenness.factor_beyond(0.1), "slowest_hundredth": unevenness.factor_beyond(0.01)}
-    return {**asdict(found), **swings}
+def _service_dict(found: InService, swings: Sequence[Unevenness]) -> dict[str, float]:
+    slowest = {"slowest_tenth": factor_beyond(swings, 0.1), "slowest_hundredth": factor_beyond(swings, 0.01)}
+    return {**asdict(found), **slowest}
 
 
 def _drift_dict(drift: Drift) -> dict[str, float]:

@@ -9,7 +9,6 @@ from shoal.core.generation.admission import AdmissionConfig
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.speed.routing import Routing
 from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
-from shoal.planner.speeds.unevenness import EVEN, Unevenness
 from shoal.sim.cluster.predicted_workers import SimulatedReplicaPlan
 from shoal.sim.faults import Fault
 from shoal.sim.traffic.visit import Traffic
@@ -34,8 +33,6 @@ class ClusterScenario:
     """Processor time of requests and tokens beside the model."""
     num_cores: int | None = None
     """Cores of the machine that head and workers share; None: the head has a machine of its own."""
-    unevenness: Unevenness = EVEN
-    """The unevenness of that machine's speed."""
     takes_stretches: bool = True
     """Whether steps without decisions are taken together if their times depend only on their rows. The outcome is the
     same."""
@@ -44,4 +41,4 @@ class ClusterScenario:
     def is_steady(self) -> bool:
         """Whether the time of a step depends only on its rows."""
         has_head = self.num_cores is not None or self.serving != NO_SERVING
-        return not has_head and all(one.times.is_steady for one in self.replicas)
+        return not has_head and all(one.times.is_steady and one.unevenness.is_even for one in self.replicas)

@@ -71,7 +71,7 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
         """`on_progress`: called with the virtual time now and then."""
         super().__init__(scenario.seed, _NO_STARTING, max_turns=None)
         self._scenario, self._on_progress = scenario, on_progress
-        cores = None if scenario.num_cores is None else SharedCores(scenario.num_cores, scenario.unevenness)
+        cores = None if scenario.num_cores is None else SharedCores(scenario.num_cores)
         self._head = SharedHead(scenario.serving, cores)
         is_steady = scenario.is_steady
         self.workers += [self.make_workers(index, 0.0) for index in range(len(scenario.replicas))]

@@ -13,6 +13,7 @@ from shoal.core.generation.steps.step_work import StepWork
 from shoal.core.speed.routing import ReplicaSpeed
 from shoal.core.speed.step_times import StepShape
 from shoal.planner.predict.step_seconds import StepSeconds
+from shoal.planner.speeds.unevenness import EVEN, Unevenness
 from shoal.protocol.language_messages import SampledToken, StepId, StepResult
 from shoal.protocol.worker_messages import Generation
 from shoal.sim.cluster.known_speed import known_speed
@@ -41,6 +42,8 @@ class SimulatedReplicaPlan:
     """Seconds from the loss of each worker until it has its weights again."""
     worker_threads: tuple[int, ...] = ()
     """Threads of each worker, if workers share the head's cores; empty: they have cores of their own."""
+    unevenness: Unevenness = EVEN
+    """The unevenness of the speed of all its workers."""
 
 
 class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
@@ -75,7 +78,8 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         stage_s: list[float] = []
         for stage, (alone_s, hop_s) in enumerate(zip(passage.stage_s, (*passage.hop_s, 0.0), strict=True)):
             start_s = max(at_s, self._stage_free_s[stage])
-            seconds = self._stretched(stage, start_s, alone_s * self._factor)
+            even_s = alone_s * self._factor
+            seconds = self._stretched(stage, start_s, self._plan.unevenness.stretch(start_s, even_s))
             stage_s.append(seconds)
             self._stage_free_s[stage] = done_s = start_s + seconds
             at_s = done_s + hop_s

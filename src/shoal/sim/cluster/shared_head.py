@@ -11,20 +11,14 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from shoal.planner.speeds.serving import NO_SERVING, ServingTimes
-from shoal.planner.speeds.unevenness import EVEN, Unevenness
 
 
 class SharedCores:
     """The cores of one machine. Times are on the simulation's clock and go back by at most a step."""
 
-    def __init__(self, num_cores: int, unevenness: Unevenness = EVEN) -> None:
-        """Start without work.
-
-        Args:
-            num_cores: cores that workers, head and clients may use, at least 1.
-            unevenness: the unevenness of all cores' speed; ignored for the few microseconds of head and clients.
-        """
-        self._num_cores, self._unevenness = num_cores, unevenness
+    def __init__(self, num_cores: int) -> None:
+        """Start without work. `num_cores`: cores that workers, head and clients may use, at least 1."""
+        self._num_cores = num_cores
         self._owed_s = 0.0
         """Seconds of processor time that were requested and not provided yet."""
         self._busy_until_s: dict[Hashable, tuple[float, int]] = {}
@@ -41,10 +35,9 @@ class SharedCores:
         Args:
             stage: the stage, which computes one step at a time.
             at_s: when the step begins.
-            seconds: the mean seconds of the step with cores of its own.
+            seconds: the seconds of the step with cores of its own.
             num_threads: threads of all workers of the stage.
         """
-        seconds = self._unevenness.stretch(at_s, seconds)
         others = {one: busy for one, busy in self._busy_until_s.items() if one != stage and busy[0] > at_s}
         between_s = max(0.0, at_s - self._idle_since_s) * self._num_cores
         taken_s = sum(count * min(until_s - at_s, seconds) for until_s, count in others.values())
