@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from shoal.planner.search import partition
 from shoal.planner.search.configuration import Configuration, generate_columns
 from shoal.planner.search.pipeline import timed_pipeline
 from shoal.planner.search.problem import ReplicaProblem, StageTimes
@@ -34,6 +37,30 @@ def test_small_fleets_are_solved_as_by_brute_force(seed: int) -> None:
         check(problem, plan, num_streams)
         assert plan.streams_per_s == pytest.approx(best_total(problem, num_streams, stream_counts), rel=1e-9)
         assert plan.gap == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_streams_that_are_dealt_out_in_units_are_enough(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve streams in three units of four: no more are used than there are, and no plan exceeds the bound."""
+    problem = small_problem(seed)
+    exact = best_replicas(problem, 12)
+    monkeypatch.setattr(partition, "_MOST_SHARES", 4)
+    coarse = best_replicas(problem, 12)
+    check(problem, coarse, 12)
+    assert coarse.bound_streams_per_s >= exact.streams_per_s * (1 - 1e-9)
+    assert coarse.streams_per_s >= 0.8 * exact.streams_per_s
+
+
+def test_very_many_streams_are_planned_for_in_bounded_memory() -> None:
+    problem = mixed_fleet([1] * 6)
+    tracemalloc.start()
+    try:
+        plan = best_replicas(problem, 5000)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    check(problem, plan, 5000)
+    assert peak_bytes < 64 << 20
 
 
 @pytest.mark.parametrize("seed", range(15, 40))

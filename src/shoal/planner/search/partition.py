@@ -27,6 +27,9 @@ _NUM_LIMITS = 320
 """Limits of a stage in the geometric grid on which upper bounds are based. Source:
 `benchmarks/planner_large_models.py`, five unlike machines and 64 streams: 320 limits need half as many searches and
 half the time of 40; more cost as much as they save."""
+_MOST_SHARES = 512
+"""The most units into which streams are divided, since time and memory of the program grow with them. Source: eight
+machines of five kinds and 4096 streams, for which planning took more than a minute with as many units and 4 s so."""
 
 
 def best_partition(
@@ -59,6 +62,8 @@ def best_partition(
             found = best_replica(smaller, stream_counts[index], at_least_s=bounds.at_least_s(state, index))
             exact[state, index] = found
             rates[state, index] = known[state, index] = 0.0 if found is None else found.streams_per_s
+    if shares.unit > 1:
+        _, bound = _Shares.of(compact.counts, num_streams, stream_counts, is_bound=True).best(rates)
     if unknown:
         chosen, _ = shares.best(known)
     pipelines = [exact[pick] for pick in chosen]
@@ -142,15 +147,23 @@ class _Shares:
     """For each state: the states that the replica with the first worker may have, and the states that are left."""
     idle: I64
     """[U]: the state without the first worker."""
+    unit: int
+    """The number of streams that are dealt out together: more than one if there are very many streams."""
     cost: I64
-    """Streams of each stream count; all 0 if there are always enough streams."""
-    num_streams: int
+    """Units of each stream count; all 0 if there are always enough streams."""
+    num_units: int
 
     @staticmethod
-    def of(counts: tuple[int, ...], num_streams: int, stream_counts: Sequence[int]) -> _Shares:
+    def of(
+        counts: tuple[int, ...], num_streams: int, stream_counts: Sequence[int], *, is_bound: bool = False
+    ) -> _Shares:
+        """`is_bound`: round units such that no way is left out, instead of such that there are enough streams."""
+        needed = np.array(stream_counts)
         used = np.indices([count + 1 for count in counts]).reshape(len(counts), -1).T
         strides = [prod(count + 1 for count in counts[index + 1 :]) for index in range(len(counts))]
         unlimited = num_streams >= max(stream_counts) * sum(counts)
+        num_streams = 0 if unlimited else num_streams
+        unit = 1 << (max(0, num_streams - 1) // _MOST_SHARES).bit_length()
         options: list[tuple[I64, I64]] = []
         idle = np.zeros(len(used), np.int64)
         for state in range(1, len(used)):
@@ -162,8 +175,9 @@ class _Shares:
             used=used,
             options=[(np.zeros(0, np.int64), np.zeros(0, np.int64)), *options],
             idle=idle,
-            cost=np.zeros(len(stream_counts), np.int64) if unlimited else np.array(stream_counts),
-            num_streams=0 if unlimited else num_streams,
+            unit=unit,
+            cost=np.zeros_like(needed) if unlimited else needed // unit if is_bound else -(-needed // unit),
+            num_units=-(-num_streams // unit) if is_bound else num_streams // unit,
         )
 
     def best(self, rates: F64) -> tuple[list[tuple[int, int]], float]:
@@ -175,7 +189,7 @@ class _Shares:
         """
         totals = self._totals(rates)
         chosen: list[tuple[int, int]] = []
-        state, streams = len(self.used) - 1, self.num_streams
+        state, streams = len(self.used) - 1, self.num_units
         while state:
             ways = self._ways(rates, totals, state)[:, :, streams]
             best = int(ways.argmax()) if ways.size else 0
@@ -188,16 +202,16 @@ class _Shares:
         return chosen, float(totals[-1, -1])
 
     def _totals(self, rates: F64) -> F64:
-        """[U, streams + 1]: the highest sum of rates with these workers and at most so many streams."""
-        totals = np.zeros((len(self.used), self.num_streams + 1))
+        """[U, units + 1]: the highest sum of rates with these workers and at most so many units."""
+        totals = np.zeros((len(self.used), self.num_units + 1))
         for state in range(1, len(self.used)):
             ways = self._ways(rates, totals, state)
             totals[state] = np.maximum(totals[self.idle[state]], ways.max(axis=(0, 1), initial=0.0))
         return totals
 
     def _ways(self, rates: F64, totals: F64, state: int) -> F64:
-        """[option, N, streams + 1]: sums of rates for a state; minus infinity without enough streams."""
+        """[option, N, units + 1]: sums of rates for a state; minus infinity without enough streams."""
         inside, rest = self.options[state]
-        left = np.arange(self.num_streams + 1) - self.cost[:, np.newaxis]
+        left = np.arange(self.num_units + 1) - self.cost[:, np.newaxis]
         ways = rates[inside][:, :, np.newaxis] + totals[rest][:, np.maximum(left, 0)]
         return np.where(left >= 0, ways, -np.inf)

@@ -39,7 +39,7 @@ class Queue(Protocol):
         ...
 
     def note_first_tokens(self, requests: Sequence[RequestId], at_s: float) -> None:
-        """Clients of some requests had their first tokens."""
+        """Note that clients of these requests had their first tokens."""
         ...
 
 
@@ -51,25 +51,25 @@ class Stretch:
     workers: PredictedWorkers
     generation: Generation
     step_id: StepId
-    """of the step that is in flight, as far as steps have been taken"""
+    """The step in flight after the answers that have been taken."""
     holds_prompts: bool
-    """whether that is one with prompt rows"""
+    """Whether that step holds prompt rows."""
     new: Sequence[RequestId]
-    """requests of which it brings the first tokens"""
+    """Requests whose first tokens the first step brings."""
     rows: int
-    """of each decode step"""
+    """Rows of each decode step."""
     context: int
-    """tokens of all its requests once the first step has run"""
+    """Tokens of all sequences once the first step has run."""
     answers_s: Sequence[float]
     """The time of each step's answer, ascending."""
     seconds: Sequence[float]
-    """that each step takes"""
+    """Seconds of each step."""
     num_taken: int = 0
-    """answers"""
+    """The number of answers that have been taken."""
     is_over: bool = False
 
     def take(self, replica: FleetReplica, queue: Queue, now_s: float) -> None:
-        """Take the steps that are answered before now, but not the last of all."""
+        """Take the steps that are answered before now, except the very last one."""
         count = min(bisect_left(self.answers_s, now_s), len(self.answers_s) - 1)
         if count and self.holds_prompts:
             queue.note_first_tokens(self.new, self.answers_s[0])
@@ -79,7 +79,7 @@ class Stretch:
             self._take(replica, count)
 
     def _take(self, replica: FleetReplica, num_taken: int, prompts_s: tuple[float, ...] = ()) -> None:
-        """Take answers until there are so many. `prompts_s`: see `FleetReplica.note_steady`."""
+        """Take answers until there are `num_taken`. `prompts_s`: see `FleetReplica.note_steady`."""
         first, first_id = self.num_taken, self.step_id
         self.step_id = advance(replica.scheduler.state, num_taken - first, TOKEN_ID)
         self.num_taken = num_taken
@@ -97,7 +97,7 @@ class Stretches:
         self._replicas, self._queue = replicas, queue
         self._under_way: dict[int, Stretch] = {}
         self._prompts: list[tuple[float, int, Stretch]] = []
-        """those whose first step holds prompts, by the time of its answer, and numbers by which they differ"""
+        """Stretches whose first step holds prompts, by the time of its answer and the order in which they began."""
         self._num_begun = 0
 
     def begin(self, replica: int, workers: PredictedWorkers, work: StepWork, now_s: float) -> bool:
@@ -129,7 +129,7 @@ class Stretches:
         return True
 
     def take_prompts(self, now_s: float) -> None:
-        """A request is about to be placed: take the first steps with prompts that are answered before now."""
+        """Take the steps with prompts that are answered before now, because a request is about to be placed."""
         while self._prompts and self._prompts[0][0] < now_s:
             _, _, stretch = heapq.heappop(self._prompts)
             if not stretch.is_over and stretch.holds_prompts:
