@@ -31,6 +31,8 @@ _MAX_FAULT_BYTES = 1 << 24
 """The largest fault file. A judgment: enough for the largest number of faults, one per line."""
 _USUAL_S = 600.0
 """The default duration of generated traffic: ten minutes."""
+_MOST_REQUESTS = 20_000_000
+"""The most generated requests that are simulated in full: hours of processor time, half a gigabyte for latencies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,16 @@ class TrafficSpec:
                 f"--traffic {self.text}: give poisson:RATE with a number of requests a second, such as poisson:2.5"
             )
         return rate
+
+    def check_size(self) -> None:
+        """Raises ConfigError if the traffic has more generated requests than are simulated in full."""
+        num_requests = (self.rate_per_s or 0.0) * self.until_s
+        if num_requests > _MOST_REQUESTS:
+            raise ConfigError(
+                f"--traffic {self.text} makes {num_requests / 1e6:.0f} million requests in {self.until_s:g} s, but at "
+                f"most {_MOST_REQUESTS // 1_000_000} million are simulated in full: give fewer --days, a lower rate or "
+                "--sample"
+            )
 
     def sampling(self, percent: float) -> SamplingConfig:
         """Settings for sampling its steady states. `percent`: as in `--sample`. Raises ConfigError if it has none."""

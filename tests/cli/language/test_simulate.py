@@ -86,6 +86,7 @@ def test_a_trace_is_planned_for_and_run(shoal: Shoal, model: Path, machines: Pat
     [
         (("--traffic", "poisson:x"), "give poisson:RATE with a number of requests a second"),
         (("--traffic", "closed:0"), "give closed:N with a number of clients"),
+        (("--traffic", "poisson:1e5"), "makes 60 million requests in 600 s"),
         (("--traffic", "nowhere.csv"), "no such file"),
         (("--traffic", "poisson:1", "--days", "-1"), "--days is -1"),
         (("--traffic", "closed:1", "--split", "pp=4"), "4 workers, but the file has 3 machines"),

@@ -107,6 +107,8 @@ def simulate(
     spec = TrafficSpec(text=traffic, prompt_tokens=prompt_tokens, output_tokens=output_tokens, days=days, seed=seed)
     described = read_fault_file(faults)
     sampling = None if sample is None else spec.sampling(sample)
+    if sampling is None:
+        spec.check_size()
     if plot is not None:
         from shoal.cli.show.simulation_plot import check_plot
 

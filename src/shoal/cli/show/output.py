@@ -42,8 +42,15 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task, shown = progress.add_task(what, total=None), (-1, -1)
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown
+            if shown != (done, total):  # a simulation tells thousands of times a second
+                shown = done, total
+                progress.update(task, completed=done, total=total)
+
+        yield update
 
 
 @contextmanager
