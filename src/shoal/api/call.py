@@ -50,7 +50,7 @@ class Call:
         await self._tokenize()
         constraint, name = named_constraint(self._options) or (None, "")
         guides = await self._data_plane.prompts.guides(constraint, len(self._choices), name)
-        spec = generation_spec(self._prompt_ids, self._options, self._data_plane.max_context, guides)
+        spec = generation_spec(self._prompt_ids, self._options, guides)
         adapter = self._data_plane.adapter_number(self._options.get("adapter"))
         spec = replace(spec, adapter=adapter, pictures=await seen_pictures(self._data_plane, self._placed))
         self._generation = await self._data_plane.generate([spec], self._options.get("timeout"))

@@ -71,22 +71,18 @@ class SamplingOptions(TypedDict, total=False):
     """The most seconds that each prompt may take, including its waiting; None: no limit."""
 
 
-def generation_spec(
-    prompt_ids: tuple[int, ...], given: SamplingOptions, max_context: int, guides: tuple[Guide, ...]
-) -> GenerationSpec:
+def generation_spec(prompt_ids: tuple[int, ...], given: SamplingOptions, guides: tuple[Guide, ...]) -> GenerationSpec:
     """Make the specification of what to generate for one prompt.
 
     Args:
         prompt_ids: the prompt's tokens.
         given: from `check_sampling`.
-        max_context: longest sequence in tokens.
         guides: one for each continuation if the output is constrained, otherwise empty.
     """
     stop = given.get("stop", ())
-    wanted = given.get("max_tokens", DEFAULT_MAX_TOKENS)
     return GenerationSpec(
         prompt_ids=prompt_ids,
-        max_tokens=None if wanted is None else max(1, min(wanted, max_context - len(prompt_ids))),
+        max_tokens=given.get("max_tokens", DEFAULT_MAX_TOKENS),
         min_tokens=given.get("min_tokens", 0),
         n=given.get("n", 1),
         sampling=Sampling(

@@ -100,22 +100,25 @@ class CallRequests:
             raise InvalidRequest(f"token ids must be between 0 and {vocab_size - 1}", param=param)
 
     def _allowed_tokens(self, spec: GenerationSpec) -> int:
-        """The most output tokens of the request. Raises InvalidRequest, ContextLengthExceeded."""
-        num_prompt_tokens, num_context_tokens = len(spec.prompt_ids), self._max_context
+        """The most output tokens that the request may have: its `max_tokens`, or as many as the context leaves.
+
+        Raises InvalidRequest, ContextLengthExceeded.
+        """
+        num_prompt_tokens, num_least_tokens = len(spec.prompt_ids), max(1, len(spec.targets))
         if not num_prompt_tokens:
             raise InvalidRequest("the prompt is empty: it must have at least one token", param="prompt")
-        num_wanted_tokens = len(spec.targets) or (1 if spec.max_tokens is None else spec.max_tokens)
-        if num_prompt_tokens + num_wanted_tokens > num_context_tokens:
+        num_left_tokens = self._max_context - num_prompt_tokens
+        if num_left_tokens < num_least_tokens:
             raise ContextLengthExceeded(
-                f"This model's maximum context length is {num_context_tokens} tokens, but the prompt has "
-                f"{num_prompt_tokens} and {num_wanted_tokens} more were requested: shorten the prompt or "
-                "lower max_tokens",
+                f"This model's maximum context length is {self._max_context} tokens, but the prompt has "
+                f"{num_prompt_tokens} and the output at least {num_least_tokens}: shorten the prompt",
                 param="prompt",
             )
-        if spec.max_tokens is not None and spec.min_tokens > num_wanted_tokens:
+        if spec.targets:
+            return num_least_tokens
+        num_tokens = num_left_tokens if spec.max_tokens is None else min(spec.max_tokens, num_left_tokens)
+        if spec.max_tokens is not None and spec.min_tokens > num_tokens:
             raise InvalidRequest(
-                f"min_tokens is {spec.min_tokens}, but at most {num_wanted_tokens} tokens are requested",
-                param="min_tokens",
+                f"min_tokens is {spec.min_tokens}, but the output has at most {num_tokens} tokens", param="min_tokens"
             )
-        takes_what_is_left = spec.max_tokens is None and not spec.targets
-        return num_context_tokens - num_prompt_tokens if takes_what_is_left else num_wanted_tokens
+        return num_tokens

@@ -23,7 +23,7 @@ class GenerationSpec:
 
     prompt_ids: tuple[int, ...]
     max_tokens: int | None = None
-    """The most output tokens, >= 1; None: as many as the context allows."""
+    """The most output tokens, >= 1, and never more than the context leaves; None: as many as it leaves."""
     min_tokens: int = 0
     """Output tokens before which nothing ends the text, >= 0."""
     targets: tuple[int, ...] = ()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal.generation.generation import GenerationSpec
 from shoal.server.anthropic.messages import MessageForm
 from shoal.server.anthropic.schemas import CountBody, MessagesBody, chat_body
 from shoal.server.openai.answerer import Answerer
@@ -39,11 +36,10 @@ class MessagesApi:
         body = await self._answerer.read(request, MessagesBody)
         model = self._names.find(body.model)
         specs, reading = await chat_specs(chat_body(body), self._answerer.data_plane, self._forms)
-        spec = within_context(specs[0], self._answerer.data_plane.max_context)
-        is_shorter = spec is not specs[0]
-        num_prompt_tokens = len(spec.prompt_ids)
+        num_prompt_tokens = len(specs[0].prompt_ids)
+        is_shorter = num_prompt_tokens + body.max_tokens > self._answerer.data_plane.max_context
         form = MessageForm(model.name, num_prompt_tokens=num_prompt_tokens, reading=reading, is_shorter=is_shorter)
-        return await self._answerer.respond(request, [spec], form, streams=bool(body.stream), adapter=model.adapter)
+        return await self._answerer.respond(request, specs, form, streams=bool(body.stream), adapter=model.adapter)
 
     async def count_tokens(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens"""
@@ -51,13 +47,3 @@ class MessagesApi:
         self._names.find(body.model)
         prompt_ids = (await body_prompt(chat_body(body), self._answerer.data_plane)).ids
         return JSONResponse({"input_tokens": len(prompt_ids)})
-
-
-def within_context(spec: GenerationSpec, max_context: int) -> GenerationSpec:
-    """The same specification with at most as many output tokens as the context leaves: clients must give a limit, and
-    give the largest one they know.
-
-    Source: Anthropic's API, which ends such answers with `model_context_window_exceeded`.
-    """
-    is_too_long = spec.max_tokens is not None and len(spec.prompt_ids) + spec.max_tokens > max_context
-    return replace(spec, max_tokens=None) if is_too_long else spec
