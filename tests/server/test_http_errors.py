@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.running_server import RunningServer
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MESSAGES = [{"role": "user", "content": "{fine}"}]
