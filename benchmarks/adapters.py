@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from ratios import Target, measure_rounds, ratio_table, sample_table
-from report import write_result
+from report import command_line, write_result
 
 from shoal.bench.throughput import measure_throughput
 from shoal.config import LaunchConfig
@@ -149,7 +149,8 @@ def main() -> None:
             *memory(paths[0]),
         ]
     print("\n".join(lines))
-    print(write_result("adapters", lines, command="python benchmarks/adapters.py"))
+    variables = ("MODEL", "PRECISION", "SPLIT", "ROUNDS", "STREAMS", "RANK", "PROMPT", "TOKENS")
+    print(write_result("adapters", lines, command=command_line(__file__, *variables)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from PIL import Image
 from processes import SHOAL, free_port, running
 from ratios import Target, measure_rounds, ratio_table, sample_table
 from real_inputs import ocr_detector, ocr_recognizer
-from report import write_result
+from report import command_line, write_result
 
 from examples.images import cut, draw_page, prepare, read
 
@@ -76,7 +76,8 @@ def main() -> None:
         "",
         *sample_table(samples, "photos/s", digits=2),
     ]
-    print(write_result("chains", lines, command="python benchmarks/chains.py"))
+    print("\n".join(lines))
+    print(write_result("chains", lines, command=command_line(__file__, "ROUNDS", "PHOTOS")))
 
 
 def photo(number: int) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import write_result
+from report import command_line, write_result
 
 import shoal
 from shoal.errors import ShoalError
@@ -28,6 +28,7 @@ from tests.model.tiny_models import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, VO
 
 _PROMPT_LENGTHS = (40, 7, 21)
 _OUTPUT_TOKENS = 64
+_VARIABLES = ("DEVICE", "WORKER_PYTHON", "FAMILIES", "OPTIONS")
 Answers = list[list[int]]
 
 
@@ -55,13 +56,9 @@ def main() -> None:
         is_right &= all(cell == _all_of(_OUTPUT_TOKENS * len(_PROMPT_LENGTHS)) for cell in cells)
         lines.append(f"| {family} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-    print(write_result(f"device-families-{device.partition(':')[0]}", lines, command=_command(device)))
+    name = f"device-families-{device.partition(':')[0]}"
+    print(write_result(name, lines, command=command_line(__file__, *_VARIABLES)))
     sys.exit(not is_right)
-
-
-def _command(device: str) -> str:
-    given = [f"{name}={os.environ[name]}" for name in ("FAMILIES", "OPTIONS") if name in os.environ]
-    return " ".join([f"DEVICE={device}", *given, "python benchmarks/device_families.py"])
 
 
 def _family(family: str, ways: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> list[str]:

@@ -23,13 +23,16 @@ from typing import Any
 
 import numpy as np
 from real_inputs import export_minilm, ocr_recognizer, recognizer_rows, sentence_rows
-from report import write_result
+from report import command_line, write_result
 
 import shoal
 from shoal.errors import ShoalError
 
 _PROMPT = list(range(100, 228))
-_NAMES = ("DEVICE", "ROUNDS", "SECONDS", "MODELS", "STREAMS", "TOKENS", "PRECISION", "MEMORY", "BUDGET_S")
+_VARIABLES = (
+    *("DEVICE", "WORKER_PYTHON", "ROUNDS", "SECONDS", "MODELS"),
+    *("STREAMS", "TOKENS", "PRECISION", "MEMORY", "BUDGET_S"),
+)
 Rows = Mapping[str, np.ndarray[Any, Any]]
 Ways = Mapping[str, Mapping[str, Any]]
 
@@ -54,8 +57,8 @@ def main() -> None:
                         problems[case, way] = str(error).splitlines()[0]
     lines = _table(rates, problems, list(cases), list(ways))
     print("\n".join(lines))
-    given = " ".join(f"{one}={os.environ[one]}" for one in _NAMES if one in os.environ)
-    print(write_result(f"devices-{device.partition(':')[0]}", lines, command=f"{given} python benchmarks/devices.py"))
+    name = f"devices-{device.partition(':')[0]}"
+    print(write_result(name, lines, command=command_line(__file__, *_VARIABLES)))
 
 
 def _ways(device: str, python: str | None, memory: str | None) -> Ways:

@@ -23,7 +23,7 @@ import numpy as np
 from closed_loop import closed_loop
 from ratios import Target, measure_rounds, ratio_table, sample_table
 from real_inputs import minilm_folder
-from report import write_result
+from report import command_line, write_result
 from sentence_transformers import SentenceTransformer
 
 from shoal.server.switch.server_process import MODEL_NAME, running_server
@@ -115,12 +115,8 @@ def main() -> None:
         *ratio_table(samples, targets),
     ]
     print("\n".join(lines))
-    given = [
-        f"{name}={os.environ[name]}"
-        for name in ("SPLIT", "THREADS", "REQUESTS", "ROUNDS", "TEXTS")
-        if name in os.environ
-    ]
-    print(write_result("embeddings", lines, command=" ".join([*given, "python benchmarks/embeddings.py"])))
+    variables = ("SPLIT", "THREADS", "REQUESTS", "ROUNDS", "TEXTS")
+    print(write_result("embeddings", lines, command=command_line(__file__, *variables)))
 
 
 if __name__ == "__main__":

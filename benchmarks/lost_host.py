@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import write_result
+from report import command_line, write_result
 
 from shoal.model.formats.model_path import resolve_model
 
@@ -72,7 +72,7 @@ def main() -> None:
             reached = "reached" if median_s <= _TARGET_S else "not reached"
             lines.append(f"| {what}, median | | {median_s:.2f} (target {_TARGET_S:g}: {reached}) | |")
     print("\n".join(lines))
-    print(write_result("lost-host", lines, command=f"ROUNDS={rounds} python benchmarks/lost_host.py"))
+    print(write_result("lost-host", lines, command=command_line(__file__, "ROUNDS", "MODEL")))
 
 
 def _lose(cluster: RayHosts, server: Server, where: str, body: str) -> _Loss:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from ratios import Target, measure_rounds, ratio_table, sample_table
-from report import write_result
+from report import command_line, write_result
 
 import shoal
 from shoal.model.language_graph.form import IDS, MASK, POSITIONS, USES_CACHE
@@ -30,6 +30,7 @@ NUM_PROMPT = int(os.environ.get("PROMPT", "64"))
 STREAMS = int(os.environ.get("STREAMS", "8"))
 THREADS = int(os.environ.get("THREADS", "2"))
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
+_VARIABLES = ("MODEL", "TOKENS", "PROMPT", "STREAMS", "THREADS", "ROUNDS")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _IDS = (5, 250)
 """of prompts: words that every vocabulary has"""
@@ -118,7 +119,7 @@ def main() -> None:
     ]
     lines = [*sample_table(samples, "tokens/s", 1), "", *ratio_table(samples, targets)]
     print("\n".join(lines))
-    print(write_result("onnx-language", lines, command="MODEL=... python benchmarks/onnx_language.py"))
+    print(write_result("onnx-language", lines, command=command_line(__file__, *_VARIABLES)))
 
 
 if __name__ == "__main__":

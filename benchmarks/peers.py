@@ -11,13 +11,11 @@ least two cores are needed.
 from __future__ import annotations
 
 import argparse
-import itertools
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from engines.found import PEERS, add_options, find_peers
+from engines.found import add_options, command_line, find_peers
 from report import write_result
 from rows.comparison import Comparison, compare
 from rows.footprint import memory, memory_8b, start
@@ -59,7 +57,7 @@ def main() -> None:
             lines += added
     if not given.no_file:
         what = "peers" if len(given.only) > 1 else f"peers-{given.only[0]}"
-        print(write_result(what, lines, command=_command()))
+        print(write_result(what, lines, command=command_line(__file__)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,13 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--waves", type=int, default=2, help="requests a stream (default: 2)")
     parser.add_argument("--no-file", action="store_true", help="write no result file")
     return parser
-
-
-def _command() -> str:
-    """What was called, without the places of this machine."""
-    places = {f"--{peer.option.replace('_', '-')}" for peer in PEERS.values()}
-    words = ["..." if before in places else shlex.quote(word) for before, word in itertools.pairwise(sys.argv)]
-    return " ".join(["python benchmarks/peers.py", *words])
 
 
 if __name__ == "__main__":

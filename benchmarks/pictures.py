@@ -12,10 +12,8 @@ import argparse
 import base64
 import io
 import json
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ import httpx
 import numpy as np
 import psutil
 from PIL import Image
+from processes import SHOAL, free_port, running
 from report import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -85,16 +84,10 @@ def make_model(folder: Path, depth: int) -> Path:
 @contextmanager
 def serving(model: Path, split: str, vision_split: str) -> Iterator[str]:
     """The model's address."""
-    options = ["--split", split, "--vision-split", vision_split, "--name", "m", "--port", "0", "--no-access-log"]
-    command = [sys.executable, "-m", "shoal.cli.main", "serve", str(model), *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        url = next(line for line in process.stderr if line.startswith("serving ")).split()[-1]
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        try:
-            yield url
-        finally:
-            process.terminate()
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    options = ("--split", split, "--vision-split", vision_split, "--name", "m", "--port", str(port), "--no-access-log")
+    with running([*SHOAL, "serve", str(model), *options], health_url=f"{url}/ready"):
+        yield url
 
 
 def cpu_s() -> float:

@@ -55,14 +55,14 @@ def running(
     health_url: str | None = None,
     log: Path | None = None,
     env: Mapping[str, str] | None = None,
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server while the block runs; waits until `health_url` answers 200. `env`: in place of this process's."""
     with log.open("w+b") if log else tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
         try:
             if health_url:
                 _wait_until_healthy(process, health_url, out)
-            yield
+            yield process
         finally:
             _end_session(process)
 

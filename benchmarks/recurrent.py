@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines.found import add_options, find_peers
+from engines.found import add_options, command_line, find_peers
 from engines.llama_cpp import LlamaCpp
 from engines.reading import Readings
 from engines.shoal import Shoal
@@ -48,7 +48,7 @@ def main() -> None:
             print("\n".join(added), flush=True)
             lines += added
     if not given.no_file:
-        print(write_result("recurrent", lines, command="python benchmarks/recurrent.py --llama-cpp ..."))
+        print(write_result("recurrent", lines, command=command_line(__file__)))
 
 
 def _comparisons(setup: Setup, model: Model) -> Iterator[Comparison]:

@@ -38,6 +38,16 @@ def write_result(what: str, lines: Sequence[str], *, command: str) -> Path:
     return path
 
 
+def command_line(script: str, *variables: str) -> str:
+    """How a script that environment variables change was called: `ROUNDS=3 python benchmarks/chains.py`.
+
+    Places of this machine are left out.
+    """
+    given = {name: os.environ[name] for name in variables if name in os.environ}
+    words = [f"{name}={'...' if os.path.isabs(value) else value}" for name, value in given.items()]
+    return " ".join([*words, f"python benchmarks/{Path(script).name}"])
+
+
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
@@ -64,8 +74,10 @@ def _instruction_set() -> str:
 
 
 def _commit() -> str:
+    """Changes of results alone, such as those of the script that ran before, are none of what is measured."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(("git", *arguments), capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
 
-    dirty = " with local changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return git("rev-parse", "--short", "HEAD") + dirty
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS}")
+    return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")

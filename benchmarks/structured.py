@@ -30,7 +30,7 @@ import httpx
 import jsonschema
 from jsonschema.validators import validator_for
 from ratios import Target, measure_rounds, ratio_table, sample_table
-from report import write_result
+from report import command_line, write_result
 
 from shoal.errors import InvalidRequest
 from shoal.model.text.grammar.compiler import GrammarCompiler
@@ -268,8 +268,9 @@ def main() -> None:
         finally:
             runner.run(serving.__aexit__(None, None, None))
     print("\n".join(lines))
-    command = "SUITE=folder python benchmarks/structured.py" if suite else "python benchmarks/structured.py"
-    print(write_result("structured" if suite else "structured-cost", lines, command=command))
+    variables = ("SUITE", "MODEL", "SCHEMAS", "ROUNDS", "TOKENS", "SPLIT", "TEMPERATURE")
+    name = "structured" if suite else "structured-cost"
+    print(write_result(name, lines, command=command_line(__file__, *variables)))
 
 
 if __name__ == "__main__":

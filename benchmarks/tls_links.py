@@ -43,7 +43,7 @@ def main() -> None:
     samples, cipher = _measure(rounds)
     lines = [*_table(samples), "", f"cipher: {cipher}; {ssl.OPENSSL_VERSION}"]
     print("\n".join(lines))
-    print(write_result("tls_links", lines, command=f"python benchmarks/tls_links.py --rounds {rounds}"))
+    print(write_result("tls-links", lines, command=f"python benchmarks/tls_links.py --rounds {rounds}"))
 
 
 def _measure(rounds: int) -> tuple[dict[Key, list[float]], str]:

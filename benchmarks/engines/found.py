@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -121,6 +123,13 @@ def find_peers(given: argparse.Namespace) -> Found:
         places[key] = place if version else None
         remarks.append(f"* {peer.name}: {version or 'not installed; to install it: ' + _quoted(peer.install)}")
     return Found(**places, remarks=tuple(remarks))
+
+
+def command_line(script: str) -> str:
+    """How a script with these options was called, without the places of this machine."""
+    places = {f"--{peer.option.replace('_', '-')}" for peer in PEERS.values()}
+    words = ["..." if before in places else shlex.quote(word) for before, word in itertools.pairwise(sys.argv)]
+    return " ".join([f"python benchmarks/{Path(script).name}", *words])
 
 
 def _version(peer: Peer, place: Path | None) -> str | None:

@@ -76,6 +76,7 @@ def test_when_a_hung_worker_was_noticed() -> None:
     kills = (kill(1.0, gone_s=3.25), kill(2.0, recovering=1, gone_s=12.0), kill(5.0))
     assert report(answer(), kills=kills, is_stopping=True).noticed_s_max == 2.25
     assert report(answer(), kills=kills).noticed_s_max is None
+    assert report(answer(), kills=kills[2:], is_stopping=True).noticed_s_max is None
 
 
 def test_the_table() -> None:
@@ -83,6 +84,17 @@ def test_the_table() -> None:
     assert "| 2 | 0 | 1 | 1 | 1.00 s | 1.00 s | 1.00 / 2.50 s | 50 |" in text
     assert "RSS 150.0 -> 150.0 MB; exit status 0" in text
     assert "first error" not in text
+    assert "next token" not in text, "no stream was under way when the worker was killed"
+
+
+def test_a_pause_without_another_replica() -> None:
+    lines = format_report(report(answer("a", 1.0, 2.5), kills=(kill(2.0, serving=1),))).splitlines()
+    assert "from a kill to the next token, slowest stream: p50 0.500 s, max 0.500 s" in lines
+
+
+def test_pauses_with_another_replica() -> None:
+    text = format_report(report(answer("a", 1.0, 2.5), kills=(kill(2.0, serving=2),)))
+    assert "p50 0.500 s, max 0.500 s; with another replica to go to: p50 0.500 s, max 0.500 s" in text
 
 
 def test_a_run_in_which_nothing_worked() -> None:

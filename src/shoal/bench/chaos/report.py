@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,14 +46,14 @@ class ChaosReport:
     latency_after: Distribution
     """with kills"""
     pause_s_p50: float
-    """from a kill to the next token, of the stream that waited longest for it"""
+    """from a kill to the next token, of the stream that waited longest for it; 0 where no stream was under way"""
     pause_s_max: float
     moved_pause_s_p50: float
     """the same where another replica had its workers, so that streams could move"""
     moved_pause_s_max: float
     noticed_s_max: float | None
     """from stopping a worker to its end at the server's hands, of workers that were in use and not being started;
-    None where workers were killed"""
+    None where workers were killed, or none was noticed"""
     duration_s: float
     resources_before: Resources
     resources_after: Resources
@@ -132,7 +132,7 @@ def summarize(
         pause_s_max=max(pauses, default=0.0),
         moved_pause_s_p50=distribution(moved).median_s,
         moved_pause_s_max=max(moved, default=0.0),
-        noticed_s_max=max(noticed_s, default=0.0) if is_stopping else None,
+        noticed_s_max=max(noticed_s, default=None) if is_stopping else None,
         duration_s=max((answer.ended_s for answer in answers), default=0.0)
         - min((answer.started_s for answer in answers), default=0.0),
         resources_before=resources[0],
@@ -158,8 +158,7 @@ def format_report(report: ChaosReport) -> str:
         "| " + " | ".join(cells) + " |",
         "|" + "---|" * len(cells),
         "| " + " | ".join(cells.values()) + " |",
-        f"from a kill to the next token, slowest stream: p50 {report.pause_s_p50:.3f} s, max {report.pause_s_max:.3f} s"
-        f"; with another replica to go to: p50 {report.moved_pause_s_p50:.3f} s, max {report.moved_pause_s_max:.3f} s",
+        *_pause_line(report),
         f"server: fds {before.fds} -> {after.fds}, threads {before.threads} -> {after.threads}, children "
         f"{before.children} -> {after.children}, shared memory {before.memfds} -> {after.memfds} pieces, RSS "
         f"{before.rss_bytes / 1e6:.1f} -> {after.rss_bytes / 1e6:.1f} MB; exit status {report.server_exit_status}",
@@ -169,3 +168,14 @@ def format_report(report: ChaosReport) -> str:
     if report.first_error is not None:
         lines.append(f"first error: {report.first_error}")
     return "\n".join(lines)
+
+
+def _pause_line(report: ChaosReport) -> Iterator[str]:
+    """No line where no kill fell into the middle of a stream: answers of graphs come in one piece."""
+    pauses = {
+        "": (report.pause_s_p50, report.pause_s_max),
+        "with another replica to go to: ": (report.moved_pause_s_p50, report.moved_pause_s_max),
+    }
+    seen = [f"{what}p50 {p50_s:.3f} s, max {max_s:.3f} s" for what, (p50_s, max_s) in pauses.items() if max_s]
+    if seen:
+        yield f"from a kill to the next token, slowest stream: {'; '.join(seen)}"
