@@ -1,5 +1,7 @@
 """Cost curves from 1 to 1000 machines for three models: `python benchmarks/scale.py` writes docs/scale.md.
 
+Only some of the models or sizes are printed, and the page stays as it is.
+
 For each model and size of cluster `shoal plan` chooses for as many streams as the cluster can use (16 a machine), and
 `shoal simulate` runs the plan at the load that keeps it at about two thirds of what is predicted: open arrivals, 512
 prompt and 128 output tokens. Nothing is measured: machines are described (benchmarks/unequal_thousand.py).
@@ -86,15 +88,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="*", default=_SIZES)
     parser.add_argument("--requests", type=int, default=600, help="of each simulation, about")
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     given = parser.parse_args()
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as folder:
         for point in _points(Path(folder), given.models, given.sizes, given.requests):
             points.append(point)
             print(_row(point), file=sys.stderr, flush=True)
-    _PAGE.write_text("\n".join(page(points, given.requests)) + "\n")
-    print(_PAGE)
+    if set(given.models) == set(MODELS) and set(given.sizes) == set(_SIZES):
+        _PAGE.write_text("\n".join(page(points, given.requests)) + "\n")
+        print(_PAGE)
+    else:
+        print("\n".join(page(points, given.requests)))
 
 
 def _points(folder: Path, models: list[str], sizes: list[int], num_requests: int) -> Iterator[Point]:

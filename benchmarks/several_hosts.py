@@ -113,8 +113,8 @@ def _llama_served(cluster: RayHosts, program: Path) -> float:
         workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)
         command = first.command(str(program), "-m", str(resolve_model(MODEL)), "--host", first.address)
         command += ["--port", str(PORT), "-t", "1", "-tb", "1", "-np", str(STREAMS), "-c", str(STREAMS * 256)]
-        stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
-        _wait_until(first, "health")
+        process = stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
+        _wait_until(first, "health", process)
         return load(cluster, MODEL)
 
 
@@ -132,13 +132,9 @@ def shoal_server(cluster: RayHosts, *options: str) -> Iterator[None]:
     first = cluster.hosts[0]
     where = ("--host", first.address, "--port", str(PORT), "--name", "model", "--api-key", "key")
     command = cluster.shoal("serve", MODEL, *where, "--max-seqs", str(STREAMS), *options)
-    process = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_until(first, "health")
+    with running(command, env=cluster.environment) as process:
+        _wait_until(first, "health", process)
         yield
-    finally:
-        process.terminate()
-        process.wait(60.0)
 
 
 def _start_s(cluster: RayHosts) -> float:
@@ -146,13 +142,16 @@ def _start_s(cluster: RayHosts) -> float:
     first, started_s = cluster.hosts[0], time.perf_counter()
     with shoal_server(cluster, *_ACROSS):
         body = json.dumps({"model": "model", "prompt": "Hello", "max_tokens": 1})
-        _fetch(first, "v1/completions", body)
+        if not _fetch(first, "v1/completions", body):
+            raise SystemExit("the server did not answer its first request")
         return time.perf_counter() - started_s
 
 
-def _wait_until(host: Host, path: str) -> None:
+def _wait_until(host: Host, path: str, server: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + _TIMEOUT_S
     while not _fetch(host, path):
+        if server.poll() is not None:
+            raise SystemExit(f"{server.args} ended with status {server.returncode} before it was ready")
         if time.monotonic() > deadline_s:
             raise SystemExit(f"{path} never answered")
         time.sleep(0.05)

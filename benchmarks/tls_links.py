@@ -13,7 +13,7 @@ import socket
 import ssl
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from report import write_result
@@ -56,8 +56,7 @@ def _measure(rounds: int) -> tuple[dict[Key, list[float]], str]:
     sending.close()
     try:
         plain_address, tls_address = receiving.recv()
-        with _connected(plain_address, tls_address, authority.issue()) as (links, cipher):
-            _pin(0)
+        with _connected(plain_address, tls_address, authority.issue()) as (links, cipher), _pinned(0):
             samples: dict[Key, list[float]] = {(name, size): [] for size in _FRAMES for name in links}
             for _ in range(rounds):
                 for name, num_bytes in samples:
@@ -101,7 +100,7 @@ def _echo(rounds: int, credentials: Credentials, sending) -> None:
         }
         for link in links.values():
             stack.callback(link.close)
-        _pin(1)
+        stack.enter_context(_pinned(1))
         for _ in range(rounds):
             for count in _FRAMES.values():
                 for link in links.values():
@@ -116,9 +115,15 @@ def _next(link: Link) -> memoryview:
     return frame
 
 
-def _pin(index: int) -> None:
+@contextmanager
+def _pinned(index: int) -> Iterator[None]:
+    """This process on one core while the block runs."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[index % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _table(samples: Mapping[Key, list[float]]) -> list[str]:
