@@ -89,7 +89,7 @@ def main() -> None:
     for split, signal_name in kind.runs:
         report = run_chaos(_config(kind, given, split, signal_name), inputs=_pictures() if kind is _GRAPH else None)
         added = [f"## {split}, SIG{signal_name.upper()}", "", *format_report(report).splitlines(), ""]
-        added += [*_table(_rows(report, is_long=kind is _LONG)), ""]
+        added += [*_table(_rows(report, kind, signal_name)), ""]
         print("\n".join(added), flush=True)
         lines += added
     print(write_result(kind.name, lines, command=command_line(__file__, *_VARIABLES)))
@@ -125,8 +125,8 @@ def _pictures() -> Mapping[str, Array]:
     return {_GRAPH_INPUT: pictures}
 
 
-def _rows(report: ChaosReport, *, is_long: bool) -> list[Row]:
-    """The targets that this run can show."""
+def _rows(report: ChaosReport, kind: Kind, signal_name: SignalName) -> list[Row]:
+    """The targets that this run can show. A stopped worker is noticed only after two seconds, so nothing moves before."""
     rows = [
         Row(what="failed", target="0", measured=str(report.failed), reached=report.failed == 0),
         Row(what="not as undisturbed", target="0", measured=str(report.mismatched), reached=report.mismatched == 0),
@@ -135,12 +135,12 @@ def _rows(report: ChaosReport, *, is_long: bool) -> list[Row]:
         rows.append(_seconds("replica rebuilt, median", report.recovery_s_p50, _REBUILT_S))
         longest = "replica rebuilt, longest (killed again while loading)"
         rows.append(_seconds(longest, report.recovery_s_max, _REBUILT_S))
-    if report.moved_pause_s_max:
+    if report.moved_pause_s_max and signal_name == "kill":
         rows.append(_seconds("first token elsewhere, slowest stream, median kill", report.moved_pause_s_p50, _MOVED_S))
         rows.append(_seconds("first token elsewhere, slowest stream, worst kill", report.moved_pause_s_max, _MOVED_S))
     if report.noticed_s_max is not None:
         rows.append(_seconds("hung worker noticed, longest", report.noticed_s_max, _NOTICED_S))
-    if is_long:
+    if kind is _LONG:
         before, after = report.resources_before, report.resources_after
         growth = after.rss_bytes / before.rss_bytes - 1.0
         held = [(one.fds, one.threads, one.children, one.memfds) for one in (before, after)]

@@ -104,7 +104,7 @@ def _predict(case: Case) -> dict[str, GraphCandidate]:
     config = GraphLaunchConfig(model=str(case.path), split="auto", planning=planning, micro_batch=case.num_rows)
     auto = plan_graph(config, case.micro_batch).auto
     assert auto is not None
-    found = [one.candidate for one in auto.choice.alternatives if one.candidate is not None]
+    found = [one.candidate for one in auto.choice.alternatives if isinstance(one.candidate, GraphCandidate)]
     return {str(one.spec): one for one in found}
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     hot_model = str(given.hot_model or random_model("qwen3-moe-3b-hot-q4_0"))
     samples = measure_rounds(_contenders(model), given.rounds, "tokens/s")
     moves = [_replan(hot_model, given.wait) for _ in range(given.rounds)]
-    lines = [*ratio_table(samples, _targets()), "", *sample_table(samples, "tokens/s", 1), "", *_move_table(moves)]
+    lines = [*ratio_table(samples, [*_targets()]), "", *sample_table(samples, "tokens/s", 1), "", *_move_table(moves)]
     print("\n".join(lines))
     print(
         write_result("unequal-experts", lines, command=f"python benchmarks/unequal_experts.py --rounds {given.rounds}")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from processes import shoal_json
 from ratios import Target, measure_rounds, ratio_table, sample_table
@@ -83,7 +84,7 @@ def _measure(folder: Path, rounds: int) -> list[str]:
     ]
 
 
-def _run(*split: str) -> dict[str, float]:
+def _run(*split: str) -> dict[str, Any]:
     return shoal_json("bench", "throughput", _MODEL, *split, *_LOAD, *_LENGTHS)
 
 
