@@ -126,7 +126,7 @@ def _pictures() -> Mapping[str, Array]:
 
 
 def _rows(report: ChaosReport, kind: Kind, signal_name: SignalName) -> list[Row]:
-    """The targets that this run can show. A stopped worker is noticed only after two seconds, so nothing moves before."""
+    """The targets that this run can show. A stopped worker is noticed after two seconds, and nothing moves before."""
     rows = [
         Row(what="failed", target="0", measured=str(report.failed), reached=report.failed == 0),
         Row(what="not as undisturbed", target="0", measured=str(report.mismatched), reached=report.mismatched == 0),
