@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,24 @@ def test_values(pool: FunctionPool) -> None:
     assert call(pool, "width", x=3) == (6,)
     (own,) = call(pool, "process", x=0)
     assert own in {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def test_a_script_is_not_run_again(tmp_path: Path) -> None:
+    """As a user writes it, without `if __name__ == "__main__"`."""
+    (tmp_path / "steps.py").write_text("def twice(text): return text + text\n")
+    (tmp_path / "chain.yaml").write_text(
+        "inputs: {text: text}\nsteps: [{call: steps.py:twice, inputs: [text], outputs: [both]}]\noutputs: [both]\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, shoal\n"
+        "print('begun')\n"
+        "with shoal.chain(sys.argv[1]) as chain:\n"
+        "    print(chain(text='fish')['both'])\n"
+        "print(sys.modules['__main__'].__file__ == __file__)\n"
+    )
+    done = subprocess.run((sys.executable, script, tmp_path), capture_output=True, text=True, timeout=100)
+    assert (done.stdout.split(), done.returncode) == (["begun", "fishfish", "True"], 0), done.stderr
 
 
 @pytest.mark.parametrize(

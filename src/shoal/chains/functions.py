@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from collections.abc import Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.chains import child
+from shoal.chains.processes import FunctionContext
 from shoal.chains.steps import FunctionStep
 from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, MissingExtra, RequestError, WorkerLost
 
@@ -99,8 +99,7 @@ class FunctionPool:
             from pebble import ProcessPool
         except ModuleNotFoundError:
             raise MissingExtra("functions in chains need pebble", "chains") from None
-        context = multiprocessing.get_context("spawn")
-        return ProcessPool(max_workers=self._num_workers, context=context, initializer=child.prepare)
+        return ProcessPool(max_workers=self._num_workers, context=FunctionContext(), initializer=child.prepare)
 
     def _replace(self, broken: ProcessPool) -> None:
         """Replace a pool, which breaks permanently when idle processes of it die. Raises WorkerLost if it is closed
