@@ -1,5 +1,5 @@
-// Plain data that crosses from the dispatcher into a kernel. No inline functions and no standard containers: this
-// header is compiled with several instruction sets, and a shared inline function could be linked in from the widest.
+// Plain data passed from the dispatcher to a kernel. No inline functions and no standard containers: this header is
+// compiled with several instruction sets, and a shared inline function could be linked in from the widest one.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,10 @@ namespace shoal {
 
 constexpr int kGroupKeys = 16;     // keys scored together; block sizes are multiples of it
 constexpr int kChunkKeys = 128;    // keys between two updates of the running softmax: scores of a tile stay in L1
-constexpr int kSegmentKeys = 512;  // keys with a softmax of their own: what threads can share out within one row
+constexpr int kSegmentKeys = 512;  // keys with a softmax of their own: threads may share out the segments of one row
 
-// How the cache holds keys and values. They are rounded to the nearest on the way in, and exact on the way out. Codes
-// have 8 bits, and a scale for each token and head.
+// How the cache holds keys and values. They are rounded to the nearest when stored, and exact when read. Codes have 8
+// bits, and a scale for each token and head.
 enum class KvType : int32_t { kFloat, kHalf, kCodes };
 
 constexpr int kMaxTileRows = 8;  // query rows that a kernel computes together, at most
@@ -24,9 +24,9 @@ struct LayerView {
   int head_dim;
   int rotary_dim;
   int block_size;
-  int window;  // tokens a row sees, itself included; 0: all
-  bool in_chunks;  // the window begins at its last multiple in the place of moving on with the row
-  bool sees_all;   // a row sees its sequence's whole context, what is behind it included: of encoders
+  int window;  // tokens that a row sees, including its own; 0: all
+  bool in_chunks;  // windows are fixed chunks: a row sees back to the last multiple of the window
+  bool sees_all;   // a row sees its sequence's whole context, including later tokens (encoders)
   float scale;
   float softcap;  // 0: none
   KvType kv_type;
@@ -34,14 +34,14 @@ struct LayerView {
   void* values;
   const float* cos;  // [max_context, rotary_dim / 2]
   const float* sin;
-  const float* sinks;  // [num_heads] scores that take part in the softmax and have no value; nullptr: none
+  const float* sinks;  // [num_heads] scores that take part in the softmax but have no value; nullptr: none
   // RMS norms of rotated query heads and key heads, [head_dim]; nullptr: none
   const float* q_norm;
   const float* k_norm;
   float norm_epsilon;
   const float* query_scales;  // [max_context] a further factor on q.k by the query's position; nullptr: 1
-  bool only_reads;  // keys and values are another layer's: rows have queries and nothing else
-  float* key_scales;  // [block, kv head, slot] of codes; nullptr: there are none
+  bool only_reads;  // keys and values belong to another layer, so rows have only queries
+  float* key_scales;  // [block, kv head, slot] scales of codes; nullptr: there are none
   float* value_scales;
 };
 
@@ -51,8 +51,8 @@ struct StepView {
   const int32_t* block_tables;  // [B, M]
   int table_width;
   const int32_t* context_lens;  // [B]
-  const int32_t* ends_seen;     // [T] keys before which a row sees; nullptr: those up to its own position
-  // [T, rotary_dim / 2] of each row, in the place of the layer's by position; nullptr: the layer's
+  const int32_t* ends_seen;     // [T] the key before which each row sees; nullptr: a row sees up to its own position
+  // [T, rotary_dim / 2] for each row, instead of the layer's tables by position; nullptr: the layer's
   const float* cos;
   const float* sin;
 };
@@ -64,40 +64,40 @@ struct RowRange {
   int num_rows;
 };
 
-// Some rows over some segments of their context, counted from position 0. Where other items have the rows' other
-// segments, the softmax of each segment is left in `parts` for `merge` to join; otherwise outputs are written at once.
+// Some rows over some segments of their context, counted from position 0. If other items have the rows' other segments,
+// the softmax of each segment is left in `parts` for `merge` to join; otherwise outputs are written at once.
 struct Span {
   RowRange rows;
   int first_segment;
   int end_segment;
-  int64_t first_part;  // of its parts [segment, kv head, row, head]; kAlone: writes outputs
+  int64_t first_part;  // first of its parts [segment, kv head, row, head]; kAlone: writes outputs
 };
 
 constexpr int64_t kAlone = -1;
-constexpr int kExtraFloats = 16;  // of a part, beside head_dim rounded up to a multiple of kGroupKeys
+constexpr int kExtraFloats = 16;  // of a part, besides head_dim rounded up to a multiple of kGroupKeys
 
 struct CallView {
-  const float* qkv;  // [T, (num_heads + 2 num_kv_heads) head_dim], or queries alone; rows qkv_stride apart
-  float* out;        // [T, num_heads head_dim], rows out_stride apart
+  const float* qkv;  // [T, (num_heads + 2 num_kv_heads) head_dim], or only queries; rows are qkv_stride apart
+  float* out;        // [T, num_heads head_dim]; rows are out_stride apart
   int64_t qkv_stride;
   int64_t out_stride;
 };
 
-// What a call computes with, 64-byte aligned.
+// Working memory of a call, 64-byte aligned.
 struct Memory {
-  float* scratch;  // scratch_floats() values of the thread
+  float* scratch;  // scratch_floats() values for the thread
   float* parts;    // part_floats() values for each part of the spans
 };
 
 // The entry points of one instruction set.
 struct AttentionKernel {
   const char* name;
-  double flops_per_s;  // one thread, rough; only used to tell whether waking threads pays
+  double flops_per_s;  // of one thread, rough; used only to decide whether waking threads pays
   // Rotates and stores the keys and values of some rows.
   void (*append)(const LayerView&, const StepView&, const CallView&, const RowRange&, const Memory&);
   // Attention of some rows of one kv head's query heads.
   void (*attend)(const LayerView&, const StepView&, const CallView&, const Span&, int kv_head, const Memory&);
-  // The outputs of rows whose segments were shared out.
+  // Writes the outputs of rows whose segments were computed by several items.
   void (*merge)(const LayerView&, const CallView&, const Span&, int kv_head, const Memory&);
 };
 

@@ -1,4 +1,4 @@
-// A layer's attention as Python holds it: with the arrays that it points into.
+// A layer's attention as Python holds it, together with the arrays that it points into.
 #pragma once
 
 #include <nanobind/ndarray.h>

@@ -7,8 +7,8 @@
 // Threads may share out the segments of one row (Flash-Decoding). Chunks and segments begin at multiples of their size,
 // and nothing that a row does not see enters its sums: its bits depend on the row and its context alone.
 //
-// Where keys and values are codes of 8 bits, queries become codes of 8 bits, too, and weights codes of 15; rows see all of
-// their context there.
+// If keys and values are codes of 8 bits, queries become codes of 8 bits, too, and weights codes of 15 bits; rows then
+// see all of their context.
 
 #include "args.h"
 
@@ -86,7 +86,7 @@ void store_outputs(const LayerView& layer, const CallView& call, const RowRange&
   }
 }
 
-// The sums of one segment and kv head of rows that were shared out.
+// The sums of one segment and kv head, for rows whose segments several items compute.
 Sums part_of(const LayerView& layer, const Span& span, int segment, int kv_head, float* parts) {
   const int rows = span.rows.num_rows * group_of(layer), width = round_up(layer.head_dim);
   const int64_t index = int64_t(segment - span.first_segment) * layer.num_kv_heads + kv_head;

@@ -15,7 +15,7 @@ constexpr int kTileRows = 48;           // query rows x heads a tile: a multiple
 constexpr int kMaxExtent = 8192;        // heads, and dimensions of a head: keeps products of both within an int
 constexpr int kAppendRows = 32;         // rows appended by one item
 constexpr double kBytesPerS = 10e9;     // memory bandwidth of one core, rough
-constexpr double kWorthWakingS = 10e-6; // threads that follow a step's layers are awake: each call costs 1 us or 2
+constexpr double kWorthWakingS = 10e-6; // threads are awake after a step's layers, so each call costs 1 us or 2
 
 // Memory for one thread's tile, kept between calls.
 class Scratch {

@@ -1,4 +1,4 @@
-// One layer's attention: spreads a call over the threads of a pool.
+// One layer's attention: distributes a call over the threads of a pool.
 #pragma once
 
 #include <memory>
@@ -22,7 +22,7 @@ class AttentionLayer {
   int kv_width() const { return view_.num_kv_heads * view_.head_dim; }
   int out_width() const { return view_.num_heads * view_.head_dim; }
 
-  // What `run` will do, made while the step cannot change: the cut into items, and whether threads share them. Valid as
+  // What `run` will do, prepared before the step: how it is cut into items, and whether threads share them. Valid as
   // long as the step.
   struct Work {
     StepView step;
@@ -31,13 +31,13 @@ class AttentionLayer {
     bool is_large;
   };
   Work prepare(StepMetadata& step) const;
-  // Rotates, appends, attends. Needs no lock of Python's. Running out of memory ends the process, for threads share the
-  // call.
+  // Rotates, appends, attends. Does not need Python's lock. Running out of memory ends the process, since threads take
+  // part in the call.
   void run(const Work& work, const CallView& call) const noexcept {
     append(work, call);
     attend(work, call);
   }
-  // The halves of it: keys and values of the rows into the cache, and attention over what the cache holds by now.
+  // The two halves of `run`: storing the rows' keys and values in the cache, and attention over the cache's content.
   void append(const Work& work, const CallView& call) const noexcept;
   void attend(const Work& work, const CallView& call) const noexcept;
 

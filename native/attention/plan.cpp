@@ -6,8 +6,8 @@ namespace shoal {
 
 namespace {
 
-constexpr int kItemsPerThread = 4;               // the last item then delays the step by an eighth at most
-constexpr int kFewRows = 8;                      // fewer take as long: their time goes into reading keys and values
+constexpr int kItemsPerThread = 4;               // the last item then delays the step by at most an eighth
+constexpr int kFewRows = 8;                      // fewer take as long: the time goes into reading keys and values
 constexpr int64_t kMaxParts = int64_t(1) << 17;  // 35 MB for heads of 64; rows beyond are not shared out
 
 struct Tile {

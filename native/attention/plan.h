@@ -12,11 +12,11 @@ namespace shoal {
 
 // What a plan depends on besides the step.
 struct Sharing {
-  int tile_tokens;  // rows of one sequence that an item takes at most
+  int tile_tokens;  // most rows of one sequence in an item
   int window;
   int num_kv_heads;
   int group;        // query heads of a kv head
-  int num_threads;  // 1: nothing is shared out within a row
+  int num_threads;  // 1: rows are never divided
   bool sees_all;    // rows see their whole context
 
   bool operator<(const Sharing& other) const { return key() < other.key(); }
@@ -32,7 +32,7 @@ struct Plan {
   int64_t num_parts = 0;
 };
 
-// Cuts each range of rows along its context where it would keep one thread busy while others have nothing left.
+// Cuts ranges of rows along their context if one would keep a thread busy after the others have finished.
 Plan make_plan(const std::vector<RowRange>& tiles, const StepArrays& step, const Sharing& sharing);
 
 }  // namespace shoal

@@ -23,7 +23,7 @@ struct CacheLimits {
   }
 };
 
-// Angles that rows turn by in the place of those of their positions: [T, width] each.
+// Angles by which rows are rotated instead of those of their positions: [T, width] each.
 struct RowAngles {
   std::vector<float> cos, sin;
   int width;
@@ -41,33 +41,33 @@ class StepMetadata {
   // Throws std::invalid_argument for anything that would touch memory outside a sequence's own blocks.
   StepMetadata(StepArrays arrays, CacheLimits limits);
 
-  // The last rows of each sequence, of which there are so many [B], as a step of their own, which turn by their positions
-  // and see what is before them. Throws std::invalid_argument where a sequence has fewer.
+  // The last rows of each sequence, whose numbers are [B], as a step of their own. They are rotated by their positions
+  // and see what is before them. Throws std::invalid_argument if a sequence has fewer rows.
   StepMetadata tails(const std::vector<int32_t>& counts) const;
 
   int num_tokens() const { return int(arrays_.positions.size()); }
   int num_sequences() const { return int(arrays_.context_lens.size()); }
   const CacheLimits& limits() const { return limits_; }
-  // The rows that come before those of a sequence, and with them its own.
+  // The number of rows before those of a sequence.
   int first_row(int sequence) const { return arrays_.query_starts[sequence]; }
   int end_row(int sequence) const { return arrays_.query_starts[sequence + 1]; }
   StepView view() const;
-  // Of recurrent layers. Throws std::invalid_argument for slots that cannot be.
+  // For recurrent layers. Throws std::invalid_argument for impossible slots.
   void set_states(const StateArrays& states) { states_.emplace(states, arrays_.query_starts, arrays_.positions); }
   const StepStates* states() const { return states_ ? &*states_ : nullptr; }
-  // Every layer turns by these angles. Throws std::invalid_argument unless there are as many as rows.
+  // Rotates rows by these angles in every layer. Throws std::invalid_argument unless there is one for each row.
   void set_angles(RowAngles angles);
-  // Pairs of dimensions that the angles are for; -1: layers have their own.
+  // Pairs of dimensions of the angles; -1: rows are rotated by their positions.
   int angles_width() const { return angles_ ? angles_->width : -1; }
-  // Throws std::invalid_argument for a row that there is not.
+  // Throws std::invalid_argument if a row does not exist.
   void set_added(AddedRows added);
   const AddedRows* added() const { return added_ ? &*added_ : nullptr; }
-  // The key before which each row sees [T]. Throws std::invalid_argument where one is not behind the row itself, is
-  // beyond its sequence's context, or is before that of the row above it.
+  // The key before which each row sees [T]. Throws std::invalid_argument if it is not after the row itself, is beyond
+  // its sequence's context, or is before that of the previous row.
   void set_ends_seen(std::vector<int32_t> ends);
-  // The adapter of each sequence [B], -1: none. Throws std::invalid_argument for one that there is not.
+  // The adapter of each sequence [B], -1: none. Throws std::invalid_argument if one does not exist.
   void set_adapters(const std::vector<int32_t>& adapters, int num_adapters);
-  // Of rows that have one, in order.
+  // Spans of rows that have an adapter, in order.
   const std::vector<AdapterSpan>& adapters() const { return adapters_; }
   // Rows cut into ranges of at most `rows` of one sequence. Made once, like the plans. Not thread-safe.
   const std::vector<RowRange>& ranges(int rows);

@@ -1,4 +1,4 @@
-// One step's rows and sequences, as they came.
+// One step's rows and sequences, unchecked.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@ struct StepArrays {
   std::vector<int32_t> context_lens;  // [B]
   std::vector<int32_t> block_tables;  // [B, table_width]
   int table_width;
-  std::vector<int32_t> ends_seen{};   // [T], or none: a row sees what is before it and itself
+  std::vector<int32_t> ends_seen{};   // [T], or empty: a row sees what is before it and itself
 };
 
-// What some rows are added behind each of a stage's first layers: values [layer, row, width].
+// What is added to some rows after each of a stage's first layers: values [layer, row, width].
 struct AddedRows {
   std::vector<int32_t> rows;
   std::vector<float> values;

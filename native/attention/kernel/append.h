@@ -1,6 +1,6 @@
-// Rotary embedding, and how keys and values enter the cache.
+// Rotary embedding, and storing keys and values in the cache.
 
-// Cosine and sine of the angles that a row turns by.
+// Cosine and sine of the angles by which a row is rotated.
 struct Angles {
   const float* cos;
   const float* sin;
@@ -35,14 +35,14 @@ inline void norm_head(float* x, const float* weight, float epsilon, int dim, flo
   for (int i = 0; i < dim; ++i) x[i] = x[i] * inverse * weight[i] * scale;
 }
 
-// The rotated head, with its norm where the layer has one, times `scale`.
+// The rotated head, with its norm if the layer has one, times `scale`.
 inline void turn(const LayerView& layer, const float* x, const float* norm, const Angles& angles, float scale,
                  float* to) {
   rotate(layer, x, angles, norm == nullptr ? scale : 1.0f, to);
   if (norm != nullptr) norm_head(to, norm, layer.norm_epsilon, layer.head_dim, scale);
 }
 
-// Sixteen neighboring dimensions at a time, as the cache holds them; `put` gets each dimension and its value.
+// Sixteen neighboring dimensions at a time, in the cache's layout; `put` gets each dimension and its value.
 template <typename T, typename Put>
 inline void convert(const float* x, int dim, const Put& put) {
   for (int first = 0; first < dim; first += kLanes) {
@@ -67,7 +67,7 @@ void append_row(const LayerView& layer, const int32_t* table, const float* k, co
   }
 }
 
-// Each row by `append_one`: the sequence's table, key heads, value heads, position and angles.
+// Calls `append_one` for each row with the sequence's table, key heads, value heads, position and angles.
 template <typename AppendOne>
 void append_rows(const LayerView& layer, const StepView& step, const CallView& call, const RowRange& rows,
                  const AppendOne& append_one) {

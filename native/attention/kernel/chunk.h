@@ -32,7 +32,7 @@ inline const int32_t* table_of(const StepView& step, const RowRange& rows) {
   return step.block_tables + int64_t(rows.sequence) * step.table_width;
 }
 
-// Where the block of a position begins, for one head.
+// Offset of one head in the block of a position.
 inline int64_t block_offset(const LayerView& layer, const int32_t* table, int kv_head, int position) {
   const int64_t block = table[position / layer.block_size];
   return (block * layer.num_kv_heads + kv_head) * layer.head_dim * layer.block_size;
@@ -41,13 +41,13 @@ inline int64_t block_offset(const LayerView& layer, const int32_t* table, int kv
 constexpr int kMaxGroups = kChunkKeys / kGroupKeys;
 constexpr int kMaxTileGroups = 4;  // of a score tile, see tiles.h
 
-// The keys and values of one chunk. It begins at a multiple of kChunkKeys whatever a row sees of it.
+// The keys and values of one chunk. It begins at a multiple of kChunkKeys, whatever part of it a row sees.
 template <typename T>
 struct Chunk {
   int first_key;
-  int first_group;  // those before it are seen by no row of the tile
+  int first_group;  // no row of the tile sees groups before this one
   int end_group;
-  const T* keys[kMaxGroups + kMaxTileGroups];  // [dim, stride block_size]; the last ones are only fetched ahead
+  const T* keys[kMaxGroups + kMaxTileGroups];  // [dim, stride block_size]; the last ones are only prefetched
   const T* values[kMaxGroups];                 // [slot, stride head_dim]
 };
 

@@ -1,4 +1,4 @@
-// Attention of a tile over codes: scores, weights and sums of kTileRows rows at a time, for one chunk after the other.
+// Attention of a tile over codes: scores, weights and sums of kTileRows rows at a time, one chunk after the other.
 
 // A tile's rows as codes, and the weights of those that are computed together.
 struct CodedTile {
@@ -8,7 +8,7 @@ struct CodedTile {
 
 static_assert(kTileRows <= kMaxTileRows, "scratch memory has room for so many");
 
-// In the memory behind the scores of kTileRows rows.
+// Stored in the memory after the scores of kTileRows rows.
 CodedTile code_queries(const Tile& tile) {
   const int dim = tile.layer.head_dim;
   float* scales = tile.scores + kTileRows * kChunkKeys;
@@ -31,7 +31,7 @@ void soften_coded_row(const CodedChunk& chunk, float* scores, int row, int width
   Lanes total = broadcast(0.0f);
   for (int i = 0; i < groups.end; i += kLanes) {
     const Lanes weight = exponential(sub(load(scores + i), offset));
-    total = add(total, weight);  // e**-87 of a key behind the last: nothing beside 1
+    total = add(total, weight);  // keys after the last one count e**-87, which changes nothing
     store_words(weights + i, mul(weight, load(chunk.steps + i)));
   }
   sums.total[row] += sum_lanes(total);

@@ -1,14 +1,14 @@
-// Keys and values in codes of 8 bits, with a scale for each token and head: how they enter the cache and where they lie.
+// Keys and values as codes of 8 bits, with a scale for each token and head: how they are stored, and their layout.
 //
-// Within a block and head, keys are [slot / 16, dim / 4, 16, 4] and values [slot / 2, dim, 2]: what one instruction
-// multiplies is together, and sixteen tokens are.
+// Within a block and head, keys are [slot / 16, dim / 4, 16, 4] and values [slot / 2, dim, 2], so that the operands of
+// one instruction are contiguous, for sixteen tokens at a time.
 
 constexpr float kCodeSteps = 127.0f;
-constexpr float kWeightSteps = 32767.0f;  // of a weight times the scale of its value, by the largest scale of a chunk
+constexpr float kWeightSteps = 32767.0f;  // for a weight times its value's scale over the chunk's largest
 constexpr float kSmallest = 1e-30f;       // below, the inverse of a scale could be infinite
 
-// Codes of a head, with their sum; returns what they are multiplied by, which is no number where a value is none or is
-// infinite. A head has a multiple of sixteen dimensions.
+// Codes of a head, with their sum. Returns their scale, which is NaN if a value is NaN or infinite. The number of
+// dimensions is a multiple of sixteen.
 inline float code_head(const float* x, int dim, int8_t* codes, int32_t* sum) {
   Lanes most = broadcast(0.0f), zeros = broadcast(0.0f);
   for (int i = 0; i < dim; i += kLanes) {
@@ -44,18 +44,18 @@ inline void append_coded_row(const LayerView& layer, const int32_t* table, const
   }
 }
 
-// The keys and values of a chunk, whose rows all see it up to one key.
+// The keys and values of a chunk, which all rows see up to the same key.
 struct CodedChunk {
   int num_groups;
   int num_keys;
-  const uint8_t* keys[kMaxGroups + kMaxTileGroups];  // the last ones are only fetched ahead
+  const uint8_t* keys[kMaxGroups + kMaxTileGroups];  // the last ones are only prefetched
   const int8_t* values[kMaxGroups];
   const float* key_scales[kMaxGroups];
-  float steps[kChunkKeys];  // what a weight is multiplied by to become a code
-  float value_scale;        // what sums of products of codes and values are multiplied by
+  float steps[kChunkKeys];  // factor that turns a weight into a code
+  float value_scale;        // factor on sums of products of codes and values
 };
 
-// Steps by the scales of values, in place.
+// Computes the steps from the scales of values, in place.
 inline void make_steps(CodedChunk* chunk) {
   Lanes most = broadcast(0.0f), zeros = broadcast(0.0f);
   for (int g = 0; g < chunk->num_groups; ++g) {
@@ -70,7 +70,7 @@ inline void make_steps(CodedChunk* chunk) {
   chunk->value_scale = (largest > kSmallest ? largest / kWeightSteps : 0.0f) + sum_lanes(zeros);
 }
 
-// The chunk that begins at a key, as far as `end`. What lies behind in its last group counts as nothing.
+// The chunk that begins at a key, up to `end`. Keys after that in its last group have no effect.
 inline void find_coded_chunk(const LayerView& layer, const int32_t* table, int kv_head, int first_key, int end,
                              CodedChunk* chunk) {
   const int dim = layer.head_dim;

@@ -1,13 +1,13 @@
-// Both products of attention over codes, blocked as those of tiles.h. Integer sums are exact in any order, and each
-// becomes a float once: of a score, and of what a chunk adds to a column. A score has at most 8192 products of 255 and
-// 127, a column kChunkKeys of 32767 and 127: both fit 32 bits. Loops over a group's keys and over sixteen dimensions are
-// unrolled: sums that go round a loop are written to memory in each turn by GCC 12.
+// Both products of attention over codes, blocked as in tiles.h. Integer sums are exact in any order, and become floats
+// once: those of a score, and those that a chunk adds to a column. A score has at most 8192 products of 255 and 127, a
+// column kChunkKeys products of 32767 and 127: both fit 32 bits. Loops over a group's keys and over sixteen dimensions
+// are unrolled, because GCC 12 writes loop-carried sums to memory in each iteration.
 
 // The queries of a tile.
 struct CodedQueries {
   int8_t* codes;    // [rows, head_dim]
   float* scales;    // [rows]
-  int32_t* starts;  // [rows] what sums of products with keys begin with
+  int32_t* starts;  // [rows] initial values of the sums of products with keys
 };
 
 // scores[M, G * 16] of M rows from `row` on and the G groups from `first` on. See score_tile about fetching.
@@ -99,7 +99,7 @@ void value_coded_rows(const int16_t* weights, const CodedChunk& chunk, int dim, 
   if constexpr (N > 1) value_coded_rows<M, N / 2>(weights, chunk, dim, column, out);
 }
 
-// These call the instance for the number of rows at hand.
+// These call the instance for the actual number of rows.
 template <int M = kTileRows>
 void score_coded(int rows, const CodedQueries& queries, int row, int dim, const CodedChunk& chunk, bool is_first_touch,
                  float* scores) {

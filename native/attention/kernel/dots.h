@@ -1,5 +1,5 @@
-// Sixteen exact sums of 32 bits: of products of four bytes each for scores, of two words each for values. What is added
-// does not overflow: see coded_tiles.h.
+// Sixteen exact sums of 32 bits: of products of four bytes each for scores, of two words each for values. The sums do
+// not overflow: see coded_tiles.h.
 //
 // Keys are bytes from 0 to 255, 128 more than their codes. Where they are multiplied as they are, kKeyBias is 128, and
 // a sum has to begin with the sum of the other factors times -kKeyBias.
@@ -67,7 +67,7 @@ inline KeyCodes load_keys(const uint8_t* from) {
   return {_mm256_xor_si256(_mm256_loadu_si256((const __m256i*)from), bias),
           _mm256_xor_si256(_mm256_loadu_si256((const __m256i*)(from + 32)), bias)};
 }
-// Magnitudes of keys times the other factors with the keys' signs: pairs of products fit 16 bits.
+// Magnitudes of keys times the other factors with the keys' signs, because sums of two such products fit 16 bits.
 inline __m256i dot_signed(__m256i sums, __m256i keys, __m256i x) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(keys), _mm256_sign_epi8(x, keys));
   return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -182,7 +182,7 @@ inline Ints add_values(Ints sums, const ValueCodes& values, int32_t two) {
 
 #endif
 
-// What all lanes are multiplied by: neighboring codes of a row.
+// The factor that all lanes are multiplied by: neighboring codes of a row.
 template <typename T>
 inline int32_t word_at(const T* from) {
   int32_t word;

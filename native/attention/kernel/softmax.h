@@ -1,4 +1,4 @@
-// The running softmax of a row: how chunks join their segment, and segments each other.
+// The running softmax of a row: how chunks are added to their segment, and segments to each other.
 
 constexpr float kMasked = -1e30f;
 
@@ -6,8 +6,8 @@ inline void fill(float* to, int count, float value) {
   for (int i = 0; i < count; ++i) to[i] = value;
 }
 
-// What some rows have summed so far: weighted values and weights, relative to the largest score. The total of a row
-// that has seen nothing is 0.
+// The sums of some rows so far: weighted values and weights, relative to the largest score. The total is 0 for a row
+// that has seen nothing.
 struct Sums {
   float* out;  // [rows, round_up(head_dim)]
   float* largest;
@@ -62,13 +62,13 @@ inline float sum_of(const float* weights, Keys groups) {
   return sum_lanes(sum);
 }
 
-// What the groups of a chunk hold besides the keys that a row sees.
+// Fills the places in a chunk's groups that are not keys which a row sees.
 inline void fill_unseen(float* scores, Keys groups, Keys seen, float value) {
   fill(scores + groups.first, seen.first - groups.first, value);
   fill(scores + seen.end, groups.end - seen.end, value);
 }
 
-// What a row has summed is relative to the largest score, which may be among these.
+// Rescales a row's sums if these scores contain a new largest one.
 inline void raise_largest(const float* scores, Keys groups, int row, int width, const Sums& sums) {
   const float before = sums.largest[row], best = largest_score(scores, groups);
   if (!(best > before)) return;
@@ -76,8 +76,8 @@ inline void raise_largest(const float* scores, Keys groups, int row, int width, 
   sums.largest[row] = best;
 }
 
-// Turns the scores of one row into weights, and scales what the row has summed to match them. Only the groups with keys
-// that the row sees are touched, and in these the other keys count as nothing.
+// Turns the scores of one row into weights, and scales the row's sums to match them. Only groups with keys that the row
+// sees are touched, and other keys in these have no effect.
 inline void soften_row(const LayerView& layer, float* scores, Keys seen, int row, int width, const Sums& sums) {
   if (seen.first >= seen.end) return;
   const Keys groups{seen.first / kLanes * kLanes, round_up(seen.end)};

@@ -1,6 +1,6 @@
-// What one item computes.
+// The rows that one item computes.
 
-// The rows of one item, and what they share. Row (token i, head g) is at i * group + g.
+// The rows of one item, and what they have in common. Row (token i, head g) is at i * group + g.
 struct Tile {
   const LayerView& layer;
   const int32_t* table;
@@ -9,7 +9,7 @@ struct Tile {
   int num_rows;
   int first_position;
   int context;   // keys that every row sees; 0: those up to its own position
-  const int32_t* ends_seen;  // of the rows' tokens: keys before which they see; nullptr: as `context` says
+  const int32_t* ends_seen;  // for each token, the key before which its rows see; nullptr: as `context` says
   int width;     // columns of the sums
   float* q;      // [num_rows, head_dim], rotated and scaled
   float* scores; // [num_rows, kChunkKeys]
@@ -25,7 +25,7 @@ struct Tile {
     return layer.in_chunks ? position(row) / layer.window * layer.window : position(row) + 1 - layer.window;
   }
 
-  // What a row sees of the chunk that begins at a key.
+  // Keys that a row sees in the chunk that begins at a key.
   Keys seen(int row, int first_key) const {
     return {clamp(first_seen(row) - first_key, 0, kChunkKeys), clamp(end_seen(row) - first_key, 0, kChunkKeys)};
   }

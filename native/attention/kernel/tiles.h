@@ -22,8 +22,8 @@ constexpr int tile_width(int rows) {
 static_assert(tile_width(1) <= kMaxTileGroups, "a chunk's keys are found that far ahead");
 
 // scores[M, G * 16] = q[M, dim] . keys, for M rows and the G groups from group `first` of the chunk. With
-// `is_first_touch` the same groups' values and the next groups' keys are fetched meanwhile: a group is a page of memory
-// or less, and the processor's own prefetching starts anew at each.
+// `is_first_touch` the same groups' values and the next groups' keys are prefetched meanwhile: a group is a page of
+// memory or less, and the processor's own prefetching starts again at each page.
 template <int M, int G, typename T>
 void score_tile(const float* q, int dim, const Chunk<T>& chunk, int first, int key_stride, bool is_first_touch,
                 float* scores) {
@@ -107,8 +107,8 @@ void score_rows(const float* q, int dim, const Chunk<T>& chunk, int group, int k
   if constexpr (G > 1) score_rows<M, G / 2>(q, dim, chunk, group, key_stride, is_first_touch, scores);
 }
 
-// All columns of M rows from `column` on. Where the last ones do not fill a Lanes, the values' last sixteen columns are
-// summed there, some of them for the second time.
+// All columns of M rows from `column` on. If the last ones do not fill a Lanes, the last sixteen columns are computed
+// there, some of them for the second time.
 template <int M, int N = tile_width(M), typename T>
 void value_rows(const float* weights, const Chunk<T>& chunk, Keys keys, int dim, int column, float* out) {
   for (; column + N * kLanes <= dim; column += N * kLanes)
@@ -129,7 +129,7 @@ inline void scale_columns(const float* sums, int dim, float factor, float* to) {
   for (int d = whole; d < dim; ++d) to[d] = sums[d + round_up(dim) - dim] * factor;
 }
 
-// These call the instance for the number of rows at hand.
+// These call the instance for the actual number of rows.
 template <int M = kTileRows, typename T>
 void score(int rows, const float* q, int dim, const Chunk<T>& chunk, int key_stride, bool is_first_touch,
            float* scores) {
