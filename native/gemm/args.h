@@ -1,5 +1,5 @@
-// Plain data that crosses from shared code into a kernel of products. No inline functions that instruction sets could
-// share, no standard containers.
+// Plain data passed from shared code to a kernel of products. No inline functions that instruction sets could share, no
+// standard containers.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace shoal {
 
-// Rows of activations, as products take them: fp32 for dense matrices; for the others a signed byte each, with a scale
-// for 32 inputs. Exact activations have 15 bits in two bytes, 128 * code + low_code.
+// Rows of activations as products read them: fp32 for dense matrices; for others a signed byte each, with a scale for
+// 32 inputs. Exact activations have 15 bits in two bytes, 128 * code + low_code.
 struct ActivationRows {
   int num_rows;
   int num_inputs;              // K
@@ -21,10 +21,10 @@ struct ActivationRows {
   int8_t* low_codes;           // nullptr: 8 bits
   float* scales;               // [rows, blocks]
   int32_t* sums[2];            // of codes: [rows, blocks] of 32 inputs and [rows, blocks * 2] of 16 each
-  float* scaled_sums[2];       // the same times their scales
+  float* scaled_sums[2];       // the same sums times their scales
 };
 
-// What becomes of a product.
+// How the result of a product is stored.
 enum class Finish : int32_t {
   kStore = 0,  // out = y + bias
   kAdd = 1,    // out = out + (y + bias)
@@ -38,7 +38,7 @@ struct Panel {
   const Matrix* matrices[2];
   int tiles[2];
   int num_tiles;
-  int tiles_ahead;         // how much farther those lie that the same thread is likely to take next; 0: unknown
+  int tiles_ahead;         // how much farther the tiles lie that the same thread is likely to compute next; 0: unknown
   const float* biases[2];  // [N] of each matrix; nullptr: none
   Finish finish;
   Activation activation;
@@ -47,8 +47,8 @@ struct Panel {
   float scale;         // kAddScaled only
 };
 
-constexpr int kPanelRows = 128;    // rows of one call at most: their sums stay in the nearest cache
-constexpr int kChunkBlocks = 18;   // unpacked at once at most: 18 KiB for two tiles, in the nearest cache
+constexpr int kPanelRows = 128;    // most rows of one call, so that their sums stay in the nearest cache
+constexpr int kChunkBlocks = 18;   // most blocks that are unpacked at once: 18 KiB for two tiles, in the nearest cache
 constexpr int kChunkInputs = 256;  // of dense matrices
 constexpr int kPanelOutputs = 2 * kTileOutputs;
 
@@ -58,7 +58,7 @@ struct PanelScratch {
   float dense[2][kChunkInputs * kTileOutputs];
   float scales[2][2 * kChunkBlocks * kTileOutputs];
   float offsets[2][2 * kChunkBlocks * kTileOutputs];
-  int32_t starts[2][kPanelRows * 2 * kChunkBlocks];  // what integer sums begin with
+  int32_t starts[2][kPanelRows * 2 * kChunkBlocks];  // initial values of integer sums
   float out[kPanelRows * kPanelOutputs];
 };
 

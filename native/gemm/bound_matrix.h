@@ -1,4 +1,4 @@
-// A packed matrix as Python holds it: with the memory that it lies in.
+// A packed matrix as Python holds it, together with its memory.
 #pragma once
 
 #include <nanobind/ndarray.h>

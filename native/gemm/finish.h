@@ -1,4 +1,4 @@
-// What becomes of a panel's sums: bias, activation and gate, residual. Included inside a kernel's own namespace.
+// How a panel's sums are stored: bias, activation and gate, residual. Included inside a kernel's own namespace.
 
 // The outputs of one tile for some rows.
 struct TileOutputs {
@@ -7,8 +7,8 @@ struct TileOutputs {
   int count;       // of a row, kLanes at most
 };
 
-// Stores make(sums, outputs as they are, count) for each row. Everything that rows share is found before the loop: the
-// compiler cannot know that no store changes it.
+// Stores make(sums, present outputs, count) for each row. Values that rows share are computed before the loop, because
+// the compiler cannot know that no store changes them.
 template <typename Make>
 inline void finish_rows(const TileOutputs& out, int num_rows, const float* sums, const Make& make) {
   const int count = out.count;
@@ -22,7 +22,7 @@ inline void finish_rows(const TileOutputs& out, int num_rows, const float* sums,
   }
 }
 
-// Stores make(y, sums, outputs as they are, count), where y is the sums with their bias.
+// Stores make(y, sums, present outputs, count), where y is the sums plus their bias.
 template <typename Make>
 inline void finish_tile(const Panel& panel, int t, int first_row, int num_rows, const float* sums, const Make& make) {
   const int output = panel.tiles[t] * kTileOutputs, left = panel.matrices[t]->num_outputs - output;

@@ -42,7 +42,7 @@ struct Micro {
   int ahead_bytes;              // of a part
 };
 
-// Asks memory for the packed codes of part `p` of the next chunk: while this one is multiplied, they come near.
+// Prefetches the packed codes of part `p` of the next chunk while this chunk is multiplied.
 inline void fetch_ahead(const Micro& u, int p) {
   for (const uint8_t* codes : u.ahead)
     if (codes != nullptr)
@@ -53,17 +53,17 @@ inline bool has_signed_codes(const Matrix& m) {
   return m.codes == Codes::kBytes || m.codes == Codes::kTableIq4 || m.codes == Codes::kTableMxfp4;
 }
 
-// A loop over rows is a struct of: kRows and kTiles that one call of its micro-kernel takes at most,
-// micro<M, T, kParts, kHasOffsets, kIsExact>, and these where it differs.
+// A loop over rows is a struct of kRows and kTiles, the most that one call of its micro-kernel takes, of micro<M, T,
+// kParts, kHasOffsets, kIsExact>, and of these where they differ.
 struct RowLoop {
-  // What weights become when they are unpacked: signed bytes, the zero point subtracted. What is added to them beyond
-  // that, the bias, integer sums start without.
+  // What is added to weights when they are unpacked to bytes. What that adds beyond the zero point, the bias, is
+  // subtracted from the initial values of integer sums.
   static uint8_t code_shift(const Matrix& m) { return uint8_t(-m.zero_point); }
   static int code_bias(const Matrix&) { return 0; }
   static int pair_depth(const Matrix&) { return 0; }  // see micro_avx2.h
   // Puts unpacked blocks into the loop's own order.
   static void arrange(uint8_t*, int) {}
-  // What holds while a panel is multiplied.
+  // Held while a panel is multiplied.
   struct Setup {
     Setup(int, int) {}
   };
@@ -89,7 +89,7 @@ constexpr int kManyRows = 1;
 using ManyRows = FewRows;
 #endif
 
-// Calls the instance for the number of rows at hand.
+// Calls the instance for the actual number of rows.
 template <typename Loop, int kParts, bool kHasOffsets, bool kIsExact, int M = Loop::kRows>
 inline void micro_rows(int rows, const Micro& u) {
   if (rows == M) return Loop::template micro<M, Loop::kTiles, kParts, kHasOffsets, kIsExact>(u);
@@ -141,7 +141,7 @@ inline void unpack_tile(const Matrix& m, int tile, int first_block, int blocks, 
   if (has_offsets) decode_scales(m, m.offsets, true, tile, first_block * parts, blocks * parts, scratch.offsets[t]);
 }
 
-// What integer sums start with to make up for the bias of a tile's weights.
+// Initial values of integer sums, which compensate for the bias of a tile's weights.
 inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, int num_rows, int first_part, int count,
                                      int parts, int bias, int32_t* starts) {
   static constexpr int32_t kZeros[kPanelRows * 2 * kChunkBlocks] = {};
@@ -156,8 +156,8 @@ inline const int32_t* prepare_starts(const ActivationRows& rows, int first_row, 
   return starts;
 }
 
-// The packed codes that come after those of the blocks before `block`: in the same tile, or in that of the panel which
-// is likely to be multiplied next.
+// The packed codes that follow those of the blocks before `block`: in the same tile, or in that of the panel that is
+// likely to be multiplied next.
 inline const uint8_t* codes_ahead(const Panel& panel, int t, int block) {
   const Matrix& m = *panel.matrices[t];
   if (block < num_blocks(m)) return codes_at(m, panel.tiles[t], block);

@@ -1,4 +1,4 @@
-// Products of given rows: for an encoder's convolutions, and for tests. The stage runs its own.
+// Products of given rows, for an encoder's convolutions and for tests. The stage runs its own.
 #include "../bindings.h"
 
 #include <nanobind/ndarray.h>

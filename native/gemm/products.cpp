@@ -9,8 +9,8 @@ namespace shoal {
 
 namespace {
 
-constexpr double kItemWeights = 1 << 18;  // multiplied by one item at least: some microseconds
-constexpr int kItemsPerThread = 8;        // the last one then delays a product by a sixteenth at most
+constexpr double kItemWeights = 1 << 18;  // least weights that one item multiplies: some microseconds
+constexpr int kItemsPerThread = 8;        // the last one then delays a product by at most a sixteenth
 constexpr int kLeastRows = 32;            // of an item that is one of several for the same panel
 
 PanelScratch& thread_scratch() {
@@ -25,7 +25,7 @@ int panels_of(const Product& product) {
 
 int cuts_of(const Product& product, int max_rows) { return (product.rows.count + max_rows - 1) / max_rows; }
 
-// `ahead`: how many panels farther the thread is likely to go on.
+// `ahead`: the distance in panels to the one that the thread is likely to compute next.
 Panel panel_of(const Product& product, int index, int ahead) {
   if (product.finish == Finish::kGate)
     return {{product.matrix, product.second},
@@ -58,8 +58,8 @@ struct Cut {
   int first_item;  // of all products'
 };
 
-// Rows that an item has at most. A panel is unpacked anew for each item: as many rows as a call takes, and fewer where
-// threads would lack items.
+// Most rows of an item. A panel is unpacked again for each item: as many rows as a call takes, and fewer if threads
+// would lack items.
 int rows_per_item(const Product* products, int count, int num_threads) {
   const auto num_items = [&](int rows) {
     int64_t items = 0;

@@ -1,5 +1,5 @@
-// Shares products of rows with matrices out over the threads of a pool: several matrices that meet the same rows, as q, k
-// and v do, or many that meet some rows each, as experts do. A row's bits are the same either way.
+// Distributes products of rows with matrices over the threads of a pool: several matrices that multiply the same rows,
+// such as q, k and v, or many that multiply some rows each, such as experts. A row's bits are the same either way.
 #pragma once
 
 #include "../threads/thread_pool.h"
@@ -21,11 +21,11 @@ struct Product {
   const float* second_bias;
   Finish finish;
   Activation activation;
-  float* out;  // of row 0, whatever rows are multiplied
+  float* out;  // of row 0, whichever rows are multiplied
   int64_t out_stride;
   RowSpan rows;
   float scale = 1.0f;                     // kAddScaled only
-  const ActivationRows* from = nullptr;   // rows of its own, in the place of those of the call
+  const ActivationRows* from = nullptr;   // rows of its own, instead of those of the call
 };
 
 // Products must not write to the same outputs.

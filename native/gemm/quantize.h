@@ -1,7 +1,7 @@
-// Codes of rows: what products of block-quantized matrices read of their inputs. Included within the namespace of an
-// instruction set, behind lanes.h.
+// Codes of rows, the inputs of products with block-quantized matrices. Included inside the namespace of an instruction
+// set, after lanes.h.
 
-constexpr int kBlocksTogether = 16;  // quantized: each step for all of them, so that none waits for the one before
+constexpr int kBlocksTogether = 16;  // quantized together, step by step: none waits for its previous step
 
 // Codes and sums of `count` blocks; see ActivationRows.
 inline void quantize_blocks(const float* values, int count, int8_t* codes, int8_t* low_codes, float* scales,
@@ -52,7 +52,8 @@ inline bool is_finite(const float* values, int count) {
   return sum == 0.0f;
 }
 
-// A row in which a number is infinite or none has no codes: what is computed from it is no number, on every set.
+// A row with an infinite number or NaN has no codes: everything that is computed from it is NaN, with every instruction
+// set.
 void spoil(const ActivationRows& rows, int64_t row) {
   const int64_t first = row * rows.num_blocks, end = first + rows.num_blocks;
   for (int64_t i = first * kBlockInputs; i < end * kBlockInputs; ++i) {

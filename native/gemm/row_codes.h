@@ -1,4 +1,4 @@
-// Memory for the codes of rows that meet block-quantized matrices.
+// Memory for the codes of rows that are multiplied by block-quantized matrices.
 #pragma once
 
 #include "../memory/buffer.h"
@@ -20,7 +20,7 @@ class RowCodes {
     }
   }
 
-  // Rows with these values, whose codes nobody has written yet. Valid until the next rows take their place.
+  // Rows with these values, whose codes are not written yet. Valid until the next rows replace them.
   ActivationRows of(const float* values, int num_rows, int num_inputs) const {
     return {num_rows,
             num_inputs,

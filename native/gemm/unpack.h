@@ -1,7 +1,7 @@
-// From packed codes to a byte a weight, and from packed scales to fp32. See matrix.h for the packed form.
-// Included inside a kernel's own namespace.
+// From packed codes to bytes, and from packed scales to fp32. See matrix.h for the packed form. Included inside a
+// kernel's own namespace.
 
-// A vector of 64 bytes is worked on in pieces of one register.
+// A vector of 64 bytes is processed in pieces of one register.
 #if defined(__AVX512BW__)
 constexpr int kPieceBytes = 64;
 #elif defined(__AVX2__)
@@ -75,7 +75,7 @@ inline void unpack_block(const uint8_t* from, uint8_t shift, uint8_t* to) {
   }
 }
 
-// The packed codes of a tile from a block on.
+// The packed codes of a tile, starting with a block.
 inline const uint8_t* codes_at(const Matrix& m, int tile, int block) {
   return m.code_bytes + (int64_t(tile) * num_blocks(m) + block) * code_unit_bytes(m.codes);
 }
@@ -244,7 +244,7 @@ inline void unpack_coded(const Matrix& m, int tile, int first, int count, float*
   }
 }
 
-// Inputs [first, first + count) of a dense tile as fp32 [count, 16]: where they are, or in `to`.
+// Inputs [first, first + count) of a dense tile as fp32 [count, 16]: a pointer to where they are, or to `to`.
 inline const float* unpack_dense(const Matrix& m, int tile, int first, int count, float* to) {
   switch (m.codes) {
     case Codes::kE4m3: unpack_coded<Codes::kE4m3>(m, tile, first, count, to); return to;

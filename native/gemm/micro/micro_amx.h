@@ -2,24 +2,25 @@
 // Included inside the kernel's own namespace, after the tile operations and the loop for few rows; see kernel.cpp for
 // what it provides.
 //
-// A packed part lies in memory as the instruction wants its weights: a row for four inputs, in it four bytes an output.
-// Sums leave a tile through memory, and are scaled and added in registers while the next part's are computed.
+// The layout of a packed part is what the instruction expects of weights: a row for four inputs, with four bytes for
+// each output. Sums leave a tile through memory, and are scaled and added in registers while those of the next part are
+// computed.
 
-constexpr int kManyRows = 8;  // a tile takes as long for one row. An estimate: docs/decisions/0027-the-native-stage.md
+constexpr int kManyRows = 8;  // a tile takes as long for one row. Estimate: docs/decisions/0027-the-native-stage.md
 
 struct ManyRows : RowLoop {
   static constexpr int kRows = 16;  // 16 fp32 sums, of 32 registers
   static constexpr int kTiles = 1;
 
-  // Numbers of tiles. Sums have two, so that one part's leave theirs while the next part's come into being.
+  // Numbers of tiles. There are two for sums, so that one part's can be stored while the next part's are computed.
   struct Numbers {
     int sums[2], rows;
   };
-  static constexpr Numbers kWhole = {{0, 1}, 2}, kRest = {{3, 4}, 5};  // sixteen rows, and what is left of them
+  static constexpr Numbers kWhole = {{0, 1}, 2}, kRest = {{3, 4}, 5};  // sixteen rows, and the remaining ones
   static constexpr int kWeights = 6;
 
-  // The shapes of tiles, held while a panel is multiplied. Afterwards the processor may forget them: a thread whose
-  // tiles are in use is dearer to switch and keeps its core from sleeping.
+  // The shapes of tiles, configured while a panel is multiplied. Afterwards tiles are released: switching a thread with
+  // tiles in use costs more, and keeps its core from sleeping.
   class Setup {
    public:
     Setup(int num_rows, int parts) {
@@ -48,7 +49,7 @@ struct ManyRows : RowLoop {
   template <int M>
   using Sums = int32_t[M][kTileOutputs];
 
-  // The sums of part p, by way of the tile of that number.
+  // The sums of part p, by means of the tile with that number.
   template <int M, int kParts, int kTile>
   static void dot_part(const Micro& u, const int8_t* codes, int p, Sums<M>& sums) {
     constexpr Numbers numbers = M == kRows ? kWhole : kRest;
@@ -72,8 +73,8 @@ struct ManyRows : RowLoop {
     }
   }
 
-  // The value of row m, rows `stride` apart: addresses are made anew every fourth row, since sixteen of them would not
-  // fit the registers.
+  // The value of row m, with rows `stride` apart. Addresses are computed again for every fourth row, because sixteen of
+  // them do not fit the registers.
   static Lanes of_row(const float*& values, int64_t stride, int m) {
     if (m > 0 && m % 4 == 0) __asm__("" : "+r"(values += 4 * stride));
     return broadcast(values[m % 4 * stride]);

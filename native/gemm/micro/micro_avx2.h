@@ -39,8 +39,8 @@ struct FewRows : RowLoop {
 
 #else
 
-  // Narrow codes stay unsigned. Products of pairs must fit 16 bits: so many of them may be added before they are
-  // widened, 0 for signed codes, which are multiplied as magnitudes with the sign on the activation.
+  // Narrow codes stay unsigned. Sums of pairs of products must fit 16 bits: this many may be added before they are
+  // widened; 0 for signed codes, which are multiplied as magnitudes with the sign applied to the activation.
   static int code_bias(const Matrix& m) { return has_signed_codes(m) ? 0 : m.zero_point; }
   static uint8_t code_shift(const Matrix&) { return 0; }
   static int pair_depth(const Matrix& m) {

@@ -11,19 +11,19 @@ struct FewRows : RowLoop {
   static int code_bias(const Matrix& m) { return has_signed_codes(m) ? 128 : m.zero_point; }
   static uint8_t code_shift(const Matrix& m) { return has_signed_codes(m) ? 128 : 0; }
 
-  // What rows have at one place, rows `stride` apart. Every third row has an address, from which instructions reach the
-  // two behind it by multiples of the stride: addresses of all rows would not fit the registers.
+  // The values of rows at one place, with rows `stride` apart. Every third row has an address, and instructions reach
+  // the two rows after it by multiples of the stride, because addresses of all rows do not fit the registers.
   template <typename T>
   class RowValues {
    public:
     RowValues(const T* first, int64_t stride) : every_third_{first, first + 3 * stride}, stride_(stride) {}
 
     const T* at(int m) const { return every_third_[m / 3] + m % 3 * stride_; }
-    // To a place so much farther.
+    // Moves forward by this many places.
     void advance(int places) {
       for (const T*& at : every_third_) {
         at += places;
-        __asm__("" : "+r"(at));  // no address is made of another
+        __asm__("" : "+r"(at));  // keeps the compiler from deriving one address from another
       }
     }
 
@@ -64,7 +64,7 @@ struct FewRows : RowLoop {
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) out[m][t] = load(u.out + m * kPanelOutputs + t * kTileOutputs);
-    const uint8_t* weights = u.codes[0];  // what is unpacked of the second tile lies where a scratch has it
+    const uint8_t* weights = u.codes[0];  // the second tile's codes are unpacked to the scratch memory
     const float *scales = u.scales[0], *offsets = u.offsets[0];
     RowValues<int8_t> codes(u.row_codes, u.code_stride);
     RowValues<int8_t> low_codes(kIsExact ? u.row_low_codes : u.row_codes, u.code_stride);

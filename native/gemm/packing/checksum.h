@@ -1,4 +1,5 @@
-// A checksum of kept weights: not against malice, but against every change of a single word, and at the speed of memory.
+// A checksum of kept weights. It does not protect against malice, but detects every change of a single word, at the
+// speed of memory.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace shoal {
 
-// The same for any number of threads. Two contents of one length that differ in one 64-bit word never have the same.
+// Independent of the number of threads. Two contents of equal length that differ in one 64-bit word always have
+// different checksums.
 uint64_t checksum(ThreadPool& pool, const uint8_t* bytes, size_t num_bytes);
 
 }  // namespace shoal

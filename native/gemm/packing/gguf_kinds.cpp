@@ -27,7 +27,7 @@ void read_bits(const uint8_t* bytes, int shift, int mask, uint8_t* codes) {
   }
 }
 
-// The same of 32 bytes, added to codes that have none there yet.
+// The same for 32 bytes, added to codes that have no such bits yet.
 void add_bits(const uint8_t* bytes, int shift, int mask, int place, uint8_t* codes) {
   for (int i = 0; i < kBlockInputs; i += 8) {
     uint64_t word, code;
@@ -44,7 +44,7 @@ void read_halved_nibbles(const uint8_t* nibbles, uint8_t* codes) {
   read_bits<16>(nibbles, 4, 15, codes + 16);
 }
 
-// 32 bits, the lowest first: each of a byte's bits is left alone in a copy of it and moved to bit 4.
+// 32 bits, the lowest first: each bit of a byte is isolated in a copy of it and moved to bit 4.
 void add_fifth_bits(const uint8_t* bits, uint8_t* codes) {
   for (int i = 0; i < 4; ++i) {
     const uint64_t alone = everywhere(bits[i]) & 0x8040201008040201u;
@@ -110,7 +110,7 @@ void read_q3_k(const uint8_t* block, int sub, BlockFields& fields) {
   add_bits(block, sub, 1, 2, fields.codes);
 }
 
-// Eight scales and eight minima of 6 bits: of the first four the low six bits of a byte, of the others four bits of
+// Eight scales and eight minima of 6 bits: the first four are the low six bits of a byte; the others have four bits of
 // their own and the two high bits of the bytes of the first four.
 void read_six_bits(const uint8_t* packed, int sub, BlockFields& fields) {
   const int first = sub % 4, low_scale = packed[first], low_offset = packed[4 + first], others = packed[8 + first];

@@ -1,5 +1,5 @@
-// fp16 and bfloat16 numbers as fp32, exactly, with integers and normal numbers alone: the same wherever it runs, also
-// where subnormal numbers count as 0.
+// fp16 and bfloat16 numbers as fp32, exactly, with only integers and normal numbers: results are the same everywhere,
+// even if subnormal numbers are flushed to 0.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ static inline uint32_t bits_of_float(float value) {
 
 static inline float half_value(uint16_t half) {
   const uint32_t sign = uint32_t(half & 0x8000) << 16, magnitude = uint32_t(half & 0x7fff) << 13;
-  if (magnitude >= 31u << 23) return float_of_bits(sign | magnitude | 0xffu << 23);  // infinite, or not a number
+  if (magnitude >= 31u << 23) return float_of_bits(sign | magnitude | 0xffu << 23);  // infinite or NaN
   if (magnitude >= 1u << 23) return float_of_bits(sign | (magnitude + (112u << 23)));
   const float value = float_of_bits(magnitude + (113u << 23)) - float_of_bits(113u << 23);  // subnormal: times 2**-14
   return float_of_bits(sign | bits_of_float(value));
@@ -32,7 +32,7 @@ static inline float bfloat_value(uint16_t bfloat) { return float_of_bits(uint32_
 // The nearest fp16 number, ties to even.
 static inline uint16_t nearest_half(float value) {
   const uint32_t bits = bits_of_float(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
-  if (magnitude > 0xffu << 23) return uint16_t(sign | 0x7e00);          // not a number
+  if (magnitude > 0xffu << 23) return uint16_t(sign | 0x7e00);          // NaN
   if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);          // 65520 and more
   if (magnitude >= 113u << 23) {                                        // normal
     const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);

@@ -105,7 +105,7 @@ class TileWriter {
   const int num_blocks_, parts_, num_supers_, unit_bytes_;
 };
 
-// read(output, block, fields) reads a block of an output. Outputs that only fill the last tile up are 0: their codes are
+// read(output, block, fields) reads a block of an output. Outputs that only pad the last tile are 0: their codes are
 // the zero point, and their scales and offsets 0.
 template <typename Read>
 void pack_tiles(ThreadPool& pool, const Matrix& matrix, OutputSpan span, uint8_t* out, const Read& read) {

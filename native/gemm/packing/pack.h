@@ -14,7 +14,7 @@ struct GgufRows {
   int first_input;       // of each row
 };
 
-// Outputs whose tiles are written: from the first one of a tile to the end of a tile, or of the matrix.
+// Outputs whose tiles are written: from the first output of a tile to the end of a tile or of the matrix.
 struct OutputSpan {
   int first;
   int count;
@@ -40,14 +40,14 @@ struct CodedArrays {
 // `matrix` is the `gguf_form`, attached to `out`.
 void pack_gguf(ThreadPool& pool, const Matrix& matrix, const GgufKind& kind, const GgufRows& rows, uint8_t* out);
 
-// `matrix` is the `blocks_form`, attached to `out`. What is held as fp16 or bfloat16 must be such a number, and an offset
-// held as a zero point a multiple of its scale. The blocks are those of the span alone.
+// `matrix` is the `blocks_form`, attached to `out`. Values that are held as fp16 or bfloat16 must be such numbers, and
+// an offset that is held as a zero point must be a multiple of its scale. The blocks are only those of the span.
 void pack_blocks(ThreadPool& pool, const Matrix& matrix, OutputSpan span, const BlockArrays& blocks, uint8_t* out);
 
 // `matrix` is the `coded_form`, attached to `out`.
 void pack_coded(ThreadPool& pool, const Matrix& matrix, const CodedArrays& arrays, uint8_t* out);
 
-// The zero point z with which scale * (middle - z) is an offset; -1 where there is none.
+// The zero point z for which scale * (middle - z) is the offset; -1 if there is none.
 int zero_point_of(const Matrix& matrix, float scale, float offset);
 
 // The form of such blocks: `scales` are kHalf, kFloat or kBrain, `offsets` too, or kZeroPoints, or kNone. Throws
