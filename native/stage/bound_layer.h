@@ -1,4 +1,4 @@
-// A layer's weights as Python hands them over, and as the stage reads them.
+// A layer's weights as Python passes them, and as the stage reads them.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -14,7 +14,7 @@ namespace shoal {
 
 // (product, B, first rank, scale)
 using BoundAdapterPart = std::tuple<std::string, nanobind::object, int, float>;
-// A of products that meet the same rows, and what belongs to each.
+// A of products that read the same rows, and the parts of each product
 using BoundAdapterGroup = std::tuple<nanobind::object, std::vector<BoundAdapterPart>>;
 
 // A layer's weights and the Python objects that own them.
@@ -23,19 +23,19 @@ struct BoundStageLayer {
   nanobind::object attention;
   std::vector<ExpertTurns> experts;  // that it holds
   nanobind::object recurrent;
-  std::vector<std::string> inputs;  // names of the matrices that a recurrence is computed from; empty: it has none
-  std::string output;               // of the one behind attention or recurrence
-  nanobind::object cross;                 // attention over what an encoder gave
+  std::vector<std::string> inputs;  // matrices that compute a recurrence's inputs; empty: there is none
+  std::string output;               // name of the matrix after attention or recurrence
+  nanobind::object cross;                 // attention over an encoder's output
   bool has_mixer, has_mlp;
-  std::vector<std::vector<BoundAdapterGroup>> adapters;  // of each, by its number
+  std::vector<std::vector<BoundAdapterGroup>> adapters;  // of each adapter, by its number
   std::optional<std::tuple<int, float>> shared_norm;  // of a recurrence: channels and epsilon
   std::optional<std::tuple<float, int>> gate_cut;  // standard deviations and columns of all shards
 };
 
-// A layer as the stage reads it; `layer` must outlive it. Throws std::invalid_argument where sizes do not fit the stage.
+// A layer as the stage reads it; `layer` must outlive it. Throws std::invalid_argument if sizes do not fit the stage.
 StageLayer view_of(const BoundStageLayer& layer, const StageShape& shape);
 
-// The weights beside a stage's layers, by the names of `WeightSource`.
+// The weights outside a stage's layers, by the names of `WeightSource`.
 CarriedEnds ends_of(const BoundStageLayer& weights, const StageShape& shape);
 
 }  // namespace shoal

@@ -1,4 +1,4 @@
-// What adds up the terms of a stage's shards without a call of Python.
+// Adds up the terms of a stage's shards without calling Python.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@ namespace shoal {
 class ShardSum {
  public:
   virtual ~ShardSum() = default;
-  // In place, without the GIL. May throw, with an exception of Python too.
+  // In place, without the GIL. May throw, also a Python exception.
   virtual void add_up(float* values, std::size_t count) = 0;
 };
 

@@ -173,13 +173,13 @@ void Stage::run_layer(size_t index, float* x, StepMetadata& step, StepMetadata* 
     attend_memories(*layer.cross, x, *memories, queries);
   }
   if (layer.has_mlp) feed_forward(index, x, step, sum);
-  if (layer.scale == nullptr || hidden_) return;  // else it comes behind the layer's input
+  if (layer.scale == nullptr || hidden_) return;  // otherwise it comes after the layer's input
   each_rows(*pool_, step.num_tokens(), shape_.hidden_size, [&](int row) {
     isa_.layers->scale(*layer.scale, shape_.hidden_size, x + int64_t(row) * shape_.hidden_size);
   });
 }
 
-// The MLP goes first: attention's norm is not needed any more when the MLP has another, and attention's projection is
+// The MLP goes first: attention's norm is not needed any more if the MLP has another one, and attention's projection is
 // added to what the MLP has stored.
 void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOverShards& sum) {
   const StageLayer& layer = layers_[index];
@@ -192,7 +192,7 @@ void Stage::run_parallel(size_t index, float* x, StepMetadata& step, const SumOv
   if (layer.mlp_norm != nullptr)
     rows = norm_rows(x, nullptr, num_rows, layer.mlp_norm, layer.mlp_norm_bias, has_codes);
   Mlp mlp = layer.mlp;
-  mlp.down_bias = nullptr;  // is added to the sum
+  mlp.down_bias = nullptr;  // it is added to the sum instead
   const MlpRows all{&mlp, {0, num_rows}};
   if (layer.experts != nullptr) {
     experts_->run(*layer.experts, rows, rows, step.view().positions, expert_rows_[index].data(), delta_.get());

@@ -1,4 +1,4 @@
-// The first half of a layer: attention, or a recurrence in its place, and attention over an encoder's output.
+// The first half of a layer: attention, or a recurrence instead, and attention over an encoder's output.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -63,7 +63,7 @@ void Stage::attend_rows(const StageLayer& layer, const ActivationRows& rows, Ste
   });
 }
 
-// Values that are keys are taken from them before these have their norm.
+// Values that equal keys are copied before the keys are normed.
 void Stage::norm_heads(const StageLayer& layer, int num_rows, bool has_queries) {
   const int dim = layer.attention->view().head_dim, q_width = layer.q_width(), kv_width = layer.kv_width();
   each_rows(*pool_, num_rows, layer.qkv_width(), [&](int row) {
@@ -91,7 +91,7 @@ bool Stage::has_plain_end() const {
   return last.has_mixer && last.recurrent == nullptr && last.latent == nullptr && last.cross == nullptr && !only_reads;
 }
 
-// Rows that are read move to the front, and back to their places.
+// Rows that are read move to the front, and back to their places afterwards.
 void Stage::run_tails(float* x, StepMetadata& step, const std::vector<int32_t>& counts, const SumOverShards& sum) {
   StepMetadata tails = step.tails(counts);
   const int width = shape_.hidden_size;
@@ -122,7 +122,7 @@ void Stage::keep_keys(const StageLayer& layer, const float* x, StepMetadata& ste
   layer.attention->append(layer.attention->prepare(step), {qkv_.get(), nullptr, width, 0});
 }
 
-// The product of what attention has left with `o`, added to the residual stream.
+// The product of attention's result with `o`, added to the residual stream.
 void Stage::add_projected(const StageLayer& layer, const StepMetadata& step, float* x, const SumOverShards& sum) {
   const int num_rows = step.num_tokens();
   const StepAdapters adapters = adapters_of(layer, step);
@@ -177,8 +177,8 @@ void Stage::recur(const StageLayer& layer, float* x, StepMetadata& step, const S
   add_divided(layer, num_rows, x, sum);
 }
 
-// What shards have of a product whose rows a norm over the channels of all of them still divides, and then the sums of
-// squares of rows: both are added up, and the product is divided afterwards, for it is linear.
+// Adds the shards' parts of a product whose rows must still be divided by a norm over the channels of all shards: both
+// the product and the sums of squares are summed, and the product is divided afterwards, since it is linear.
 void Stage::add_divided(const StageLayer& layer, int num_rows, float* x, const SumOverShards& sum) {
   const int64_t width = shape_.hidden_size;
   sum(delta_.get(), size_t(num_rows) * (width + 1));

@@ -13,7 +13,7 @@ bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
 
 }  // namespace
 
-// Which products there are to add to: none of what is recurrent or an expert, and of latent attention the last.
+// Which products adapters may change: none of recurrences or experts, and only the last one of latent attention.
 void Stage::check_adapters(const StageLayer& layer) const {
   const bool has_heads = layer.attention != nullptr, has_inputs = has_heads && !shape_.latent;
   const bool has_mlp = layer.has_plain_mlp() && layer.experts == nullptr && has_columns(layer);

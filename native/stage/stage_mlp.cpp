@@ -1,4 +1,4 @@
-// The second half of a layer: its MLP, its experts, or both beside each other.
+// The second half of a layer: its MLP, its experts, or both side by side.
 #include <algorithm>
 #include <cmath>
 
@@ -29,7 +29,7 @@ void Stage::feed_forward(size_t index, float* x, const StepMetadata& step, const
   } else if (adds_plainly(layer.post_mlp_norm, sum)) {
     return mlps_->run(rows, &all, 1, Finish::kAdd, x, adapters, change);
   } else {
-    mlp.down_bias = nullptr;  // is added to the sum
+    mlp.down_bias = nullptr;  // it is added to the sum instead
     mlps_->run(rows, &all, 1, Finish::kStore, delta_.get(), adapters, change);
   }
   if (sum) sum_delta(num_rows, sum);

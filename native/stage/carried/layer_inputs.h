@@ -1,4 +1,4 @@
-// A small embedding of the token for each layer, by which the layer's output is gated. Source: Gemma 3n and Gemma 4.
+// A small embedding of the token for each layer, which gates the layer's output. Source: Gemma 3n and Gemma 4.
 //
 // Shapes: T rows of the step, D hidden size, L layers of the model, P values of a layer's input, W values of a carried
 // row, in which the L inputs lie beside each other.
@@ -30,7 +30,7 @@ class LayerInputs {
 
   // Throws std::invalid_argument where a layer does not fit.
   void check(const InputLayer& layer) const;
-  // The inputs [T, W] of all layers from the embedding [T, D] and what the table has of the tokens [T, L P].
+  // The inputs [T, W] of all layers from the embedding [T, D] and the table's rows for the tokens [T, L P].
   void begin(const float* embedding, const float* looked_up, const Matrix& projection, const float* norm, int num_rows,
              float* inputs, int64_t width);
   // What a layer's input adds to its output [T, D]: valid until the next call. `input` is that of the layer in row 0.

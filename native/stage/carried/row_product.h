@@ -1,4 +1,4 @@
-// One matrix and rows that no other product has coded yet.
+// One matrix, and rows that have no codes yet.
 #pragma once
 
 #include <memory>

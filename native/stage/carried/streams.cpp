@@ -16,7 +16,7 @@ bool has_shape(const Matrix* matrix, int num_outputs, int num_inputs) {
   return matrix != nullptr && matrix->num_outputs == num_outputs && matrix->num_inputs == num_inputs;
 }
 
-// In an order of its own on every machine's compiler alike: sixteen sums side by side.
+// Sixteen sums side by side: the same order of additions with every compiler.
 float dot(const float* a, const float* b, int width) {
   float sums[16] = {};
   for (int i = 0; i < width; ++i) sums[i % 16] += a[i] * b[i];

@@ -1,4 +1,4 @@
-// Several residual streams, of which a layer computes one and predicts the others, and a learned residual beside its
+// Several residual streams, of which a layer computes one and predicts the others, and a learned residual beside
 // attention. Source: Alternating Updates, Baykal et al., NeurIPS 2023; LAuReL, arXiv 2411.07501; Gemma 3n.
 //
 // Shapes: T rows of the step, D hidden size, S streams, R rank of the residual, W values of a carried row: the S streams
@@ -16,7 +16,7 @@ namespace shoal {
 struct StreamsShape {
   int num_streams;
   int active;          // the stream that layers compute
-  bool scales_output;  // whether the corrected stream is scaled before it meets the layer's input
+  bool scales_output;  // whether the corrected stream is scaled before it is combined with the layer's input
   int rank;            // of the learned residual
 };
 
@@ -41,23 +41,25 @@ class Streams {
 
   // Throws std::invalid_argument where a layer does not fit.
   void check(const StreamsLayer& layer) const;
-  // The streams of an embedding [T, D]: itself, and its products with S - 1 matrices [D, D] at its own magnitude.
+  // The streams of an embedding [T, D]: itself, and its products with S - 1 matrices [D, D], scaled to its own
+  // magnitude.
   void spread(const float* embedding, const std::vector<const Matrix*>& matrices, int num_rows, float* x,
               int64_t width);
   // The streams [T, W] as the layer's router predicts them, and the active one [T, D].
   void predict(const StreamsLayer& layer, int num_rows, float* x, int64_t width, float* active);
-  // The learned residual of a norm's rows, which `add_residual` adds to [T, D].
+  // The learned residual of normed rows, which `add_residual` adds to [T, D].
   void project(const StreamsLayer& layer, const ActivationRows& normed);
   void add_residual(int num_rows, float* hidden);
-  // The streams with what the layer has made of the active one, which becomes what the layer's input meets.
+  // Corrects the streams by the layer's result for the active one, which is then combined with the layer's input.
   void correct(const StreamsLayer& layer, int num_rows, float* x, int64_t width, float* active);
   // Adds [T, D] to all streams but the first.
   void add_to_others(const float* delta, int num_rows, float* x, int64_t width);
-  // The mean of the first stream and the others' products with S - 1 matrices [D, D] at its magnitude, in its place.
+  // Replaces the first stream by the mean of itself and the others' products with S - 1 matrices [D, D], scaled to its
+  // magnitude.
   void join(const std::vector<const Matrix*>& matrices, int num_rows, float* x, int64_t width);
 
  private:
-  // What the router says of a row: [S] between -1 and 1.
+  // The router's outputs for a row: [S] between -1 and 1.
   void route(const StreamsLayer& layer, const float* row, float* normed, float* said) const;
   void match_magnitude(const float* like, float* row) const;
 

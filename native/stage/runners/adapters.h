@@ -1,6 +1,6 @@
-// Low-rank adapters: scale * B (A x) is added to what a product of a layer gives for the rows that have one. Other rows
-// are not touched, and a row's bits do not depend on which adapters the rows beside it have. Source: LoRA, arXiv
-// 2106.09685, section 4.1.
+// Low-rank adapters: scale * B (A x) is added to a layer's product for the rows that have an adapter. Other rows are
+// not touched, and a row's bits do not depend on the adapters of other rows. Source: LoRA, arXiv 2106.09685, section
+// 4.1.
 //
 // Shapes: T rows of the step, K inputs and N outputs of a product, r ranks of it, R ranks of all products that meet the
 // same rows.
@@ -17,10 +17,10 @@
 
 namespace shoal {
 
-// The products of a layer that meet the same rows.
+// The products of a layer that read the same rows.
 enum class AdapterPlace { kAttentionIn = 0, kAttentionOut = 1, kMlpIn = 2, kMlpOut = 3 };
 constexpr int kAdapterPlaces = 4;
-constexpr int kAdapterParts = 4;  // products of a place at most: q, k, v and the gate of q; or the MLP's gate and up
+constexpr int kAdapterParts = 4;  // most products of a place: q, k, v and the gate of q; or the MLP's gate and up
 
 // What an adapter adds to one product.
 struct AdapterPart {
@@ -30,7 +30,7 @@ struct AdapterPart {
 };
 
 struct AdapterGroup {
-  const Matrix* a = nullptr;  // dense [R, K]: those of all parts under each other; nullptr: there are none
+  const Matrix* a = nullptr;  // dense [R, K]: those of all parts below each other; nullptr: there are none
   AdapterPart parts[kAdapterParts];
 };
 
@@ -39,7 +39,7 @@ struct LayerAdapter {
   AdapterGroup groups[kAdapterPlaces];
 };
 
-// Of all adapters, by their numbers; empty where the stage has none.
+// All adapters by their numbers; empty if the stage has none.
 using LayerAdapters = std::vector<LayerAdapter>;
 
 struct AdapterOutput {
@@ -49,11 +49,11 @@ struct AdapterOutput {
 
 class AdapterRunner {
  public:
-  // Throws std::invalid_argument where the parts of an adapter do not fit each other.
+  // Throws std::invalid_argument if the parts of an adapter do not fit each other.
   AdapterRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, int max_rows,
                 const std::vector<const LayerAdapters*>& layers);
 
-  // Appends the products with A to those of a place, which meet the same rows and are run together with them.
+  // Appends the products with A to those of a place, which read the same rows and run together with them.
   void append(const LayerAdapters& layer, AdapterPlace place, const std::vector<AdapterSpan>& spans,
               std::vector<Product>& products);
   // Then adds to the outputs of the place's products, of which there is one for each part.

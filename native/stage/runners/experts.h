@@ -1,4 +1,4 @@
-// The experts of a layer: each row goes to a few of them, and the rest of the weights stays unread.
+// The experts of a layer: each row goes to a few of them, and other weights are not read.
 //
 // Shapes: T rows of the step, D hidden size, E experts, k of them chosen for each row.
 #pragma once
@@ -15,12 +15,12 @@ namespace shoal {
 struct ExpertsShape {
   RouterShape router;
   int num_columns;         // of an expert
-  int num_shared_columns;  // of the MLP that every row goes through beside its experts; 0: there is none
-  bool scales_input = false;  // weights are factors on what an expert reads, in the place of what it gives
+  int num_shared_columns;  // of the MLP that every row goes through in addition; 0: there is none
+  bool scales_input = false;  // weights multiply an expert's input, instead of its output
 };
 
-// Which rows of an expert are a shard's: those whose position in their sequence, modulo `num_turns`, is a bit of `turns`.
-// Where several shards hold an expert, the turns give every row to one of them, whatever other rows the step has.
+// Which rows of an expert belong to a shard: those whose position in their sequence, modulo `num_turns`, is a bit of
+// `turns`. If several shards hold an expert, the turns give every row to one of them, whatever other rows the step has.
 struct ExpertTurns {
   int expert;
   int num_turns;  // 1 to kMaxTurns
@@ -45,13 +45,13 @@ bool needs_codes(const ExpertLayer& layer);
 
 class ExpertsRunner {
  public:
-  // Throws std::invalid_argument where shapes do not fit each other.
+  // Throws std::invalid_argument if shapes do not fit each other.
   ExpertsRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activation activation, const ExpertsShape& shape,
                 int hidden_size, int max_rows, bool exact_activations, const std::vector<const ExpertLayer*>& layers);
 
-  // out [T, D] = the sum over a row's experts, as far as they are the shard's. `x` has its codes if the layer needs them.
-  // `positions` [T] of the rows in their sequences. `counts` [E] grow by the rows that chose each expert, of all shards.
-  // `routed` are the rows that the router reads, which may be other ones.
+  // out [T, D] = the sum over a row's experts that are the shard's. `x` has its codes if the layer needs them.
+  // `positions` [T] of the rows in their sequences. `counts` [E] grow by the rows that chose each expert, on any shard.
+  // `routed` are the rows that the router reads, which may differ from `x`.
   void run(const ExpertLayer& layer, const ActivationRows& x, const ActivationRows& routed, const int32_t* positions,
            int64_t* counts, float* out);
 

@@ -1,9 +1,10 @@
-// Latent attention: the keys and values of all heads are one compressed row a token. Source: DeepSeek-V2, arXiv
+// Latent attention: the keys and values of all heads are one compressed row for each token. Source: DeepSeek-V2, arXiv
 // 2405.04434, section 2.1.
 //
-// Computed in its absorbed form, for prompts and outputs alike: each head's query is carried into the latent space, where
-// all of them attend over one key head, [rotated part, latent], whose values are the same rows; each head carries its
-// result out of it. So the cache holds the compressed rows alone, and a row's bits do not depend on how a prompt is cut.
+// Computed in its absorbed form, for prompts and outputs alike: each head's query is projected to the latent space,
+// where all of them attend over one key head, [rotated part, latent], whose values are the same rows; each head's
+// result is projected back. So the cache holds only compressed rows, and a row's bits do not depend on how a prompt is
+// cut.
 //
 // Shapes: T rows of the step, H heads, R dimensions that rotate, N those that do not, L of the latent, V of a value.
 #pragma once
@@ -21,18 +22,18 @@
 namespace shoal {
 
 struct LatentShape {
-  int query_rank;  // of the compressed queries; 0: queries come from the hidden state at once
+  int query_rank;  // of compressed queries; 0: queries are computed directly from the hidden state
   int latent_dim;  // L
   int plain_dim;   // N
   int rotary_dim;  // R
   int value_dim;   // V
   float norm_epsilon;
-  bool is_interleaved;  // neighboring dimensions of the weights rotate together
+  bool is_interleaved;  // neighboring dimensions rotate together in the weights
 };
 
 // One layer's weights.
 struct LatentLayer {
-  const Matrix* query_down;        // [query rank, hidden size]; nullptr where there is no rank
+  const Matrix* query_down;        // [query rank, hidden size]; nullptr if there is no rank
   const float* query_norm;         // [query rank]
   const Matrix* query;             // [H (N + R), query rank or hidden size], each head's N before its R
   const Matrix* latent_down;       // [L + R, hidden size]
@@ -48,7 +49,7 @@ class LatentRunner {
 
   // Throws std::invalid_argument where a layer does not fit.
   void check(const LatentLayer& layer) const;
-  // Whether the hidden state must have codes for a layer's first products.
+  // Whether the hidden state needs codes for a layer's first products.
   static bool needs_codes(const LatentLayer& layer);
   // Attention's result [T, H V] from the norm of the layer's rows. `qkv` is memory for [T, (H + 2) (R + L)].
   void run(const LatentLayer& layer, const AttentionLayer& attention, const ActivationRows& rows, StepMetadata& step,
@@ -61,7 +62,7 @@ class LatentRunner {
   Product product(const Matrix* matrix, float* out, int width, RowSpan rows) const;
   void project(const LatentLayer& layer, const ActivationRows& rows);
   void assemble(const LatentLayer& layer, int num_rows, float* qkv);
-  // One matrix a head over the rows of heads_, which lie head by head: [H T, inputs] to [H T, outputs].
+  // One matrix for each head over the rows of heads_, which are stored head by head: [H T, inputs] to [H T, outputs].
   void multiply_heads(const std::vector<const Matrix*>& matrices, int num_rows);
   void turn_order(const float* from, float* to) const;
 

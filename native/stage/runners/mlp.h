@@ -1,4 +1,4 @@
-// MLPs: one that all rows go through, or several that have some rows each.
+// MLPs: one that all rows go through, or several with some rows each.
 #pragma once
 
 #include <functional>
@@ -26,10 +26,10 @@ struct MlpRows {
   RowSpan rows;
 };
 
-// Throws std::invalid_argument where an MLP has other sizes.
+// Throws std::invalid_argument if an MLP has other sizes.
 void check_mlp(const Mlp& mlp, int hidden_size, int num_columns);
 
-// Whether its first products take codes, or values; neither where a shard has no columns of it.
+// Whether its first products read codes rather than values; false if a shard has no columns of it.
 bool needs_codes(const Mlp& mlp);
 bool needs_values(const Mlp& mlp);
 // Whether its gate and up cannot be multiplied in one panel.
@@ -49,9 +49,9 @@ class MlpRunner {
   };
   MlpRunner(std::shared_ptr<ThreadPool> pool, const Isa& isa, Activation activation, const Limits& limits);
 
-  // out [rows, hidden size], with or without what is there already. `x` has its codes, unless everything is dense. Rows of
-  // different MLPs must not overlap. Shapes: the MLPs of one call have the same. With adapters, there is one MLP. `change`
-  // may be empty.
+  // out [rows, hidden size], added to its present content or not. `x` has its codes, unless everything is dense. Rows
+  // of different MLPs must not overlap. Shapes: the MLPs of one call have the same. With adapters, there is one MLP.
+  // `change` may be empty.
   void run(const ActivationRows& x, const MlpRows* mlps, int count, Finish finish, float* out,
            const StepAdapters& adapters = {}, const ChangeGates& change = {});
 

@@ -16,20 +16,20 @@ struct RouterShape {
   bool has_sigmoid;        // scores are sigmoids; else a softmax over all experts
   bool is_normalized;      // the weights of a row's experts are divided by their sum
   float scale;             // factor on the weights
-  // Where positive, experts are chosen one after the other, each with the weight that it has in a softmax over those
-  // left whose scores lie within this share of the highest. Source: SparseMixer, arXiv 2409.12136.
+  // If positive, experts are chosen one after the other, each with its weight in a softmax over those left whose scores
+  // lie within this share of the highest. Source: SparseMixer, arXiv 2409.12136.
   float mixer_limit = 0.0f;
 };
 
 constexpr int kMaxExperts = 4096;
 constexpr int kMaxChosen = 64;
 
-// Throws std::invalid_argument for what cannot be.
+// Throws std::invalid_argument for impossible values.
 void check_router(const RouterShape& shape);
 
-// `logits` [num_experts] become scores. `ranks` [num_experts] is worked in. Writes [num_chosen] experts, the highest rank
-// first and of equal ones the first, and their weights. The same on every instruction set; whatever the numbers are, the
-// experts are different ones.
+// `logits` [num_experts] become scores. `ranks` [num_experts] is working memory. Writes [num_chosen] experts, the
+// highest rank first and of equal ones the first, and their weights. The same on every instruction set; the experts are
+// always different ones, even for NaN.
 void choose_experts(const RouterShape& shape, const LayerKernel& kernel, const float* selection_bias, float* logits,
                     float* ranks, int* experts, float* weights);
 
