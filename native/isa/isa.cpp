@@ -21,7 +21,7 @@ namespace shoal {
   }
 #define SHOAL_KERNELS(isa) SHOAL_PRODUCTS(isa, isa)
 
-// A set that adds nothing but products to another.
+// A set that adds only products to another one.
 #define SHOAL_DECLARE_PRODUCTS(isa)    \
   namespace isa {                      \
   extern const GemmKernel gemm_kernel; \

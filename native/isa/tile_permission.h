@@ -8,8 +8,8 @@
 
 namespace shoal {
 
-// The processor multiplies tiles of bytes, the operating system saves tiles, and lets this process have them: Linux must
-// be asked, once a process. Source: Linux, Documentation/arch/x86/xstate.rst.
+// Whether the processor multiplies tiles of bytes, and the operating system saves tiles and lets this process use them:
+// Linux must be asked once for each process. Source: Linux, Documentation/arch/x86/xstate.rst.
 inline bool may_use_tiles() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, which headers before Linux 5.16 lack

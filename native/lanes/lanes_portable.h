@@ -1,4 +1,4 @@
-// Sixteen lanes in an array, for processors of which nothing is known but that they compute by IEEE 754. See lanes.h.
+// Sixteen lanes in an array, for any processor that computes by IEEE 754. See lanes.h.
 
 struct Lanes {
   float lane[kLanes];
@@ -37,7 +37,7 @@ inline float of_bits(uint32_t bits) {
 // Source: IEEE 754 binary16; the multiplication makes subnormals normal.
 inline float half_to_float(uint16_t half) {
   const uint32_t magnitude = uint32_t(half & 0x7fff) << 13, sign = uint32_t(half & 0x8000) << 16;
-  const float x = magnitude >= 0x0f800000u ? of_bits(magnitude + 0x70000000u)         // infinite or not a number
+  const float x = magnitude >= 0x0f800000u ? of_bits(magnitude + 0x70000000u)         // infinite or NaN
                                            : of_bits(magnitude) * 0x1p112f;           // 2 ** (127 - 15)
   return of_bits(bits_of(x) | sign);
 }
@@ -70,7 +70,7 @@ inline Lanes div(Lanes a, Lanes b) { SHOAL_EACH_LANE(a.lane[i] / b.lane[i]); }
 inline Lanes square_root(Lanes x) { SHOAL_EACH_LANE(__builtin_sqrtf(x.lane[i])); }
 #if defined(__SSE2__)
 
-// `fused` for two lanes, short of the last rounding.
+// `fused` for two lanes, without the last rounding.
 inline __m128d fused_to_odd(__m128 a, __m128 b, __m128 c) {
   const __m128d product = _mm_mul_pd(_mm_cvtps_pd(a), _mm_cvtps_pd(b)), addend = _mm_cvtps_pd(c);
   const __m128d sum = _mm_add_pd(product, addend), part = _mm_sub_pd(sum, product);

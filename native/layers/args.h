@@ -1,4 +1,4 @@
-// Plain data that crosses from shared code into the kernels of what lies between products and attention.
+// Plain data passed from shared code to the kernels of everything between products and attention.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,13 @@ enum class Activation : int32_t {
   kRelu2 = 4,          // max(x, 0) squared
 };
 
-// Each works on one row.
+// Each function processes one row.
 struct LayerKernel {
   // to = x / rms(x) * weight. Source: arXiv 1910.07467.
   void (*norm)(const float* x, const float* weight, float epsilon, int width, float* to);
   // to = to + (x + bias); bias may be nullptr.
   void (*add)(const float* x, const float* bias, int width, float* to);
-  // to = activation(gate) * up; see kClampedSwiglu for the one that is no product of the two
+  // to = activation(gate) * up; see kClampedSwiglu for the one that is not such a product
   void (*gate)(Activation activation, const float* gate, const float* up, int width, float* to);
   // x = cap * tanh(x / cap)
   void (*softcap)(float cap, int width, float* x);

@@ -1,4 +1,5 @@
-// Activation functions, and rows whose width is no multiple of sixteen. Included inside a kernel's own namespace.
+// Activation functions, also for rows whose width is not a multiple of sixteen. Included inside a kernel's own
+// namespace.
 
 // The error function of the magnitude. Source: Abramowitz and Stegun, formula 7.1.26; absolute error below 1.5e-7.
 inline Lanes error_function(Lanes size) {
@@ -31,10 +32,10 @@ inline Lanes activate(Activation kind, Lanes x) {
   return x;
 }
 
-// Source: gpt-oss model card, arXiv 2508.10925, section 2; the factor and the limit of both its sizes.
+// Source: gpt-oss model card, arXiv 2508.10925, section 2, whose factor and limit hold for both sizes.
 inline Lanes clamped_swiglu(Lanes gate, Lanes up) {
   const Lanes limit = broadcast(7.0f);
-  gate = smaller(limit, gate);  // in this order what is no number stays none
+  gate = smaller(limit, gate);  // in this order NaN stays NaN
   up = larger(broadcast(-7.0f), smaller(limit, up));
   return mul(mul(gate, sigmoid(mul(gate, broadcast(1.702f)))), add(up, broadcast(1.0f)));
 }

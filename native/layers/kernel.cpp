@@ -1,4 +1,4 @@
-// What lies between products and attention, for one instruction set. Compiled once per set with SHOAL_ISA naming it.
+// Everything between products and attention, for one instruction set. Compiled once per set with SHOAL_ISA naming it.
 
 #include "args.h"
 

@@ -1,4 +1,4 @@
-// Memory that begins at a cache line, as vector loads and packed weights want it.
+// Memory that begins at a cache line, as vector loads and packed weights require.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ struct Free {
 template <typename T>
 using Buffer = std::unique_ptr<T[], Free>;
 
-// At least one item, nothing initialized. Throws std::bad_alloc.
+// At least one item, uninitialized. Throws std::bad_alloc.
 template <typename T>
 Buffer<T> allocate(size_t count) {
   const size_t wanted = (count == 0 ? 1 : count) * sizeof(T);

@@ -1,4 +1,4 @@
-// Plain data that crosses from shared code into the kernels of recurrent layers. See attention/args.h.
+// Plain data passed from shared code to the kernels of recurrent layers. See attention/args.h.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct ConvCall {
   int end_channel;
   int64_t in_stride;
   int64_t out_stride;
-  float* window;  // [num_taps - 1, num_channels]: the latest inputs, the oldest first; is moved on
+  float* window;  // [num_taps - 1, num_channels]: the latest inputs, the oldest first; updated
 };
 
 // The gated delta rule of one value head. Source: Gated Delta Networks, arXiv 2412.06464, equation 10.
@@ -39,7 +39,7 @@ struct DeltaCall {
   int64_t in_stride;
   int64_t out_stride;
   const float *query, *key, *value, *gate;  // in the first row
-  const float *write, *decay;               // the same, a number each: before their sigmoid and softplus
+  const float *write, *decay;               // the same, one number each: before sigmoid and softplus
   float rate;                               // negative; factor on the softplus
   float decay_bias;
   float* matrix;                            // [key_dim, value_dim]: the state
@@ -75,8 +75,8 @@ struct RecurrenceKernel {
   void (*gated_conv)(const ConvView&, const ConvCall&, const float* in, float* out);
   // x = silu(conv(x)), in place
   void (*silu_conv)(const ConvView&, const ConvCall&, float* x);
-  // Rows of a head: queries and keys get the length 1, the state decays, is corrected and read, and what was read gets a
-  // norm and a gate.
+  // Rows of a head: queries and keys are scaled to length 1, the state decays, is corrected and read, and the result
+  // gets a norm and a gate.
   void (*delta_rule)(const DeltaView&, const DeltaCall&);
   // Rows of a head: the state decays, x times its step is written into it, and it is read.
   void (*scan)(const ScanView&, const ScanCall&);

@@ -1,4 +1,4 @@
-// A recurrent layer as Python holds it: with the arrays that it points into.
+// A recurrent layer as Python holds it, together with the arrays that it points into.
 #pragma once
 
 #include <nanobind/ndarray.h>

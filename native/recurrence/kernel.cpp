@@ -1,7 +1,7 @@
 // Recurrent layers for one instruction set. Compiled once per set with SHOAL_ISA naming it: see attention/kernel.cpp.
 //
-// Rows are taken one after the other, and each value is computed by one chain of operations, so that the bits do not
-// depend on where a prompt was cut.
+// Rows are processed one after the other, and each value is computed by one chain of operations, so that the bits do
+// not depend on where a prompt was cut.
 
 #include "args.h"
 

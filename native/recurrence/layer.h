@@ -22,8 +22,9 @@ class RecurrentLayer {
   virtual int out_width() const = 0;
   virtual int64_t state_size() const = 0;
 
-  // All rows of a step: in [T, in width], which may be worked in, to out [T, out width]. Throws std::invalid_argument
-  // where the step was made for another number of slots. `squares` [T]: see ScanLayer, of other layers nullptr.
+  // All rows of a step: from in [T, in width], which is used as working memory, to out [T, out width]. Throws
+  // std::invalid_argument if the step was made for another number of slots. `squares` [T]: see ScanLayer; nullptr for
+  // other layers.
   void run(const StepStates& step, float* in, float* out, float* squares) const;
 
  protected:
@@ -37,12 +38,12 @@ class RecurrentLayer {
   // x = silu(conv(x)) of the first channels of all rows, in place. A state begins with the window.
   void convolve(const StepStates& step, const RecurrenceKernel& kernel, const ConvView& view, float* in) const;
 
-  // The window of a sequence's convolution, which a state begins with, where a run says that it is to be saved.
+  // Saves the window of a sequence's convolution, with which a state begins, if the run says so.
   void save_window(const SequenceState& sequence, const StateRun& run, const ConvView& view, int first, int end) const;
 
  private:
   void read_states(const StepStates& step) const;
-  // All runs of all sequences whose states have been read; copies states where runs say so.
+  // Computes all runs of all sequences, whose states have been read; copies states if runs say so.
   virtual void compute(const StepStates& step, float* in, float* out, float* squares) const = 0;
 
   std::shared_ptr<ThreadPool> pool_;
@@ -50,7 +51,7 @@ class RecurrentLayer {
   int num_slots_;
 };
 
-// out = c * conv(b * x), of rows [b, c, x]. Its state are the latest b * x.
+// out = c * conv(b * x), for rows [b, c, x]. Its state is the latest b * x.
 class ShortConvLayer final : public RecurrentLayer {
  public:
   // Throws std::invalid_argument for impossible sizes. What `view` names must outlive the layer.
@@ -73,16 +74,16 @@ struct DeltaShape {
   int num_value_heads;  // a multiple
   int key_dim;
   int value_dim;
-  bool in_turn;  // value head i belongs to key head i modulo their number, in the place of neighboring ones sharing one
+  bool in_turn;  // value head i belongs to key head i modulo their number, instead of neighboring heads sharing one
 };
 
-// Heads that read and correct a matrix each, behind a convolution of queries, keys and values. Rows of the input are
-// queries, keys, values, gates, and for each value head what decides how much is written and how much decays. A state is
-// the convolution's window, then the matrices.
+// Heads that each read and correct a matrix, after a convolution of queries, keys and values. Rows of the input are
+// queries, keys, values, gates, and for each value head the strengths of writing and of decay. A state is the
+// convolution's window, followed by the matrices.
 class DeltaLayer final : public RecurrentLayer {
  public:
-  // Throws std::invalid_argument for impossible sizes. `rates` and `decay_biases` are [value heads], `norm` [value dim];
-  // what is named must outlive the layer.
+  // Throws std::invalid_argument for impossible sizes. `rates` and `decay_biases` are [value heads], `norm` [value
+  // dim]; all arrays must outlive the layer.
   DeltaLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const DeltaShape& shape,
              const ConvView& conv, const float* rates, const float* decay_biases, const float* norm, float epsilon,
              float* states, int num_slots);
@@ -110,19 +111,19 @@ struct ScanShape {
   int state_dim;
 };
 
-// What a head multiplies with, [heads] each.
+// Factors of the heads, [heads] each.
 struct ScanVectors {
   const float *rates, *step_biases, *skips;
   const float* norm;  // [heads x head_dim]
 };
 
-// Heads of Mamba-2 behind a convolution. Rows of the input are x of all heads, what is written and what is read for each
-// group, the gates, and for each head the size of its step; the output has a norm for each group. Where other shards have
+// Heads of Mamba-2 after a convolution. Rows of the input are x of all heads, what is written and what is read for each
+// group, the gates, and for each head the size of its step; the output has a norm for each group. If other shards have
 // heads of the same group, `squares` are given: they become the sums of the squares of each row, and the output is not
-// divided. A state is the convolution's window, then the heads' own.
+// divided. A state is the convolution's window, followed by the heads' own states.
 class ScanLayer final : public RecurrentLayer {
  public:
-  // Throws std::invalid_argument for impossible sizes. What is named must outlive the layer.
+  // Throws std::invalid_argument for impossible sizes. All arrays must outlive the layer.
   ScanLayer(std::shared_ptr<ThreadPool> pool, const RecurrenceKernel& kernel, const ScanShape& shape,
             const ConvView& conv, const ScanVectors& vectors, float epsilon, float* states, int num_slots);
 
@@ -145,8 +146,8 @@ class ScanLayer final : public RecurrentLayer {
 // Throws std::invalid_argument for impossible sizes.
 void check_conv(const ConvView& view);
 
-// Calls work(sequence, first channel, end) so that each item is worth a thread's while; every channel of every sequence
-// is in one item.
+// Calls work(sequence, first channel, end) with items large enough for a thread; every channel of every sequence is in
+// one item.
 void each_channels(ThreadPool& pool, const StepStates& step, int num_channels,
                    const std::function<void(const SequenceState&, int, int)>& work);
 

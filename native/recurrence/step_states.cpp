@@ -22,8 +22,8 @@ StepStates::StepStates(const StateArrays& arrays, const std::vector<int32_t>& qu
   add_runs(arrays, query_starts);
 }
 
-// A slot may be read by many. What is written must be written once, and read by nobody but its owner; snapshots that are
-// read may be written to, for all states are read before.
+// A slot may be read by many sequences. A slot that is written must be written once, and be read only by its owner;
+// snapshots that are read may also be written, because all states are read before.
 void StepStates::check_slots(const StateArrays& arrays) const {
   std::vector<int> owners(size_t(num_slots_), kNoSlot);
   const auto claim = [&](int slot, int owner) {

@@ -6,7 +6,7 @@
 
 namespace shoal {
 
-// Rows of a sequence that are computed without a break, and where its state is copied to after them.
+// Rows of a sequence that are computed in one go, and the slot to which its state is copied after them.
 struct StateRun {
   int first_row;  // of the step
   int num_rows;
@@ -29,8 +29,8 @@ struct StateArrays {
 
 class StepStates {
  public:
-  // `query_starts` [B + 1] and `positions` are the step's, already checked. Throws std::invalid_argument where a slot is
-  // not there, or where one is both a sequence's own and something else's.
+  // `query_starts` [B + 1] and `positions` are the step's, already checked. Throws std::invalid_argument if a slot does
+  // not exist, or is both a sequence's own and used otherwise.
   StepStates(const StateArrays& arrays, const std::vector<int32_t>& query_starts,
              const std::vector<int32_t>& positions);
 

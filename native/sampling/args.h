@@ -1,20 +1,20 @@
-// Plain data that crosses from shared code into the kernels that look over logits.
+// Plain data passed from shared code to the kernels that search rows of logits.
 #pragma once
 
 #include <cstdint>
 
 namespace shoal {
 
-constexpr int kSpanLogits = 256;  // neighbors of which only the largest is looked at when looking for few of many
+constexpr int kSpanLogits = 256;  // neighbors of which only the largest is considered when looking for few of many
 constexpr int kSpanFloats = 2;
 
-// What is to be found in one row, and what is changed in it before.
+// What to find in one row, and what to change in it before.
 struct LogitRow {
   float* logits;
   int num_logits;
   const uint8_t* allowed;  // a bit for each logit, the lowest of the first byte first; nullptr: all are
   int64_t allowed_bytes;   // logits beyond them are not allowed
-  int first_time;          // logits from here on are of times of speech; 0: none are
+  int first_time;          // logits from here on are of timestamps; 0: none are
   int num_top;             // how many of the largest are wanted, at most num_logits
   bool wants_sum;
 };
@@ -27,8 +27,8 @@ struct FoundInRow {
 };
 
 struct SamplingKernel {
-  // Takes out what is not allowed (it becomes -inf), then what is no time where all times together are likelier than
-  // any other logit, and looks over the rest. `room` is for kSpanFloats values of each span of kSpanLogits.
+  // Removes what is not allowed (it becomes -inf), then what is not a timestamp if all timestamps together are more
+  // likely than any other logit, and searches the rest. `room` holds kSpanFloats values for each span of kSpanLogits.
   void (*look_over)(const LogitRow& row, float* room, FoundInRow* found);
 };
 

@@ -1,4 +1,4 @@
-// What a stage draws tokens from: its rows of logits, looked over by several threads.
+// Finds the best tokens in a stage's rows of logits, with several threads.
 #include "../bindings.h"
 
 #include <nanobind/ndarray.h>

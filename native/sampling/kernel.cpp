@@ -1,7 +1,7 @@
 // Rows of logits for one instruction set. Compiled once per set with SHOAL_ISA naming it: see attention/kernel.cpp.
 //
-// What is no number counts as less than everything. Sums are formed lane by lane, then over the lanes, of spans that
-// begin at the same logits, each by its own largest: one order for every set.
+// NaN counts as less than everything. Sums are formed lane by lane, then over the lanes, in spans that begin at the
+// same logits, each relative to its own largest: one order for every instruction set.
 
 #include "args.h"
 
@@ -18,14 +18,14 @@ namespace {
 #include "../lanes/lanes.h"
 
 constexpr float kNever = -__builtin_inff();
-constexpr float kFarBelow = 30.0f;  // what is so much less than the best adds less than 1e-13 of it to a sum
+constexpr float kFarBelow = 30.0f;  // what is this much less than the best adds less than 1e-13 of it to a sum
 
 struct Span {
   int first;
   int end;
 };
 
-// What is known of each span: a row is read once, whatever is wanted of it.
+// What is known of each span, so that a row is read once, whatever is wanted.
 struct Spans {
   float* largest;
   float* sums;  // of e**(logit - largest), where sums are wanted
@@ -116,7 +116,7 @@ void prefer_times(const LogitRow& row, const Spans& spans) {
   for (int first = 0; first < others.end; first += kSpanLogits) learn(row, spans, span_at(row, first));
 }
 
-// What is far below the best is left out.
+// Logits far below the best are left out.
 double sum_of(const LogitRow& row, const Spans& spans, float best) {
   double sum = 0.0;
   for (int at = 0; at * kSpanLogits < row.num_logits; ++at)
@@ -131,7 +131,7 @@ int index_of(const float* logits, Span span, float value) {
   return span.first;
 }
 
-// Puts a logit behind those that are no smaller.
+// Inserts a logit after those that are at least as large.
 inline void insert(int index, float logit, int count, FoundInRow* found) {
   int at = count;
   for (; at > 0 && logit > found->top_logits[at - 1]; --at) {

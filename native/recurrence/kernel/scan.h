@@ -1,14 +1,14 @@
 // The scan of Mamba-2: see ScanCall. Included inside a kernel's own namespace.
 //
-// The state's rows go one after the other through all rows of the step, some of them at a time in registers. Each value
-// of the state and each output is one chain of operations, in the order of rows and of the state's rows, so that neither
-// how many are held nor where a prompt was cut changes a bit.
+// The state's rows are processed one after the other, a few at a time in registers, each over all rows of the step.
+// Each value of the state and each output is one chain of operations, in the order of rows and of the state's rows, so
+// neither the number of rows in registers nor where a prompt was cut changes a bit.
 
 constexpr int kScanRows = 32;  // of the step, whose factors are computed at once
 constexpr int kHeldRows = 4;   // of the state
 constexpr int kHeldColumns = 2;
 
-// What is the same for all values of a head in a row.
+// What all values of a head in a row have in common.
 struct ScanFactors {
   int first_row, num_rows;
   float step[kScanRows], decay[kScanRows];
@@ -83,7 +83,7 @@ float apply_gate(const float* gate, int width, float* x) {
   return sum_of_squares(x, width);
 }
 
-// The same, then x / rms(x) * weight.
+// apply_gate, then x / rms(x) * weight.
 void gated_norm(const float* gate, const float* weight, float epsilon, int width, float* x) {
   const float mean = apply_gate(gate, width, x) / float(width);
   const Lanes inverse = broadcast(1.0f / __builtin_sqrtf(mean + epsilon));
@@ -91,7 +91,7 @@ void gated_norm(const float* gate, const float* weight, float epsilon, int width
     store_some(x + i, width - i, mul(mul(load_some(x + i, width - i), inverse), load_some(weight + i, width - i)));
 }
 
-// The same without what the norm divides by.
+// As gated_norm, without the division.
 float gated_squares(const float* gate, const float* weight, int width, float* x) {
   const float squares = apply_gate(gate, width, x);
   for (int i = 0; i < width; i += kLanes)
