@@ -1,4 +1,4 @@
-// What callers must see to, said in one line.
+// Preconditions in one line.
 #pragma once
 
 #include <stdexcept>

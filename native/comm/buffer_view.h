@@ -1,4 +1,4 @@
-// The bytes behind a Python object with the buffer protocol, for as long as this lives. Taken and let go with the GIL.
+// The bytes of a Python object with the buffer protocol, while this object lives. Acquired and released with the GIL.
 #pragma once
 
 #include <nanobind/nanobind.h>

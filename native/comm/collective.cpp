@@ -62,7 +62,7 @@ Failed broadcast(GroupMember& group, const Piece& piece, int root) {
   return {};
 }
 
-// 32 bits that differ where two ranks do not agree on the sizes; FNV-1a's constants, a size at a time.
+// 32 bits that differ if two ranks do not agree on the sizes; FNV-1a's constants, a size at a time.
 std::uint32_t sizes_digest(const std::array<Piece, kMaxRanks>& pieces, int count) {
   std::uint32_t digest = 0x811C9DC5;
   for (int rank = 0; rank < count; ++rank)
@@ -70,7 +70,7 @@ std::uint32_t sizes_digest(const std::array<Piece, kMaxRanks>& pieces, int count
   return digest;
 }
 
-// What a call without the GIL has come to, for Python: None, or (failure, rank).
+// Converts the result of a call without the GIL to Python: None, or (failure, rank).
 template <typename Run>
 nb::object without_gil(const Run& run) {
   Failed failed;
@@ -124,7 +124,7 @@ nb::object broadcast_from(GroupMember& group, nb::handle data, int root, double 
   });
 }
 
-// The sums of a stage's shards. `on_failed` raises what a failure of so many seconds' waiting is in Python.
+// The sums of a stage's shards. `on_failed` raises Python's exception for a failure after so many seconds of waiting.
 class GroupSum final : public shoal::ShardSum {
  public:
   GroupSum(nb::object group, std::size_t switch_bytes, double timeout_s, nb::object on_failed)

@@ -15,9 +15,9 @@
 namespace shoal {
 namespace {
 
-constexpr auto kSlice = std::chrono::milliseconds(50);  // longest sleep between two looks at the peers and at signals
+constexpr auto kSlice = std::chrono::milliseconds(50);  // longest sleep before the peers and signals are checked again
 constexpr int kUnopened = -1;
-constexpr int kUnknown = -2;  // no descriptor to be had: only the deadline finds the death of this peer
+constexpr int kUnknown = -2;  // no descriptor available: only the deadline detects the death of this peer
 constexpr int kEnded = -3;
 
 int open_process(int pid) {
@@ -71,7 +71,7 @@ void GroupMember::join(std::uint64_t generation) {
 
 void GroupMember::close() {
   me().closed.store(1);
-  for (int peer = 0; peer < size_; ++peer) {  // whoever sleeps, for whichever rank, looks again
+  for (int peer = 0; peer < size_; ++peer) {  // all that sleep, for whichever rank, check again
     states_[peer].event.fetch_add(1);
     futex_wake(states_[peer].event);
   }
@@ -125,7 +125,7 @@ Failed GroupMember::wait_for(int peer) {
   }
 }
 
-// Spin, then yield. Whether the peer came meanwhile.
+// Spins, then yields. Returns whether the peer came meanwhile.
 bool GroupMember::stay_awake(int peer) const {
   const auto start = Clock::now();
   const auto last = std::min(start + kYield, deadline_);
@@ -140,7 +140,7 @@ bool GroupMember::stay_awake(int peer) const {
   return has_come(peer);
 }
 
-// Sleep for a slice of time at most, unless the peer has come or never will.
+// Sleeps for at most one slice of time, unless the peer has come or never will.
 Failed GroupMember::sleep_for(int peer) {
   RankState& state = states_[peer];
   const std::uint32_t seen = state.event.load();
@@ -156,7 +156,7 @@ Failed GroupMember::sleep_for(int peer) {
   return failed;
 }
 
-// Why waiting has no sense any more: a peer that has not come never will, or one that has came to that conclusion.
+// Why waiting is useless: a peer that has not come never will, or another rank has found that out.
 Failed GroupMember::trouble(int awaited) {
   if (closed()) return {Failure::kClosed, rank_};
   Failed failed;
@@ -172,7 +172,7 @@ Failed GroupMember::trouble(int awaited) {
     }
   }
   if (!failed && Clock::now() >= deadline_) failed = {Failure::kLate, awaited};
-  return has_come(awaited) ? Failed{} : failed;  // what a rank published before it went counts
+  return has_come(awaited) ? Failed{} : failed;  // what a rank published before it left still counts
 }
 
 // False once its process has ended; a rank that has not joined yet lives.

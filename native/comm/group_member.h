@@ -1,4 +1,4 @@
-// One rank's place in a group: joining, rounds in which the ranks meet, and finding out that a peer will not come.
+// One rank's place in a group: joining, rounds in which ranks meet, and detecting that a peer will not come.
 #pragma once
 
 #include "futex.h"
@@ -10,17 +10,18 @@ namespace shoal {
 
 struct Failed {
   Failure failure = Failure::kNone;
-  int rank = 0;  // the one to blame
+  int rank = 0;  // the rank that is to blame
 
   explicit operator bool() const { return failure != Failure::kNone; }
 };
 
 class GroupMember {
  public:
-  // Looks for signals and may throw; called between two slices of sleep.
+  // Checks for signals and may throw; called between two slices of sleep.
   using Interrupt = std::function<void()>;
 
-  // `stays_awake`: whether to spin and yield before sleeping; not where CPU time is rationed and waiting would use it up.
+  // `stays_awake`: whether to spin and yield before sleeping; not if CPU time is limited by a quota, which waiting
+  // would use up.
   GroupMember(int fd, int rank, int size, std::uint64_t generation, bool stays_awake, Interrupt interrupt);
   ~GroupMember();
   GroupMember(const GroupMember&) = delete;
@@ -30,15 +31,16 @@ class GroupMember {
   int size() const { return size_; }
   bool closed() const { return me().closed.load() != 0; }
   void close();
-  // In the middle of a call, because of a rank: nobody who waits can finish it, and all learn whose fault it is.
+  // Leaves in the middle of a call because of a rank. Those that wait cannot finish it; all learn which rank is to
+  // blame.
   void leave_for(int rank);
 
-  // A call begins: say what it is, and when it has to end. Its first round finds peers that call something else.
+  // Begins a call: says what it is, and when it must end. Its first round detects peers that call something else.
   Failed begin(const Call& call, double timeout_s);
-  // Publish this rank's slot and wait for all others. After a failure this rank has left.
+  // Publishes this rank's slot and waits for all others. After a failure this rank has left.
   Failed round();
 
-  // A rank's data of the latest round, and where this rank's of the round to come goes.
+  // A rank's data of the latest round, and where this rank's data of the next round go.
   const char* slot(int rank) const { return slot_at(rank, step_); }
   char* next_slot() const { return slot_at(rank_, step_ + 1); }
 

@@ -27,7 +27,7 @@ struct Call {
   }
 };
 
-// Written by its own rank alone, but for `event` and `sleepers`. A peer reads `generation` and a call only after the
+// Written by its own rank only, except for `event` and `sleepers`. A peer reads `generation` and a call only after the
 // step that follows them.
 struct RankState {
   alignas(64) std::atomic<std::uint64_t> step;   // rounds published

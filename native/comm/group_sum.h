@@ -1,5 +1,5 @@
-// Sums over the ranks of a group, each a few rounds (group_memory.py says what a round is), and how a call begins and
-// ends whatever it does.
+// Sums over the ranks of a group, each a few rounds (group_memory.py explains rounds), and the common beginning and end
+// of all calls.
 #pragma once
 
 #include "group_member.h"
@@ -8,7 +8,7 @@
 
 namespace shoal {
 
-// A rank that was interrupted in the middle has left its group.
+// A rank that is interrupted in the middle of a call has left its group.
 template <typename Run>
 Failed run_call(GroupMember& group, const Call& call, double timeout_s, const Run& run) {
   try {

@@ -149,7 +149,7 @@ class Ring {
   }
 
  private:
-  // Bytes to be read. The other process writes one of the counters: what cannot be is not taken for a size.
+  // Bytes to be read. The other process writes one of the counters, so impossible values are refused.
   std::size_t available() const {
     const std::uint64_t read = header_->read.load(std::memory_order_acquire);
     const std::uint64_t filled = header_->written.load(std::memory_order_acquire) - read;

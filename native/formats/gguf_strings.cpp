@@ -14,12 +14,12 @@ namespace {
 
 constexpr size_t kLengthBytes = 8;
 
-// Goes from string to string; never behind the end of the data.
+// Steps from string to string, never beyond the end of the data.
 class Strings {
  public:
   Strings(const BufferView& view, size_t position) : data_(view.data()), size_(view.size()), position_(position) {}
 
-  // The next one's first byte; `length` is its number of bytes.
+  // The first byte of the next string; `length` is its number of bytes.
   const char* next(size_t& length) {
     if (position_ > size_ || size_ - position_ < kLengthBytes) fail();
     uint64_t bytes = 0;

@@ -1,5 +1,5 @@
-// A file's pages as an array. Python's own mmap keeps a descriptor open for as long as its mapping lives, of which a
-// model with a file for every layer would need too many.
+// A file's pages as an array. Python's own mmap keeps a descriptor open as long as its mapping lives, which would be
+// too many for a model with a file for every layer.
 
 #include "../bindings.h"
 

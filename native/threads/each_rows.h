@@ -1,4 +1,4 @@
-// Rows of an operation that treats each by itself, shared out over the threads of a pool.
+// Operations on independent rows, distributed over the threads of a pool.
 #pragma once
 
 #include <algorithm>
@@ -7,10 +7,10 @@
 
 namespace shoal {
 
-// Calls work(row) for each row, of `width` values. Few rows stay with the caller.
+// Calls work(row) for each row of `width` values. The caller computes few rows alone.
 template <typename Work>
 void each_rows(ThreadPool& pool, int num_rows, int width, const Work& work) {
-  constexpr int kItemValues = 1 << 14;  // in one item at least: some microseconds
+  constexpr int kItemValues = 1 << 14;  // least values of one item: some microseconds
   const int rows_per_item = std::max(1, kItemValues / std::max(1, width));
   const int items = (num_rows + rows_per_item - 1) / rows_per_item;
   pool.each(items, [&](int item) {

@@ -1,4 +1,4 @@
-// How a thread passes a moment while it waits for another.
+// What a thread does for a moment while it waits for another.
 #pragma once
 
 #include <sched.h>

@@ -40,7 +40,7 @@ class ThreadPool::Workers {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  // Whether it ran the task; not where another caller's is under way.
+  // Returns whether it ran the task; false if another caller's is running.
   bool run(int count, Task task, const void* context) {
     std::unique_lock<std::mutex> lock(caller_mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return false;
@@ -51,8 +51,8 @@ class ThreadPool::Workers {
   }
 
  private:
-  // The task's number and the items left are one word: a thread that comes late cannot take an item of one task and
-  // run it as another's.
+  // The task's number and the items left are one word, so that a late thread cannot take an item of one task and run it
+  // as another's.
   void open(int count, Task task, const void* context) {
     task_ = task;
     context_ = context;

@@ -1,12 +1,12 @@
-// A few threads that share out the items of one task at a time.
+// A few threads that share the items of one task at a time.
 #pragma once
 
 #include <sys/types.h>
 
 namespace shoal {
 
-// Threads spin for a moment after a task, then sleep: an idle pool uses no processor time. Tasks that follow each other
-// within that moment, as the layers of a step do, find them awake.
+// Threads spin for a moment after a task, then sleep, so an idle pool uses no processor time. Tasks that follow within
+// that moment, such as the layers of a step, find them awake.
 class ThreadPool {
  public:
   // The caller of `each` is one of the threads. Throws std::invalid_argument.
@@ -17,9 +17,9 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Calls work(item) for every item in [0, count), in any order, on the caller and on every thread that comes in time,
-  // and returns when all are done. Nobody waits for a thread that is slow to wake; a second caller at the same time, or
-  // one in a forked child where the threads do not exist, works alone. `work` must not throw.
+  // Calls work(item) for every item in [0, count), in any order, on the caller and on every thread that arrives in
+  // time, and returns when all are done. Nobody waits for a thread that is slow to wake. A second caller at the same
+  // time, or one in a forked child without the threads, works alone. `work` must not throw.
   template <typename Work>
   void each(int count, const Work& work) {
     each(count, [](const void* context, int item) { (*static_cast<const Work*>(context))(item); }, &work);
