@@ -215,6 +215,10 @@ class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Their log-probabilities."""
 
 
+NO_TOKEN = -1
+"""In the place of a token: what the model has computed of its row is no number, so nothing can be drawn."""
+
+
 class SampledToken(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The answer to one SampleRow."""
 

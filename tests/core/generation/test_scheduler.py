@@ -7,13 +7,14 @@ from shoal.core.generation.scheduler_config import check_request, output_limit
 from shoal.core.kv.prefix_index import reusable_digests
 from shoal.core.sequences.request import RequestFinished
 from shoal.errors import CapacityError, ConfigError, InvalidRequest, RemoteProtocolError
-from shoal.protocol.language_messages import SampledToken, Sampling, StepResult
+from shoal.protocol.language_messages import NO_TOKEN, SampledToken, SampleRow, Sampling, StepResult
 from tests.core.generation.scheduler_driver import (
     Driver,
     block_tables,
     ints,
     make_config,
     make_request,
+    next_token,
     rows_per_sequence,
 )
 
@@ -52,6 +53,24 @@ def test_shorter_tables_are_padded():
     values = ints(step.block_tables)
     assert len(values) == 6
     assert values[4:] == [-1, -1]
+
+
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+@pytest.mark.parametrize("broken_index", [0, 2])
+def test_a_row_that_is_no_number_ends_its_request_alone(broken_index: int, num_micro_batches: int):
+    def draw(sample: SampleRow) -> int:
+        is_broken = sample.sampling.seed == 1 and sample.token_index == broken_index
+        return NO_TOKEN if is_broken else next_token(sample)
+
+    driver = Driver(make_config(num_micro_batches=num_micro_batches), draw)
+    driver.add(make_request("a", max_tokens=5, sampling=Sampling(seed=1)), make_request("b", max_tokens=5))
+    driver.finish()
+    assert driver.finished["a"].reason == "error"
+    assert "no numbers" in driver.finished["a"].message
+    assert driver.tokens.get("a", []) == [100 + index for index in range(broken_index)]
+    assert driver.finished["a"].num_output_tokens == broken_index
+    assert driver.tokens["b"] == [100, 101, 102, 103, 104]
+    assert driver.scheduler.stats().kv_usage == 0.0
 
 
 def test_stop_token_ends_and_is_reported():

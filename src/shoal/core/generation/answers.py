@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from shoal.core.generation.endings import finish, finish_search
+from shoal.core.generation.endings import finish, finish_search, give_up
 from shoal.core.generation.events import Event, StepCompleted
 from shoal.core.generation.scheduler_state import SchedulerState
 from shoal.core.generation.steps.step_in_flight import SequenceChunk, StepInFlight
 from shoal.core.sequences.request import FinishReason, TokenProduced
 from shoal.core.sequences.sequence import Sequence
 from shoal.errors import RemoteProtocolError
-from shoal.protocol.language_messages import SampledToken, StepResult
+from shoal.protocol.language_messages import NO_TOKEN, SampledToken, StepResult
+
+NO_NUMBERS = (
+    "the model computes no numbers for this request (NaN or infinity): its weights are damaged, or a value has "
+    "overflowed"
+)
 
 
 def check_answers(state: SchedulerState, events: Seq[Event]) -> None:
@@ -50,7 +55,12 @@ def _lacks_candidates(step: StepInFlight, result: StepResult) -> bool:
         return False
     searches = [chunk.sequence.lead.beams is not None for chunk in step.chunks for _ in range(chunk.num_samples)]
     told = zip(searches, result.tokens, strict=True)
-    return any(is_search and (token.logprobs is None or not token.logprobs.top_ids) for is_search, token in told)
+    return any(is_search and not _has_candidates(token) for is_search, token in told)
+
+
+def _has_candidates(token: SampledToken) -> bool:
+    """Whether there are some, or it is known that there are none."""
+    return token.token_id == NO_TOKEN or (token.logprobs is not None and len(token.logprobs.top_ids) > 0)
 
 
 def take_answer(state: SchedulerState, result: StepResult) -> None:
@@ -74,6 +84,9 @@ def _complete_chunk(state: SchedulerState, chunk: SequenceChunk, tokens: Seq[Sam
     if sequence.is_cancelled:
         if not sequence.num_in_flight:
             state.kv.release(sequence)
+        return
+    if any(token.token_id == NO_TOKEN for token in tokens):
+        give_up(state, sequence.lead, "error", NO_NUMBERS)
         return
     sequence.num_computed = chunk.end
     state.kv.register(sequence)

@@ -39,6 +39,19 @@ def finish(
     )
 
 
+def give_up(state: SchedulerState, lead: Sequence, reason: FinishReason, message: str = "") -> None:
+    """End a running request before it is finished. Blocks that steps in flight write to are released behind them.
+
+    Args: see `finish`.
+    """
+    for member in lead.members:
+        member.is_cancelled = True
+        state.stop_running(member)
+        if not member.num_in_flight:
+            state.kv.release(member)
+    finish(state, lead, reason, message)
+
+
 def finish_search(state: SchedulerState, lead: Sequence) -> None:
     """End a beam search that no longer runs; its client is told the best hypothesis."""
     search, progress = lead.request.beams, lead.beams

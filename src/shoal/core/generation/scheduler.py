@@ -12,7 +12,7 @@ from collections.abc import Sequence as Seq
 from typing import assert_never
 
 from shoal.core.generation.answers import check_answers, take_answer
-from shoal.core.generation.endings import finish, finish_search, refusal
+from shoal.core.generation.endings import finish, finish_search, give_up, refusal
 from shoal.core.generation.events import (
     Effect,
     Event,
@@ -182,13 +182,8 @@ class Scheduler:
         sequence = state.sequences.get(request_id)
         if sequence is None:
             return
-        for member in sequence.members:
-            member.is_cancelled = True
-        if request_id not in state.running:
-            state.waiting.remove(sequence)
+        if request_id in state.running:
+            give_up(state, sequence, "cancelled")
         else:
-            for member in sequence.members:
-                state.stop_running(member)
-                if not member.num_in_flight:
-                    state.kv.release(member)
-        finish(state, sequence, "cancelled")
+            state.waiting.remove(sequence)
+            finish(state, sequence, "cancelled")

@@ -25,7 +25,7 @@ from shoal.model.decoder.stage_layers import HEAD_ROWS, StageLayers, SumOverShar
 from shoal.model.packed.kept_weights import KeptWeights
 from shoal.model.shard.source import ShardSource
 from shoal.model.weights import WeightSource
-from shoal.protocol.language_messages import AdapterFile, Encoding, SampledToken, SampleRow, Step
+from shoal.protocol.language_messages import NO_TOKEN, AdapterFile, Encoding, SampledToken, SampleRow, Step
 from shoal.protocol.stage_config import StageConfig
 from shoal.protocol.step_masks import Masks, awaited
 
@@ -232,7 +232,7 @@ class Stage:
         for start in range(0, len(wanted), HEAD_ROWS):
             numbers = wanted[start : start + HEAD_ROWS]
             for number, hidden_D in zip(numbers, self._layers.hidden(numbers), strict=True):
-                tokens[number] = SampledToken(token_id=0, hidden=hidden_D.astype("<f4").tobytes())
+                tokens[number] = _as_vector(hidden_D)
         return tuple(tokens[sample.row] for sample in samples)
 
     def _draw(self, logits_RV: F32, rows: Sequence[SampleRow]) -> list[SampledToken]:
@@ -241,6 +241,12 @@ class Stage:
             return sample_rows(logits_RV, rows, self._layers.look_over)
         sampling = sample_shard(logits_RV, rows, first_id=part.vocabulary[0], vocab_size=self.vocab_size)
         return run_exchange(sampling, group_exchange(group, timeout_s=_COLLECTIVE_TIMEOUT_S))
+
+
+def _as_vector(hidden_D: F32) -> SampledToken:
+    if not np.isfinite(hidden_D).all():
+        return SampledToken(token_id=NO_TOKEN)
+    return SampledToken(token_id=0, hidden=hidden_D.astype("<f4").tobytes())
 
 
 def _own_term(x: F32) -> None:

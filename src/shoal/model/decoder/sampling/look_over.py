@@ -109,5 +109,10 @@ def _told(row: SampleRow, logits_V: F32, best: int, total: float, top_ids: list[
     if num_top is None:
         return Found(best, 0.0, [])
     if num_top > _MOST_TOLD:
-        return Found(best, math.log(total), largest(logits_V, num_top).tolist())
-    return Found(best, math.log(total), top_ids[:num_top])
+        return Found(best, _log(total), largest(logits_V, num_top).tolist())
+    return Found(best, _log(total), top_ids[:num_top])
+
+
+def _log(total: float) -> float:
+    """NaN for a row of logits that are no numbers."""
+    return math.log(total) if total > 0.0 else math.nan

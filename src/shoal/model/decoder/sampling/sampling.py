@@ -18,7 +18,7 @@ from shoal.model.decoder.sampling.allowed import few_allowed
 from shoal.model.decoder.sampling.candidates import candidates, effective_top_k, pick, softmax_weights
 from shoal.model.decoder.sampling.changes import change_row, change_rows
 from shoal.model.decoder.sampling.look_over import Found, LookOver, look_over
-from shoal.protocol.language_messages import SampledToken, SampleRow, TokenLogprobs
+from shoal.protocol.language_messages import NO_TOKEN, SampledToken, SampleRow, TokenLogprobs
 
 _MASK = (1 << 64) - 1
 
@@ -71,7 +71,15 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
+def can_be_drawn_from(best_logit: np.float32) -> bool:
+    """Whether a row with this best logit says anything: neither NaN, which is the best where there is one, nor
+    infinity."""
+    return bool(best_logit < np.inf)
+
+
 def _sample_row(logits_V: F32, row: SampleRow, found: Found, raw: bytes) -> SampledToken:
+    if not can_be_drawn_from(logits_V[found.best]) or np.isnan(found.log_sum):
+        return SampledToken(token_id=NO_TOKEN)
     token_id = _choose(logits_V, found.best, row) if row.target is None else row.target
     logprobs = None
     if row.sampling.num_logprobs is not None:
@@ -97,7 +105,8 @@ def _sample_among(logits_V: F32, ids_C: I64, row: SampleRow) -> int:
     num_missing = effective_top_k(row.sampling, len(logits_V)) + 1 - len(ids_C)
     if num_missing > 0:  # the row's top k include tokens without weight, which are drawn by their order
         logits_C = np.concatenate([logits_C, np.full(num_missing, -np.inf, np.float32)])
-    return int(ids_C[_choose(logits_C, int(logits_C.argmax()), row)])
+    best = int(logits_C.argmax())
+    return int(ids_C[_choose(logits_C, best, row)]) if can_be_drawn_from(logits_C[best]) else NO_TOKEN
 
 
 def _choose(logits_C: F32, best: int, row: SampleRow) -> int:

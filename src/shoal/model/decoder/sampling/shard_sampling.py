@@ -26,9 +26,9 @@ from shoal.arrays import F32, I64
 from shoal.model.decoder.sampling.candidates import softmax_weights
 from shoal.model.decoder.sampling.changes import change_rows, rule_out
 from shoal.model.decoder.sampling.exchanges import Procedure, together
-from shoal.model.decoder.sampling.sampling import token_logprobs
+from shoal.model.decoder.sampling.sampling import can_be_drawn_from, token_logprobs
 from shoal.model.decoder.sampling.shard_draw import ShardRow, choose_token, find_logit, gather_largest, gather_numbers
-from shoal.protocol.language_messages import SampledToken, SampleRow
+from shoal.protocol.language_messages import NO_TOKEN, SampledToken, SampleRow
 
 
 def sample_shard(
@@ -49,11 +49,12 @@ def sample_shard(
         rule_out(logits_V, row, first_id)
     columns_S, best_ids_R, best_logits_R = yield from _find_best(logits_RV, logits_RV.argmax(axis=-1), first_id)
     assert sum(columns_S) == vocab_size, f"{columns_S} tokens in the shards of a vocabulary of {vocab_size}"
+    is_broken_R = [not can_be_drawn_from(logit) for logit in best_logits_R]
     tokens = [
-        SampledToken(token_id=best_id if sample.target is None else sample.target)
-        for best_id, sample in zip(best_ids_R, rows, strict=True)
+        SampledToken(token_id=NO_TOKEN if is_broken else best_id if sample.target is None else sample.target)
+        for best_id, sample, is_broken in zip(best_ids_R, rows, is_broken_R, strict=True)
     ]
-    unsettled = [index for index, sample in enumerate(rows) if _needs_more(sample)]
+    unsettled = [index for index, sample in enumerate(rows) if not is_broken_R[index] and _needs_more(sample)]
     procedures = [
         _sample_row(
             ShardRow(
