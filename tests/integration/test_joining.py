@@ -113,7 +113,9 @@ class FakeMachines:
         self.gone -= set(joined)
         return joined
 
-    def for_another_model(self) -> FakeMachines:
+    later_bytes = ()
+
+    def for_another_model(self, later_bytes: Sequence[int] = ()) -> FakeMachines:
         return self
 
     def living(self) -> frozenset[str]:

@@ -43,12 +43,15 @@ class LanguageModels:
                 key = _key(step)
                 if key not in self._llms:
                     load = _load_options(step, cluster)
-                    self._llms[key] = LLM.on(shared.open(_cluster_of(load)), step.model, **load)
+                    machines = shared.open(_cluster_of(load), step.model)
+                    self._llms[key] = LLM.on(machines, step.model, **load)
             for step in (step for chain in chains for step in chain.speech_steps):
                 key = _key(step)
                 if key not in self._transcribers:
                     load = _load_options(step, cluster)
-                    self._transcribers[key] = Transcriber.on(shared.open(_cluster_of(load)), step.model, **load)
+                    self._transcribers[key] = Transcriber.on(
+                        shared.open(_cluster_of(load), step.model), step.model, **load
+                    )
             on_failure.pop_all()
 
     def transcribers_of(self, chain: Chain) -> dict[str, ChainTranscriber]:

@@ -44,6 +44,7 @@ class LoadedChain:
         self._served: list[ServedChain] = []
         with ExitStack() as on_failure:
             shared = on_failure.enter_context(SharedMachines())
+            shared.expect([*chain.models.values(), *chain.own_models])
             load = row_graph_loader(split, threads, cluster, shared)
             language = on_failure.enter_context(LanguageModels([chain], shared, cluster))
             thread = LoopThread(partial(_in_service, chain, load, language, self._served), "chain")

@@ -66,6 +66,11 @@ class Chain:
         return self.graphs | self.encoders
 
     @property
+    def own_models(self) -> list[str]:
+        """Language models and models of speech, which are the chain's own, as their steps name them."""
+        return list(dict.fromkeys(step.model for step in (*self.language_steps, *self.speech_steps)))
+
+    @property
     def files(self) -> list[Path]:
         """All files of the chain: its own file, graphs, language models, and files of functions."""
         functions = {step.file for step in self.steps if isinstance(step, FunctionStep)}

@@ -28,10 +28,18 @@ class Machines(Protocol):
         """Of each machine: those that have fewest workers of other models of this process first, then the largest."""
         ...
 
-    def for_another_model(self) -> Machines:
+    @property
+    def later_bytes(self) -> Sequence[int]:
+        """Weights of each model of this process that is still to come."""
+        ...
+
+    def for_another_model(self, later_bytes: Sequence[int] = ()) -> Machines:
         """The same machines for one more model of this process, as far as they are there now; to be closed by itself.
 
         Blocks for seconds, until machines have said what they have free.
+
+        Args:
+            later_bytes: see the property.
         """
         ...
 

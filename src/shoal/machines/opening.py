@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from shoal.machines.machines import Machines
+from shoal.model.file_states import model_files
 
 RAY = "ray"
 """As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
@@ -24,15 +28,26 @@ class SharedMachines:
     def __init__(self) -> None:
         """Enter nothing yet."""
         self._entered: Machines | None = None
+        self._expected: dict[str, int] = {}
 
-    def open(self, name: str | None) -> Machines | None:
-        """For one more model, to be closed by itself; see `open_machines`."""
+    def expect(self, places: Iterable[str | Path]) -> None:
+        """Models that will be opened: those before them leave room for their weights. What is no file here counts as
+        nothing."""
+        for place in map(str, places):
+            path = Path(place)
+            files = model_files(path) if path.exists() else ()
+            if num_bytes := sum(file.stat().st_size for file in files):
+                self._expected[place] = num_bytes
+
+    def open(self, name: str | None, place: str | Path) -> Machines | None:
+        """For one more model, which lies at `place`, to be closed by itself; see `open_machines`."""
+        self._expected.pop(str(place), None)
         if name != RAY:
             return None
         if self._entered is None:
             self._entered = open_machines(name)
         assert self._entered is not None
-        return self._entered.for_another_model()
+        return self._entered.for_another_model(tuple(self._expected.values()))
 
     def close(self) -> None:
         """Enter nothing more; the models that use the machines go on. Idempotent."""

@@ -48,7 +48,10 @@ class FakeCluster:
 
     def connection(self) -> RayConnection:
         return cast(
-            RayConnection, SimpleNamespace(ray=self.ray, nodes=lambda: self.nodes(), trouble=None, close=self.close)
+            RayConnection,
+            SimpleNamespace(
+                ray=self.ray, nodes=lambda: self.nodes(), node_id=self.node_ids[0], trouble=None, close=self.close
+            ),
         )
 
     def close(self) -> None:

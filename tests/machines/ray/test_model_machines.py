@@ -16,15 +16,21 @@ import pytest
 
 pytest.importorskip("ray")
 
-from shoal.config import GraphLaunchConfig
+from shoal.comm.tls.tls_identity import MachineKey
+from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.errors import ConfigError
 from shoal.launch.graph.planning import plan_graph
-from shoal.machines import opening
+from shoal.machines.opening import SharedMachines
 from shoal.machines.ray import cluster as cluster_module
 from shoal.machines.ray.cluster import RayCluster
 from shoal.machines.ray.model_machines import RayMachines
 from shoal.machines.ray.on_machine.agent import DISTRIBUTION
+from shoal.measure.graph.profile import GraphWorkerTimes
+from shoal.model.graph.file.graph_file import open_graph
+from shoal.model.graph.sample.node_times import NodeTimes
+from shoal.model.graph.stage.stage_model import weight_bytes
+from shoal.planner.speeds.speeds import LinkSpeed
 from tests.executor.graphs import skip_chain
 from tests.machines.ray.fake_cluster import FakeCluster
 from tests.machines.ray.fake_ray import facts
@@ -137,6 +143,47 @@ def test_free_memory_is_what_the_models_before_have_left(hosts: FakeCluster, fir
     assert first.for_another_model().free_memory_bytes() == before // 4
 
 
+def measured(hosts: FakeCluster, graph: Path) -> None:
+    """Every machine takes a millisecond for each node, and has room for a graph and a half."""
+    file = open_graph(graph)
+    seconds = (1e-3,) * file.num_nodes
+    nodes = NodeTimes(seconds=seconds, kept_values=frozenset(), output_bytes=(1 << 20,) * file.num_nodes)
+    free_bytes = weight_bytes(file, 0, file.num_nodes) * 3 // 2
+    for index, node_id in enumerate(hosts.node_ids):
+        known = replace(facts(f"h{index}", version(DISTRIBUTION)), free_memory_bytes=free_bytes)
+        hosts.set_answer(node_id, known)
+        hosts.agents[node_id].answers |= {
+            "signing_request": MachineKey().request(),
+            "answer_pings": ("127.0.0.1", 1),
+            "time_pings": LinkSpeed(latency_s=1e-3, bytes_per_s=1e9),
+            "measure_graph": GraphWorkerTimes(node_s=seconds, nodes=nodes, message_s=0.0),
+        }
+
+
+def test_a_model_leaves_room_for_those_that_follow(hosts: FakeCluster, first: RayMachines, graph: Path) -> None:
+    measured(hosts, graph)
+    config = GraphLaunchConfig(model=str(graph), split="auto", planning=PlanningConfig(objective="throughput"))
+    size = graph.stat().st_size
+    alone, before_two = (
+        plan_graph(config, machines=first.for_another_model(later)).plan for later in ((), (size, size))
+    )
+    assert sorted(map(str, names(alone))) == ["h0", "h1", "h2"]
+    assert sum(shard.weight_bytes > 0 for shard in before_two.shards) == 1, "two machines are left to the others"
+
+
+def test_models_that_are_expected_are_those_that_are_not_open_yet(hosts: FakeCluster, graph: Path) -> None:
+    other = skip_chain(graph.with_name("other.onnx"), width=256)
+    with SharedMachines() as shared:
+        shared.expect([graph, other, "pkg:elsewhere"])
+        told = [shared.open("ray", place) for place in (graph, other, other)]
+        assert [one.later_bytes for one in told if one is not None] == [(other.stat().st_size,), (), ()]
+        assert shared.open(None, graph) is None
+        for one in told:
+            assert one is not None
+            one.close()
+    assert hosts.num_closed == 1
+
+
 def test_the_cluster_is_left_with_the_last_model(hosts: FakeCluster, first: RayMachines, graph: Path) -> None:
     second = first.for_another_model()
     with pytest.raises(ConfigError, match="ep deals out"):  # which closes it
@@ -186,9 +233,9 @@ def test_a_look_serves_all_who_asked_before_it_began(
 
 
 def test_machines_are_entered_once_for_all_models(hosts: FakeCluster) -> None:
-    with opening.SharedMachines() as shared:
-        assert shared.open(None) is shared.open("machines.yaml") is None
-        models = [cast(RayMachines, shared.open("ray")) for _ in range(2)]
+    with SharedMachines() as shared:
+        assert shared.open(None, "m") is shared.open("machines.yaml", "m") is None
+        models = [cast(RayMachines, shared.open("ray", "m")) for _ in range(2)]
         assert len({model._cluster for model in models}) == 1
         for model in models:
             model.close()

@@ -26,6 +26,6 @@ def row_graph_loader(
     def load(path: Path) -> LoadedGraph:
         planning = PlanningConfig(objective="throughput", cluster=cluster)
         config = GraphLaunchConfig(model=str(path), split=split, threads=threads, planning=planning, in_process=False)
-        return launch_graph(plan_graph(config, machines=None if shared is None else shared.open(cluster)))
+        return launch_graph(plan_graph(config, machines=None if shared is None else shared.open(cluster, path)))
 
     return load

@@ -103,6 +103,8 @@ def serve_graphs(
         return named | encoders
 
     found = find()
+    if shared is not None:
+        shared.expect([*(file.path for file in found.values()), *(place for one in chains for place in one.own_models)])
     if taken := next((chain.name for chain in chains if chain.name in found), None):
         raise ConfigError(f"the chain {taken!r} has the name of one of the models: give it another `name`")
     repository = ModelRepository(find, loads_named(load), batching)

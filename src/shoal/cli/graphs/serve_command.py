@@ -121,7 +121,7 @@ class _Loader:
         file = own.inputs or sample_file(path, self._samples)
         sample = None if file is None else read_arrays(file, graph.inputs)
         config = with_options(replace(self._config, model=str(path)), own)
-        machines = self._shared.open(config.planning.cluster)
+        machines = self._shared.open(config.planning.cluster, path)
         planned = plan_for_command(config, sample, graph, quiet=self._is_quiet, machines=machines)
         if planned.auto is not None and not self._is_quiet:
             print_graph_choice(planned.auto)

@@ -31,6 +31,7 @@ from shoal.planner.graph_choice.fleet_candidate import FleetCandidate, GraphRepl
 from shoal.planner.graph_choice.fleet_choose import choose_graph_fleet
 from shoal.planner.graph_choice.fleet_extend import extend_graph
 from shoal.planner.graph_what_if import GraphPlanQuestion, ask_of_machines, ask_of_this_machine
+from shoal.planner.later_models import choose_with_room
 from shoal.planner.split.cores import deal_cores
 
 
@@ -83,7 +84,7 @@ def choose_graph_plan(
     goal = make_goal(planning.objective, planning.latency_slo_s)
     if machines is not None or planning.cluster is not None:
         placed = find_graph_fleet(planning.cluster, setting, make_measurer, measuring, machines)
-        plan = _on_machines(placed, setting, batch, goal)
+        plan = _on_machines(placed, setting, batch, goal, () if machines is None else machines.later_bytes)
         return plan if machines is None else replace(plan, growth=_growth(plan, placed, setting, machines, measuring))
     measurer = make_measurer(setting.cores)
     if offer is not None and offer.devices:
@@ -140,10 +141,15 @@ def _with_devices(
 
 
 def _on_machines(
-    placed: PlacedGraphFleet, setting: GraphSetting, batch: BatchAxes, goal: Goal
+    placed: PlacedGraphFleet, setting: GraphSetting, batch: BatchAxes, goal: Goal, later_bytes: Sequence[int]
 ) -> GraphAutoPlan[FleetCandidate]:
     started_s = time.perf_counter()
-    choice = choose_graph_fleet(placed.fleet, goal)
+    choice = choose_with_room(
+        placed.fleet,
+        later_bytes,
+        lambda fleet: choose_graph_fleet(fleet, goal),
+        lambda choice: choice.best.score(goal),
+    )
     planning_s = time.perf_counter() - started_s
     plan = _plan(setting, batch, choice.best, build_fleet_replicas(setting.graph, choice.best, placed))
     return GraphAutoPlan(
@@ -152,7 +158,7 @@ def _on_machines(
         rows=setting.rows,
         goal=goal,
         planning_s=planning_s,
-        question=ask_of_machines(placed.fleet, goal),
+        question=ask_of_machines(choice.best.fleet, goal),
     )
 
 

@@ -43,9 +43,11 @@ class RayMachines:
     Implements `machines.machines.Machines`.
     """
 
-    def __init__(self, cluster: RayCluster) -> None:
-        """The machines that are there now; `cluster` is left when the last model that uses it is closed."""
+    def __init__(self, cluster: RayCluster, later_bytes: Sequence[int] = ()) -> None:
+        """The machines that are there now; `cluster` is left when the last model that uses it is closed.
+        `later_bytes`: see `Machines.later_bytes`."""
         self._cluster = cluster
+        self.later_bytes = later_bytes
         self._roster, self._ray = cluster.roster, cluster.connection.ray
         self._tenant, self._machines = cluster.enter()
         self._is_leaving = threading.Event()
@@ -57,10 +59,10 @@ class RayMachines:
         self._back: set[str] = set()
         """machines to be told of"""
 
-    def for_another_model(self) -> RayMachines:
+    def for_another_model(self, later_bytes: Sequence[int] = ()) -> RayMachines:
         """See `Machines.for_another_model`."""
         self._cluster.refresh()
-        return RayMachines(self._cluster)
+        return RayMachines(self._cluster, later_bytes)
 
     def cores(self) -> Sequence[MachineCores]:
         """See `Machines.cores`."""
