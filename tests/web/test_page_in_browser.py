@@ -283,6 +283,14 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(tab: Page, url: str)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360, view
 
 
+def test_a_phone_shows_all_inputs_of_a_graph(tab: Page) -> None:
+    tab.set_viewport_size({"width": 360, "height": 640})
+    with run_graph_server(page=page_options()) as running:
+        tab.goto(f"{running.url}/#try")
+        tab.get_by_role("group", name="x FP32").wait_for()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_the_keyboard_reaches_the_content_and_the_views(tab: Page, url: str) -> None:
     tab.goto(url)
     tab.wait_for_selector("nav a")
