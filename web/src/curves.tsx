@@ -60,11 +60,11 @@ function curvesOf(series: Series): Curve[] {
 
 function CurveFigure({ ages, curve }: { ages: number[]; curve: Curve }) {
   const known = curve.values.filter((value) => value !== null);
-  const now = known.at(-1)!;
+  const now = curve.values.at(-1) ?? null;
   const peak = Math.max(...known);
   const most = Math.max(curve.most ?? peak, 1e-9);
   const span = Math.max(LEAST_SPAN_S, ages[0] ?? 0);
-  const summary = `${curve.text(now)} now, ${curve.text(peak)} at most`;
+  const summary = `${now === null ? "–" : curve.text(now)} now, ${curve.text(peak)} at most`;
   return (
     <figure>
       <figcaption>

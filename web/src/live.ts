@@ -119,8 +119,7 @@ function tell(model: Model, index: number, old: Replica | undefined, now: Replic
   if (old === undefined) note("good", `${who} has joined`);
   else if (hasLost && isAnother(old, now)) {
     note("bad", `${who} has lost workers`);
-    note("good", `${who} serves again`);
-    void tellWhy(model.name, index, who);
+    void tellWhy(model.name, index, who).then(() => note("good", `${who} serves again`));
   } else if (old.state !== now.state) {
     const isGood = now.state === "serving";
     note(isGood ? "good" : "bad", isGood ? `${who} serves again` : `${who} has lost workers: ${now.state}`);
