@@ -199,7 +199,7 @@ def test_a_loss_that_is_over_before_the_page_looks_again_is_told(tab: Page) -> N
 
 def test_curves_of_a_model_that_is_not_loaded_now_have_no_value_now(tab: Page, url: str) -> None:
     fields = ("in_per_s", "out_per_s", "running", "waiting", "kv_usage", "serving", "losses")
-    series = {"name": "tiny", "age_s": [10.0, 5.0], **dict.fromkeys(fields, [2.0, None])}
+    series = {"name": "tiny", "age_s": [10.0, 5.0], **{field: [2.0, None] for field in fields}}
     tab.route("**/status/history", lambda route: route.fulfill(json={"period_s": 5.0, "models": [series]}))
     tab.goto(f"{url}/#load")
     tab.get_by_role("img", name="Replicas that serve: \N{EN DASH} now, 2 at most").wait_for()
