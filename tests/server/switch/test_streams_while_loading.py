@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -160,6 +161,18 @@ def test_a_stream_that_its_server_breaks_off_ends_with_an_error_behind_whole_eve
     assert (name, end) == (b"event: error", b"")
     error = json.loads(data)
     assert (error["type"], error["sequence_number"], error["code"]) == ("error", 1, "worker_lost")
+
+
+def test_signs_of_life_do_not_hide_a_server_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes calls and answers none."""
+    monkeypatch.setattr("shoal.server.switch.forwarding._SILENT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as still:
+        server = f"http://127.0.0.1:{still.getsockname()[1]}"
+        with switched(Models({MODEL: server}), rhythm=AT_ONCE) as url, http(url) as client:
+            answer = client.post("/v1/completions", json={"model": MODEL, "prompt": "x", "stream": True})
+    sign, error, done, _ = answer.content.split(b"\n\n")
+    assert (sign + b"\n\n", done) == (EVENTS.sign_of_life, b"data: [DONE]")
+    assert b"has said nothing for 0.2 s" in error
 
 
 def test_a_client_that_goes_away_wants_no_model_any_more(loading: Models) -> None:

@@ -44,6 +44,10 @@ _KEPT_OF_ANSWERS = frozenset({"cache-control", "content-type", "retry-after", "x
 _ATTEMPTS = 2
 _MAX_PLAIN_CHARS = 200
 """Characters of an error that is not JSON."""
+_SILENT_S = 300.0
+"""Time for which a model's server may leave a stream without a byte, since this server's signs of life would hide that
+forever. A judgment: a server that works sends its own every ten seconds once it has read the call, which takes seconds
+for hours of sound."""
 _NOTICED_S = 5.0
 """Time in which the end of a server is noticed after it has broken off a connection."""
 
@@ -58,34 +62,41 @@ class ForwardedCall:
         self._switchboard, self._client, self._name, self._content = switchboard, client, name, body
 
     @asynccontextmanager
-    async def answered(self) -> AsyncGenerator[httpx.Response, None]:
+    async def answered(self, silent_s: float | None = None) -> AsyncGenerator[httpx.Response, None]:
         """An answer that has begun; the server stays while the block runs. If the server ends before that, the call is
         forwarded to the next server, once.
 
+        Args:
+            silent_s: for which a server may say nothing; None: its client waits for it.
+
         Raises:
-            WorkerLost: the model cannot be loaded, or its server has ended again, or ends within the block.
+            WorkerLost: the model cannot be loaded, or its server has ended again, ends within the block, or is silent.
         """
         try:
-            answer, held = await self._begun()
+            answer, held = await self._begun(silent_s)
             async with held:
                 yield answer
+        except httpx.ReadTimeout as error:
+            raise WorkerLost(f"the server of {self._name} has said nothing for {silent_s:g} s") from error
         except httpx.HTTPError as error:
             raise self._lost() from error
 
-    async def _begun(self) -> tuple[httpx.Response, AsyncExitStack]:
+    async def _begun(self, silent_s: float | None) -> tuple[httpx.Response, AsyncExitStack]:
         """The answer, and the resources to hold until it has ended. Raises WorkerLost; httpx.HTTPError if the server
         lives but does not answer."""
         for _ in range(_ATTEMPTS):
             with suppress(ServerEnded):
                 async with AsyncExitStack() as held:
                     server = await held.enter_async_context(self._switchboard.use(self._name))
-                    return await self._answer_of(server, held), held.pop_all()
+                    return await self._answer_of(server, held, silent_s), held.pop_all()
         raise self._lost()
 
-    async def _answer_of(self, server: ModelServer, held: AsyncExitStack) -> httpx.Response:
+    async def _answer_of(self, server: ModelServer, held: AsyncExitStack, silent_s: float | None) -> httpx.Response:
         """An answer that has begun. Raises ServerEnded, httpx.HTTPError."""
         try:
-            return await held.enter_async_context(self._asked(server))
+            return await held.enter_async_context(self._asked(server, silent_s))
+        except httpx.ReadTimeout:
+            raise
         except httpx.TransportError as error:
             try:
                 async with asyncio.timeout(_NOTICED_S):
@@ -98,11 +109,15 @@ class ForwardedCall:
         return WorkerLost(f"the server of {self._name} has ended")
 
     @asynccontextmanager
-    async def _asked(self, server: ModelServer) -> AsyncGenerator[httpx.Response, None]:
+    async def _asked(self, server: ModelServer, silent_s: float | None) -> AsyncGenerator[httpx.Response, None]:
         url = self.request.url
         target = server.url + url.path + (f"?{url.query}" if url.query else "")
         headers = {**_passed_on(self.request.headers), HEADER.decode(): request_id_of(self.request.scope)}
-        async with self._client.stream(self.request.method, target, headers=headers, content=self._content) as answer:
+        timeout = httpx.Timeout(self._client.timeout)
+        timeout.read = silent_s
+        async with self._client.stream(
+            self.request.method, target, headers=headers, content=self._content, timeout=timeout
+        ) as answer:
             yield answer
 
 
@@ -168,7 +183,7 @@ class ForwardedStream(Response):
         """Whole pieces, so that an error can follow any of them. Raises _NoStream."""
         separator, rest = self._form.separator, b""
         try:
-            async with self._call.answered() as answer:
+            async with self._call.answered(_SILENT_S) as answer:
                 content_type = answer.headers.get("content-type", "")
                 if answer.status_code != 200 or content_type.encode() != self._form.framing.content_type:
                     raise _NoStream(await self._whole(answer, content_type))
