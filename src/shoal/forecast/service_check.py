@@ -97,7 +97,7 @@ def check_in_service(
     if max(lone.least_s, many.least_s) > _MOST_S:
         return cluster
     on_progress("workers in service, by serving the plan for some seconds")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="shoal-plan-") as folder:
         plan_file = Path(folder) / "plan.json"
         plan_file.write_text(write_plan(cluster.plan))
         with serving(model, ("--plan", str(plan_file))) as (url, _):

@@ -57,7 +57,7 @@ def _tokenizer(directory: Path, num_rows: int) -> Mapping[str, Any]:
         special_tokens=settings.special_tokens,
         chat_templates=settings.chat_templates,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="shoal-tokenizer-") as folder:
         trial = Path(folder) / "tokenizer.gguf"
         _write_keys(trial, keys)
         check_encodes_alike(backend, lambda: build_from_gguf(GgufHeader(trial)))
