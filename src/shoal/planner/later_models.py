@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from shoal.errors import CapacityError, ConfigError
-from shoal.planner.graph_choice.fleet import GraphFleet
+from shoal.planner.what_if import FleetT
 
 ChoiceT = TypeVar("ChoiceT")
 
 
 def choose_with_room(
-    fleet: GraphFleet,
+    fleet: FleetT,
     later_bytes: Sequence[int],
-    choose: Callable[[GraphFleet], ChoiceT],
+    choose: Callable[[FleetT], ChoiceT],
     score: Callable[[ChoiceT], float],
 ) -> ChoiceT:
     """The best choice that leaves room for further models or, if none does, the best one.
@@ -41,7 +41,7 @@ def choose_with_room(
     return max(found, key=score) if found else choose(fleet)
 
 
-def leaving_room(fleet: GraphFleet, later_bytes: Sequence[int]) -> list[GraphFleet]:
+def leaving_room(fleet: FleetT, later_bytes: Sequence[int]) -> list[FleetT]:
     """The fleet with less memory, in two ways that leave room for further models.
 
     Every machine leaves room for the largest of them; or those with the most memory are left to them, as many as hold
@@ -71,6 +71,6 @@ def _taken(sizes: Sequence[int], later_bytes: Sequence[int]) -> set[int] | None:
     return taken
 
 
-def _with_memory(fleet: GraphFleet, sizes: Sequence[int]) -> GraphFleet:
+def _with_memory(fleet: FleetT, sizes: Sequence[int]) -> FleetT:
     classes = (replace(one, memory_bytes=size) for one, size in zip(fleet.classes, sizes, strict=True))
     return replace(fleet, classes=tuple(classes))

@@ -26,6 +26,7 @@ from shoal.planner.choice.choose import PlanChoice
 from shoal.planner.choice.extend import ExtendedPlan, Replicas, extend
 from shoal.planner.choice.goal import Goal, make_goal
 from shoal.planner.device_options import DeviceOption, choose_option, named_together
+from shoal.planner.later_models import choose_with_room
 from shoal.planner.link_precision import over_links, parse_link_precisions, pays
 from shoal.planner.memory.kept_copies import for_copies
 from shoal.planner.predict.workload import Workload
@@ -167,6 +168,19 @@ class AutoPlanner:
         return choose_option(ways, lambda one: one.choice.score(self._goal), self._goal)
 
     def _chosen(self, fleets: Sequence[PlacedFleet]) -> Chosen:
+        """The best plan over one of some fleets that leaves room for models to come. Raises as `plan`."""
+        if self._machines is None or len(fleets) > 1:
+            return self._best(fleets)
+        (placed,) = fleets
+        chosen = choose_with_room(
+            placed.fleet,
+            self._machines.later_bytes,
+            lambda fleet: self._best([replace(placed, fleet=fleet)]),
+            lambda one: one.choice.score(self._goal),
+        )
+        return replace(chosen, placed=placed)
+
+    def _best(self, fleets: Sequence[PlacedFleet]) -> Chosen:
         """The best plan over one of some fleets, with the links that pay. Raises as `plan`."""
         chosen: Chosen | None = None
         for link_precision in self._link_precisions:
