@@ -39,7 +39,7 @@ def pages() -> tuple[str, str]:
     metrics.read_engine(FakeEngine().stats())
     metrics.count_refusal("queue_full")
     metrics.count_end("stop")
-    language = metrics.expose("")[0].decode()
+    language = metrics.expose().decode()
     with run_server() as running, httpx.Client(base_url=running.url, timeout=30) as http:
         graph = http.get("/metrics").text
     return language, graph

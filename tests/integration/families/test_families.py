@@ -94,7 +94,7 @@ def test_requests_go_on_while_experts_move_and_workers_tell_of_them(models: dict
         (heat,) = loaded.expert_heats()
         metrics = ServerMetrics("tiny")
         metrics.expose_experts(loaded.expert_heats)
-        exposed = metrics.expose("text/plain")[0].decode()
+        exposed = metrics.expose().decode()
     assert 'shoal:expert_shard_share{model_name="tiny",replica="0",shard="1",stage="0"} 0.' in exposed
     assert "shoal:expert_rows_total{" in exposed
     assert "shoal:expert_largest_share{" in exposed

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shoal.core.readiness import HealthConfig
@@ -68,18 +69,30 @@ def test_slow_workers_are_named() -> None:
     assert found == {("0", "0"): 1.0, ("0", "1"): 2.5, ("1", "0"): 1.25}
 
 
-def test_openmetrics_is_served_to_who_asks_for_it() -> None:
+@pytest.mark.parametrize(
+    "accept",
+    [
+        # of Prometheus 2.42 and of Prometheus 3
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+        "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3",
+        "application/openmetrics-text",
+    ],
+)
+def test_names_are_the_same_whoever_asks(accept: str) -> None:
     with run_server(FakeEngine()) as running:
-        response = httpx.get(f"{running.url}/metrics", headers={"accept": "application/openmetrics-text"})
-    assert response.headers["content-type"].startswith("application/openmetrics-text")
-    assert response.text.endswith("# EOF\n")
+        response = httpx.get(f"{running.url}/metrics", headers={"accept": accept})
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    names = {one.name for family in text_string_to_metric_families(response.text) for one in family.samples}
+    assert names
+    assert all(name.startswith("shoal:") for name in names)
 
 
 def test_two_apps_do_not_share_metrics() -> None:
     first, second = ServerMetrics("tiny"), ServerMetrics("tiny")
     first.count_end("stop")
-    assert b"finished_reason" in first.expose("")[0]
-    assert b"finished_reason" not in second.expose("")[0]
+    assert b"finished_reason" in first.expose()
+    assert b"finished_reason" not in second.expose()
 
 
 def test_health_version_and_openness_with_a_key() -> None:

@@ -12,9 +12,7 @@ PREDICTED = PredictedSpeed(streams=8, prompt_tokens=1, output_tokens=1, output_t
 
 
 def test_each_family_stands_once_with_the_samples_of_all() -> None:
-    pages = [
-        ServerMetrics(name, predicted).expose("")[0].decode() for name, predicted in (("a", None), ("b", PREDICTED))
-    ]
+    pages = [ServerMetrics(name, predicted).expose().decode() for name, predicted in (("a", None), ("b", PREDICTED))]
     merged = merge_metrics(pages)
     heads = [line for line in merged.splitlines() if line.startswith("#")]
     assert len(heads) == len(set(heads))
@@ -35,7 +33,7 @@ def test_each_family_stands_once_with_the_samples_of_all() -> None:
 
 def test_names_may_hold_other_ends_of_lines() -> None:
     name = "a\u2028b\x85c\x0cd\re"
-    merged = merge_metrics([ServerMetrics(name).expose("")[0].decode()])
+    merged = merge_metrics([ServerMetrics(name).expose().decode()])
     families = text_string_to_metric_families(merged)
     assert {sample.labels["model_name"] for family in families for sample in family.samples} == {name}
 

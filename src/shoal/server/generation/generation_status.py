@@ -115,13 +115,13 @@ class GenerationStatus:
         entries = await self._data_plane.story(of)
         return story_dicts(entries, now_s=self._data_plane.now_s(), model=self._metrics.model_name)
 
-    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
+    async def expose_metrics(self) -> bytes:
         """The server's metrics with the engine's counters."""
         metrics = self._metrics
         stats = await self._read_stats()
         if stats is not None:
             metrics.read_engine(stats)
-        return metrics.expose(accept)
+        return metrics.expose()
 
     async def _read_stats(self) -> GenerationStats | None:
         """The engine's counters; None if it is busy, or can do no more work."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 
 from shoal.core.plan.language import PredictedSpeed
 from shoal.generation.seams import GenerationStats
@@ -198,10 +197,9 @@ class ServerMetrics:
         values = {name: self._registry.get_sample_value(f"shoal:{name}_total", labels) for name in _TOKEN_COUNTERS}
         return {name: int(value or 0) for name, value in values.items()}
 
-    def expose(self, accept: str) -> tuple[bytes, str]:
-        """The metrics in the text format that the Accept header asks for, and its content type."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def expose(self) -> bytes:
+        """The metrics in Prometheus's text format."""
+        return generate_latest(self._registry)
 
     def _counter(self, name: str, help_text: str) -> Counter:
         return Counter(f"shoal:{name}", help_text, ["model_name"], registry=self._registry).labels(self.model_name)

@@ -14,8 +14,6 @@ from shoal.inference.request_counts import RequestCounts
 from shoal.inference.served_model import ServedModel
 from shoal.router.batch_engine import BatchStats
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 BATCH_BUCKETS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Powers of two around usual values of --max-batch."""
 

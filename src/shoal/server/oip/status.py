@@ -15,7 +15,7 @@ from shoal.planner.files.plan_data import graph_plan_dict
 from shoal.server.http.draining import Drain
 from shoal.server.http.health.readiness import ReadinessProbe
 from shoal.server.http.health.story import story_dicts
-from shoal.server.oip.metrics import CONTENT_TYPE, expose_metrics
+from shoal.server.oip.metrics import expose_metrics
 
 
 class RepositoryStatus:
@@ -86,6 +86,6 @@ class RepositoryStatus:
     def _story(self, model: ServedModel, of: str) -> list[dict[str, Any]]:
         return story_dicts(model.story.find(of), now_s=model.now_s(), model=model.file.name)
 
-    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
-        """The text format whatever was asked for, since every reader of metrics accepts it."""
-        return expose_metrics(self._repository.models), CONTENT_TYPE
+    async def expose_metrics(self) -> bytes:
+        """See `Status.expose_metrics`."""
+        return expose_metrics(self._repository.models)

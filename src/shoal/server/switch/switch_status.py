@@ -15,7 +15,6 @@ from shoal.server.switch.switchboard import Switchboard
 
 _TIMEOUT_S = 15.0
 """Time limit for a question to a model's server: `/ready` may wait 10 s for a canary."""
-_TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class SwitchStatus:
@@ -58,11 +57,11 @@ class SwitchStatus:
         answers = await self._ask("/status/story", {"of": of})
         return [entry for answer in answers.values() if answer is not None for entry in answer.json()["entries"]]
 
-    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
-        """Prometheus's text format, whatever was asked for."""
+    async def expose_metrics(self) -> bytes:
+        """The metrics of all loaded models."""
         answers = await self._ask("/metrics")
         pages = [answer.text for answer in answers.values() if answer is not None]
-        return merge_metrics(pages).encode(), _TEXT_FORMAT
+        return merge_metrics(pages).encode()
 
     async def _ask(self, path: str, query: dict[str, str] | None = None) -> dict[str, httpx.Response | None]:
         """Answers by models' names; None: the server did not answer."""

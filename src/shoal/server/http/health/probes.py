@@ -16,6 +16,9 @@ from shoal.server.http.health.story import MAX_NAME_CHARS
 STATUS_PATH = "/status"
 """Shows more than the others, so it needs the key if there is one."""
 
+_TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+"""Source: Prometheus, text exposition format."""
+
 
 class Status(Protocol):
     """What the probes need to know about the backend of an app."""
@@ -46,8 +49,8 @@ class Status(Protocol):
         """The latest events of a replica, by its number, or of a request, by its id. Raises WorkerLost."""
         ...
 
-    async def expose_metrics(self, accept: str) -> tuple[bytes, str]:
-        """The metrics in a text format for this Accept header, and its content type."""
+    async def expose_metrics(self) -> bytes:
+        """The metrics in Prometheus's text format."""
         ...
 
 
@@ -79,9 +82,12 @@ class Probes:
         return JSONResponse({"status": "ready"}) if reason is None else _unavailable(reason)
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus text format."""
-        content, content_type = await self._status.expose_metrics(request.headers.get("accept", ""))
-        return Response(content, headers={"content-type": content_type})
+        """Prometheus's text format, whatever is asked for.
+
+        Every reader takes it. In OpenMetrics `prometheus_client` writes the names of samples without their colons, which
+        no rule and no dashboard would find.
+        """
+        return Response(await self._status.expose_metrics(), headers={"content-type": _TEXT_FORMAT})
 
     async def status(self, request: Request) -> Response:
         """The server's parts and their state: `shoal status`."""
