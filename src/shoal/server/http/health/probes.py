@@ -84,8 +84,8 @@ class Probes:
     async def metrics(self, request: Request) -> Response:
         """Prometheus's text format, whatever is asked for.
 
-        Every reader takes it. In OpenMetrics `prometheus_client` writes the names of samples without their colons, which
-        no rule and no dashboard would find.
+        Every reader takes it. In OpenMetrics `prometheus_client` writes the names of samples without their colons, and
+        no rule and no dashboard would find them.
         """
         return Response(await self._status.expose_metrics(), headers={"content-type": _TEXT_FORMAT})
 
