@@ -22,7 +22,7 @@ _SEPARATOR = "__"
 
 
 class FunctionTool(ApiSchema):
-    """A tool that the client runs."""
+    """A function that the client runs."""
 
     neutral: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "allowed_callers": (["direct"],),
@@ -39,13 +39,13 @@ class FunctionTool(ApiSchema):
     strict: bool | None = None
 
     def chat_forms(self) -> list[dict[str, Any]]:
-        """As chat completions have it."""
+        """The tool in the form of chat completions."""
         own = self.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
         return [{"type": "function", "function": own}]
 
 
 class Namespace(ApiSchema):
-    """Functions that belong together."""
+    """A group of functions under a common name."""
 
     prefix = "tools."
 
@@ -55,7 +55,7 @@ class Namespace(ApiSchema):
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)]
 
     def chat_forms(self) -> list[dict[str, Any]]:
-        """Its functions as chat completions have them, each described by the namespace's words, too."""
+        """Its functions in the form of chat completions, each with the namespace's description before its own."""
         return [
             form
             for tool in self.tools
@@ -69,7 +69,7 @@ class Namespace(ApiSchema):
 
 
 class HostedTool(ApiSchema):
-    """A tool that only OpenAI's own servers run, with whatever settings."""
+    """A tool that only OpenAI's own servers can run; it may have any settings."""
 
     prefix = "tools."
 
@@ -85,7 +85,7 @@ class HostedTool(ApiSchema):
         return self
 
     def chat_forms(self) -> list[dict[str, Any]]:
-        """None: the model is not told of it."""
+        """An empty list: the model is not told of the tool."""
         return []
 
 
@@ -103,12 +103,12 @@ class NamedTool(ApiSchema):
 
 
 def full_name(namespace: str | None, name: str) -> str:
-    """The name that the model knows a function by."""
+    """The name by which the model knows a function."""
     return f"{namespace}{_SEPARATOR}{name}" if namespace else name
 
 
 def known_names(tools: Iterable[FunctionTool | Namespace | HostedTool]) -> dict[str, dict[str, str]]:
-    """For each function of a namespace, by its full name, the fields of a call that tell the client which it is."""
+    """By the full name of each function in a namespace, the fields that identify it to the client in a call."""
     return {
         full_name(space.name, tool.name): {"name": tool.name, "namespace": space.name}
         for space in tools
@@ -118,5 +118,5 @@ def known_names(tools: Iterable[FunctionTool | Namespace | HostedTool]) -> dict[
 
 
 def offered(tools: Sequence[FunctionTool | Namespace | HostedTool]) -> list[dict[str, Any]]:
-    """Those that the model is told of, as they were sent."""
+    """The tools that the model is told of, as they were sent."""
     return [tool.model_dump(by_alias=True, exclude_none=True) for tool in tools if not isinstance(tool, HostedTool)]

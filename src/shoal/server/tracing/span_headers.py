@@ -1,4 +1,4 @@
-"""The span of a call in its own headers, so that whoever hands the call on names it as the parent."""
+"""Writes a call's span into the call's headers: it becomes the parent of spans of the server that receives it next."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class SpanInHeaders:
-    """ASGI middleware within the one that makes spans. Source: W3C, Trace Context, section 3.2."""
+    """ASGI middleware; it runs inside the one that makes spans. Source: W3C, Trace Context, section 3.2."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a call. Mutates: its headers, where `traceparent` becomes that of its own span."""
+        """Answer a call. Mutates the call's headers: `traceparent` becomes that of the call's own span."""
         if scope["type"] == "http":
             given: dict[str, str] = {}
             propagate.inject(given)

@@ -1,4 +1,4 @@
-"""How spans of calls are named: by the route, so that there are few names whatever clients ask for.
+"""Names of calls' spans: the route, so that there are few different names whatever clients request.
 
 Source: OpenTelemetry, semantic conventions for HTTP spans, "Name".
 """
@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 SpanDetails = Callable[[Scope], tuple[str, dict[str, str]]]
 _ANYTHING = "/{path:path}"
-"""The route of an app that hands calls on: it says nothing of a path."""
+"""The catch-all route of an app that forwards calls; it is no useful name."""
 
 
 def details_by_route(app: Starlette) -> SpanDetails:

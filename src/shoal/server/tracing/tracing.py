@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from shoal.server.tracing.request_spans import RequestSpans
 
 _PROBES = r"^\w+://[^/]*/((v2/)?health|ready|metrics|status|v2/models/.+/ready$)(/|$)"
-"""URLs whose calls have no spans, because monitoring calls them every few seconds. Models may have such names."""
+"""URLs whose calls have no spans, because monitoring calls them every few seconds. Models may be named like them."""
 _HAND_ON_S = 5.0
-"""Seconds for which the end of a server waits for its last spans to be sent. A judgment: whoever stops the server kills
-it 15 s after the drain (deploy/)."""
+"""Time for which a server that ends waits for its last spans to be sent. A judgment: it is killed 15 s after the drain
+(deploy/)."""
 
 
 class Tracing:
@@ -38,7 +38,7 @@ class Tracing:
     def trace_calls(self, app: Starlette, *, hands_on: bool = False) -> None:
         """Every call of the app becomes a span, a child of the one in its `traceparent` header.
 
-        `hands_on`: whether the app hands calls on to other servers with their headers, which then name its own span.
+        `hands_on`: whether the app forwards calls to other servers, with its own span as their `traceparent`.
         """
         asgi: Any = import_module("opentelemetry.instrumentation.asgi")  # the module has no type annotations
 
@@ -83,7 +83,7 @@ def open_tracing() -> Generator[Tracing | None, None, None]:
 
 
 def _hand_on(provider: TracerProvider) -> None:
-    """Sends what is left. A collector that does not answer loses it: OpenTelemetry itself would wait half a minute."""
+    """Sends the remaining spans. If the collector does not answer, OpenTelemetry itself would wait half a minute."""
     sending = threading.Thread(target=provider.shutdown, name="shoal-last-spans", daemon=True)
     sending.start()
     sending.join(_HAND_ON_S)
@@ -107,7 +107,7 @@ def _provider(name: str) -> TracerProvider:
 
 
 def service_resource() -> Resource:
-    """What every span says of this process, whose name is `shoal` unless a standard variable gives another."""
+    """Attributes of this process in every span. Its name is `shoal` unless a standard variable sets another."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     is_named = "service.name" in OTELResourceDetector().detect().attributes

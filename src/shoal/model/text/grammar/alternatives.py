@@ -1,6 +1,6 @@
-"""Places of a Lark grammar at which a parser has very many alternatives at once, of which llguidance allows 2000.
+"""Rules of a Lark grammar with too many alternatives at one place: llguidance allows 2000.
 
-Which rules those are is guessed from the text; whether they are too many is the library's to say.
+The rules are guessed from the grammar's text; llguidance decides whether they have too many.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import re
 from collections.abc import Iterator, Mapping
 
 MOST_ALTERNATIVES = 2000
-"""Of rules at one place: llguidance's own limit, `max_items_in_row`. It cannot be raised far: what an ambiguous grammar
-takes for a token grows with its square (2.8 s at 16 thousand, 50 ms at 2000)."""
+"""Alternative rules at one place: llguidance's own limit, `max_items_in_row`. It cannot be raised much: the time that
+an ambiguous grammar takes for a token grows with its square (50 ms at 2000, 2.8 s at 16 thousand)."""
 TOO_MANY = (
     f"has more than {MOST_ALTERNATIVES} alternatives at one place: give texts as a `choice`, or write them as one "
     "expression or terminal (in Lark a name in capitals)"
 )
-"""The end of a message about a constraint or a rule."""
+"""End of an error message, after the name of the constraint or the rule."""
 _MANY = 500
-"""Alternatives from which on a rule is worth asking about: each is several items where parts of it are optional."""
+"""A rule with more alternatives is checked: each is several of llguidance's items if parts of it are optional."""
 _MOST_ASKED = 3
-"""Rules of one grammar: each is compiled once more."""
+"""Most rules of one grammar that are checked: each takes another compilation."""
 _MOST_STEPS = 200_000
-"""From rule to rule while they are counted: a tenth of a second."""
+"""Most steps from rule to rule while alternatives are counted: these take a tenth of a second."""
 _RULE = re.compile(r"^[ \t]*[?!]?([a-z_]\w*|[A-Z]\w*)(?:\[[^\]\n]*\])?[ \t]*:", re.MULTILINE)
 _START = re.compile(r"^([ \t]*[?!]?)start(?=\[|[ \t]*:)", re.MULTILINE)
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
-"""Texts and expressions in Lark."""
+"""Texts and regular expressions in Lark."""
 _SYMBOL = re.compile(r'[a-zA-Z_]\w*|["()|\[\]]')
 
 
@@ -35,8 +35,8 @@ def has_too_many_alternatives(error: str) -> bool:
 
 
 def crowded_rules(grammar: str) -> Iterator[str]:
-    """Rules with many alternatives at their beginning, those of the rules included that they begin with; the fullest
-    first. `start` is none of them, nor is a rule that another one of them begins with."""
+    """Rules with many alternatives at their beginning, including those of the rules that they begin with; most
+    alternatives first. Leaves out `start` and whatever it, or a rule that was yielded before, begins with."""
     counts, begins_with = _beginnings(grammar)
     reached: dict[str, set[str]] = {}
     num_steps = 0
@@ -52,13 +52,13 @@ def crowded_rules(grammar: str) -> Iterator[str]:
 
 
 def behind_a_text(grammar: str, rule: str) -> str:
-    """The grammar of a full stop and what a rule of another grammar stands for. At the very beginning llguidance makes
-    one terminal of many texts, which it does nowhere else."""
+    """A grammar that matches a full stop and then a rule of `grammar`. The full stop is needed because llguidance joins
+    many texts into one terminal at the very beginning of a grammar, and nowhere else."""
     return _START.sub(r"\1start_of_all", grammar) + f'\nstart: "." {rule}\n'
 
 
 def _reached(rule: str, begins_with: Mapping[str, set[str]], most: int) -> set[str]:
-    """A rule and those that it may begin with, directly or not; no more than `most` of them."""
+    """A rule and those that it may begin with, directly or indirectly. The search stops at `most` rules."""
     reached, open_rules = {rule}, [rule]
     while open_rules and len(reached) < most:
         new = begins_with[open_rules.pop()] - reached
@@ -68,7 +68,7 @@ def _reached(rule: str, begins_with: Mapping[str, set[str]], most: int) -> set[s
 
 
 def _beginnings(grammar: str) -> tuple[dict[str, int], dict[str, set[str]]]:
-    """Alternatives of each rule, and the rules that these begin with. Terminals are one alternative each."""
+    """The number of alternatives of each rule, and the rules that these begin with. A terminal is one alternative."""
     bare = _QUOTED.sub('"', grammar)
     heads = list(_RULE.finditer(bare))
     ends = [*(head.start() for head in heads[1:]), len(bare)]
@@ -81,10 +81,10 @@ def _beginnings(grammar: str) -> tuple[dict[str, int], dict[str, set[str]]]:
 
 
 def _of_body(body: str) -> tuple[int, set[str]]:
-    """The alternatives at the beginning of a rule, also within groups there, and the names that these begin with."""
+    """The number of alternatives at the beginning of a rule, also within groups, and the names that they begin with."""
     count, names = 1, set[str]()
     groups = [True]
-    """of the groups that are open, whether each is at the beginning"""
+    """for each open group, whether it is at the beginning of the rule"""
     is_first = True
     for symbol in _SYMBOL.findall(body):
         if symbol in "([":

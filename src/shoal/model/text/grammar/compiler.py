@@ -120,7 +120,7 @@ class GrammarCompiler:
         return matcher
 
     def _check_crowded(self, grammar: str) -> None:
-        """Raises InvalidRequest if a rule of Lark, wherever it is, has too many alternatives at its beginning."""
+        """Raises InvalidRequest if any rule of the Lark grammar has too many alternatives at its beginning."""
         for rule in crowded_rules(grammar):
             matcher = self._matcher(_grammar_of(behind_a_text(grammar, rule)))
             fault = None if matcher.is_error() else _fault_at_beginning(matcher, self._end_ids)
@@ -132,7 +132,7 @@ class GrammarCompiler:
 
 
 def _fault_at_beginning(matcher: llguidance.LLMatcher, end_ids: frozenset[int]) -> str | None:
-    """Why no output can begin, because rules only lead to each other or there are too many at once; None: one can."""
+    """Why no output can begin: rules only lead to each other, or there are too many at once. None if one can."""
     mask = matcher.compute_bitmask()
     if matcher.is_error():
         return error_line(matcher)
@@ -178,7 +178,7 @@ def _grammar_of(lark: str) -> str:
 
 
 def _lark_of(grammar: str) -> str:
-    """A grammar of either kind in Lark. Raises ValueError."""
+    """A Lark or GBNF grammar as a Lark grammar. Raises ValueError if it cannot be converted."""
     try:
         return grammar if _LARK.search(grammar) is not None else gbnf_to_lark(grammar)
     except RecursionError:
