@@ -197,7 +197,7 @@ class AppServer(uvicorn.Server):
             self.should_exit = True
             signal.signal(sig, signal.SIG_DFL)
         self._drain.is_on = True
-        _logger.info("signal %d: no new requests, %d are open", sig, self._drain.num_open)
+        _logger.info("received signal %d: refusing new requests, %d still open", sig, self._drain.num_open)
         self._expect_ticks()
 
     async def on_tick(self, counter: int) -> bool:

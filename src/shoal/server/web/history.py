@@ -108,7 +108,7 @@ class LoadHistory:
             try:
                 await self.sample()
             except Exception:  # the outermost loop of this task: a curve with a gap is better than none
-                _logger.exception("the load could not be sampled")
+                _logger.exception("cannot sample the load for the page's history")
             await asyncio.sleep(PERIOD_S)
 
 

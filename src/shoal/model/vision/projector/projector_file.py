@@ -41,7 +41,7 @@ def projector_beside(path: Path) -> Path | None:
     found = [file for file in path.parent.glob("*mmproj*.gguf") if file != path]
     if len(found) > 1:
         _logger.warning(
-            "%d multimodal projectors are beside %s: name one with --mmproj to send pictures", len(found), path
+            "found %d multimodal projectors beside %s: name one with --mmproj to send pictures", len(found), path
         )
     return found[0] if len(found) == 1 else None
 

@@ -175,7 +175,7 @@ class RpcServer:
             except ShoalError as error:
                 code, text, trailing = status_of(error), str(error), trailing_metadata(error)
             except Exception:
-                _log.exception("%s failed", name)
+                _log.exception("gRPC method %s failed", name)
                 code, text, trailing = grpc.StatusCode.INTERNAL, _INTERNAL, ()
             return await call.abort(context, code, text, trailing)
 
