@@ -1,4 +1,4 @@
-"""Conversations that a browser keeps, or does not: its store, other tabs, answers that are broken off, long lists."""
+"""Conversations that a browser keeps, or does not: its store, other tabs, interrupted answers, long lists."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_browser_without_room_chats_and_says_that_it_keeps_nothing(tab: Page, 
     tab.get_by_label("Colors").select_option("dark")
     ask(tab, "hello")
     tab.get_by_role("article", name="Answer", exact=True).get_by_text("fine").wait_for()
-    tab.get_by_text("not all of them outlast this tab").wait_for()
+    tab.get_by_text("not all conversations outlast this tab").wait_for()
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
@@ -103,7 +103,7 @@ def test_what_came_of_an_answer_outlasts_a_reload(tab: Page) -> None:
         tab.get_by_text("xxxxx").wait_for()
         tab.reload()
         answer = tab.get_by_role("article", name="Answer", exact=True)
-        answer.get_by_text("broken off").wait_for()
+        answer.get_by_text("interrupted").wait_for()
         assert "xxxxx" in answer.inner_text()
 
 

@@ -77,11 +77,11 @@ def test_files_that_are_not_what_they_say(tab: Page, tmp_path: Path) -> None:
     whole = (tmp_path / "fortran.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole.replace(b"True", b"False")[:-4])
     said = {
-        "no.npy": "no .npy file",
+        "no.npy": "not a .npy file",
         "no.png": "could not be decoded",
         "objects.npy": "cannot be sent",
         "fortran.npy": "Fortran order",
-        "cut.npy": "size is not what its header says",
+        "cut.npy": "size does not match its header",
     }
     with run_server({"planes": planes}, page=page_options()) as running:
         tab.goto(f"{running.url}/#try")

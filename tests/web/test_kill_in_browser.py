@@ -38,7 +38,7 @@ def test_a_worker_is_killed_under_an_answer(tab: Page) -> None:
         tab.get_by_label("max_tokens").fill("120")
         tab.get_by_label("Message").fill("Write a long story about a shoal of herring.")
         tab.keyboard.press("Enter")
-        tab.get_by_role("article", name="Answer that comes").get_by_text("tokens/s").wait_for()
+        tab.get_by_role("article", name="Answer in progress").get_by_text("tokens/s").wait_for()
         tab.get_by_role("button", name="Kill a worker").click()
         tab.get_by_role("status").get_by_text("killed a worker").wait_for()
         events = tab.get_by_role("region", name="What has happened")

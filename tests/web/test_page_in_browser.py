@@ -338,7 +338,7 @@ def test_a_graph_is_tried_with_a_file_of_an_awkward_name(tab: Page, tmp_path: Pa
         broken.write_text("nothing")
         given.get_by_label("Picture, sound or .npy").set_input_files(broken)
         tab.get_by_role("button", name="Run").click()
-        tab.get_by_role("alert").get_by_text("<b>x.txt is no picture").wait_for()
+        tab.get_by_role("alert").get_by_text("<b>x.txt is neither a picture").wait_for()
     assert tab.evaluate("window.broken") is None
 
 
@@ -370,7 +370,7 @@ def test_a_model_that_is_not_loaded_is_shown_and_a_chat_brings_it(tab: Page) -> 
             tab.goto(url)
             tab.get_by_label("Key").fill(KEY)
             tab.keyboard.press("Enter")
-            tab.get_by_role("region", name="Model other").get_by_text("a call of it brings its workers").wait_for()
+            tab.get_by_role("region", name="Model other").get_by_text("a request to it starts its workers").wait_for()
             assert axe_violations(tab) == []
             tab.get_by_role("link", name="Chat").click()
             tab.get_by_role("button", name="New conversation").click()

@@ -108,7 +108,7 @@ def test_what_is_no_picture_is_said(tab: Page, running: RunningServer, tmp_path:
     (tmp_path / "no.png").write_bytes(b"nothing of the kind")
     tab.goto(f"{running.url}/#chat")
     tab.get_by_label("Pictures", exact=True).set_input_files(tmp_path / "no.png")
-    tab.get_by_role("alert").get_by_text("no.png is no picture that can be drawn").wait_for()
+    tab.get_by_role("alert").get_by_text("no.png is not a picture that the browser can show").wait_for()
     assert tab.locator(".prompt .thumbnails").count() == 0
 
 

@@ -11,13 +11,13 @@ import { LANGUAGE } from "./status";
 import { tellStory } from "./story";
 import { rate } from "./words";
 
-/** Between two drawings of an answer that comes: reading Markdown anew for every token would take the square of them. */
+/** Time between two redraws of a streamed answer: parsing its Markdown for every token would take quadratic time. */
 const DRAW_MS = 100;
 const TITLE_CHARACTERS = 40;
-/** In which tokens must have come for a rate: fewer come in one piece of the network. */
+/** Shortest time for which a rate is shown: in less, all tokens may have arrived in one packet. */
 const LEAST_S = 0.05;
 
-/** The answer that comes now. */
+/** The answer that is being streamed. */
 interface Answer {
   id: string;
   progress: Progress;
@@ -26,7 +26,7 @@ interface Answer {
 const answering = signal<Answer | null>(null);
 const problem = signal("");
 
-/** Names of the models that answer chats, also of those that a call brings back. */
+/** Names of the language models, including those that a request would load. */
 function languageModels(): string[] {
   return [...models.value, ...unloaded.value].filter((model) => model.kind === LANGUAGE).map((model) => model.name);
 }
@@ -54,7 +54,7 @@ export function Chat() {
             </li>
           ))}
         </ul>
-        {!areKept.value && <p>This browser's store is full or closed to the page: not all of them outlast this tab.</p>}
+        {!areKept.value && <p>The browser's storage is full or forbidden: not all conversations outlast this tab.</p>}
       </aside>
       <section aria-label="Conversation">
         {open && <SettingsForm conversation={open} />}
@@ -135,7 +135,7 @@ function Messages({ conversation }: { conversation: Conversation | undefined }) 
         <MessageBox key={index} message={message} />
       ))}
       {now && (
-        <article class="assistant" aria-label="Answer that comes" aria-busy="true">
+        <article class="assistant" aria-label="Answer in progress" aria-busy="true">
           <Thoughts text={now.progress.thoughts} isOpen={!now.progress.text} />
           <Markdown text={now.progress.text} />
           <Speed tokens={now.progress.tokens} seconds={now.progress.seconds} />
@@ -149,7 +149,7 @@ function Messages({ conversation }: { conversation: Conversation | undefined }) 
   );
 }
 
-/** Of a model that thinks before it answers. */
+/** The reasoning of a model that thinks before it answers. */
 function Thoughts({ text, isOpen }: { text: string; isOpen: boolean }) {
   if (!text) return null;
   return (
@@ -162,7 +162,7 @@ function Thoughts({ text, isOpen }: { text: string; isOpen: boolean }) {
   );
 }
 
-/** Whoever has scrolled up reads there. */
+/** Whether the page is scrolled near its end. It only follows an answer then: whoever scrolled up is reading. */
 function isNearEnd(): boolean {
   const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
   return scrollHeight - scrollTop - clientHeight < 400;
@@ -199,7 +199,7 @@ function Speed({ tokens, seconds }: { tokens: number; seconds: number }) {
   );
 }
 
-/** With `serve --demo`: a worker dies under the answer. */
+/** With `serve --demo`: a button that kills a random worker while an answer is streamed. */
 function Demo() {
   const told = useSignal("");
   if (!page.value?.is_demo) return null;
@@ -211,7 +211,7 @@ function Demo() {
     );
     const victim = candidates[Math.floor(Math.random() * candidates.length)];
     if (victim === undefined) {
-      told.value = "no worker serves now";
+      told.value = "no worker is serving";
       return;
     }
     const { model, worker } = victim;
@@ -243,7 +243,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
     pictures.value = [];
     void answer(conversation?.id ?? begin(languageModels()[0]!), content, shown);
   }
-  /** Files of a choice, a paste or a drop; whether there were any. */
+  /** Takes files that were chosen, pasted or dropped; returns whether there were any. */
   function take(files: FileList | undefined): boolean {
     if (!sees || !files?.length) return false;
     void readPictures([...files], pictures).then((wrong) => (problem.value = wrong));
@@ -269,7 +269,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
         <textarea
           rows={3}
           value={text.value}
-          placeholder="Enter sends, Shift+Enter begins a line"
+          placeholder="Enter sends, Shift+Enter starts a new line"
           onInput={(event) => (text.value = event.currentTarget.value)}
           onKeyDown={onKeyDown}
           onPaste={(event) => take(event.clipboardData?.files) && event.preventDefault()}
@@ -307,7 +307,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
   );
 }
 
-/** Put a question, and keep what comes of it: also what came before it was stopped, went wrong or the page was left. */
+/** Sends a question and stores the answer, also a partial one if it was stopped or failed or the page was left. */
 async function answer(id: string, content: string, pictures: string[]): Promise<void> {
   problem.value = "";
   const isFirst = !conversations.value.find((one) => one.id === id)?.messages.length;
@@ -326,7 +326,7 @@ async function answer(id: string, content: string, pictures: string[]): Promise<
     isKept = true;
     add(id, { role: "assistant", content: text, thoughts, told: { tokens, seconds, requestId, end } });
   }
-  const leave = () => keepAnswer("broken off");
+  const leave = () => keepAnswer("interrupted");
   addEventListener("pagehide", leave);
   let end = "stopped";
   try {
@@ -334,7 +334,7 @@ async function answer(id: string, content: string, pictures: string[]): Promise<
   } catch (error) {
     if (!stop.signal.aborted) {
       problem.value = lineOf(error);
-      end = "broken off";
+      end = "interrupted";
     }
   } finally {
     clearInterval(timer);

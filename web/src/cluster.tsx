@@ -22,7 +22,7 @@ export function Cluster() {
           <h3>
             {model.name} <small>{model.kind}</small>
           </h3>
-          <p>{model.state}: a call of it brings its workers.</p>
+          <p>{model.state}: a request to it starts its workers.</p>
         </section>
       ))}
     </>
@@ -42,11 +42,11 @@ function FindRequest() {
         <input
           value={typed.value}
           maxLength={256}
-          placeholder="its X-Request-Id"
+          placeholder="X-Request-Id"
           onInput={(event) => (typed.value = event.currentTarget.value)}
         />
       </label>
-      <button>Tell</button>
+      <button>Show</button>
     </form>
   );
 }
@@ -87,7 +87,7 @@ function replicaNumbers(model: Model): number[] {
   return [...new Set(model.plan.workers.map((worker) => worker.replica))].sort((one, other) => one - other);
 }
 
-/** Each machine with its workers' names and what it does. */
+/** Each machine: its state, and the number, threads and weights of its workers. */
 function Machines({ model }: { model: Model }) {
   const workers = Map.groupBy(model.plan.workers, (worker) => worker.machine ?? HERE);
   const states = new Map(model.machines?.map((machine) => [machine.name, machine.state]));
@@ -129,7 +129,7 @@ function ReplicaRow({ model, index, replica }: RowProps) {
         <h4>Replica {index}</h4>
         <span class="state">
           {state}
-          {replica?.is_reduced && ", planned anew"}
+          {replica?.is_reduced && ", replanned"}
         </span>
         {replica && (
           <span>
@@ -178,7 +178,7 @@ interface StageProps {
   replica: Replica | undefined;
 }
 
-/** One stage: how busy it is, and its workers. */
+/** One pipeline stage: how busy it is, and its workers. */
 function StageBox({ model, index, stage, shards, replica }: StageProps) {
   const now = replica?.stages[stage];
   const share = shares.value[model.name]?.[index]?.[stage] ?? 0;
@@ -187,8 +187,8 @@ function StageBox({ model, index, stage, shards, replica }: StageProps) {
     <div class={`stage ${slow ? "slow" : ""}`}>
       <Bar what={`stage ${stage} busy`} share={replica?.state === "serving" ? share : 0} />
       <p>
-        {now && now.step_s > 0 ? `${seconds(now.step_s)} a step` : "no step yet"}
-        {slow && <strong> · {now.slowdown.toFixed(1)} × the usual: slow</strong>}
+        {now && now.step_s > 0 ? `${seconds(now.step_s)} per step` : "no step yet"}
+        {slow && <strong> · slow: {now.slowdown.toFixed(1)} × the usual time</strong>}
       </p>
       {shards.map((worker) => (
         <WorkerBox key={worker.shard} model={model} worker={worker} isSharded={shards.length > 1} replica={replica} />
@@ -226,7 +226,7 @@ function WorkerBox({ model, worker, isSharded, replica }: WorkerProps) {
   );
 }
 
-/** With `serve --demo`: take the worker away and see. */
+/** With `serve --demo`: buttons that kill or hang a worker. */
 function KillButtons({ model, worker, name }: { model: Model; worker: Worker; name: string }) {
   const problem = useSignal("");
   async function strike(how: "kill" | "stop"): Promise<void> {

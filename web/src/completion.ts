@@ -1,4 +1,4 @@
-/** One streamed answer of `/v1/chat/completions`. */
+/** Streaming of chat completions from `/v1/chat/completions`. */
 import { call } from "./server";
 import type { Message, Settings } from "./conversations";
 
@@ -10,17 +10,17 @@ interface Chunk {
 
 export interface Progress {
   text: string;
-  /** Of a model that thinks before it answers. */
+  /** Reasoning of a model that thinks before it answers. */
   thoughts: string;
   tokens: number;
-  /** Since the first token. */
+  /** Time since the first token. */
   seconds: number;
 }
 
-/** Streams the answer to a conversation, and says how it ended.
+/** Streams the answer to a conversation, and returns why it ended: the API's `finish_reason`, or "cut off".
  *
- * `requestId` names the call in the server's stories. `onProgress` is told what has come so far, for each piece that
- * the network brings. Throws what `fetch` does, also where `stop` was signaled.
+ * `requestId` identifies the request in the server's stories. `onProgress` is called with the answer so far for each
+ * piece that the network delivers. Throws what `fetch` throws, also when `stop` is signaled.
  */
 export async function complete(
   settings: Settings,
@@ -71,7 +71,7 @@ function bodyOf(settings: Settings, messages: Message[]) {
   };
 }
 
-/** Questions that got no answer go as one with the next: templates of many models want the two in turn. */
+/** The messages to send. Unanswered questions are joined: many chat templates require alternating roles. */
 function turns(messages: Message[]): Message[] {
   return messages.reduce<Message[]>((before, message) => {
     const last = before.at(-1);
@@ -90,7 +90,7 @@ function isCount(text: string): boolean {
   return /^\d{1,15}$/.test(text);
 }
 
-/** Server-sent events as they come. Source: WHATWG HTML, section 9.2.6. */
+/** Yields server-sent events as they arrive. Source: WHATWG HTML, section 9.2.6. */
 async function* chunks(body: ReadableStream<Uint8Array>): AsyncGenerator<Chunk> {
   const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
   let left = "";

@@ -1,15 +1,15 @@
-/** Conversations, kept in this browser alone and within bounds. */
+/** Conversations, stored in this browser only, limited in number and size. */
 import { signal } from "@preact/signals";
 import { keepText, kept } from "./store";
 
 export interface Message {
   role: "user" | "assistant";
   content: string;
-  /** What the model thought before it answered: of answers only. It is shown, and never sent again. */
+  /** The model's reasoning before an answer; questions have none. It is shown, and never sent to the model again. */
   thoughts?: string;
-  /** Data URLs: of questions only. They last until the tab is closed, and are empty then. */
+  /** Data URLs; only questions have them. They are not stored: empty strings once the page has been reloaded. */
   pictures?: string[];
-  /** How it came: of answers only. */
+  /** Statistics of an answer; questions have none. */
   told?: { tokens: number; seconds: number; requestId: string; end: string };
 }
 
@@ -18,9 +18,9 @@ export interface Settings {
   system: string;
   temperature: number;
   top_p: number;
-  /** Empty: as many as fit. */
+  /** Empty: as many tokens as fit in the context. */
   max_tokens: string;
-  /** Empty: drawn by the server. */
+  /** Empty: chosen at random by the server. */
   seed: string;
 }
 
@@ -33,13 +33,13 @@ export interface Conversation {
 
 const STORE = "shoal-conversations";
 const MOST = 50;
-/** Browsers give a site five million characters or so. */
+/** Browsers let a site store about five million characters. */
 const MOST_CHARACTERS = 2_000_000;
 
-/** The one that was asked last is the first. */
+/** All conversations, the one with the latest message first. */
 export const conversations = signal<Conversation[]>(read());
 export const openId = signal(conversations.value[0]?.id ?? "");
-/** Whether the browser has kept them all. */
+/** Whether the browser has stored all of them. */
 export const areKept = signal(true);
 addEventListener("storage", (event) => event.key === STORE && takeFromOtherTab());
 
@@ -66,7 +66,8 @@ function isConversation(value: unknown): value is Conversation {
   );
 }
 
-/** Another tab has kept its own: what both know stays as it is here, where a picture may be that no store has. */
+/** Takes conversations that another tab stored. Those known here stay unless the other's are longer: they may have
+ * pictures, which are never stored. */
 function takeFromOtherTab(): void {
   const own = new Map(conversations.value.map((one) => [one.id, one]));
   conversations.value = read().map((one) => {
@@ -75,7 +76,7 @@ function takeFromOtherTab(): void {
   });
 }
 
-/** Keep them; the ones that were asked longest ago go where they are too many or too long. */
+/** Stores the conversations; those with the oldest messages are dropped when they are too many or too long. */
 function keep(all: Conversation[]): void {
   conversations.value = all.slice(0, MOST);
   let fitting = conversations.value;
@@ -87,7 +88,7 @@ function keep(all: Conversation[]): void {
   areKept.value = keepText(STORE, text) && fitting.length === conversations.value.length;
 }
 
-/** A store holds few of them: what is kept is how many there were. */
+/** A JSON replacer that empties pictures, which are too large to store; their number is kept. */
 function withoutPictures(key: string, value: unknown): unknown {
   return key === "pictures" && Array.isArray(value) ? value.map(() => "") : value;
 }
@@ -96,10 +97,10 @@ export function change(id: string, edit: (one: Conversation) => Conversation): v
   keep(conversations.value.map((one) => (one.id === id ? edit(one) : one)));
 }
 
-/** Put a message at the end of a conversation, which is the first from then on. */
+/** Appends a message to a conversation, and moves that to the front. */
 export function add(id: string, message: Message, title?: string): void {
   const one = conversations.value.find((known) => known.id === id);
-  if (one === undefined) return; // it was deleted while its answer came
+  if (one === undefined) return; // it was deleted while its answer was streamed
   const longer = { ...one, title: title ?? one.title, messages: [...one.messages, message] };
   keep([longer, ...conversations.value.filter((other) => other.id !== id)]);
 }

@@ -8,14 +8,14 @@ import { percent, rate } from "./words";
 const PERIOD_MS = 5000;
 const WIDTH = 600;
 const HEIGHT = 120;
-/** Of the axis: of a server that has just started, a curve would be a speck. */
+/** Shortest span of the time axis, so that the curve of a server that has just started is readable. */
 const LEAST_SPAN_S = 300;
 
 interface Curve {
   title: string;
   values: Values;
   text: (value: number) => string;
-  /** Top of the axis; undefined: the largest value. */
+  /** Top of the value axis; undefined: the largest value. */
   most?: number;
 }
 
@@ -52,7 +52,7 @@ function curvesOf(series: Series): Curve[] {
     { title: "Requests running", values: series.running, text: whole },
     { title: "Requests waiting", values: series.waiting, text: whole },
     { title: "KV memory in use", values: series.kv_usage, text: percent, most: 1 },
-    { title: "Replicas that serve", values: series.serving, text: whole },
+    { title: "Serving replicas", values: series.serving, text: whole },
     { title: "Losses so far", values: series.losses, text: whole },
   ];
   return curves.filter((curve) => curve.values.some((value) => value !== null));
@@ -82,7 +82,7 @@ function CurveFigure({ ages, curve }: { ages: number[]; curve: Curve }) {
   );
 }
 
-/** An SVG path with gaps where nothing is known. */
+/** The curve as an SVG path, with gaps where values are missing. */
 function pathOf(ages: number[], values: Values, most: number, span: number): string {
   let isDrawing = false;
   return values

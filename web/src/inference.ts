@@ -1,4 +1,4 @@
-/** Calls of the Open Inference Protocol with binary tensors.
+/** A client of the Open Inference Protocol with binary tensors.
  *
  * Source: Triton, "Binary Tensor Data Extension".
  */
@@ -19,7 +19,7 @@ export interface Metadata {
   outputs: Spec[];
 }
 
-/** What came out: a tensor, or texts. */
+/** One output: a tensor or texts. */
 export interface Output {
   name: string;
   tensor?: Tensor;
@@ -33,7 +33,7 @@ export interface Answer {
   requestId: string;
 }
 
-/** Names of all models and chains that answer. */
+/** Names of all models and chains that are ready. */
 export async function ready(): Promise<string[]> {
   const body = JSON.stringify({ ready: true });
   const answer = await call("/v2/repository/index", { method: "POST", body });
@@ -48,7 +48,7 @@ function pathOf(model: string): string {
   return `/v2/models/${encodeURIComponent(model)}`;
 }
 
-/** Sends tensors by name; texts are strings. */
+/** Runs a model on inputs by name: tensors, or strings for texts. */
 export async function infer(model: string, inputs: Record<string, Tensor | string>): Promise<Answer> {
   const blobs: Uint8Array<ArrayBuffer>[] = [];
   const described = Object.entries(inputs).map(([name, value]) => {
@@ -71,7 +71,7 @@ export async function infer(model: string, inputs: Record<string, Tensor | strin
   return { outputs: parse(content, headBytes), seconds, requestId: response.headers.get("x-request-id") ?? "" };
 }
 
-/** A string as a BYTES tensor: its length before it. */
+/** A string as a BYTES tensor, prefixed with its length. */
 function textTensor(text: string): [Tensor, number] {
   const encoded = new TextEncoder().encode(text);
   const data = new Uint8Array(4 + encoded.length);

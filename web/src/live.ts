@@ -1,14 +1,14 @@
-/** The state of the server, polled once a second while the page is to be seen. */
+/** The state of the server, polled once a second while the page is visible. */
 import { signal } from "@preact/signals";
 import { ask, lineOf, wantsKey } from "./server";
 import { isLoaded, type Model, type Page, type Replica, type Status, type Unloaded } from "./status";
 
 const PERIOD_MS = 1000;
 const MOST_EVENTS = 50;
-/** Steps this much slower than expected show a slow worker; the server's own threshold. */
+/** A stage whose steps are this much slower than expected is shown as slow; the server uses the same threshold. */
 const SLOW = 1.75;
 
-/** Shares of time that stages have computed since the poll before, by model, replica and stage. */
+/** Fraction of the time since the previous poll that a stage computed, by model, replica and stage. */
 export type Shares = Record<string, number[][]>;
 
 export interface Event {
@@ -17,15 +17,15 @@ export interface Event {
   text: string;
 }
 
-/** The server's version; empty: it has not answered yet. */
+/** The server's version; empty until it has answered. */
 export const version = signal("");
 export const models = signal<Model[]>([]);
 export const unloaded = signal<Unloaded[]>([]);
 export const page = signal<Page | null>(null);
 export const shares = signal<Shares>({});
-/** Output tokens (of a graph: rows) a second since the poll before, by model. */
+/** Output tokens (of a graph: rows) per second since the previous poll, by model. */
 export const rates = signal<Record<string, number>>({});
-/** Why the server cannot be seen now; empty: it can. */
+/** Why the last poll failed; empty if it succeeded. */
 export const trouble = signal("");
 export const events = signal<Event[]>([]);
 
@@ -39,7 +39,7 @@ export function note(kind: Event["kind"], text: string): void {
   events.value = [{ at: new Date(), kind, text }, ...events.value].slice(0, MOST_EVENTS);
 }
 
-/** Poll for as long as the page lives. */
+/** Polls the server until the page is closed. */
 export async function watch(): Promise<void> {
   for (;;) {
     if (!document.hidden && !wantsKey.value) await look();
@@ -61,14 +61,14 @@ async function look(): Promise<void> {
     version.value = told.version;
   } catch (error) {
     if (wantsKey.value) {
-      trouble.value = ""; // it answers: that it wants a key
+      trouble.value = ""; // the server has answered, that it requires a key
       return;
     }
     const reason = lineOf(error);
     if (!trouble.value) note("bad", reason);
     trouble.value = reason;
     before = null;
-    page.value = null; // another server may answer next
+    page.value = null; // the next answer may be another server's
   }
 }
 
@@ -106,7 +106,7 @@ function done(model: Model): number {
   return model.counters["generation_tokens"] ?? model.counters["rows"] ?? 0;
 }
 
-/** Of each stage; other workers count from nothing. A long step is counted when it ends, so shares are cut at 1. */
+/** Busy fraction of each stage, capped at 1: a step is counted when it ends. New workers count from zero. */
 function busy(old: Replica | undefined, now: Replica, elapsedS: number): number[] {
   return now.stages.map((stage, index) => {
     const earlier = old?.stages[index]?.busy_s ?? stage.busy_s;
@@ -132,16 +132,16 @@ function tell(model: Model, index: number, old: Replica | undefined, now: Replic
   });
 }
 
-/** Whether a replica that served then and serves now has other processes: the loss and the recovery lie between. */
+/** Whether a serving replica's processes have changed between two polls: it was lost and has recovered meanwhile. */
 function isAnother(old: Replica, now: Replica): boolean {
   return old.state === "serving" && now.state === "serving" && old.pids.join() !== now.pids.join();
 }
 
-/** Who was lost, and how: a replica's story says it. */
+/** Adds an event with the reason of a loss, from the replica's story. */
 async function tellWhy(model: string, index: number, who: string): Promise<void> {
   const loss = "stop workers";
   const { entries } = await ask<{ entries: { model: string; effects: string[] }[] }>(`/status/story?of=${index}`).catch(
-    () => ({ entries: [] }), // the next poll tells that the server does not answer
+    () => ({ entries: [] }), // the next poll reports that the server does not answer
   );
   const told = entries.filter((entry) => entry.model === model).flatMap((entry) => entry.effects);
   const reason = told.findLast((effect) => effect.startsWith(loss))?.replace(/^[^:]*: /, "");

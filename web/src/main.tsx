@@ -1,4 +1,4 @@
-/** The page: a bar of views, the view that the address names, and what must be seen in any of them. */
+/** The page: navigation, the view that the URL's fragment names, and what every view shows (errors and events). */
 import { render } from "preact";
 import { signal, useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
@@ -17,7 +17,7 @@ import { clock } from "./words";
 interface View {
   title: string;
   content: ComponentType;
-  /** Kind of model that it is for; undefined: any. */
+  /** Kind of model that the view is for; undefined: any. */
   kind?: string;
 }
 
@@ -60,7 +60,7 @@ function Page() {
       </header>
       <Trouble />
       <main id="content" tabIndex={-1}>
-        {wantsKey.value ? <KeyForm /> : version.value === "" ? <p>Waiting for the server.</p> : <Content />}
+        {wantsKey.value ? <KeyForm /> : version.value === "" ? <p>Waiting for the server…</p> : <Content />}
       </main>
       <Events />
       <StoryDialog />
@@ -72,7 +72,7 @@ function Page() {
   );
 }
 
-/** The address names views, so the link moves the focus itself. */
+/** Moves the focus to the content. An ordinary anchor would not do: the URL's fragment names views. */
 function skip(event: MouseEvent): void {
   event.preventDefault();
   document.getElementById("content")?.focus();
@@ -100,14 +100,14 @@ function Trouble() {
     <div role="alert">
       {trouble.value && (
         <p class="trouble">
-          {trouble.value}. What is shown below is from before; the page asks again every second.
+          {trouble.value}. What is shown below is out of date; the page retries every second.
         </p>
       )}
     </div>
   );
 }
 
-/** What has happened since the page was opened, told to screen readers as it comes. */
+/** Events since the page was opened; screen readers announce new ones. */
 function Events() {
   const all = events.value;
   return (
@@ -134,8 +134,8 @@ function KeyForm() {
   }
   return (
     <form class="card key" onSubmit={submit}>
-      <h2>This server wants a key</h2>
-      {wasGiven && <p class="bad">The key that was given is not the server's.</p>}
+      <h2>This server requires an API key</h2>
+      {wasGiven && <p class="bad">The server did not accept this key.</p>}
       <label>
         Key (<code>--api-key</code>)
         <input
@@ -146,8 +146,8 @@ function KeyForm() {
           onInput={(event) => (typed.value = event.currentTarget.value)}
         />
       </label>
-      <p>It stays in this tab and is forgotten when the tab is closed.</p>
-      <button type="submit">Use it</button>
+      <p>It is kept in this tab only, until the tab is closed.</p>
+      <button type="submit">Use key</button>
     </form>
   );
 }

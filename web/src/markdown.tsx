@@ -1,11 +1,11 @@
-/** Markdown as elements. The lexer only cuts the text; no HTML of it ever becomes an element, so there is nothing to
- * sanitize: what looks like HTML is shown as text. */
+/** Markdown as elements. Only the lexer's tokens are used, and HTML in the text is shown as text: nothing needs to be
+ * sanitized. */
 import { marked, type Token, type Tokens } from "marked";
 import { Fragment } from "preact";
 import type { ComponentChildren } from "preact";
 
 const LINK = /^(https?:|mailto:)/i;
-/** Longer texts are shown as they are: a lexer's time is not bounded by what it reads. */
+/** Longer texts are shown as plain text: the lexer's time may grow faster than the text. */
 const MOST_CHARACTERS = 400_000;
 
 export function Markdown({ text }: { text: string }) {
@@ -70,7 +70,7 @@ function inline(token: Token): ComponentChildren {
   }
 }
 
-/** The text of a token; lexers of Markdown keep entities as they were written. */
+/** The text of a token; the lexer leaves HTML entities as they were written. */
 function plain(token: Token): string {
   return "text" in token && typeof token.text === "string" ? token.text : token.raw;
 }

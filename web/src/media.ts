@@ -2,11 +2,11 @@
 import { tensorOf, type Tensor } from "./npy";
 import type { Spec } from "./inference";
 
-/** Of a picture's side where the graph takes any. A judgment: what classifiers take. */
+/** Side of a picture, in pixels, where the graph takes any size: the usual size of classifiers. */
 const USUAL_SIDE = 224;
 const MOST_SIDE = 4096;
 const SAMPLE_RATE = 16_000;
-/** Seconds of sound. */
+/** Longest sound, in seconds; the rest is cut off. */
 const LONGEST_S = 60;
 
 export type Scale = "0 to 255" | "0 to 1" | "-1 to 1" | "ImageNet";
@@ -26,7 +26,7 @@ interface Layout {
   shape: number[];
 }
 
-/** A picture in an input's size and layout. */
+/** A picture as a tensor of an input's size and layout. */
 export async function pictureTensor(file: Blob, spec: Spec, scale: Scale): Promise<Tensor> {
   const layout = layoutOf(spec);
   const picture = await createImageBitmap(file);
@@ -40,7 +40,7 @@ export async function pictureTensor(file: Blob, spec: Spec, scale: Scale): Promi
   return tensorOf(arranged(data, layout, scale), spec.datatype, layout.shape);
 }
 
-/** Batch, channels, height and width, or with the channels last; sizes that the graph leaves open are chosen. */
+/** Whether an input is NCHW or NHWC, and its sizes; those that the graph leaves open are chosen here. */
 function layoutOf(spec: Spec): Layout {
   const lengths = spec.shape.length === 3 ? [1, ...spec.shape] : spec.shape;
   if (lengths.length !== 4) throw new Error(`a picture does not fit an input of ${spec.shape.length} dimensions`);
@@ -71,7 +71,7 @@ function arranged(pixels: Uint8ClampedArray, layout: Layout, scale: Scale): Floa
   return values;
 }
 
-/** Gray where the graph takes one channel. Source: ITU-R BT.601, luma. */
+/** Pixel values in the input's layout; gray where the graph takes one channel. Source: ITU-R BT.601, luma. */
 function colorOf(pixels: Uint8ClampedArray, pixel: number, channel: number, channels: number): number {
   const [red, green, blue] = [pixels[4 * pixel]!, pixels[4 * pixel + 1]!, pixels[4 * pixel + 2]!];
   if (channels === 1) return 0.299 * red + 0.587 * green + 0.114 * blue;
@@ -93,7 +93,7 @@ function scaled(value: number, scale: Scale, channel: number): number {
   }
 }
 
-/** Sound as one channel of 16 kHz, of the length that the graph takes. */
+/** Sound as one channel at 16 kHz, cut or padded to the length that the graph takes. */
 export async function soundTensor(file: Blob, spec: Spec): Promise<Tensor> {
   const decoder = new OfflineAudioContext(1, SAMPLE_RATE, SAMPLE_RATE);
   const sound = await decoder.decodeAudioData(await file.arrayBuffer());

@@ -1,7 +1,7 @@
 /** NumPy's file format. Source: numpy.lib.format, versions 1.0 to 3.0. */
 
 export interface Tensor {
-  /** As the Open Inference Protocol calls it. */
+  /** Name of the type in the Open Inference Protocol. */
   datatype: string;
   shape: number[];
   /** Little-endian, in C order. */
@@ -13,7 +13,7 @@ interface Kind {
   bytes: number;
 }
 
-/** Types that both sides have. */
+/** Types that both NumPy and the Open Inference Protocol have. */
 export const KINDS: Record<string, Kind> = {
   BOOL: { npy: "|b1", bytes: 1 },
   UINT8: { npy: "|u1", bytes: 1 },
@@ -31,9 +31,9 @@ export const KINDS: Record<string, Kind> = {
 
 const MAGIC = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59];
 
-/** The tensor in a file. Throws an Error that says what is wrong. */
+/** Reads the tensor in a `.npy` file. Throws an Error if the file is malformed or its type cannot be sent. */
 export function readNpy(file: Uint8Array<ArrayBuffer>): Tensor {
-  if (file.length < 12 || !MAGIC.every((byte, index) => file[index] === byte)) throw new Error("this is no .npy file");
+  if (file.length < 12 || !MAGIC.every((byte, index) => file[index] === byte)) throw new Error("not a .npy file");
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const isFirst = file[6] === 1;
   const start = isFirst ? 10 : 12;
@@ -49,11 +49,11 @@ export function readNpy(file: Uint8Array<ArrayBuffer>): Tensor {
   const shape = shapeText.split(",").filter((text) => text.trim()).map(Number);
   const size = bytes * shape.reduce((product, length) => product * length, 1);
   if (!shape.every(Number.isSafeInteger) || end + size !== file.length)
-    throw new Error("the .npy file's size is not what its header says");
+    throw new Error("the .npy file's size does not match its header");
   return { datatype, shape, data: file.slice(end) };
 }
 
-/** A tensor as a file. */
+/** A tensor as a `.npy` file. */
 export function writeNpy(tensor: Tensor): Blob {
   const tuple = tensor.shape.join(", ") + (tensor.shape.length === 1 ? "," : "");
   const descr = KINDS[tensor.datatype]!.npy;
@@ -65,7 +65,7 @@ export function writeNpy(tensor: Tensor): Blob {
   return new Blob([bytes, tensor.data]);
 }
 
-/** The first values, as numbers. */
+/** The first `most` values as numbers. */
 export function valuesOf(tensor: Tensor, most: number): number[] {
   const { bytes } = KINDS[tensor.datatype]!;
   const count = Math.min(most, tensor.data.byteLength / bytes);
@@ -88,7 +88,7 @@ const READ: Record<string, (view: DataView, at: number) => number> = {
   FP64: (view, at) => view.getFloat64(at, true),
 };
 
-/** IEEE 754 binary16, which older browsers cannot read. */
+/** Decodes IEEE 754 binary16, which older browsers cannot. */
 function half(bits: number): number {
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;
@@ -98,10 +98,10 @@ function half(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** Numbers as a tensor of a type. */
+/** A tensor of numbers. Throws an Error for types that the page cannot write. */
 export function tensorOf(values: ArrayLike<number>, datatype: string, shape: number[]): Tensor {
   const write = WRITE[datatype];
-  if (write === undefined) throw new Error(`this page makes no ${datatype} of pictures, sound or numbers: give a .npy`);
+  if (write === undefined) throw new Error(`${datatype} can only be given as a .npy file`);
   const { bytes } = KINDS[datatype]!;
   const data = new Uint8Array(values.length * bytes);
   const view = new DataView(data.buffer);

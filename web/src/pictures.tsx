@@ -1,19 +1,19 @@
 /** Pictures that go with a question, as data URLs. */
 import type { Signal } from "@preact/signals";
 
-/** Of one file and of one question. Source: the server's own bounds, `MAX_PICTURE_BYTES` and `MAX_PICTURES`. */
+/** Most bytes of a picture, and most pictures of a question: the server's `MAX_PICTURE_BYTES` and `MAX_PICTURES`. */
 const MOST_BYTES = 32 * 1024 * 1024;
 const MOST_PICTURES = 32;
 
-/** Reads files, and says of each that is no picture what is wrong with it. Only what the browser can draw is taken. */
+/** Adds files to `taken` and returns the first problem, or an empty text. Only what the browser can draw is taken. */
 export async function readPictures(files: Iterable<File>, taken: Signal<string[]>): Promise<string> {
   for (const file of files) {
-    if (taken.value.length >= MOST_PICTURES) return `at most ${MOST_PICTURES} pictures go with a question`;
-    if (file.size > MOST_BYTES) return `${file.name} has more than ${MOST_BYTES >> 20} MB`;
+    if (taken.value.length >= MOST_PICTURES) return `a question may have at most ${MOST_PICTURES} pictures`;
+    if (file.size > MOST_BYTES) return `${file.name} is larger than ${MOST_BYTES >> 20} MB`;
     try {
       (await createImageBitmap(file)).close();
     } catch {
-      return `${file.name} is no picture that can be drawn`;
+      return `${file.name} is not a picture that the browser can show`;
     }
     taken.value = [...taken.value, await dataUrl(file)];
   }
@@ -29,7 +29,7 @@ function dataUrl(file: File): Promise<string> {
   });
 }
 
-/** The pictures of a question. Those that the browser has not kept are an empty text. */
+/** The pictures of a question. Those that were not kept are empty strings. */
 export function Thumbnails({ pictures, onRemove }: { pictures: string[]; onRemove?: (index: number) => void }) {
   if (!pictures.length) return null;
   return (

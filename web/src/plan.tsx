@@ -1,4 +1,4 @@
-/** How each model was planned: predicted beside measured, what else there was, and what other machines would do. */
+/** Each model's plan: predicted and measured performance, the alternatives, and plans for other machines. */
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { models, page, rates } from "./live";
@@ -9,14 +9,14 @@ import { bytes, percent, rate, seconds } from "./words";
 
 const PERIOD_MS = 5000;
 
-/** Lines of the text that Prometheus reads. */
+/** Lines of `/metrics`, in Prometheus's text format. */
 const metrics = signal<string[]>([]);
 
 async function readMetrics(): Promise<void> {
   metrics.value = (await call("/metrics").then((answer) => answer.text(), () => "")).split("\n");
 }
 
-/** The mean of a histogram of one model, of all requests so far. Source: Prometheus, text exposition format 0.0.4. */
+/** The mean of one model's histogram over all requests so far. Source: Prometheus, text exposition format 0.0.4. */
 function mean(histogram: string, model: string): number | undefined {
   const label = model.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
   const value = (what: string) => {
@@ -54,8 +54,8 @@ export function PlanView() {
             ) : (
               <p>
                 {model.plan.predicted
-                  ? "What it was compared with is told by shoal plan --explain."
-                  : "The split was given, so nothing else was compared. Serve with --split auto to have it chosen."}
+                  ? "Run shoal plan --explain to see the alternatives."
+                  : "The split was given, so no alternatives were compared. Serve with --split auto to have it chosen."}
               </p>
             )}
             {known && known.machines.length > 0 && <WhatIf known={known} />}
@@ -66,7 +66,7 @@ export function PlanView() {
   );
 }
 
-/** Predicted beside measured. The prediction is for a load of its own, so the best five seconds stand beside it. */
+/** Predicted and measured performance. A prediction assumes its own load, so the best five seconds are shown, too. */
 function Measured({ model }: { model: Model }) {
   const { predicted } = model.plan;
   const choice = page.value?.models.find((one) => one.name === model.name)?.choice;
@@ -94,7 +94,7 @@ function Measured({ model }: { model: Model }) {
         <table>
           <thead>
             <tr>
-              <th>What</th>
+              <th>Quantity</th>
               <th>Predicted</th>
               <th>Measured</th>
             </tr>
@@ -113,7 +113,7 @@ function Measured({ model }: { model: Model }) {
       {predicted && (
         <p>
           Predicted for {predicted.streams} stream{predicted.streams === 1 ? "" : "s"} of {predicted.prompt_tokens} +{" "}
-          {predicted.output_tokens} tokens; another load measures otherwise.
+          {predicted.output_tokens} tokens; under another load, measurements differ.
         </p>
       )}
     </>
@@ -133,9 +133,9 @@ function Runners({ choice, of }: { choice: Choice; of: string }) {
               <th>Kind</th>
               <th>Split</th>
               <th>Rate</th>
-              <th>Alone</th>
+              <th>Single request</th>
               <th>Largest worker</th>
-              <th>Why not</th>
+              <th>Why not chosen</th>
             </tr>
           </thead>
           <tbody>
@@ -151,8 +151,8 @@ function Runners({ choice, of }: { choice: Choice; of: string }) {
         </table>
       </div>
       <p>
-        It waits for {choice.predicted.bottleneck}.
-        {bound !== undefined && ` No plan for these workers exceeds ${rate(bound)}/s (gap ${percent(choice.gap)}).`}
+        Bottleneck: {choice.predicted.bottleneck}.
+        {bound !== undefined && ` No plan for these workers can exceed ${rate(bound)}/s (gap ${percent(choice.gap)}).`}
       </p>
     </>
   );
@@ -175,7 +175,7 @@ interface Question {
   body: { change: string; like?: string; factor?: number };
 }
 
-/** The planner's answer for other machines. */
+/** Asks the planner for its plan with other machines or links. */
 function WhatIf({ known }: { known: PageModel }) {
   const answer = useSignal<Choice | null>(null);
   const asked = useSignal("");
@@ -224,7 +224,7 @@ function WhatIf({ known }: { known: PageModel }) {
         ))}
       </div>
       <div role="status">
-        {isAsking.value && <p>The planner searches.</p>}
+        {isAsking.value && <p>The planner is searching…</p>}
         {problem.value && (
           <p>
             With {asked.value}: {problem.value}
@@ -245,7 +245,7 @@ function WhatIf({ known }: { known: PageModel }) {
   );
 }
 
-/** Tokens of a language model, or rows of a graph. */
+/** Predicted throughput: tokens per second of a language model, rows per second of a graph. */
 function perSecond(predicted: Prediction | undefined): number | undefined {
   return predicted?.output_tokens_per_s ?? predicted?.rows_per_s;
 }
@@ -258,5 +258,5 @@ function compared(now: Prediction, before: Prediction | undefined): string {
   const [after, first] = [perSecond(now), perSecond(before)];
   if (!after || !first) return "";
   const more = after / first - 1;
-  return `(${more >= 0 ? "+" : "−"}${percent(Math.abs(more))} against what is predicted for the machines of now)`;
+  return `(${more >= 0 ? "+" : "−"}${percent(Math.abs(more))} compared with the prediction for the present machines)`;
 }

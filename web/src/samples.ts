@@ -1,4 +1,4 @@
-/** The load of the last hour, as the server has sampled it. */
+/** The server's samples of the load in the last hour. */
 import { signal } from "@preact/signals";
 import { ask } from "./server";
 
@@ -19,18 +19,18 @@ export interface Series {
 const series = signal<Series[]>([]);
 
 export const latest = {
-  /** Ask for the samples. An error is shown by the poll of the state. */
+  /** Fetches the samples. An error is ignored: polling the state shows it. */
   async read(): Promise<void> {
     try {
       series.value = (await ask<{ models: Series[] }>("/status/history")).models;
     } catch {
-      // the samples of before are shown
+      // the previous samples stay
     }
   },
   all(): Series[] {
     return series.value;
   },
-  /** The best rate of a sample of a model. */
+  /** The highest output rate among a model's samples. */
   best(model: string): number | undefined {
     const own = series.value.find((one) => one.name === model)?.out_per_s ?? [];
     const known = own.filter((value) => value !== null);

@@ -1,12 +1,12 @@
-/** Calls of the server: the key, errors as one line, and whether it answers at all. */
+/** HTTP calls to the server: the API key, timeouts, and errors as one line. */
 import { signal } from "@preact/signals";
 import { keepText, kept } from "./store";
 
 const KEY = "shoal-key";
 
-/** The key that calls carry; empty: none. It is kept until the tab is closed, and nowhere else. */
+/** The API key that calls send; empty: none. It is kept in this tab only, until the tab is closed. */
 export const key = signal(kept(KEY, "sessionStorage") ?? "");
-/** Whether the server has refused the key, or wants one. */
+/** Whether the server requires a key, or has refused the one that was sent. */
 export const wantsKey = signal(false);
 
 export function setKey(value: string): void {
@@ -15,7 +15,7 @@ export function setKey(value: string): void {
   wantsKey.value = false;
 }
 
-/** What the server said in the place of an answer. */
+/** An error that the server answered with. */
 export class Refusal extends Error {
   constructor(
     message: string,
@@ -25,13 +25,13 @@ export class Refusal extends Error {
   }
 }
 
-/** Headers of every call. Header values carry no more than visible ASCII: another key is wrong in any case. */
+/** Headers of every call. A key that is not visible ASCII is wrong anyway, and cannot be sent in a header. */
 function headers(more: Record<string, string>): Record<string, string> {
   const usable = /^[\x20-\x7e]+$/.test(key.value);
   return usable ? { authorization: `Bearer ${key.value}`, ...more } : more;
 }
 
-/** A call whose answer is not an error. */
+/** Calls the server. Throws a Refusal if it answers with an error. */
 export async function call(
   path: string,
   init: RequestInit & { headers?: Record<string, string> } = {},
@@ -42,12 +42,12 @@ export async function call(
   return response;
 }
 
-/** The answer of a call as JSON. */
+/** GET: the answer as JSON. */
 export async function ask<T>(path: string, timeoutMs = 10_000): Promise<T> {
   return (await call(path, { signal: AbortSignal.timeout(timeoutMs) })).json() as Promise<T>;
 }
 
-/** The answer to a JSON body. */
+/** POST of a JSON body: the answer as JSON. */
 export async function post<T>(path: string, body: unknown, timeoutMs = 30_000): Promise<T> {
   const response = await call(path, {
     method: "POST",
@@ -58,7 +58,7 @@ export async function post<T>(path: string, body: unknown, timeoutMs = 30_000): 
   return response.json() as Promise<T>;
 }
 
-/** Errors come in the forms of several protocols. */
+/** The message of an error response, which may be in the format of any of the server's protocols. */
 async function reasonOf(response: Response): Promise<string> {
   const text = (await response.text().catch(() => "")).slice(0, 2000);
   try {
@@ -66,12 +66,12 @@ async function reasonOf(response: Response): Promise<string> {
     const error = said.reason ?? said.error?.message ?? said.error ?? said.message;
     if (typeof error === "string") return error;
   } catch {
-    // no JSON: a proxy's page, say
+    // not JSON: for example, a proxy's page
   }
   return `the server answered with status ${response.status}`;
 }
 
-/** An error as a line for a person. */
+/** An error as one line for the user. */
 export function lineOf(error: unknown): string {
   if (error instanceof Refusal) return error.message;
   if (error instanceof DOMException && error.name === "TimeoutError") return "the server took too long to answer";

@@ -1,4 +1,4 @@
-/** What `/status` says, as types. */
+/** Types of the answers of `/status`. */
 
 export interface Stage {
   step_s: number;
@@ -52,7 +52,7 @@ export interface Plan {
 export interface Model {
   name: string;
   kind: string;
-  /** Whether chats may have pictures. */
+  /** Whether chats may contain pictures. */
   takes_pictures?: boolean;
   plan: Plan;
   machines?: { name: string; state: string }[];
@@ -60,7 +60,7 @@ export interface Model {
   counters: Record<string, number>;
 }
 
-/** A model of a server of several that has no workers now. */
+/** A model that is not loaded: a server of several models has no workers for it now. */
 export interface Unloaded {
   name: string;
   kind: string;
@@ -83,7 +83,7 @@ export interface Link {
   bytes_per_s: number;
 }
 
-/** A plan's prediction: of language models in tokens, of graphs in rows. */
+/** A plan's predicted performance: in tokens for language models, in rows for graphs. */
 export interface Prediction {
   output_tokens_per_s?: number;
   ttft_s?: number;
@@ -121,13 +121,13 @@ export interface Page {
 export const LANGUAGE = "language model";
 export const GRAPH = "ONNX graph";
 
-/** How a worker is called. */
+/** A worker's name, for example `replica 0 stage 1`. */
 export function nameOf(worker: Worker, isSharded: boolean): string {
   const name = `replica ${worker.replica} stage ${worker.stage}`;
   return isSharded ? `${name} shard ${worker.shard}` : name;
 }
 
-/** What a worker holds. */
+/** The layers or nodes that a worker holds, for example `layers 0–7`. */
 export function holdings(worker: Worker): string {
   if (worker.first_layer !== undefined) return span("layer", worker.first_layer, worker.last_layer!);
   if (worker.first_node !== undefined) return span("node", worker.first_node, worker.last_node!);

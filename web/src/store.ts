@@ -1,17 +1,17 @@
-/** What this browser keeps: for good, or until the tab is closed. A browser may refuse its store, or it may be full. */
+/** Texts that the browser stores, permanently or until the tab is closed. The store may be forbidden or full. */
 
 export type Kind = "localStorage" | "sessionStorage";
 
-/** What is kept under a name; null: nothing, or there is no store. */
+/** The text that is stored under a name; null if there is none, or no store. */
 export function kept(name: string, kind: Kind = "localStorage"): string | null {
   try {
     return window[kind].getItem(name);
   } catch {
-    return null; // even to name a refused store is an error
+    return null; // accessing a forbidden store throws
   }
 }
 
-/** Keeps a text, and says whether it could. */
+/** Stores a text; returns whether that succeeded. */
 export function keepText(name: string, text: string, kind: Kind = "localStorage"): boolean {
   try {
     window[kind].setItem(name, text);

@@ -1,4 +1,4 @@
-/** The story of a replica or a request: what `shoal status --story` tells, in a dialog. */
+/** A dialog with the story of a replica or a request, as `shoal status --story` prints it. */
 import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ask, lineOf } from "./server";
@@ -13,14 +13,14 @@ interface Entry {
 }
 
 const PERIOD_MS = 2000;
-/** The latest ones; a replica's ring holds a thousand. */
+/** Entries that are shown, the latest; a replica keeps a thousand. */
 const MOST_SHOWN = 200;
-/** Requests of one entry that are offered. */
+/** Requests of one entry that are linked. */
 const MOST_REQUESTS = 8;
 
 interface Told {
   of: string;
-  /** Entries of other models are left out; empty: none is. */
+  /** Only this model's entries are shown; empty: those of all models. */
   model: string;
 }
 const told = signal<Told | null>(null);
@@ -36,10 +36,10 @@ export function tellStory(of: string, model = ""): void {
 async function read(asked: Told): Promise<void> {
   try {
     const answer = await ask<{ entries: Entry[] }>(`/status/story?of=${encodeURIComponent(asked.of)}`);
-    if (told.value !== asked) return; // another one was opened meanwhile
+    if (told.value !== asked) return; // another story was opened meanwhile
     const own = answer.entries.filter((entry) => !asked.model || entry.model === asked.model);
     entries.value = own.slice(-MOST_SHOWN).reverse();
-    problem.value = own.length ? "" : "Nothing is known of it: it is over for long, or it never was.";
+    problem.value = own.length ? "" : "Nothing is known about it: it ended long ago, or never existed.";
   } catch (error) {
     problem.value = lineOf(error);
   }

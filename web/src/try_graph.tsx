@@ -1,4 +1,4 @@
-/** Files in, tensors out: one request to a graph or a chain. */
+/** A form for one request to a graph or a chain: files, numbers or text in, tensors or texts out. */
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { infer, metadata, ready, type Answer, type Metadata, type Output, type Spec } from "./inference";
@@ -8,13 +8,13 @@ import { lineOf } from "./server";
 import { tellStory } from "./story";
 import { seconds } from "./words";
 
-/** Values of an output that are shown. */
+/** Most values of an output that are shown. */
 const MOST_SHOWN = 64;
-/** Values among which the largest are looked for. */
+/** Most values of an output for which the largest are listed. */
 const MOST_RANKED = 1 << 20;
 const TOP = 5;
 const MOST_TEXT = 20_000;
-/** Sizes of a picture that is drawn of an output. */
+/** Sides, in pixels, of outputs that are drawn as a picture. */
 const LEAST_SIDE = 8;
 const MOST_SIDE = 1024;
 
@@ -101,10 +101,10 @@ function InputForm({ known }: { known: Metadata }) {
       ))}
       <button disabled={isOut.value}>Run</button>
       <div role="status">
-        {isOut.value && <p>It is computed.</p>}
+        {isOut.value && <p>Running…</p>}
         {answer.value && (
           <p>
-            Answered after {seconds(answer.value.seconds)}.{" "}
+            Answered in {seconds(answer.value.seconds)}.{" "}
             <button type="button" class="link" onClick={() => tellStory(answer.value!.requestId)}>
               Story
             </button>
@@ -149,14 +149,14 @@ function InputFields({ spec, given, onChange }: FieldsProps) {
         </label>
       )}
       <label>
-        {isText ? "Text" : "or numbers, with commas between them"}
+        {isText ? "Text" : "or numbers, separated by commas"}
         <input value={given.text ?? ""} onInput={(event) => onChange({ text: event.currentTarget.value })} />
       </label>
     </fieldset>
   );
 }
 
-/** What an input gets; undefined: nothing was given. */
+/** The value of an input; undefined if none was given. */
 async function valueOf(spec: Spec, given: Given): Promise<Tensor | string | undefined> {
   const { file, text } = given;
   if (file === undefined) return text ? (spec.datatype === "BYTES" ? text : numbers(spec, text)) : undefined;
@@ -164,10 +164,10 @@ async function valueOf(spec: Spec, given: Given): Promise<Tensor | string | unde
   if (file.name.toLowerCase().endsWith(".npy")) return readNpy(new Uint8Array(await file.arrayBuffer()));
   if (file.type.startsWith("image/")) return pictureTensor(file, spec, given.scale);
   if (file.type.startsWith("audio/")) return soundTensor(file, spec);
-  throw new Error(`${file.name} is no picture, no sound and no .npy`);
+  throw new Error(`${file.name} is neither a picture, a sound nor a .npy file`);
 }
 
-/** A chain's file. */
+/** A file as a data URL, the form in which chains take files. */
 function dataUrl(file: File): Promise<string> {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
@@ -177,10 +177,10 @@ function dataUrl(file: File): Promise<string> {
   });
 }
 
-/** Numbers in the input's shape; where the graph leaves lengths open, the last one takes them. */
+/** Numbers in the input's shape. Open dimensions are 1, except the last, which takes as many numbers as there are. */
 function numbers(spec: Spec, text: string): Tensor {
   const values = text.split(/[\s,]+/).filter(Boolean).map(Number);
-  if (values.some(Number.isNaN)) throw new Error(`${spec.name}: these are not all numbers`);
+  if (values.some(Number.isNaN)) throw new Error(`${spec.name}: not all of these are numbers`);
   const shape = spec.shape.map((length) => (length > 0 ? length : 1));
   const rest = shape.slice(0, -1).reduce((product, length) => product * length, 1);
   if (shape.length && spec.shape.at(-1)! <= 0) shape[shape.length - 1] = Math.ceil(values.length / rest);
@@ -217,7 +217,7 @@ function TensorView({ name, tensor }: { name: string; tensor: Tensor }) {
   );
 }
 
-/** The largest values of one row: of a classifier, its classes. */
+/** The largest values of an output of one row: a classifier's best classes. */
 function Largest({ tensor }: { tensor: Tensor }) {
   const row = tensor.shape.at(-1) ?? 0;
   const isRow = tensor.shape.slice(0, -1).every((length) => length === 1) && row > TOP && row <= MOST_RANKED;
@@ -233,7 +233,7 @@ function Largest({ tensor }: { tensor: Tensor }) {
   );
 }
 
-/** A plane of numbers as a gray picture, from the least value to the largest. */
+/** A 2-D output as a gray picture, scaled from the smallest value to the largest. */
 function Picture({ tensor, name }: { tensor: Tensor; name: string }) {
   const [height, width] = tensor.shape.slice(-2);
   const isPlane = tensor.shape.length >= 2 && tensor.shape.slice(0, -2).every((length) => length === 1);

@@ -1,4 +1,4 @@
-/** Numbers as people read them. */
+/** Formatting of numbers. */
 
 export function percent(share: number): string {
   return `${Math.round(share * 100)} %`;
@@ -24,7 +24,7 @@ export function rate(value: number): string {
   return value >= 100 ? value.toFixed(0) : value.toFixed(1);
 }
 
-/** A number with its noun. */
+/** A number with its noun, in the plural unless it is 1. */
 export function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
