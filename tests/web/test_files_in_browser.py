@@ -66,7 +66,7 @@ def test_sound_is_cut_to_the_input(tab: Page, tmp_path: Path) -> None:
         assert "7, 8" in tab.get_by_role("region", name="Output z").inner_text()
         tab.get_by_role("group", name="ids INT64").get_by_label("numbers").fill("seven")
         tab.get_by_role("button", name="Run").click()
-        tab.get_by_role("alert").get_by_text("these are not all numbers").wait_for()
+        tab.get_by_role("alert").get_by_text("not all of these are numbers").wait_for()
 
 
 def test_files_that_are_not_what_they_say(tab: Page, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_keys_are_asked_for_and_a_wrong_one_is_told(tab: Page) -> None:
         assert axe_violations(tab) == []
         tab.get_by_label("Key").fill("wröng")
         tab.keyboard.press("Enter")
-        tab.get_by_text("not the server's").wait_for()
+        tab.get_by_text("did not accept this key").wait_for()
         tab.get_by_label("Key").fill("right")
         tab.keyboard.press("Enter")
         replica(tab).wait_for()
