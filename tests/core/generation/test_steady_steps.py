@@ -46,7 +46,11 @@ def picture(scheduler: Scheduler) -> object:
             for one in state.running.values()
         ],
         [
-            (number, [(chunk.sequence.request.request_id, *chunk[1:]) for chunk in step.chunks], step.num_samples)
+            (
+                number,
+                [(one.sequence.request.request_id, one.start, one.end, one.num_samples) for one in step.chunks],
+                step.num_samples,
+            )
             for number, step in state.in_flight.items()
         ],
         (state.next_step_id, list(state.ready), state.prefilling, state.kv.blocks.all_references()),

@@ -77,10 +77,14 @@ class FleetReplica:
     def load(self, now_s: float) -> ReplicaLoad:
         """The expected work, including requests in the inbox."""
         load = self.scheduler.load()
-        added = [event for event in self.inbox if isinstance(event, RequestAdded)]
+        prefill_tokens, num_decoding = load.prefill_tokens, load.num_decoding
+        for event in self.inbox:
+            if isinstance(event, RequestAdded):
+                prefill_tokens += _known_tokens(event)
+                num_decoding += not event.request.targets
         return ReplicaLoad(
-            prefill_tokens=load.prefill_tokens + sum(map(_known_tokens, added)),
-            num_decoding=load.num_decoding + sum(not event.request.targets for event in added),
+            prefill_tokens=prefill_tokens,
+            num_decoding=num_decoding,
             speed=self.meter.speed(now_s),
             is_slow=self.meter.is_slow,
             is_overloaded=load.is_overloaded,

@@ -33,6 +33,8 @@ from shoal.protocol.language_messages import StepId
 
 def form_step(state: SchedulerState) -> StepWork | None:
     """Form the next step, or return None if nothing can be computed now. Mutates: `state`; the step counts as sent."""
+    if not (state.ready or state.prefilling or state.waiting):
+        return None
     builder = StepBuilder(state.kv.states, state.kv.memories, packs=state.config.packs_steps)
     suspect = state.suspects[0] if state.suspects else None
     if suspect is None or any(sequence.lead is not suspect for sequence in state.prefilling):
@@ -154,8 +156,10 @@ def _admit(state: SchedulerState) -> Sequence | None:
 
     One block per running sequence stays free; otherwise the new sequence would soon be preempted again.
     """
+    if state.suspects or not state.waiting:
+        return None
     num_places = state.config.max_seqs - state.num_places
-    if state.suspects or num_places <= 0:
+    if num_places <= 0:
         return None
     sequence = state.waiting.admit_next(state.kv, num_places=num_places, reserve=len(state.running))
     if sequence is not None:

@@ -156,10 +156,10 @@ class KvCache:
             sequence.memory_slot = -1
 
     def _extend_digests(self, sequence: Sequence, num_blocks: int) -> None:
-        request = sequence.request
-        extend_digests(
-            sequence.digests, sequence.token_ids, self.block_size, num_blocks, request.root, request.pictures
-        )
+        digests, request = sequence.digests, sequence.request
+        if len(digests) < num_blocks:
+            root = b"" if digests else request.root
+            extend_digests(digests, sequence.token_ids, self.block_size, num_blocks, root, request.pictures)
 
     def _append_block(self, sequence: Sequence) -> bool:
         block = self.blocks.allocate()

@@ -9,7 +9,8 @@ row computed at loading.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.speed.batch_times import BatchTimes
@@ -28,7 +29,7 @@ work cannot show."""
 _MOST_DOUBLINGS = 4
 
 
-class _Sent(NamedTuple):
+class _Sent(msgspec.Struct, frozen=True):
     """A piece of work in flight."""
 
     size: WorkSize
@@ -114,7 +115,9 @@ class Patience:
         """Seconds allowed for work if it is sent now to an idle replica."""
         expected_s = self._expected_s(size)
         long_s = _UNKNOWN_S if expected_s is None else _TIMES_EXPECTED * expected_s
-        return max(self._base_s, long_s * 2.0 ** self._doublings(now_s))
+        if self._num_doublings:
+            long_s *= 2.0 ** self._doublings(now_s)
+        return max(self._base_s, long_s)
 
     def limit_s(self, size: WorkSize, now_s: float) -> float | None:
         """Seconds after which a worker should give up work sent now, so that it does not count as lost; None: never."""

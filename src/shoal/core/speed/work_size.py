@@ -31,4 +31,4 @@ class WorkSize(NamedTuple):
         """The size of a step in rows, including its context."""
         context = shape.output_context + shape.prompt_context
         rows = shape.output_rows + shape.prompt_rows + context // _CONTEXT_OF_A_ROW
-        return cls(rows, kind=_PROMPTS if shape.prompt_rows else _OUTPUTS)
+        return cls(rows, 1, _PROMPTS if shape.prompt_rows else _OUTPUTS)

@@ -16,6 +16,8 @@ _FAR = 1000.0
 so for shards, of which the slowest counts."""
 _KEPT_SHAPES = 1 << 14
 """Cached shapes. Numbers of rows repeat from step to step; contexts are added afterwards."""
+_KEPT_STEPS = 64
+"""Cached successions of decode steps, of some ten kilobytes each."""
 
 
 class StepSeconds:
@@ -31,6 +33,8 @@ class StepSeconds:
         """
         self._path = StagePath(replica, fleet, hidden_bytes=hidden_bytes, is_in_process=False)
         self._lines = lru_cache(_KEPT_SHAPES)(self._find_lines)
+        self.output_steps = lru_cache(_KEPT_STEPS)(self._find_output_steps)
+        """See `_find_output_steps`; requests of equal lengths have equal steps."""
         self._fleet = fleet
 
     @property
@@ -41,7 +45,7 @@ class StepSeconds:
         has_head = fleet.message_s > 0.0 or any(fleet.turn.seconds)
         return not has_head and all(one.alone == one.busy for one in fleet.classes)
 
-    def output_steps(self, num_rows: int, context: int, count: int) -> list[float]:
+    def _find_output_steps(self, num_rows: int, context: int, count: int) -> tuple[float, ...]:
         """Seconds of successive decode steps of a single stage, with one row of each sequence in each step.
 
         Args:
@@ -52,7 +56,7 @@ class StepSeconds:
         base, per_output, _ = self._lines(num_rows, 0, num_rows, False)
         ((base_s,), (slope_s,)) = base.stage_s, per_output
         contexts = range(context, context + count * num_rows, num_rows)
-        return [base_s + tokens * slope_s for tokens in contexts]
+        return tuple([base_s + tokens * slope_s for tokens in contexts])
 
     def passage(self, shape: StepShape, *, samples: int, is_alone: bool) -> Passage:
         """Seconds of one step in the stages.

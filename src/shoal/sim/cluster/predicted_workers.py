@@ -93,7 +93,7 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
 
     def compute_steadily(
         self, work: StepWork, holds_prompts: bool, context: int, now_s: float, count: int
-    ) -> tuple[list[float], list[float]]:
+    ) -> tuple[Sequence[float], Sequence[float]]:
         """Compute `count` steps of a single stage, each sent when the one before is answered. Only the first counts as
         sent.
 
@@ -107,6 +107,7 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         Returns: the time of each answer, and the seconds of each step.
         """
         times, rows = self._plan.times, work.num_samples
+        seconds: Sequence[float]
         if holds_prompts:
             prompts_s = times.passage(work.shape, samples=rows, is_alone=True).stage_s
             seconds = [*prompts_s, *times.output_steps(rows, context + rows, count - 1)]

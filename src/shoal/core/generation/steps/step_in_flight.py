@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from shoal.core.sequences.sequence import Sequence
 
 
-class SequenceChunk(NamedTuple):
+class SequenceChunk(msgspec.Struct, frozen=True):
     """Consecutive rows of one sequence within a step."""
 
     sequence: Sequence
