@@ -35,6 +35,7 @@ from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
 from shoal.forecast.service_check import busy_seconds, check_in_service, worker_seconds
 from shoal.forecast.speed_check import check_speeds
 from shoal.planner.files.fault_file import DescribedFault
+from shoal.planner.speeds.unevenness import factor_beyond
 from shoal.sim.cluster.cluster_faults import faults_of
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
 from shoal.sim.cluster.cluster_simulation import ClusterSimulation
@@ -93,6 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     cases = chosen(is_quick=given.quick, only=given.only)
     found: dict[Case, Mapping[str, tuple[float, float]]] = {}
+    looks: dict[Case, tuple[PlannedCluster, PlannedCluster]] = {}
     known: dict[Case, Mapping[str, tuple[float, float]]] = {}
     fresh: set[int] = set()
     for case in cases:
@@ -106,14 +108,14 @@ def main() -> None:
         cluster = plan_cluster(config)
         fresh.add(case.threads)
         before, seen, after = looked_at(cluster), measured(case, cluster), looked_at(cluster)
-        for checked in (before, after):
-            print(f"{case.title}: {checked.in_service}", file=sys.stderr)
+        looks[case] = (before, after)
         foretold = mean_of(simulated(case, before), simulated(case, after))
         factor = seen[_BUSY] / foretold[_BUSY]
         found[case] = pairs(foretold, seen)
         known[case] = pairs(mean_of(*(simulated(case, one, factor=factor) for one in (before, after))), seen)
         print(line(case, found[case]), file=sys.stderr, flush=True)
     lines = [*report(found), "", "The same where stages are as fast as they were in the real run:", "", *report(known)]
+    lines += ["", "What the looks before and after each run saw:", "", *looks_report(looks)]
     print("\n".join(lines))
     if cases == CASES:
         print(write_result("simulate-error", lines, command="python benchmarks/simulate_error.py"))
@@ -252,6 +254,18 @@ def report(found: Mapping[Case, Mapping[str, tuple[float, float]]]) -> list[str]
         lines.append(
             f"| {name} | {median:.1%} | {max(errors):.1%} | {target:.0%} | {'yes' if median <= target else 'no'} |"
         )
+    return lines
+
+
+def looks_report(looks: Mapping[Case, Sequence[PlannedCluster]]) -> list[str]:
+    """Factors over the profile's seconds, and how slow the slowest hundredth of the time was."""
+    lines = ["| plan and load | prompts | a token | several tokens | slowest hundredth |", "|---|---|---|---|---|"]
+    for case, pair in looks.items():
+        found = [one.in_service for one in pair if one.in_service is not None]
+        columns = ([one.prefill for one in found], [one.one_row for one in found], [one.many_rows for one in found])
+        slowest = [factor_beyond(one.unevenness, 0.01) for one in pair]
+        cells = [", ".join(f"{value:.2f}" for value in values) for values in (*columns, slowest)]
+        lines.append(f"| {case.title} | {' | '.join(cells)} |")
     return lines
 
 

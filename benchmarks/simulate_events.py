@@ -4,7 +4,11 @@ The server, its HTTP, its scheduler and the load generator are real; workers wai
 for the very step, and compute nothing. So nothing depends on how fast or how busy this machine is, and what differs is
 the simulation's own: when requests reach the scheduler, what each step holds, when clients hear of it. Requests are
 compared one by one. The machine is a described one on which a token of 1.1 B parameters takes 0.2 s, next to which the
-real head's milliseconds do not matter. Takes some four minutes.
+real head's milliseconds do not matter. Takes some eight minutes; `--only TEXT` runs the loads with this in their titles
+and writes no file.
+
+Two of the loads have two replicas, once of equal speed and once with the second one 10 % slower. In the simulation
+equal ones stay in step with each other, while the milliseconds of a real head bring them out of step sooner or later.
 
 Of requests that come at the same moment, as those of a closed loop do at its beginning, the real server's first step
 has one or several: that is decided by which of its threads has Python's lock, and differs from run to run. All later
@@ -13,6 +17,7 @@ steps follow from it, so single requests of such a loop may be far off where its
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
@@ -21,6 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from report import write_result
@@ -31,6 +37,7 @@ from shoal.bench.load_generator import run_requests
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.core.generation.steps.step_work import StepWork
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
+from shoal.planner.speeds.unevenness import Unevenness
 from shoal.protocol.language_messages import SampledToken, StepResult
 from shoal.router.engine import Engine
 from shoal.sim.cluster.cluster_scenario import ClusterScenario
@@ -44,14 +51,17 @@ from tests.server.running_server import MODEL, run_server
 _SIZES = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000}
 _MACHINES = """
 machines:
-  - {name: slow, count: 1, cores: 8, memory: 64G, rates: {memory_bytes_per_s: 2e10, fp32_flops_per_s: 4e11}}
+  - {name: slow, count: 2, cores: 8, memory: 64G, rates: {memory_bytes_per_s: 2e10, fp32_flops_per_s: 4e11}}
 link: {latency_s: 1e-4, bytes_per_s: 1.25e9}
 """
-_CASES = (
-    Case(split="1", threads=8, clients=1, num_requests=6),
-    Case(split="1", threads=8, clients=8, num_requests=40),
-    Case(split="1", threads=8, rate=1.5, num_requests=40),
+_LOADS: tuple[tuple[Case, tuple[float, ...]], ...] = (
+    (Case(split="1", threads=8, clients=1, num_requests=6), (1.0,)),
+    (Case(split="1", threads=8, clients=8, num_requests=40), (1.0,)),
+    (Case(split="1", threads=8, rate=1.5, num_requests=40), (1.0,)),
+    (Case(split="dp=2", threads=8, clients=8, num_requests=48), (1.0, 1.0)),
+    (Case(split="dp=2", threads=8, clients=8, num_requests=48), (1.0, 1.1)),
 )
+"""Loads, and the factor by which the steps of each replica take longer than predicted."""
 _TOKEN_ID = 97
 """Of every output: the test server's vocabulary is that of bytes."""
 
@@ -117,7 +127,7 @@ class WaitingExecutor:
 
     def _seconds(self, work: StepWork) -> float:
         passage = self._plan.times.passage(work.shape, samples=work.num_samples, is_alone=True)
-        return passage.chain_s
+        return self._plan.unevenness.stretch(0.0, passage.chain_s)
 
     def _wait(self) -> None:
         while True:
@@ -143,30 +153,48 @@ class ClosableEngine(Engine):
 
 def main() -> None:
     """Measure, print and write the result file."""
-    with tempfile.TemporaryDirectory() as folder:
-        cluster = described(Path(folder))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="the loads with this in their titles, no result file"
+    )
+    only = parser.parse_args().only
     lines = [
         "Seconds to the first token, simulated / real (error).",
         "",
         "| load | p50 | p99 | a request, median error | worst |",
         "|---|---|---|---|---|",
     ]
-    for case in _CASES:
+    for case, factors in _LOADS:
+        title = title_of(case, factors)
+        if only not in title:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            cluster = described(Path(folder), case.split, factors)
         ours, real = simulated(case, cluster), served(case, cluster)
         errors = [abs(one / other - 1.0) for one, other in zip(ours, real, strict=True)]
         cells = [f"{one:.3f} / {other:.3f} ({one / other - 1.0:+.1%})" for one, other in both(ours, real)]
-        lines.append(f"| {case.title} | {' | '.join(cells)} | {statistics.median(errors):.1%} | {max(errors):.1%} |")
+        lines.append(f"| {title} | {' | '.join(cells)} | {statistics.median(errors):.1%} | {max(errors):.1%} |")
     print("\n".join(lines))
-    print(write_result("simulate-events", lines, command="python benchmarks/simulate_events.py"))
+    if not only:
+        print(write_result("simulate-events", lines, command="python benchmarks/simulate_events.py"))
 
 
-def described(folder: Path) -> PlannedCluster:
-    """One slow machine, and the settings of a model."""
+def title_of(case: Case, factors: Sequence[float]) -> str:
+    """The case, with the difference between its replicas if there are two."""
+    if len(factors) == 1:
+        return case.title
+    first, second = factors
+    return f"{case.title}, {'equal replicas' if first == second else f'the second {second / first - 1:.0%} slower'}"
+
+
+def described(folder: Path, split: str, factors: Sequence[float]) -> PlannedCluster:
+    """Slow machines, and the settings of a model."""
     machines = folder / "machines.yaml"
     machines.write_text(_MACHINES)
     settings = write_settings(folder / "config.json", **_SIZES)
     planning = PlanningConfig(cluster=str(machines))
-    return plan_cluster(LaunchConfig(model=str(settings), split="1", planning=planning, in_process=False))
+    cluster = plan_cluster(LaunchConfig(model=str(settings), split=split, planning=planning, in_process=False))
+    return replace(cluster, unevenness=tuple(Unevenness([1.0], [factor]) for factor in factors))
 
 
 def simulated(case: Case, cluster: PlannedCluster) -> list[float]:
@@ -180,8 +208,7 @@ def simulated(case: Case, cluster: PlannedCluster) -> list[float]:
 
 def served(case: Case, cluster: PlannedCluster) -> list[float]:
     """The same over HTTP."""
-    (plan,) = cluster.replicas()
-    engine = ClosableEngine([(plan.config, WaitingExecutor(plan))], time.monotonic)
+    engine = ClosableEngine([(plan.config, WaitingExecutor(plan)) for plan in cluster.replicas()], time.monotonic)
     with run_server(engine) as running:  # type: ignore[arg-type]  # it runs any engine that can be closed
         outcomes, _ = run_requests(load_of_bytes(case, running.url))
     return [one.arrivals_s[0] - one.started_s for one in sorted(outcomes, key=lambda one: one.started_s)]
