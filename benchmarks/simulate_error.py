@@ -32,7 +32,8 @@ from shoal.bench.load_generator import run_load
 from shoal.config import LaunchConfig, PlanningConfig
 from shoal.executor.process.living_workers import worker_processes
 from shoal.forecast.planned_cluster import PlannedCluster, plan_cluster
-from shoal.forecast.service_check import busy_seconds, check_in_service, worker_seconds
+from shoal.forecast.service_check import check_in_service
+from shoal.forecast.service_loads import busy_seconds, worker_seconds
 from shoal.forecast.speed_check import check_speeds
 from shoal.planner.files.fault_file import DescribedFault
 from shoal.planner.speeds.unevenness import factor_beyond

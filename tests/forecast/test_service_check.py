@@ -11,7 +11,9 @@ import pytest
 
 from shoal.bench.load_generator import RequestOutcome
 from shoal.forecast.planned_cluster import InService, PlannedCluster
-from shoal.forecast.service_check import LoadSeen, StepsForetold, check_in_service, compare, moments_of, seen_of
+from shoal.forecast.service_check import StepsForetold, check_in_service, compare, slowed, steps_of
+from shoal.forecast.service_loads import LoadSeen, foretold, moments_of, plan_load, seen_of
+from shoal.planner.speeds.speeds import Curve
 from shoal.planner.speeds.unevenness import factor_beyond
 from tests.forecast.tiny_cluster import tiny_cluster
 from tests.model.tiny_models import make_tiny_gguf
@@ -75,6 +77,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def cluster(model: str) -> Iterator[PlannedCluster]:
     with tiny_cluster(Path(model)) as planned:
         yield planned
+
+
+def test_what_a_slower_cluster_does_is_told_from_its_loads(cluster: PlannedCluster) -> None:
+    """Two stages whose prompts take 1.5 times as long and whose tokens 1.25 times: the pieces of a prompt overlap."""
+    lone, many = (plan_load(cluster, clients, tokens, 4.0) for clients, tokens in ((1, 16), (8, 64)))
+    slower = slowed(cluster, Curve(rows=(1,), seconds=(1.25,)), 1.5)
+    found = compare(
+        foretold(slower, lone),
+        foretold(slower, many),
+        foretold(cluster, lone),
+        foretold(cluster, many),
+        steps=steps_of(cluster, lone),
+        num_requests=many.num_requests,
+    )
+    assert (found.prefill, found.one_row) == pytest.approx((1.5, 1.25), rel=0.03)
+    assert found.many_rows == pytest.approx(1.25, rel=0.1)
 
 
 def test_a_real_server_is_looked_at_and_leaves_nothing(cluster: PlannedCluster, model: str) -> None:

@@ -10,30 +10,22 @@ several. Both are predicted with the observed unevenness, and compared by what a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from math import ceil
 from pathlib import Path
-from statistics import median
 
-import httpx
-
-from shoal.bench.load import Load
-from shoal.bench.load_generator import RequestOutcome
 from shoal.core.speed.step_times import StepShape
 from shoal.forecast.planned_cluster import InService, PlannedCluster
-from shoal.forecast.serving_times import MEASURED_NAME, plain_ids, send, serving
-from shoal.forecast.simulate import simulate
+from shoal.forecast.service_loads import LoadSeen, PlannedLoad, foretold, moments_of, plan_load, put_on
+from shoal.forecast.serving_times import serving
 from shoal.planner.files.plan_file import write_plan
 from shoal.planner.speeds.drift import times_as_long
 from shoal.planner.speeds.speeds import Curve
-from shoal.planner.speeds.unevenness import TimedMoment, unevenness_of
-from shoal.sim.cluster.outcome import SimulationOutcome
-from shoal.sim.traffic.visit import Clients
+from shoal.planner.speeds.unevenness import unevenness_of
 
-_PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64
-"""Tokens of each request, if the model's context holds as many."""
+_LONE_OUTPUT_TOKENS, _OUTPUT_TOKENS = 16, 64
+"""Tokens of each answer. Lone clients ask for few, so that there are enough prompts for a median: 15 in four seconds of
+SmolLM2 in two stages, where 64 tokens leave room for five."""
 _ENOUGH_S, _MOST_S = 4.0, 60.0
 """Seconds that each load should take, and the most that the shortest may take; slower models are not checked."""
 _MANY = 8
@@ -43,23 +35,12 @@ _LEAST, _MOST = 0.25, 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadSeen:
-    """The times of a load, predicted or real."""
-
-    first_s: float
-    """Median seconds to the first token: a few slow moments are unevenness and make no prompt longer."""
-    token_s: float
-    """Median over the requests of their mean seconds between two tokens."""
-    busy_s: float
-    """Seconds of computing, summed over all workers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StepsForetold:
     """Predicted seconds of steps, without head and clients."""
 
     prompt_s: float
-    """Seconds of a prompt through all stages."""
+    """Seconds by which a lone request's first token comes later if prompts take twice as long. In a pipeline that is
+    less than their time in all stages, because the pieces of a prompt overlap."""
     prompt_busy_s: float
     """Seconds of a prompt, summed over all workers."""
     token_s: float
@@ -93,7 +74,8 @@ def check_in_service(
         return cluster
     num_replicas = len(cluster.plan.replicas)
     num_many = max(_MANY, 2 * num_replicas)
-    lone, many = (_load_of(cluster, clients, enough_s) for clients in (num_replicas, num_many))
+    lone = plan_load(cluster, num_replicas, _LONE_OUTPUT_TOKENS, enough_s)
+    many = plan_load(cluster, num_many, _OUTPUT_TOKENS, enough_s)
     if max(lone.least_s, many.least_s) > _MOST_S:
         return cluster
     on_progress("workers in service, by serving the plan for some seconds")
@@ -101,21 +83,25 @@ def check_in_service(
         plan_file = Path(folder) / "plan.json"
         plan_file.write_text(write_plan(cluster.plan))
         with serving(model, ("--plan", str(plan_file))) as (url, _):
-            seen_lone, outcomes = _run(cluster, url, lone)
-            seen_many, _ = _run(cluster, url, many)
+            seen_lone, outcomes = put_on(cluster, url, lone)
+            seen_many, _ = put_on(cluster, url, many)
     uneven = replace(cluster, unevenness=unevenness_of(moments_of(outcomes, num_replicas)))
     found = compare(
         seen_lone,
         seen_many,
-        _foretold(uneven, lone),
-        _foretold(uneven, many),
-        steps=_steps(cluster, lone),
+        foretold(uneven, lone),
+        foretold(uneven, many),
+        steps=steps_of(cluster, lone),
         num_requests=many.num_requests,
     )
     decode = Curve(rows=(1, num_many // num_replicas), seconds=(found.one_row, found.many_rows))
-    prefill = Curve(rows=(1,), seconds=(found.prefill,))
-    fleet = cluster.fleet.changed(lambda speed: times_as_long(speed, decode, prefill, decode))
-    return replace(uneven, fleet=fleet, in_service=found)
+    return replace(slowed(uneven, decode, found.prefill), in_service=found)
+
+
+def slowed(cluster: PlannedCluster, decode: Curve, prefill: float) -> PlannedCluster:
+    """The cluster with other speeds. `decode`: factors by output rows. `prefill`: the factor of prompt rows."""
+    prompts = Curve(rows=(1,), seconds=(prefill,))
+    return replace(cluster, fleet=cluster.fleet.changed(lambda speed: times_as_long(speed, decode, prompts, decode)))
 
 
 def compare(
@@ -145,116 +131,22 @@ def compare(
     return InService(prefill=prefill, one_row=one_row, many_rows=many_rows)
 
 
-def moments_of(outcomes: Sequence[RequestOutcome], num_clients: int) -> list[list[TimedMoment]]:
-    """The waits of each client as moments, token by token."""
-    moments: list[list[TimedMoment]] = [[] for _ in range(num_clients)]
-    for one in sorted(outcomes, key=lambda outcome: outcome.started_s):
-        times_s = (one.started_s, *one.arrivals_s)
-        for index, (begun_s, done_s) in enumerate(pairwise(times_s)):
-            if done_s > begun_s:
-                moments[one.client].append(TimedMoment(index == 0, done_s - begun_s, done_s - begun_s))
-    return moments
+def steps_of(cluster: PlannedCluster, load: PlannedLoad) -> StepsForetold:
+    """Predicted seconds of steps of the first replica, while all other replicas have a client, too.
 
-
-def seen_of(outcomes: Sequence[RequestOutcome], busy_s: float) -> LoadSeen:
-    """The times of an observed load, for which all workers computed `busy_s`."""
-    return LoadSeen(
-        first_s=median(one.arrivals_s[0] - one.started_s for one in outcomes),
-        token_s=median((one.arrivals_s[-1] - one.arrivals_s[0]) / max(1, one.output_tokens - 1) for one in outcomes),
-        busy_s=busy_s,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PlannedLoad:
-    clients: int
-    num_requests: int
-    prompt_tokens: int
-    output_tokens: int
-    least_s: float
-    """Seconds of the shortest load, with one request per client."""
-
-
-def _load_of(cluster: PlannedCluster, clients: int, enough_s: float) -> _PlannedLoad:
-    """A load of so many clients that takes about `enough_s`, with its prediction."""
-    context = cluster.replicas()[0].config.max_context
-    output_tokens = max(2, min(_OUTPUT_TOKENS, context // 4))
-    prompt_tokens = max(1, min(_PROMPT_TOKENS, context // 2))
-    least = _simulated(cluster, clients, clients, prompt_tokens, output_tokens)
-    waves = ceil(enough_s / max(least.duration_s, enough_s / 64.0))
-    return _PlannedLoad(
-        clients=clients,
-        num_requests=clients * waves,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        least_s=least.duration_s,
-    )
-
-
-def _foretold(cluster: PlannedCluster, load: _PlannedLoad) -> LoadSeen:
-    outcome = _simulated(cluster, load.clients, load.num_requests, load.prompt_tokens, load.output_tokens)
-    return LoadSeen(first_s=outcome.ttft.p50_s, token_s=outcome.tpot.p50_s, busy_s=worker_seconds(cluster, outcome))
-
-
-def worker_seconds(cluster: PlannedCluster, outcome: SimulationOutcome) -> float:
-    """Seconds of computing in a simulation, summed over all workers."""
-    return outcome.duration_s * sum(outcome.busy_share[machine] for machine in cluster.machines)
-
-
-def _simulated(
-    cluster: PlannedCluster, clients: int, num_requests: int, prompt_tokens: int, output_tokens: int
-) -> SimulationOutcome:
-    traffic = Clients(
-        count=clients,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        until_s=float("inf"),
-        num_requests=num_requests,
-    )
-    return simulate(cluster, traffic, clients_here=True).outcome
-
-
-def _run(cluster: PlannedCluster, url: str, load: _PlannedLoad) -> tuple[LoadSeen, Sequence[RequestOutcome]]:
-    num_replicas = len(cluster.plan.replicas)
-    send(_load(cluster, url, load, num_requests=num_replicas, clients=num_replicas))  # warms up each replica
-    before_s = busy_seconds(cluster, url)
-    outcomes = send(_load(cluster, url, load, num_requests=load.num_requests, clients=load.clients))
-    return seen_of(outcomes, busy_seconds(cluster, url) - before_s), outcomes
-
-
-def busy_seconds(cluster: PlannedCluster, url: str) -> float:
-    """Seconds of computing so far, summed over all workers of a server."""
-    (model,) = httpx.get(f"{url}/status", timeout=30.0).json()["models"]
-    return sum(
-        stage["busy_s"] * len(planned.shards)
-        for replica, plan in zip(model["replicas"], cluster.plan.replicas, strict=True)
-        for stage, planned in zip(replica["stages"], plan.stages, strict=True)
-    )
-
-
-def _load(cluster: PlannedCluster, url: str, load: _PlannedLoad, *, num_requests: int, clients: int) -> Load:
-    return Load(
-        base_url=url,
-        model=MEASURED_NAME,
-        concurrency=clients,
-        num_prompts=num_requests,
-        prompt_tokens=load.prompt_tokens,
-        output_tokens=load.output_tokens,
-        num_warmups=0,
-        seed=num_requests,
-        token_id_range=plain_ids(cluster.model.config.vocab_size),
-    )
-
-
-def _steps(cluster: PlannedCluster, load: _PlannedLoad) -> StepsForetold:
-    """Predicted seconds of steps of the first replica, while all other replicas have a client, too."""
+    Args:
+        cluster: the cluster, whose replicas are even.
+        load: one client per replica.
+    """
+    as_predicted = Curve(rows=(1,), seconds=(1.0,))
+    first_s, later_s = (foretold(one, load).first_s for one in (cluster, slowed(cluster, as_predicted, 2.0)))
     times, sizes = cluster.replicas()[0].times, [len(stage.shards) for stage in cluster.plan.replicas[0].stages]
     is_alone = len(cluster.plan.replicas) == 1
     rows, context = load.prompt_tokens, load.prompt_tokens + load.output_tokens // 2
     prompt = times.passage(StepShape(0, 0, rows, rows * (rows + 1) // 2), samples=1, is_alone=is_alone)
     token = times.passage(StepShape(1, context, 0, 0), samples=1, is_alone=is_alone)
     return StepsForetold(
-        prompt_s=sum(prompt.stage_s),
+        prompt_s=later_s - first_s,
         prompt_busy_s=sum(seconds * size for seconds, size in zip(prompt.stage_s, sizes, strict=True)),
         token_s=sum(token.stage_s),
     )
