@@ -11,20 +11,20 @@ import pytest
 
 from shoal.bench.load_generator import RequestOutcome
 from shoal.forecast.planned_cluster import InService, PlannedCluster
-from shoal.forecast.service_check import StepsForetold, check_in_service, compare, slowed, steps_of
+from shoal.forecast.service_check import Sensitivity, check_in_service, compare, sensitivity_of, slowed
 from shoal.forecast.service_loads import LoadSeen, foretold, moments_of, plan_load, seen_of
 from shoal.planner.speeds.speeds import Curve
 from shoal.planner.speeds.unevenness import factor_beyond
 from tests.forecast.tiny_cluster import tiny_cluster
 from tests.model.tiny_models import make_tiny_gguf
 
-_STEPS = StepsForetold(prompt_s=0.05, prompt_busy_s=0.05, token_s=0.004)
+_SENSITIVITY = Sensitivity(prompt_s=0.05, token_s=0.004, prompt_busy_s=0.8, answer_busy_s=1.2)
 _LONE = LoadSeen(first_s=0.052, token_s=0.0045, busy_s=1.0)
 _MANY = LoadSeen(first_s=0.2, token_s=0.01, busy_s=2.0)
 
 
 def ratios(lone: LoadSeen, many: LoadSeen) -> InService:
-    return compare(lone, many, _LONE, _MANY, steps=_STEPS, num_requests=16)
+    return compare(lone, many, _LONE, _MANY, _SENSITIVITY)
 
 
 def test_as_foretold() -> None:
@@ -88,11 +88,9 @@ def test_what_a_slower_cluster_does_is_told_from_its_loads(cluster: PlannedClust
         foretold(slower, many),
         foretold(cluster, lone),
         foretold(cluster, many),
-        steps=steps_of(cluster, lone),
-        num_requests=many.num_requests,
+        sensitivity_of(cluster, lone, many),
     )
-    assert (found.prefill, found.one_row) == pytest.approx((1.5, 1.25), rel=0.03)
-    assert found.many_rows == pytest.approx(1.25, rel=0.1)
+    assert (found.prefill, found.one_row, found.many_rows) == pytest.approx((1.5, 1.25, 1.25), rel=0.02)
 
 
 def test_a_real_server_is_looked_at_and_leaves_nothing(cluster: PlannedCluster, model: str) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shoal.core.speed.step_times import StepShape
 from shoal.forecast.planned_cluster import InService, PlannedCluster
 from shoal.forecast.service_loads import LoadSeen, PlannedLoad, foretold, moments_of, plan_load, put_on
 from shoal.forecast.serving_times import serving
@@ -35,16 +34,21 @@ _LEAST, _MOST = 0.25, 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepsForetold:
-    """Predicted seconds of steps, without head and clients."""
+class Sensitivity:
+    """By how many seconds the loads take longer in a simulation if a part of the work takes twice as long.
+
+    That is less than the seconds of this part: the pieces of a prompt overlap in a pipeline, and what shards exchange
+    takes as long as before.
+    """
 
     prompt_s: float
-    """Seconds by which a lone request's first token comes later if prompts take twice as long. In a pipeline that is
-    less than their time in all stages, because the pieces of a prompt overlap."""
-    prompt_busy_s: float
-    """Seconds of a prompt, summed over all workers."""
+    """The first token of a lone client's request, by prompt rows."""
     token_s: float
-    """Seconds of a step of one row through all stages."""
+    """A lone client's token, by output rows."""
+    prompt_busy_s: float
+    """Computing under the load of many clients, by prompt rows."""
+    answer_busy_s: float
+    """Computing under the load of many clients, by output rows."""
 
 
 def check_in_service(
@@ -91,8 +95,7 @@ def check_in_service(
         seen_many,
         foretold(uneven, lone),
         foretold(uneven, many),
-        steps=steps_of(cluster, lone),
-        num_requests=many.num_requests,
+        sensitivity_of(cluster, lone, many),
     )
     decode = Curve(rows=(1, num_many // num_replicas), seconds=(found.one_row, found.many_rows))
     return replace(slowed(uneven, decode, found.prefill), in_service=found)
@@ -109,9 +112,7 @@ def compare(
     many: LoadSeen,
     foretold_lone: LoadSeen,
     foretold_many: LoadSeen,
-    *,
-    steps: StepsForetold,
-    num_requests: int,
+    sensitivity: Sensitivity,
 ) -> InService:
     """By which factors workers are slower than predicted, from lone clients' latencies and the busy time with many.
 
@@ -120,35 +121,31 @@ def compare(
         many: the observed load of several clients per replica.
         foretold_lone: the simulation of `lone`.
         foretold_many: the simulation of `many`.
-        steps: predicted seconds of steps in the simulations.
-        num_requests: requests of `many`.
+        sensitivity: of the simulations.
     """
-    prefill = _bounded(1.0 + (lone.first_s - foretold_lone.first_s) / steps.prompt_s)
-    one_row = _bounded(1.0 + (lone.token_s - foretold_lone.token_s) / steps.token_s)
-    prompts_s = num_requests * steps.prompt_busy_s
-    answers_s = foretold_many.busy_s - prompts_s
-    many_rows = one_row if answers_s <= 0.0 else _bounded((many.busy_s - prefill * prompts_s) / answers_s)
+    prefill = _bounded(1.0 + (lone.first_s - foretold_lone.first_s) / sensitivity.prompt_s)
+    one_row = _bounded(1.0 + (lone.token_s - foretold_lone.token_s) / sensitivity.token_s)
+    answers_s = many.busy_s - foretold_many.busy_s - (prefill - 1.0) * sensitivity.prompt_busy_s
+    many_rows = _bounded(1.0 + answers_s / sensitivity.answer_busy_s)
     return InService(prefill=prefill, one_row=one_row, many_rows=many_rows)
 
 
-def steps_of(cluster: PlannedCluster, load: PlannedLoad) -> StepsForetold:
-    """Predicted seconds of steps of the first replica, while all other replicas have a client, too.
+def sensitivity_of(cluster: PlannedCluster, lone: PlannedLoad, many: PlannedLoad) -> Sensitivity:
+    """How the times of both loads depend on a cluster's speeds.
 
     Args:
         cluster: the cluster, whose replicas are even.
-        load: one client per replica.
+        lone: one client per replica.
+        many: several clients per replica.
     """
-    as_predicted = Curve(rows=(1,), seconds=(1.0,))
-    first_s, later_s = (foretold(one, load).first_s for one in (cluster, slowed(cluster, as_predicted, 2.0)))
-    times, sizes = cluster.replicas()[0].times, [len(stage.shards) for stage in cluster.plan.replicas[0].stages]
-    is_alone = len(cluster.plan.replicas) == 1
-    rows, context = load.prompt_tokens, load.prompt_tokens + load.output_tokens // 2
-    prompt = times.passage(StepShape(0, 0, rows, rows * (rows + 1) // 2), samples=1, is_alone=is_alone)
-    token = times.passage(StepShape(1, context, 0, 0), samples=1, is_alone=is_alone)
-    return StepsForetold(
-        prompt_s=later_s - first_s,
-        prompt_busy_s=sum(seconds * size for seconds, size in zip(prompt.stage_s, sizes, strict=True)),
-        token_s=sum(token.stage_s),
+    once, twice = (Curve(rows=(1,), seconds=(factor,)) for factor in (1.0, 2.0))
+    prompts, answers = slowed(cluster, once, 2.0), slowed(cluster, twice, 1.0)
+    lone_s, many_s = foretold(cluster, lone), foretold(cluster, many)
+    return Sensitivity(
+        prompt_s=foretold(prompts, lone).first_s - lone_s.first_s,
+        token_s=foretold(answers, lone).token_s - lone_s.token_s,
+        prompt_busy_s=foretold(prompts, many).busy_s - many_s.busy_s,
+        answer_busy_s=foretold(answers, many).busy_s - many_s.busy_s,
     )
 
 
