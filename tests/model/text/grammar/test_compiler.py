@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest
 from shoal.model.formats.model_path import resolve_model
+from shoal.model.text.grammar.alternatives import crowded_rules
 from shoal.model.text.grammar.compiler import GrammarCompiler
 from shoal.model.text.grammar.constraint import MAX_CONSTRAINT_BYTES, Constraint, ConstraintKind, choice_constraint
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
@@ -243,6 +244,13 @@ WORDS = "".join(f'\n{word}: "{word}"' for word in MANY[:2500])
 def test_too_many_alternatives_over_several_rules_are_found_wherever_they_are(start: str) -> None:
     with pytest.raises(InvalidRequest, match=r"rule `abc`: it has more than 2000 alternatives at one place"):
         BYTES.guide(Constraint(ConstraintKind.GRAMMAR, start + SHARED + WORDS))
+
+
+def test_rules_that_the_beginning_shows_do_not_count_among_those_that_are_looked_at() -> None:
+    """Three rules of 600 at the beginning, and behind them one that is fuller than may be."""
+    firsts = "".join(f"\nf{index}: " + " | ".join(MANY[600 * index : 600 * index + 600]) for index in range(3))
+    grammar = 'start: (f0 | f1 | f2) ":" abc' + firsts + SHARED + WORDS
+    assert list(crowded_rules(grammar)) == ["abc"]
 
 
 def test_many_alternatives_at_several_places_are_none_too_many() -> None:

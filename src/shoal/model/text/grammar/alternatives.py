@@ -44,10 +44,12 @@ def crowded_rules(grammar: str) -> Iterator[str]:
         reached[rule] = _reached(rule, begins_with, _MOST_STEPS - num_steps)
         num_steps += len(reached[rule])
     totals = {rule: sum(counts[one] for one in others) for rule, others in reached.items()}
-    told: set[str] = set(reached.get("start", ()))
-    for rule in sorted((one for one in totals if totals[one] > _MANY), key=lambda one: -totals[one])[:_MOST_ASKED]:
-        if rule not in told:
-            told |= reached[rule]
+    known: set[str] = set(reached.get("start", ()))
+    num_asked = 0
+    for rule in sorted((one for one in totals if totals[one] > _MANY), key=lambda one: -totals[one]):
+        if rule not in known and num_asked < _MOST_ASKED:
+            known |= reached[rule]
+            num_asked += 1
             yield rule
 
 
