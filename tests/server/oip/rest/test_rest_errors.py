@@ -243,3 +243,16 @@ def test_health(http: httpx.Client) -> None:
     assert http.get("/health").json() == {"status": "ok"}
     assert http.get("/ready").json() == {"status": "ready"}
     assert http.get("/version").json()["version"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "'x' has neither `data` nor `binary_data_size`"),
+        ({"parameters": {"binary_data_size": 0}}, "'x' has both `data` and `binary_data_size`"),
+        ({"data": {"a": 1}}, "must be one flat list of 4 values"),
+    ],
+)
+def test_data_of_a_large_request(http: httpx.Client, changes: dict[str, Any], message: str) -> None:
+    padding = IDS | {"name": " " * 1000}
+    check_error(http.post(INFER, json={"inputs": [X | changes, *[padding] * 20]}), 400, message)

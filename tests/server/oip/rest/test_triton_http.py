@@ -172,3 +172,14 @@ def test_shared_memory_that_nobody_has_is_given_up_in_peace(
     assert triton_http.get_cuda_shared_memory_status() == []
     triton_http.unregister_system_shared_memory()
     triton_http.unregister_cuda_shared_memory("region")
+
+
+def test_large_inputs_as_json(triton_http: Client) -> None:
+    """Numbers of more than `SMALL_JSON_BYTES`, which are left as text at first."""
+    rows = np.arange(40_000, dtype=np.float32).reshape(-1, 4) / 7
+    values = {"x": rows, "ids": np.arange(2 * len(rows)).reshape(-1, 2)}
+    result = triton_http.infer(
+        "doubler", [tensor(client, name, one, binary_data=False) for name, one in values.items()]
+    )
+    np.testing.assert_allclose(result.as_numpy("y"), 2 * rows, rtol=1e-6)
+    np.testing.assert_array_equal(result.as_numpy("z"), values["ids"])

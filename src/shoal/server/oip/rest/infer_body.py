@@ -25,6 +25,7 @@ class _TensorParameters(msgspec.Struct):
 
 
 _Name = Annotated[str, msgspec.Meta(max_length=1024)]
+_NULL = msgspec.Raw(b"null")
 _Scalar = int | float | str | bool | None
 
 
@@ -35,6 +36,10 @@ class _Input(msgspec.Struct):
     parameters: _TensorParameters | None = None
     data: Any = None
 
+    @property
+    def has_data(self) -> bool:
+        return self.data is not None
+
 
 class _LargeInput(msgspec.Struct):
     """As `_Input`, with fields that may be long left as text."""
@@ -43,7 +48,12 @@ class _LargeInput(msgspec.Struct):
     shape: msgspec.Raw
     datatype: _Name
     parameters: _TensorParameters | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NULL
+    """Text; `msgspec.Raw | None` would take nothing but null."""
+
+    @property
+    def has_data(self) -> bool:
+        return memoryview(self.data) != memoryview(_NULL)
 
 
 class _OutputParameters(msgspec.Struct):
@@ -176,7 +186,7 @@ def _inputs(given: Sequence[_Input | _LargeInput], binary: memoryview) -> dict[s
             raise InvalidRequest(
                 f"input {tensor.name!r}: binary_data_size is {size}, but {len(binary) - first} bytes are left"
             )
-        if tensor.data is not None:
+        if tensor.has_data:
             raise InvalidRequest(f"input {tensor.name!r} has both `data` and `binary_data_size`: give one of them")
         arrays.append(array_from_bytes(tensor.name, tensor.datatype, _shape(tensor), binary[first : first + size]))
         first += size
@@ -198,7 +208,7 @@ def _shape(tensor: _Input | _LargeInput) -> list[int]:
 def _json_array(tensor: _Input | _LargeInput) -> Array:
     if tensor.parameters is not None and tensor.parameters.shared_memory_region is not None:
         raise InvalidRequest(f"input {tensor.name!r}: shared memory is not supported; send the data")
-    if tensor.data is None:
+    if not tensor.has_data:
         raise InvalidRequest(f"input {tensor.name!r} has neither `data` nor `binary_data_size`")
     if isinstance(tensor, _Input):
         return array_from_json(tensor.name, tensor.datatype, tensor.shape, tensor.data)
