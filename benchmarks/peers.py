@@ -11,7 +11,6 @@ least two cores are needed.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -39,7 +38,6 @@ _ROWS: dict[str, Callable[[Setup], Iterator[Comparison]]] = {
 def main() -> None:
     """Measure, print and write the result file."""
     given = _parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # what was started is ended on the way out
     found = find_peers(given)
     print("\n".join(found.remarks), file=sys.stderr, flush=True)
     setup = Setup(

@@ -9,7 +9,6 @@ Random weights in the shapes of LFM2, Qwen3-Next and Granite 4 hybrid, of some 3
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +36,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured (default: 3)")
     parser.add_argument("--no-file", action="store_true", help="write no result file")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # what was started is ended on the way out
     found = find_peers(given)
     setup = Setup(found=found, small="", sizes=(), streams=(_STREAMS,), waves=2)
     lines: list[str] = []

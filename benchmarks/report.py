@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # what a script has started and written goes with it
 
 
 def machine_name() -> str:
