@@ -74,9 +74,9 @@ class OnlyTo(Placement):
 
     def choose(
         self, candidates: Candidates, request: Request, progress: RequestProgress | None, now_s: float
-    ) -> FleetReplica:
-        """Implements `Placement.choose`."""
-        return candidates.replicas[self._index]
+    ) -> tuple[FleetReplica, Sequence[bytes]]:
+        """See `Placement.choose`."""
+        return candidates.replicas[self._index], ()
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def test_nothing_is_missing_where_a_provider_reaches_the_card() -> None:
 def test_a_card_without_a_provider_names_what_to_install() -> None:
     (line,) = missing(CARD)
     assert line.startswith(
-        "Card: no provider for it is at hand; pip uninstall -y onnxruntime && pip install onnxruntime-g"
+        "Card: no provider for it is at hand; pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
 
 

@@ -35,6 +35,8 @@ class Provider:
     itself."""
     plugin_options: tuple[tuple[str, str], ...] = ()
     """Options that the plugin gets unless the user gives them."""
+    requirement: str | None = None
+    """What pip is asked for, if the build's name alone does not bring all that it needs."""
 
     @property
     def keeps_values(self) -> bool:
@@ -48,7 +50,7 @@ class Provider:
         if self.plugin is not None:
             return f"pip install {self.plugin}"
         if self.build is not None:
-            return f"pip uninstall -y onnxruntime && pip install {self.build}"
+            return f"pip uninstall -y onnxruntime && pip install {self.requirement or self.build}"
         return "build ONNX Runtime with it"
 
 
@@ -61,6 +63,7 @@ PROVIDERS: Mapping[str, Provider] = {
         index_option="device_id",
         memory_option="gpu_mem_limit",
         binding="cuda",
+        requirement="'onnxruntime-gpu[cuda,cudnn]'",
     ),
     "tensorrt": Provider(
         runtime_name="TensorrtExecutionProvider",
@@ -68,6 +71,7 @@ PROVIDERS: Mapping[str, Provider] = {
         build="onnxruntime-gpu",
         kind="gpu",
         index_option="device_id",
+        requirement="'onnxruntime-gpu[cuda,cudnn]' tensorrt",
     ),
     "tensorrt-rtx": Provider(
         runtime_name="NvTensorRTRTXExecutionProvider",
