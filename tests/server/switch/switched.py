@@ -47,6 +47,8 @@ class Models:
     started: list[str] = field(default_factory=list[str])
     servers: list[FakeServer] = field(default_factory=list[FakeServer])
     broken: set[str] = field(default_factory=set[str])
+    error: Exception = field(default_factory=lambda: WorkerLost("no memory"))
+    """What starting a broken model raises."""
     dying: range = range(0)
     """which starts bring a server that takes no requests and ends"""
     killed: range = range(0)
@@ -62,7 +64,7 @@ class Models:
         if number in self.killed:
             raise ServerKilled("killed while it loaded")
         if name in self.broken:
-            raise WorkerLost("no memory")
+            raise self.error
         self.servers.append(FakeServer(self.urls[name]))
         if number in self.dying:
             self.servers[-1].url = "http://127.0.0.1:9"

@@ -190,6 +190,15 @@ def test_a_model_that_cannot_be_loaded_is_told_and_tried_again(models: Models) -
         assert client.get("/ready").status_code == 200
 
 
+def test_a_fault_of_our_own_while_a_model_is_loaded_leaves_no_call_waiting(models: Models) -> None:
+    models.broken.add("other")
+    models.error = KeyError("nobody thought of this")
+    with switched(models) as url, http(url) as client:
+        answer = client.post("/v1/completions", json={"model": "other", "prompt": "x"})
+        assert answer.status_code == 503
+        assert "KeyError: 'nobody thought of this'" in answer.json()["error"]["message"]
+
+
 def test_a_crowd_reaches_its_model_at_once() -> None:
     """How many calls are taken is the model's own server's to say."""
     engine = FakeEngine(stall_after=0)
