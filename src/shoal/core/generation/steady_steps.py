@@ -4,7 +4,7 @@ While every running request has its latest known rows in the only step in flight
 changes every request in the same way: one more token, one more row and now and then one more block. The step in flight
 may hold the last rows of prompts; those that follow are decode steps. A simulation may therefore advance to the first
 end of a request in one go. The state afterwards equals what `Scheduler.handle` would have made of it step by step
-(tests/core/generation/test_steady_steps.py).
+(tests/core/generation/steps/test_steady_steps.py).
 """
 
 from __future__ import annotations
