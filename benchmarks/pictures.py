@@ -120,10 +120,15 @@ def ask(url: str, *files: bytes) -> str:
 def measure(url: str, what: str, *calls: tuple[bytes, ...]) -> Row:
     """Calls at once."""
     before_s, started_s = cpu_s(), time.perf_counter()
-    with watched(is_thorough=True) as peak, ThreadPoolExecutor(len(calls)) as threads:
-        answers = [*threads.map(lambda files: ask(url, *files), calls)]
+    threads = ThreadPoolExecutor(len(calls))
+    with watched(is_thorough=True) as peak:
+        try:
+            answers = [*threads.map(lambda files: ask(url, *files), calls)]
+        finally:
+            threads.shutdown(wait=False)  # a script that is terminated ends the server, and with it all calls
     seconds = time.perf_counter() - started_s
     told = ", ".join(sorted(set(answers)))
+    peak.look()
     row = Row(what, told, seconds, cpu_s() - before_s, memory_of_children().pss_bytes, peak.memory.pss_bytes)
     print(row.line(), flush=True)
     return row
