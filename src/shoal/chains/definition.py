@@ -67,7 +67,7 @@ class Chain:
 
     @property
     def own_models(self) -> list[str]:
-        """Language models and models of speech, which are the chain's own, as their steps name them."""
+        """Language and speech models, which the chain loads itself, as its steps name them."""
         return list(dict.fromkeys(step.model for step in (*self.language_steps, *self.speech_steps)))
 
     @property

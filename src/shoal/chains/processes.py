@@ -1,4 +1,4 @@
-"""Processes for functions of chains: spawned, and without the script that loaded the chain."""
+"""Processes that run functions of chains. They are spawned, and do not run the script that loaded the chain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _no_script = threading.Lock()
 
 
 class FunctionProcess(SpawnProcess):
-    """A spawned process that does not run the user's script once more.
+    """A spawned process that does not run the user's script again.
 
-    `multiprocessing` does that so that functions of the script can be called. Functions of chains are in files of their
+    `multiprocessing` runs it so that the script's functions can be called. Functions of chains are in files of their
     own, and a script without `if __name__ == "__main__"` would load its models again in each process.
     """
 
@@ -26,14 +26,14 @@ class FunctionProcess(SpawnProcess):
 
 
 class FunctionContext(SpawnContext):
-    """Makes such processes."""
+    """The multiprocessing context that makes FunctionProcesses."""
 
     Process = FunctionProcess
 
 
 @contextmanager
 def _without_script() -> Iterator[None]:
-    """What is spawned meanwhile is told of no script: `multiprocessing.spawn` looks for one in `sys.modules`."""
+    """Hides the script from processes spawned in the block: `multiprocessing.spawn` looks for it in `sys.modules`."""
     with _no_script:
         script = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")

@@ -85,7 +85,7 @@ def decode_picture(content: bytes | OpenPicture, name: str) -> Array:
 
 
 def pixel_bytes(content: bytes) -> int:
-    """Bytes of the pixels of a picture file, by its header. 0 if that cannot be read: decoding says why."""
+    """Size in bytes of a picture's decoded pixels, by its header; 0 if that cannot be read: decoding reports why."""
     try:
         from PIL import Image
 

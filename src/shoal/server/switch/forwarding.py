@@ -45,11 +45,11 @@ _ATTEMPTS = 2
 _MAX_PLAIN_CHARS = 200
 """Characters of an error that is not JSON."""
 _SILENT_S = 300.0
-"""Time for which a model's server may leave a stream without a byte, since this server's signs of life would hide that
-forever. A judgment: a server that works sends its own every ten seconds once it has read the call, which takes seconds
-for hours of sound."""
+"""Longest time without a byte in a stream from a model's server; this server's own keep-alives would hide a longer
+silence from the client. A judgment: a server that works sends its own every ten seconds once it has read the call,
+which takes seconds for hours of sound."""
 _NOTICED_S = 5.0
-"""Time in which the end of a server is noticed after it has broken off a connection."""
+"""Time in which the end of a server is noticed after it has closed a connection early."""
 
 
 class ForwardedCall:
@@ -67,7 +67,7 @@ class ForwardedCall:
         forwarded to the next server, once.
 
         Args:
-            silent_s: for which a server may say nothing; None: its client waits for it.
+            silent_s: longest time for which the model's server may send nothing; None: any time.
 
         Raises:
             WorkerLost: the model cannot be loaded, or its server has ended again, ends within the block, or is silent.

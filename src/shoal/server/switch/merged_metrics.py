@@ -15,7 +15,7 @@ def merge_metrics(pages: Iterable[str]) -> str:
     for page in pages:
         head: list[str] = []
         samples: list[str] = []
-        for line in page.split("\n"):  # other ends of lines may stand in a name
+        for line in page.split("\n"):  # not splitlines(): a name may contain other line ends
             if line.startswith("# HELP "):
                 head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
             if line.startswith("#"):

@@ -172,7 +172,7 @@ class Switchboard:
             _logger.error("model %s cannot be loaded: %s", name, error)
             self._tell(LoadFailed(name=name, reason=str(error), may_succeed=isinstance(error, ServerKilled)))
             return
-        except Exception as error:  # the outermost loop of this task: calls that wait must be told
+        except Exception as error:  # calls that wait for the model must get an error, whatever it is
             _logger.exception("model %s cannot be loaded", name)
             self._tell(LoadFailed(name=name, reason=f"internal error: {type(error).__name__}: {error}"))
             return

@@ -114,5 +114,5 @@ def _told(row: SampleRow, logits_V: F32, best: int, total: float, top_ids: list[
 
 
 def _log(total: float) -> float:
-    """NaN for a row of logits that are no numbers."""
+    """The logarithm; NaN for the sum of a row whose logits are NaN."""
     return math.log(total) if total > 0.0 else math.nan

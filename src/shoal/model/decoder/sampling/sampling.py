@@ -72,8 +72,8 @@ def _mix(z: int) -> int:
 
 
 def can_be_drawn_from(best_logit: np.float32) -> bool:
-    """Whether a row with this best logit says anything: neither NaN, which is the best where there is one, nor
-    infinity."""
+    """Whether a token can be drawn from a row with this best logit: it is neither +infinity nor NaN. A row that
+    contains NaN has NaN as its best logit."""
     return bool(best_logit < np.inf)
 
 

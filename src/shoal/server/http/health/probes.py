@@ -82,10 +82,10 @@ class Probes:
         return JSONResponse({"status": "ready"}) if reason is None else _unavailable(reason)
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus's text format, whatever is asked for.
+        """The metrics in Prometheus's text format, whatever format the client prefers.
 
-        Every reader takes it. In OpenMetrics `prometheus_client` writes the names of samples without their colons, and
-        no rule and no dashboard would find them.
+        Every client can read it. In OpenMetrics, `prometheus_client` writes the names of samples without their colons,
+        and alerts and dashboards would not find them.
         """
         return Response(await self._status.expose_metrics(), headers={"content-type": _TEXT_FORMAT})
 

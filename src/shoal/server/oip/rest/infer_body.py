@@ -49,7 +49,7 @@ class _LargeInput(msgspec.Struct):
     datatype: _Name
     parameters: _TensorParameters | None = None
     data: msgspec.Raw = _NULL
-    """Text; `msgspec.Raw | None` would take nothing but null."""
+    """Undecoded JSON. It is not `msgspec.Raw | None`, which would accept only null."""
 
     @property
     def has_data(self) -> bool:
