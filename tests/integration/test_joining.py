@@ -422,7 +422,7 @@ def test_a_machine_that_comes_back_gives_its_replica_back(
     machines.arriving = ["a"]
     watch.turn()
     assert watch.engine.asked == ["replace 0"] * 2
-    assert "replica 0 goes on as it is: gone again" in watch.lines
+    assert "replica 0 continues unchanged: gone again" in watch.lines
 
 
 def test_a_machine_that_never_left_gives_its_replica_back(machines: FakeMachines, planned: PlannedModel) -> None:

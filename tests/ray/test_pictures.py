@@ -46,7 +46,7 @@ def test_pictures_are_computed_elsewhere_while_their_host_is_away(cluster: RayHo
         away.set_link(False)
         try:
             assert answers(cluster, server, range(3, 6), tmp_path) == expected[3:6]
-            server.wait_for_match(rf"replica 0 goes on on \S+: replica 0 stage 0 on {away.address} .*", told)
+            server.wait_for_match(rf"replica 0 continues on \S+: replica 0 stage 0 on {away.address} .*", told)
         finally:
             away.set_link(True)
         server.wait_for_match(rf"replica 0 is given back its workers on {away.address}", told)

@@ -15,8 +15,8 @@ from shoal.router.replica_workers import counted_as_failed
 _logger = logging.getLogger("shoal.launch")
 
 _FIRST_LOAD_TIMES = 6.0
-"""Of the time after which silent workers that load again count as lost: the file may be on a slow disk, and nothing is
-known yet. A judgment."""
+"""Multiple of the loading time-out for a first start, because the file may be on a slow disk and nothing is known yet.
+A judgment."""
 
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
@@ -34,7 +34,8 @@ class PipelineFactory(Protocol[WorkT, ResultT, LimitsT_co]):
 
 
 class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
-    """Begun at once and waited for later, so that all replicas load together. Lost workers are started again."""
+    """A start that begins at once and is waited for later, so that all replicas load together. Lost workers are
+    restarted."""
 
     def __init__(
         self,
@@ -42,12 +43,12 @@ class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
         recovery: RecoveryConfig,
         on_failure: ExitStack,
     ) -> None:
-        """Begin.
+        """Begin to start the workers.
 
         Args:
-            factory: of the replica.
-            recovery: how patient to be, and how often one worker may be lost in a row.
-            on_failure: closes whatever was started.
+            factory: the replica's factory.
+            recovery: time-outs, and how often one worker may be lost in a row.
+            on_failure: closes the started workers if the start fails.
 
         Raises: as `wait`.
         """
@@ -58,11 +59,11 @@ class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
         self._limits, self._executor = self._begin()
 
     def wait(self) -> tuple[LimitsT_co, PipelineExecutor[WorkT, ResultT]]:
-        """Limits and workers that are ready.
+        """Wait until the workers are ready. Returns their limits and their executor.
 
         Raises:
-            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
-            WorkerLost: workers were lost again and again.
+            ModelLoadError, ConfigError, CapacityError: the error of a worker that failed.
+            WorkerLost: workers were repeatedly lost.
         """
         while True:
             try:
@@ -89,4 +90,4 @@ class FirstStart(Generic[WorkT, ResultT, LimitsT_co]):
         self._attempts_left -= 1
         if not self._attempts_left:
             raise error
-        _logger.info(f"lost while loading, starting again: {error}")
+        _logger.info(f"workers were lost while loading and are started again: {error}")

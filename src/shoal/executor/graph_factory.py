@@ -1,4 +1,4 @@
-"""How the workers of a planned replica of an ONNX graph are started, the first time and after every loss."""
+"""The factory of a planned replica of an ONNX graph, which starts its workers at first and after every loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BatchPipeline = PipelineExecutor[Batch, BatchResult]
 
 
 class GraphFactory:
-    """Workers that a launcher makes, after a loss only those that are gone.
+    """Starts the workers of one replica; after a loss, only the lost ones.
 
     Implements `router.executor.ReplicaFactory`.
     """
@@ -42,16 +42,16 @@ class GraphFactory:
         on_progress: Callable[[int], None] | None = None,
         trial: BatchTrial | None = None,
     ) -> None:
-        """Start nothing yet.
+        """Prepare starts.
 
         Args:
-            path: of the graph's file, which must be there at every start.
-            replica: what its workers load.
-            index: of the replica.
+            path: the path of the graph's file, which must exist at every start.
+            replica: the planned replica.
+            index: the index of the replica.
             launcher: makes the workers.
-            files: the graph's, as they were when it was opened.
-            on_progress: called with a number of workers as they have loaded.
-            trial: what its workers compute before they count as ready; None: nothing.
+            files: the states of the graph's files when it was opened.
+            on_progress: called with a number of workers that have loaded.
+            trial: the work that workers compute before they count as ready; None: none.
         """
         self._trial = trial
         self._files = files
@@ -64,14 +64,14 @@ class GraphFactory:
 
     @property
     def latest(self) -> GraphReplicaPlan:
-        """The replica as it was last started: as it was planned, or without a worker. May be read from any thread."""
+        """The replica as it was last started: as planned, or without a worker. Readable from any thread."""
         return self._latest
 
     def start(
         self, generation: Generation, without: int | None, previous: GraphExecutor | None
     ) -> tuple[BatchLimits, BatchPipeline]:
-        """See `ReplicaFactory.start`. A replica of one worker cannot do without it: it is started elsewhere, or as it
-        is."""
+        """See `ReplicaFactory.start`. A replica of one worker cannot run without it; it is started on another machine
+        if possible, otherwise unchanged."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
         survivors = previous if isinstance(previous, PipelineExecutor) else None
@@ -86,7 +86,7 @@ class GraphFactory:
         return BatchLimits(num_stages=executor.num_stages), executor
 
     def _plan_without(self, worker: int) -> GraphReplicaPlan | None:
-        """Raises ModelLoadError; ModelChanged where the file is another by now."""
+        """Plan the replica without a worker. Raises ModelLoadError, and ModelChanged if the file has changed."""
         with unchanged(self._files, lambda: file_states(self._path.parent, [file.name for file in self._files])):
             fewer = replica_without(open_graph(self._path), self._replica, worker)
         lost = [place.label for places in self._places(self._replica) for place in places][worker]
@@ -98,7 +98,7 @@ class GraphFactory:
             return fewer
         moved = replica_elsewhere(self._replica, self._launcher)
         if moved is not None:
-            _logger.info(f"{self._name} goes on on {moved.shards[0].machine}: {lost} could not be started")
+            _logger.info(f"{self._name} continues on {moved.shards[0].machine}: {lost} could not be started")
         return moved
 
     def _places(self, replica: GraphReplicaPlan) -> list[list[Place]]:
@@ -126,12 +126,12 @@ def start_graph(
     """Start the workers of one replica.
 
     Args:
-        places: for each stage its shards, in the order of their ranks; what they load is a graph.
+        places: the places of the shards of each stage, in the order of their ranks; they must load a graph.
         launcher: makes the workers.
-        generation: of the links.
+        generation: the generation of the links.
         previous: see `PipelineExecutor`.
-        on_progress: likewise.
-        trial: likewise.
+        on_progress: see `PipelineExecutor`.
+        trial: see `PipelineExecutor`.
     """
     loads = [[cast(LoadGraph, place.load) for place in shards] for shards in places]
     traffic = BatchTraffic(loads)
@@ -147,7 +147,8 @@ def graph_factories(
     on_progress: Callable[[int], None] | None = None,
     trial: BatchTrial | None = None,
 ) -> list[GraphFactory]:
-    """One a replica; `launcher`: None makes child processes on this machine. For the rest see `GraphFactory`."""
+    """Make one factory for each replica. `launcher`: None makes child processes on this machine. For the other
+    arguments see `GraphFactory`."""
     launcher = launcher or LocalLauncher()
     return [
         GraphFactory(graph.path, replica, index, launcher, graph.files, on_progress, trial)

@@ -1,4 +1,4 @@
-"""A whole ONNX graph in this very process."""
+"""A whole ONNX graph in this process."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shoal.router.graph_executor import Batch, BatchResult, Tensors
 
 
 class GraphComputation(Protocol):
-    """Something that computes a whole graph."""
+    """The computation of a whole graph."""
 
     def run(self, tensors: Tensors) -> dict[str, Array]:
-        """Every output of the graph. Raises InvalidRequest where these inputs cannot be computed."""
+        """Compute all outputs of the graph. Raises InvalidRequest if these inputs cannot be computed."""
         ...
 
 
 class InProcessGraphExecutor(InProcessExecutor[Batch, BatchResult]):
-    """Runs the whole graph inline."""
+    """Computes batches of a whole graph in this process."""
 
     def __init__(self, runner: GraphComputation) -> None:
         """`runner`: the graph."""

@@ -1,4 +1,4 @@
-"""Replicas of an ONNX graph: made from a split, and started."""
+"""Making the replicas of an ONNX graph from a split, and starting them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.planner.split.split_spec import SplitSpec
 from shoal.protocol.stage_interface import StageInterface
 
 _SILENT_LOAD_S = 100.0
-"""A sixth of the time after which a silent worker counts as lost at the first start: see `FirstStart`."""
+"""The default loading time-out; `FirstStart` multiplies it by six."""
 
 
 def build_replicas(
@@ -29,15 +29,15 @@ def build_replicas(
     cores: Sequence[tuple[int, ...]],
     stage_s: Sequence[float] | None = None,
 ) -> tuple[GraphReplicaPlan, ...]:
-    """Every stage with the tensors at its border, every worker with its cores.
+    """Make the replicas of a split, with the inputs and outputs of every stage and the cores of every worker.
 
     Args:
         graph: the file.
         spec: the split.
-        boundaries: nodes with which stages begin, the first stage's left out.
-        threads: of every worker.
-        cores: of every worker, replica by replica, stage by stage, rank by rank.
-        stage_s: seconds of each stage for the sample run; None where they are not known.
+        boundaries: the first node of each stage but the first.
+        threads: threads of each worker.
+        cores: cores of each worker, replica by replica, stage by stage, rank by rank.
+        stage_s: seconds of each stage for the sample run; None: not known.
     """
     interfaces = stage_interfaces(graph, boundaries)
     figures = [_shard_figures(graph, interface, spec.shares) for interface in interfaces]
@@ -58,15 +58,15 @@ def start_replicas(
     factories: Sequence[GraphFactory],
     recovery: RecoveryConfig | None = None,
 ) -> tuple[BatchPipeline, ...]:
-    """Start all workers and wait until they are loaded; those that are lost meanwhile are started again.
+    """Start all workers and wait until they are loaded; lost ones are restarted meanwhile.
 
     Args:
-        factories: one a replica.
-        recovery: how patient to be; None: for minutes, since workers of graphs are silent while they load.
+        factories: one for each replica.
+        recovery: time-outs; None: minutes, since workers of graphs are silent while they load.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
-        WorkerLost: a worker was lost again and again.
+        WorkerLost: a worker was repeatedly lost.
     """
     patient = recovery or RecoveryConfig(load_timeout_s=_SILENT_LOAD_S)
     with ExitStack() as on_failure:
@@ -79,7 +79,7 @@ def start_replicas(
 def _shard_figures(
     graph: GraphFile, interface: StageInterface, shares: tuple[int, ...]
 ) -> tuple[SplitReport | None, Sequence[int]]:
-    """What is split, None for a single shard; and the bytes of weights that each shard holds."""
+    """The split report, None for a single shard, and the bytes of weights of each shard."""
     if len(shares) > 1:
         return split_figures(graph, interface, shares)
     return None, (weight_bytes(graph, interface.first_node, interface.last_node),)
@@ -93,7 +93,7 @@ def _stage_plan(
     threads: int,
     cores: Iterator[tuple[int, ...]],
 ) -> GraphStagePlan:
-    """Takes as many of `cores` as the stage has shards."""
+    """Make a stage. Mutates: takes one item of `cores` for each shard."""
     report, shard_bytes = figures
     return GraphStagePlan(
         first_node=interface.first_node,

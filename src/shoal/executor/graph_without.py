@@ -1,4 +1,4 @@
-"""A replica of an ONNX graph over fewer workers than it was planned for: one of them cannot be started again."""
+"""A replica of an ONNX graph without one of its workers, which cannot be started again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from shoal.protocol.stage_interface import StageInterface
 
 
 def replica_without(graph: GraphFile, replica: GraphReplicaPlan, worker: int) -> GraphReplicaPlan | None:
-    """The same replica without one worker: what it had falls to the other shards of its stage, or to a stage beside it.
+    """The replica without one worker, whose work goes to the other shards of its stage, or to an adjacent stage.
 
     Args:
         graph: the file.
-        replica: as it was planned.
-        worker: stage by stage and rank by rank, the one to do without.
+        replica: the planned replica.
+        worker: the index of the worker to leave out, counted stage by stage and rank by rank.
 
     Returns:
-        None where there is no other worker.
+        The replica; None if there is no other worker.
     """
     stages = replica.stages
     index, rank = [(i, rank) for i, stage in enumerate(stages) for rank in range(len(stage.shards))][worker]
@@ -43,7 +43,7 @@ def replica_without(graph: GraphFile, replica: GraphReplicaPlan, worker: int) ->
 def _stage(
     graph: GraphFile, interface: StageInterface, workers: Sequence[tuple[GraphShardPlan, int]]
 ) -> GraphStagePlan:
-    """These nodes by these workers, each with its share."""
+    """A stage with these nodes and workers, each with its share."""
     shares = tuple(share for _, share in workers)
     if len(shares) > 1:
         report, num_bytes = split_figures(graph, interface, shares)

@@ -1,4 +1,4 @@
-"""A replica of one worker in this very process: `poll` computes."""
+"""A replica of one worker in this process: `poll` computes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ResultT = TypeVar("ResultT")
 
 
 class InProcessExecutor(Generic[WorkT, ResultT]):
-    """Computes the whole of each piece of work inline. Implements `router.executor.Executor`."""
+    """Computes work in this process. Implements `router.executor.Executor`."""
 
     num_stages = 1
 
     def __init__(self, compute: Callable[[WorkT], ResultT]) -> None:
-        """`compute`: one piece of work."""
+        """`compute`: computes one piece of work."""
         self._compute = compute
         self._waiting: deque[WorkT] = deque()
 
@@ -29,21 +29,21 @@ class InProcessExecutor(Generic[WorkT, ResultT]):
         return [self._compute(self._waiting.popleft())] if self._waiting else []
 
     def filenos(self) -> tuple[int, ...]:
-        """None: there is nobody to wait for."""
+        """Return no descriptors, since there are no processes to wait for."""
         return ()
 
     def worker_pids(self) -> tuple[int, ...]:
-        """None: this process computes."""
+        """Return no process ids, since this process computes."""
         return ()
 
     def fence(self) -> None:
-        """Nobody is cut off from anybody."""
+        """Drop the queued work."""
         self._waiting.clear()
 
     def kill(self) -> bool:
-        """There is nobody to end."""
+        """Return True, since there are no processes to end."""
         return True
 
     def close(self) -> None:
-        """Nothing outlives the process's own memory."""
+        """Drop the queued work."""
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""How the workers of a planned replica are started, the first time and after every loss."""
+"""The factory of a language model's replica, which starts its workers at first and after every loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ StepPipeline = PipelineExecutor[StepWork, StepResult]
 
 
 class LanguageFactory:
-    """Workers that a launcher makes, after a loss only those that are gone.
+    """Starts the workers of one replica; after a loss, only the lost ones.
 
     Implements `router.executor.ReplicaFactory`.
     """
@@ -41,14 +41,14 @@ class LanguageFactory:
         on_progress: Callable[[int], None] | None = None,
         keep_weights: bool = True,
     ) -> None:
-        """Start nothing yet.
+        """Prepare starts.
 
         Args:
-            model: what the workers load.
-            plan: of all replicas.
-            index: of this one.
+            model: the model that workers load.
+            plan: the plan of all replicas.
+            index: the index of this replica.
             launcher: makes the workers.
-            on_progress: called with a number of segments as they load.
+            on_progress: called with a number of loaded segments.
             keep_weights: see LoadStage.
         """
         self._keep_weights = keep_weights
@@ -63,19 +63,19 @@ class LanguageFactory:
 
     @property
     def expert_loads(self) -> Mapping[int, ExpertLoad]:
-        """What the latest workers have told of their experts, by worker: stage by stage, rank by rank."""
+        """The latest reports of workers about their experts, by worker, counted stage by stage and rank by rank."""
         return self._traffic.expert_loads
 
     @property
     def latest(self) -> ReplicaPlan:
-        """The replica as it was last started: as it was planned, or without a worker. May be read from any thread."""
+        """The replica as it was last started: as planned, or without a worker. Readable from any thread."""
         return self._latest
 
     def start(
         self, generation: Generation, without: int | None, previous: StepExecutor | None
     ) -> tuple[SchedulerConfig, StepPipeline]:
-        """See `ReplicaFactory.start`. A replica of one worker cannot do without it: it is started elsewhere, or as it
-        is."""
+        """See `ReplicaFactory.start`. A replica of one worker cannot run without it; it is started on another machine
+        if possible, otherwise unchanged."""
         replica = self._replica if without is None else self._plan_without(without) or self._replica
         self._latest = replica
         if replica is not self._replica and without is not None:
@@ -131,5 +131,5 @@ class LanguageFactory:
 
 
 def _without_states(adapters: Sequence[AdapterFile]) -> tuple[AdapterFile, ...]:
-    """For a machine that has files of its own."""
+    """The adapters without states of files, for a machine with files of its own."""
     return tuple(structs.replace(adapter, files=()) for adapter in adapters)

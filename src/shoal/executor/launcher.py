@@ -1,4 +1,4 @@
-"""How the workers of a pipeline come to be and how they are wired: on this machine, or on several."""
+"""The interface for starting the workers of a pipeline and laying their links, on one machine or several."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class Place:
     """One worker's place in a pipeline."""
 
     label: str
-    """what to call the worker in messages"""
+    """The worker's name in messages."""
     load: LoadMessage
     machine: str | None
-    """where it runs; None: here"""
+    """The machine on which it runs; None: this one."""
     python: str | None = None
-    """path of the Python that runs it; None: the one that runs the head"""
+    """The path of the Python that runs it; None: the head's."""
     cpu_quota: float | None = None
-    """share of its cores' time that it is held to; None: all"""
+    """The share of its cores' time to which it is limited; None: all."""
 
 
 def worker_label(shard: WorkerPlacement, stage: int, rank: int, num_shards: int) -> str:
-    """What to call a worker of a replica in messages."""
+    """The name of a worker within its replica, for messages."""
     which = f"stage {stage}" + (f" shard {rank}" if num_shards > 1 else "")
     where = f" on {shard.machine}" if shard.machine else ""
     return which + where + (f" on {shard.device.name}" if shard.device else "")
 
 
 def place_of(shard: WorkerPlacement, load: LoadMessage, replica: str) -> Place:
-    """The place of a worker in the replica of that name."""
+    """The place of a worker. `replica`: the replica's name."""
     label = worker_label(shard, load.stage_index, load.rank, load.num_shards)
     return Place(
         label=f"{replica} {label}",
@@ -53,7 +53,7 @@ def place_of(shard: WorkerPlacement, load: LoadMessage, replica: str) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What one worker hands on to another: both by stage and rank."""
+    """A link from one worker to another, each given by (stage, rank)."""
 
     source: tuple[int, int]
     consumer: tuple[int, int]
@@ -63,38 +63,39 @@ class Wiring(Protocol):
     """The links among the workers of one generation."""
 
     def port(self, index: int) -> TensorPort:
-        """What the head and a worker, counted stage by stage and rank by rank, exchange tensors by."""
+        """The port through which the head and a worker exchange tensors; workers are counted stage by stage, rank by
+        rank."""
         ...
 
     def cut(self) -> None:
-        """Cut all links: workers that wait in one learn of it. Idempotent."""
+        """Cut all links; workers that wait on one notice it. Idempotent."""
         ...
 
 
 class WorkerLauncher(Protocol):
-    """Makes workers, and the links among them."""
+    """Makes workers and the links among them."""
 
     def start(self, place: Place) -> MessageWorker:
-        """A worker that has been told what to load. Returns before it has. Raises ShoalError."""
+        """Start a worker and tell it what to load. Returns before it has loaded. Raises ShoalError."""
         ...
 
     def wire(
         self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
     ) -> Wiring:
-        """Tell workers, stage by stage and rank by rank, who their neighbors are. Raises ShoalError."""
+        """Lay the links among workers, given by stage and rank, and tell them their neighbors. Raises ShoalError."""
         ...
 
     def elsewhere(self, machine: str) -> WorkerPlacement | None:
-        """A place on another machine for the only worker of a replica, whose own machine cannot be had; None: there is
-        none."""
+        """A place on another machine for the only worker of a replica, if its own machine is not available; None: there
+        is none."""
         ...
 
 
 def replica_elsewhere(replica: ReplicaT, launcher: WorkerLauncher) -> ReplicaT | None:
-    """A replica whose only worker cannot be had on its machine, on another one.
+    """Move a replica whose only worker cannot be started on its machine to another machine.
 
     Returns:
-        None where there is no other machine for it, or it has other workers. What computes on a device stays there.
+        The replica; None if there is no other machine, if it has several workers, or if its worker uses a device.
     """
     (shard, *others) = replica.shards
     if others or not shard.machine or shard.device is not None:
@@ -104,10 +105,11 @@ def replica_elsewhere(replica: ReplicaT, launcher: WorkerLauncher) -> ReplicaT |
 
 
 def edges(places: Sequence[Sequence[Place]]) -> Iterator[Edge]:
-    """In the order of the consumers, then of the sources. A shard takes from the shard of its own rank, counted round.
+    """All links, ordered by consumer, then by source. A shard receives from the shard of its own rank modulo their
+    number.
 
     Args:
-        places: for each stage its shards, in the order of their ranks.
+        places: the places of the shards of each stage, in the order of their ranks.
     """
     for stage, shards in enumerate(places):
         for rank, place in enumerate(shards):

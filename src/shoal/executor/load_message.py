@@ -1,4 +1,4 @@
-"""What planned replicas say to their workers, and those of a language model to their scheduler."""
+"""The load messages of planned replicas' workers, and the scheduler limits of language models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_message(
     keep_weights: bool = True,
     adapters: tuple[AdapterFile, ...] = (),
 ) -> LoadStage:
-    """What one worker is told to load: shard `rank` of stage `index`. For the rest see LoadStage."""
+    """The load message of shard `rank` of stage `index`. For the other arguments see LoadStage."""
     stage = replica.stages[index]
     shard = stage.shards[rank]
     machines = {one.machine for near in replica.stages[index : index + 2] for one in near.shards}
@@ -61,7 +61,7 @@ def load_message(
 def graph_load_message(
     path: Path, replica: GraphReplicaPlan, index: int, rank: int, *, files: tuple[FileState, ...] = ()
 ) -> LoadGraph:
-    """What one worker of a graph is told to load: shard `rank` of stage `index`. For the rest see LoadGraph."""
+    """The load message of shard `rank` of stage `index` of a graph. For the other arguments see LoadGraph."""
     stage = replica.stages[index]
     shard = stage.shards[rank]
     return LoadGraph(
@@ -75,10 +75,10 @@ def graph_load_message(
 def _place(
     path: Path, shard: WorkerPlacement, index: int, rank: int, num_stages: int, files: tuple[FileState, ...]
 ) -> dict[str, Any]:
-    """What the message says whatever the work is: the fields of `WorkerLoad`. Raises ModelLoadError."""
+    """The fields of `WorkerLoad`, which are the same for all kinds of work. Raises ModelLoadError."""
     try:
         os.fspath(path).encode()
-    except UnicodeEncodeError as error:  # Python passes on such bytes of a name as lone surrogates
+    except UnicodeEncodeError as error:  # Python represents such bytes of a name by lone surrogates
         raise ModelLoadError(f"{path}: its name has bytes that are no UTF-8: rename it") from error
     return {
         "version": PROTOCOL_VERSION,
@@ -93,7 +93,7 @@ def _place(
 
 
 def scheduler_config(plan: Plan, replica: ReplicaPlan) -> SchedulerConfig:
-    """What the scheduler of a replica may use."""
+    """The limits of a replica's scheduler."""
     num_stages = len(replica.stages)
     return SchedulerConfig(
         block_size=plan.block_size,

@@ -1,4 +1,4 @@
-"""Workers as child processes on this machine, wired by memory that they share."""
+"""Workers as child processes on this machine, linked by shared memory."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from shoal.protocol.language_messages import LoadStage
 from shoal.protocol.worker_messages import Generation, Neighbor, Wire
 
 _RING_STEPS = 3
-"""Steps' worth of hidden states that a ring holds, so that a sender never waits for a receiver that computes."""
+"""The number of steps whose hidden states fit into a ring, so that a sender never waits for a computing receiver."""
 _Seat = tuple[int, int]
-"""stage and rank"""
+"""(stage, rank)."""
 
 
 class LocalLauncher:
-    """Implements `executor.launcher.WorkerLauncher`."""
+    """Starts workers on this machine. Implements `executor.launcher.WorkerLauncher`."""
 
     def __init__(self, *, max_step_tokens: int = 0, hidden_size: int = 0) -> None:
-        """What one step's hidden states take: `max_step_tokens` rows of `hidden_size` fp32 values; 0 for graphs."""
+        """`max_step_tokens`, `hidden_size`: rows and fp32 values of a step's hidden states; 0 for graphs."""
         self._ring_bytes = _RING_STEPS * max_step_tokens * hidden_size * 4 + (1 << 16)
 
     def start(self, place: Place) -> WorkerProcess:
@@ -55,7 +55,7 @@ class LocalLauncher:
     def wire(
         self, places: Sequence[Sequence[Place]], workers: Sequence[Sequence[MessageWorker]], generation: Generation
     ) -> LocalWiring:
-        """See `WorkerLauncher.wire`. They must be its own."""
+        """See `WorkerLauncher.wire`. The workers must be its own."""
         wiring = LocalWiring()
         with ExitStack() as on_failure, ExitStack() as handed_over:
             on_failure.callback(wiring.cut)
@@ -75,23 +75,23 @@ class LocalLauncher:
         return wiring
 
     def elsewhere(self, machine: str) -> WorkerPlacement | None:
-        """See `WorkerLauncher.elsewhere`. There is only this machine."""
+        """See `WorkerLauncher.elsewhere`. Returns None, since there is only this machine."""
         return None
 
 
 class _Wires:
-    """The descriptors that workers are handed, while links are laid."""
+    """Collects the descriptors that are passed to workers while links are laid."""
 
     def __init__(self, wiring: LocalWiring, ring_bytes: int, handed_over: ExitStack) -> None:
-        """`handed_over` closes what the wiring does not need once all workers have it."""
+        """`handed_over`: closes descriptors that only workers need, once they have them."""
         self._wiring = wiring
         self._ring_bytes = ring_bytes
         self._handed_over = handed_over
         self._sources: defaultdict[_Seat, list[tuple[int, list[int]]]] = defaultdict(list)
-        """of each worker: the stage at the other end, and the descriptors of this end"""
+        """For each worker: (stage at the other end, descriptors of this end)."""
         self._consumers: defaultdict[_Seat, list[tuple[int, list[int]]]] = defaultdict(list)
         self._groups: dict[int, tuple[int, int]] = {}
-        """of each stage: memory and number of ranks"""
+        """For each stage: (shared memory, number of ranks)."""
 
     def connect(self, source: _Seat, consumer: _Seat, *, has_tensors: bool) -> None:
         """Lay a link from one worker to another."""
@@ -100,17 +100,18 @@ class _Wires:
         self._sources[consumer].append((source[0], far))
 
     def add_group(self, stage: int, size: int) -> None:
-        """Of a stage's shards."""
+        """Add the group of a stage's shards."""
         self._groups[stage] = self._wiring.add_group(size), size
 
     def add_port(self) -> list[int]:
-        """Between the head and the next worker; the arena that the worker writes, and the one that it reads."""
+        """Add the port between the head and the next worker. Returns the arena that the worker writes, and the one that
+        it reads."""
         from_worker, to_worker = self._arena(), self._arena()
         self._wiring.ports.append(SharedPort(outgoing=SendingArena(to_worker), incoming=ReceivingArena(from_worker)))
         return [from_worker, to_worker]
 
     def of(self, seat: _Seat, generation: Generation) -> tuple[Wire, list[int]]:
-        """What one worker is told and handed."""
+        """The `Wire` message of a worker, and the descriptors that are passed with it."""
         sources, consumers, group = self._sources[seat], self._consumers[seat], self._groups.get(seat[0])
         wire = Wire(
             generation=generation,
@@ -139,30 +140,30 @@ class _Wires:
 
 
 class LocalWiring:
-    """Implements `executor.launcher.Wiring`. The head holds what it can cut every link by where a worker cannot."""
+    """Links of local workers. Implements `executor.launcher.Wiring`. The head keeps ends of all links to cut them."""
 
     def __init__(self) -> None:
         self.ports: list[SharedPort] = []
         self._rings: list[int] = []
         self._sockets: list[socket.socket] = []
         self._groups: list[tuple[int, int]] = []
-        """memory and number of ranks"""
+        """(shared memory, number of ranks) of each group."""
 
     def port(self, index: int) -> SharedPort:
         """See `Wiring.port`."""
         return self.ports[index]
 
     def add_ring(self, capacity_bytes: int) -> int:
-        """A new ring's descriptor, to be handed to both ends; it stays the wiring's to close."""
+        """Add a ring. Returns its descriptor for both ends, which the wiring closes."""
         self._rings.append(create_ring(capacity_bytes))
         return self._rings[-1]
 
     def add_socket(self, end: socket.socket) -> None:
-        """One end of a pair of sockets; it is the wiring's now."""
+        """Take over one end of a pair of sockets."""
         self._sockets.append(end)
 
     def add_group(self, size: int) -> int:
-        """A new group's descriptor, as `add_ring`."""
+        """Add a group. Returns its descriptor, which the wiring closes."""
         self._groups.append((create_group_memory(size), size))
         return self._groups[-1][0]
 
@@ -190,5 +191,5 @@ def _has_tensors(place: Place) -> bool:
 
 
 def _modules(load: LoadMessage) -> Sequence[str]:
-    """What a worker imports to load this: see `WorkerProcess`."""
+    """The modules that a worker imports to load this, see `WorkerProcess`."""
     return LANGUAGE_WORKER if isinstance(load, LoadStage) else GRAPH_WORKER

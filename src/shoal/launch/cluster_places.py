@@ -1,4 +1,4 @@
-"""A file that describes machines, read, and where its workers sit: for every kind of model."""
+"""Reading a cluster file, and the places of its workers, for every kind of model."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from shoal.core.plan.placement import WorkerPlacement
 from shoal.planner.files.cluster_file import ClusterFile, DescribedMachine, parse_cluster_file
 
 _MAX_BYTES = 1 << 24
-"""A judgment: a hundred thousand machines, each described by itself."""
+"""The largest cluster file. A judgment: a hundred thousand machines with an entry each."""
 
 
 def read_cluster_file(name: str, *, is_whole: bool = True) -> ClusterFile:
-    """The description in a file, see `parse_cluster_file`. Raises ConfigError where there is none, or it is wrong."""
-    from shoal.planner.files.yaml_text import read_small_text  # PyYAML, which no start without such a file needs
+    """Read a cluster file, see `parse_cluster_file`. Raises ConfigError if it is missing or invalid."""
+    from shoal.planner.files.yaml_text import read_small_text  # imports PyYAML, which is needed only for such files
 
     text = read_small_text(Path(name), max_bytes=_MAX_BYTES, holder="description of machines")
     return parse_cluster_file(text, name, is_whole=is_whole)
 
 
 def places_of(machine: DescribedMachine) -> Iterator[WorkerPlacement]:
-    """The workers of one entry, one a machine."""
+    """The places of the workers of one entry, one on each machine."""
     device = machine.device_config
     if machine.is_local:
         cores = machine.cpus or ()

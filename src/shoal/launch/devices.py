@@ -1,4 +1,4 @@
-"""The devices that a user has named, found on this machine."""
+"""The devices of this machine that the user has named or that may be used."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from shoal.planner.device_options import DeviceOption
 from shoal.protocol.device_config import DeviceConfig
 
 _LABEL = re.compile(r"(replica \d+ stage \d+ on [\w-]+:\d+|profile \d+ \([\w-]+:\d+\)): ")
-"""What messages of workers begin with that were started to measure."""
+"""The beginning of messages from workers that were started to measure."""
 
 _VENDORS = {"cuda": "nvidia", "tensorrt": "nvidia", "tensorrt-rtx": "nvidia", "migraphx": "amd", "rocm": "amd"}
 
 
 def devices_by_hand(config: DevicesConfig) -> tuple[DeviceConfig | None, ...]:
-    """Of the workers of a split that was said by hand; empty: all compute on processors.
+    """The devices of the workers of a given split; empty: all compute on processors.
 
     Raises:
-        ConfigError: `auto`, which goes with `--split auto`, or what makes no sense.
+        ConfigError: `auto` is named, which needs `--split auto`, or an option is invalid.
     """
     if [name.strip().lower() for name in config.names] == [AUTO]:
         raise ConfigError("--device auto needs --split auto; otherwise name the device of each worker")
@@ -39,27 +39,27 @@ class OfferedDevice:
 
     device: DeviceConfig
     python: str | None
-    """of the environment that reaches it; None: this one"""
+    """The path of the Python of the environment that has its provider; None: this one."""
     memory_bytes: int | None
-    """that weights may take; None: as much as this machine has free"""
+    """Memory for weights; None: this machine's free memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What `auto` may compute on."""
+    """What `auto` may use for computing."""
 
     devices: tuple[OfferedDevice, ...] = ()
     with_processor: bool = True
 
 
 def offered_devices(config: DevicesConfig) -> Offer:
-    """What `--device` allows `--split auto` to use; without it, all that works here.
+    """The devices that `--device` allows `--split auto` to use; without it, all that work here.
 
-    Looks for devices only where this environment has a provider, or another environment is named.
+    Devices are searched for only if this environment has a provider, or another environment is named.
 
     Raises:
-        ConfigError: it makes no sense, or `gpu` is named and there is none.
-        WorkerLost: a driver has ended the process that looked.
+        ConfigError: an option is invalid, or `gpu` is named and there is none.
+        WorkerLost: a driver crashed the process that searched for devices.
     """
     named = chosen_devices(config, partial(_find_gpu, config))
     if named == (None,) or not (named or config.pythons or has_providers()):
@@ -76,10 +76,10 @@ def offered_devices(config: DevicesConfig) -> Offer:
 
 
 def offer_for(config: DevicesConfig, *, is_elsewhere: bool) -> Offer:
-    """What `--split auto` may use; on machines other than this one, what these say themselves.
+    """The devices that `--split auto` may use; other machines declare their devices themselves.
 
     Raises:
-        ConfigError: devices are named for other machines; and as `offered_devices`.
+        ConfigError: devices are named for other machines, or as `offered_devices`.
         WorkerLost: as `offered_devices`.
     """
     if not is_elsewhere:
@@ -92,7 +92,7 @@ def offer_for(config: DevicesConfig, *, is_elsewhere: bool) -> Offer:
 
 
 def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
-    """Bytes that weights may take on a device; None: its memory is the machine's, or nobody tells."""
+    """Memory for weights on a device in bytes; None: it shares the machine's memory, or its memory is not known."""
     if device.memory_bytes is not None:
         return device.memory_bytes
     vendor = _VENDORS.get(device.provider)
@@ -103,12 +103,12 @@ def memory_of(found: MachineDevices, device: DeviceConfig) -> int | None:
 
 
 def cannot_be_used(device: DeviceConfig, error: ShoalError) -> DeviceOption[Any]:
-    """A device that could not be measured, with what its worker said."""
+    """The option of a device that could not be measured, with the error."""
     return DeviceOption(what=f"{device.name} alone", choice=None, reason=_LABEL.sub("", str(error)))
 
 
 def _find_all(config: DevicesConfig) -> MachineDevices:
-    from shoal.measure.devices.discovery import find_all_devices  # starts processes
+    from shoal.measure.devices.discovery import find_all_devices  # imports code that starts processes
 
     return find_all_devices([None, *named_pythons(config).values()])
 

@@ -1,4 +1,4 @@
-"""A replica of one worker in this very process: `poll` computes."""
+"""A language model's replica of one worker in this process: `poll` computes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from shoal.protocol.language_messages import StepResult
 def load_in_process(
     planned: PlannedModel, replica: ReplicaPlan, on_progress: Callable[[int, int], None]
 ) -> InProcessStepExecutor:
-    """The whole model as the one worker of a plan would load it.
+    """Load the whole model in this process, as a plan's only worker would.
 
     Args:
-        planned: with a plan of one worker.
-        replica: the plan's only one.
+        planned: a model with a plan of one worker.
+        replica: the only replica of the plan.
         on_progress: called with (done, total) pieces of weights.
 
     Raises:
-        ModelLoadError: a weight is missing, broken or of an unknown kind, or the files have changed.
+        ModelLoadError: a weight is missing, damaged or of an unknown kind, or the files have changed.
     """
     model = planned.model
     load = load_message(
@@ -58,7 +58,7 @@ def load_in_process(
 
 
 class InProcessStepExecutor(InProcessExecutor[StepWork, StepResult]):
-    """Runs whole-model steps inline."""
+    """Computes steps of a whole model in this process."""
 
     def __init__(self, stage: LanguageStage) -> None:
         """`stage`: the whole model."""

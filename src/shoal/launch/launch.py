@@ -1,4 +1,4 @@
-"""From a plan to a running engine: in this process, or over workers."""
+"""Launching a planned language model, in this process or with workers."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def launch(
     """Start the workers of a plan and load their stages.
 
     Args:
-        planned: from `plan_model`.
+        planned: the result of `plan_model`.
         on_progress: called with (done, total) segments of all workers.
         recovery: when workers count as lost and how they are restarted; None: the defaults.
         launcher: makes the workers; None: child processes on this machine.
 
     Raises:
-        ModelLoadError: the tokenizer cannot be built, or a weight is missing, broken or of an unknown kind.
-        WorkerLost: workers died while loading, again and again.
+        ModelLoadError: the tokenizer cannot be built, or a weight is missing, damaged or of an unknown kind.
+        WorkerLost: workers repeatedly died while loading.
     """
     plan = planned.plan
     progress = LoadProgress(plan, on_progress or (lambda done, total: None))
     if launcher is None and is_computed_here(plan, planned.in_process):
         return _launch_here(planned, progress)
-    from shoal.launch.worker_launch import launch_workers  # and all that looks after them
+    from shoal.launch.worker_launch import launch_workers  # imports all that supervises them
 
     recovery = recovery or RecoveryConfig()
     if any(shard.device for shard in plan.shards):
@@ -52,8 +52,8 @@ def launch(
 
 
 def _launch_here(planned: PlannedModel, progress: LoadProgress) -> LoadedModel:
-    """A plan of one worker, without a process for it."""
-    from shoal.launch.in_process import load_in_process  # and all that computes
+    """Launch a plan of one worker in this process."""
+    from shoal.launch.in_process import load_in_process  # imports all that computes
 
     (replica,) = planned.plan.replicas
     tokenizer = load_tokenizer_of(planned)

@@ -1,4 +1,4 @@
-"""A model that takes requests, and how far it is while it is being loaded."""
+"""A loaded language model, and the progress of loading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shoal.model.decoder_config import DecoderConfig
 from shoal.model.text.tokenizer import Tokenizer, load_tokenizer
 from shoal.router.engine import Engine
 
-if TYPE_CHECKING:  # what a model in this process does without
+if TYPE_CHECKING:  # not needed for a model in this process
     from shoal.executor.remote.strikes import Strike
     from shoal.launch.language.planning import PlannedModel
     from shoal.launch.running.expert_heat import StageHeat
@@ -29,38 +29,38 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel(Loaded[Plan]):
-    """A language model that is ready to take requests. Close it."""
+    """A language model that is ready for requests. It must be closed."""
 
     path: Path
     decoder: DecoderConfig
     tokenizer: Tokenizer
     engine: Engine
     adapters: tuple[str, ...] = ()
-    """Names of those that requests may ask for, by their numbers."""
+    """Names of the adapters that requests may select, ordered by index."""
     running: RunningPlan[Plan, ReplicaPlan, EngineStats] | None = None
-    """None: the plan never changes"""
+    """The running plan; None: it never changes."""
     joining: Joining[ReplicaPlan] | None = None
-    """looks for more machines"""
+    """Watches the machines; None: there is only this one."""
 
     @property
     def running_plan(self) -> Plan:
-        """As it is now; `plan` is as it was at first."""
+        """The plan as it runs now; `plan` is the first one."""
         return self.plan if self.running is None else self.running.actual
 
     def expert_heats(self) -> list[StageHeat]:
-        """Which experts rows go to, of every stage whose workers have told. May be called from any thread."""
+        """The heat of the experts of every stage whose workers have reported it. Callable from any thread."""
         if self.running is None or self.decoder.experts is None:
             return []
-        from shoal.launch.running.expert_heat import stage_heats  # and all that a model in this process does without
+        from shoal.launch.running.expert_heat import stage_heats  # not needed for a model in this process
 
         return stage_heats(self.running)
 
     def describe_machines(self) -> list[dict[str, str]]:
-        """What each machine does, as plain data; nothing where there is only this one."""
+        """The state of each machine as plain data; empty if there is only this one."""
         return [] if self.machines is None else describe_machines(self.machines, self.running_plan.shards)
 
     def strike(self, machine: str, strike: Strike) -> None:
-        """See `Machines.strike`. Raises ConfigError: there is no machine but this one."""
+        """See `Machines.strike`. Raises ConfigError if there is only this machine."""
         if self.machines is None:
             raise ConfigError("this model runs only on the server's own machine")
         self.machines.strike(machine, strike)
@@ -77,10 +77,10 @@ class LoadedModel(Loaded[Plan]):
 
 
 class LoadProgress:
-    """Segments loaded so far, over all workers."""
+    """Counts the segments that all workers have loaded."""
 
     def __init__(self, plan: Plan, callback: ProgressCallback) -> None:
-        """`callback`: told (done, total)."""
+        """`callback`: called with (done, total)."""
         self._callback = callback
         self._done = 0
         self._total = sum(
@@ -90,7 +90,7 @@ class LoadProgress:
         )
 
     def advance(self, count: int) -> None:
-        """Segments that are loaded again later count no more."""
+        """Count loaded segments; segments that are loaded again later do not count."""
         if self._done < self._total:
             self._done += count
             self._callback(self._done, self._total)

@@ -1,4 +1,4 @@
-"""A model on its way from what was asked for to what runs: what both kinds of models have in common."""
+"""Planned and loaded models: the common base of language models and graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan
 
-if TYPE_CHECKING:  # what a model in this process does without
+if TYPE_CHECKING:  # not needed for a model in this process
     from shoal.machines.machines import Machines
 
 PlanT = TypeVar("PlanT", bound=Plan | GraphPlan)
@@ -18,28 +18,28 @@ AutoT = TypeVar("AutoT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Generic[PlanT, AutoT]):
-    """A model that is found and planned, with nothing started yet."""
+    """A model that was found and planned, without any started workers."""
 
     plan: PlanT
     auto: AutoT | None = None
-    """what the plan was chosen from; None: it was given"""
+    """The choice that led to the plan; None: the plan was given."""
     machines: Machines | None = None
-    """that the plan is for; None: this one"""
+    """The machines of the plan; None: this one."""
 
     def close(self) -> None:
-        """Leave other machines. Idempotent; not needed where the plan is launched."""
+        """Leave other machines. Idempotent; not needed if the plan is launched."""
         if self.machines is not None:
             self.machines.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded(ABC, Generic[PlanT]):
-    """A model whose workers are ready. Close it."""
+    """A model whose workers are ready. It must be closed."""
 
     plan: PlanT
-    """as it was at first"""
+    """The first plan."""
     machines: Machines | None = None
-    """that the workers run on; None: this one"""
+    """The machines on which the workers run; None: this one."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""A stored plan, perhaps edited: read from its file, and known to belong to the model."""
+"""Reading a stored plan, which may have been edited, and checking that it belongs to the model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _WORDS: dict[type, str] = {Plan: "a language model", GraphPlan: "an ONNX graph"}
 
 
 def read_stored_plan(name: str, kind: type[PlanT], *, model: str, shape: str) -> PlanT:
-    """The plan in a file.
+    """Read the plan in a file.
 
     Args:
-        name: of the file.
-        kind: of plan that the model needs.
-        model: as the user named it.
-        shape: of the model; the plan must have been made for the same.
+        name: the name of the file.
+        kind: the kind of plan that the model needs.
+        model: the model as the user named it.
+        shape: the shape of the model, for which the plan must have been made.
 
     Raises:
-        ConfigError: there is no such file, it is no plan, or none for this model.
+        ConfigError: the file is missing, or is no plan for this model.
     """
     try:
         text = Path(name).read_text()

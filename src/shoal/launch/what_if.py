@@ -1,6 +1,6 @@
-"""Asks the planner about other machines, in a process of its own that ends when its time is over.
+"""Asks the planner about other machines in a process of its own, which ends when its time is over.
 
-The search holds Python's lock for seconds, and a head that serves must not wait for it.
+The search holds Python's lock for seconds, for which a serving head must not wait.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from shoal.planner.what_if import Change
 AnswerT_co = TypeVar("AnswerT_co", covariant=True)
 
 DEADLINE_S = 20.0
-"""For one question. A judgment: what somebody waits for before a page; a thousand unlike machines take longer."""
+"""The time limit of a question. A judgment: how long a user waits for a page; a thousand unlike machines take
+longer."""
 _NICENESS = 10
-"""Less of the processor than the workers that serve meanwhile."""
+"""Niceness of the search, so that it takes less processor time than serving workers."""
 
 
 class Question(Protocol[AnswerT_co]):
-    """`planner.what_if.PlanQuestion`, or the same for graphs; plain data that goes to another process."""
+    """`planner.what_if.PlanQuestion`, or its equivalent for graphs: plain data that is sent to another process."""
 
     def changed(self, change: Change) -> Question[AnswerT_co]:
-        """The question for other machines. Raises ConfigError: there are no such ones."""
+        """The question after a change of the machines. Raises ConfigError if the change names unknown ones."""
         ...
 
     def answer(self) -> AnswerT_co:
-        """What is best. Raises CapacityError, ConfigError: nothing is."""
+        """Choose the best plan. Raises CapacityError or ConfigError if there is none."""
         ...
 
 
 def ask_planner(question: Question[AnswerT_co], change: Change, deadline_s: float = DEADLINE_S) -> AnswerT_co:
-    """What would be chosen for other machines. Blocks for as long as the search takes.
+    """Choose a plan for other machines. Blocks for as long as the search takes.
 
     Args:
-        question: to which the plan that runs is the answer.
-        change: how the machines differ.
-        deadline_s: after which the search is ended.
+        question: the question that the running plan answers.
+        change: the change of the machines.
+        deadline_s: seconds after which the search is ended.
 
     Raises:
-        ConfigError: there are no such machines, or no plan meets the latency target.
+        ConfigError: the change names unknown machines, or no plan meets the latency target.
         CapacityError: the model fits nowhere.
         DeadlineExceeded: the search took too long.
     """
@@ -66,9 +67,9 @@ def ask_planner(question: Question[AnswerT_co], change: Change, deadline_s: floa
 
 
 def main() -> None:
-    """A question on stdin; the choice, or why there is none, on stdout. Both are pickled by `ask_planner` alone."""
+    """Read a question from stdin, and write the choice or the error to stdout. Only `ask_planner` pickles both."""
     os.nice(_NICENESS)
-    signal.alarm(int(DEADLINE_S) + 1)  # where the server that asked has ended, nobody else ends this
+    signal.alarm(int(DEADLINE_S) + 1)  # ends this process even if the server that asked has ended
     question: Question[object] = pickle.load(sys.stdin.buffer)
     answer: object
     try:

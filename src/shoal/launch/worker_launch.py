@@ -1,4 +1,4 @@
-"""From a plan to an engine over workers: start them, load their stages, go on looking after them."""
+"""Launching a language model with workers: start them, load their stages, and supervise them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shoal.router.engine import Engine
 from shoal.router.engine_stats import EngineStats
 
 if TYPE_CHECKING:
-    from shoal.launch.language.auto_plan import AutoPlan  # with all that measures and searches
+    from shoal.launch.language.auto_plan import AutoPlan  # imports all that measures and searches
     from shoal.machines.placed_fleet import PlacedFleet
 
 _logger = logging.getLogger("shoal.launch")
@@ -39,10 +39,10 @@ def launch_workers(
     recovery: RecoveryConfig,
     launcher: WorkerLauncher | None = None,
 ) -> LoadedModel:
-    """Start the workers of a plan, wherever they are. Arguments and errors are those of `launch`.
+    """Start the workers of a plan on any machines. Arguments and errors are those of `launch`.
 
-    The tokenizer is built while the workers begin; before a model goes to other machines, though, so that a vocabulary
-    of an unknown kind is told at once.
+    The tokenizer is built while the workers start; but if the model goes to other machines, it is built before that, so
+    that an unknown kind of vocabulary is reported at once.
     """
     plan = planned.plan
     with ExitStack() as on_failure:
@@ -64,7 +64,7 @@ def launch_workers(
             for index in range(len(plan.replicas))
         ]
         starts = [FirstStart(factory, recovery, on_failure) for factory in factories]
-        tokenizer = tokenizer or load_tokenizer_of(planned)  # while the workers begin
+        tokenizer = tokenizer or load_tokenizer_of(planned)  # while the workers start
         started = [start.wait() for start in starts]
         engine = Engine(
             started,
@@ -101,7 +101,7 @@ def launch_workers(
 
 
 def growth_of(auto: AutoPlan) -> Growth[PlacedFleet, ReplicaPlan]:
-    """What to do with machines that join those of a chosen plan."""
+    """Plans for machines that join those of a chosen plan."""
     return Growth(
         present=auto.choice.best.replicas,
         placed=auto.placed,

@@ -19,39 +19,39 @@ from shoal.offline.map_job import JOURNAL, MapSummary
 from shoal.offline.work import Failure
 
 UNDER_WAY = 32
-"""Files that are computed at once: enough to fill the graphs' batches, few enough to hold in memory."""
+"""Files in progress at once: enough to fill the graphs' batches, few enough to hold in memory."""
 MAX_FILE_BYTES = 1 << 28
-"""A judgment: far above any picture."""
+"""The largest file. A judgment: far above any picture."""
 _COMMIT_EVERY = 16
-"""Files between two commits of the journal: a kill costs as much work at most."""
+"""Files between two commits of the journal, which is the most work that a kill costs."""
 
 Submit = Callable[[bytes], "Future[dict[str, Any]]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainMap:
-    """What is to be done."""
+    """A map of a chain over the files of a folder."""
 
     inputs: Path
-    """a folder, each file of which is one request; files that begin with a dot are left out"""
+    """A folder in which each file is one request; names that begin with a dot are ignored."""
     output: Path
-    """a folder for `NAME.json` of each"""
+    """A folder for the outputs, `NAME.json` for each file."""
     identity: str
-    """of the chain: a map that goes on must have begun with the same"""
+    """The identity of the chain, which must be the same if a map is resumed."""
     resume: bool = False
 
     def run(
         self, submit: Submit, on_progress: Callable[[int, int], None], on_failure: Callable[[Failure], None]
     ) -> MapSummary:
-        """Compute the outputs of every file that is not done yet.
+        """Compute the outputs of all files that are not done yet.
 
         Args:
-            submit: begins a request with a file's content.
-            on_progress: told how many files are done, and of how many.
-            on_failure: told of every file that has no output.
+            submit: starts a request with a file's content.
+            on_progress: called with the number of files that are done and the number of all files.
+            on_failure: called for every file without output.
 
         Raises:
-            ConfigError: the folders are not what they should be, or hold the output of another run.
+            ConfigError: a folder is invalid, or contains the output of another run.
             CapacityError: an output cannot be written.
             WorkerLost: nothing can be computed any more.
         """
@@ -71,13 +71,13 @@ class ChainMap:
         return summary
 
     def check(self) -> list[Path]:
-        """The files that there are to compute, before anything is loaded for it. Raises as `run`."""
+        """Check the folders before anything is loaded. Returns the files of the input. Raises: as `run`."""
         files = self._files()
         prepare_folder(self.output)
         return files
 
     def path(self, file: Path) -> Path:
-        """The path that a file's output is written to."""
+        """The path of a file's output."""
         return self.output / f"{file.name}.json"
 
     def _files(self) -> list[Path]:
@@ -126,7 +126,7 @@ class ChainMap:
 
 
 def _written(result: dict[str, Any] | RequestError) -> bytes | RequestError:
-    """The content of a file's output, or why there is none."""
+    """The content of a file's output, or the error if there is none."""
     if isinstance(result, RequestError):
         return result
     try:
@@ -136,7 +136,7 @@ def _written(result: dict[str, Any] | RequestError) -> bytes | RequestError:
 
 
 def _computed(files: Sequence[Path], submit: Submit) -> Iterator[tuple[Path, dict[str, Any] | RequestError]]:
-    """Files with what became of them, in the order in which they are done."""
+    """Compute files and yield them with their results, in the order in which they finish."""
     waiting = iter(files)
     under_way: dict[Future[dict[str, Any]], Path] = {}
     try:

@@ -25,28 +25,29 @@ class _Piece:
 
     item: Item
     content: str
-    """fingerprint of the file that they were read from"""
+    """The fingerprint of the file from which they were read."""
     first: int
     last: int
-    """exclusive"""
+    """The first row after the piece."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of the item. Others get a chunk of their own: a chunk fails one item or whole ones."""
+        """Whether it is the whole item. Other pieces get a chunk of their own, so that a chunk fails one item or whole
+        ones."""
         return self.last - self.first == self.item.num_rows
 
 
 @dataclass(slots=True, kw_only=True)
 class _Parts:
-    """What there is of an item that takes several chunks. Mutable."""
+    """The outputs so far of an item that takes several chunks. Mutable."""
 
     num_rows: int = 0
     outputs: dict[int, dict[str, Array]] = field(default_factory=dict[int, dict[str, Array]])
-    """by first row"""
+    """Outputs of the pieces, by first row."""
 
 
 class ItemWork:
-    """Puts items that fit each other into chunks, and their results into files. Implements `work.Work`."""
+    """Joins compatible items into chunks, and writes their results to files. Implements `work.MapWork`."""
 
     unit = "files"
 
@@ -63,8 +64,8 @@ class ItemWork:
         check: Callable[[Tensors], Tensors],
         empty: Callable[[Tensors], dict[str, Array]],
     ) -> None:
-        """`items` in the order to compute them; `check` turns inputs into what the graph takes, or raises
-        InvalidRequest; `empty` gives the outputs for inputs without rows."""
+        """`items`: in the order of computing. `check`: converts inputs for the graph, or raises InvalidRequest.
+        `empty`: gives the outputs of inputs without rows."""
         self._sink = sink
         self._journal = journal
         self._inputs = inputs
@@ -73,7 +74,7 @@ class ItemWork:
         self._check = check
         self._empty = empty
         self._num_empty = 0
-        """items without rows that were written since the last result"""
+        """Items without rows that were written since the latest result."""
         self._failures = list(broken)
         done = {record["item"]: record["content"] for record in journal.records if "item" in record}
         self._todo = [item for item in items if not _is_done(item, sink, done)]
@@ -87,15 +88,15 @@ class ItemWork:
 
     @property
     def has_more(self) -> bool:
-        """Whether `chunks` would give any."""
+        """Whether `chunks` would yield any."""
         return bool(self._todo)
 
     def check_first(self) -> Tensors | None:
-        """Nothing: what is wrong with one file does not concern the others."""
+        """Return None: an invalid file does not concern the others."""
         return None
 
     def chunks(self) -> Iterator[Chunk]:
-        """What is not done; the second time, the items of failed chunks one by one."""
+        """Yield the items that are not done; the second time, the items of failed chunks one by one."""
         todo, self._todo = self._todo, []
         pieces: list[_Piece] = []
         inputs: list[Tensors] = []
@@ -111,7 +112,8 @@ class ItemWork:
         self._is_retry = True
 
     def take(self, result: ChunkResult) -> tuple[int, list[Failure]]:
-        """Write the items that are complete; how many files, and which failed for good. Raises CapacityError."""
+        """Write the items that are complete. Returns their number, and the items that have finally failed. Raises
+        CapacityError."""
         pieces = self._given.pop(result.index)
         failures, self._failures = self._failures, []
         if result.error is not None:
@@ -123,21 +125,21 @@ class ItemWork:
         return sum(self._add(piece, part) for piece, part in zip(pieces, outputs, strict=True)), failures
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk. Raises CapacityError."""
+        """Wait until everything written is on disk. Raises CapacityError."""
         self._sink.sync()
 
     def finish(self) -> tuple[int, list[Failure]]:
-        """See Work: files are finished one by one, but some may have turned out broken or empty after the last."""
+        """See MapWork. Files are finished one by one, but some may have turned out invalid or empty after the last."""
         failures, self._failures = self._failures, []
         num_empty, self._num_empty = self._num_empty, 0
         return num_empty, failures
 
     def outputs(self) -> list[str]:
-        """The folder that was written to."""
+        """The output folder."""
         return [str(self._sink.folder)]
 
     def _load(self, item: Item) -> Iterator[tuple[_Piece, Tensors]]:
-        """An item in pieces of at most a batch; none where it cannot be read or does not fit the graph."""
+        """Read an item in pieces of at most a batch; none if it cannot be read or does not match the graph."""
         try:
             content = fingerprint([item.path])
             inputs = self._check(load_item(item, self._inputs, self._batch))
@@ -154,7 +156,7 @@ class ItemWork:
             yield piece, inputs if piece.is_whole else take_rows(inputs, self._batch, first, piece.last)
 
     def _fit(self, pieces: Sequence[_Piece], piece: _Piece) -> bool:
-        """Whether one more goes into a chunk."""
+        """Whether another piece fits into a chunk."""
         if self._is_retry or not self._batch.is_batched or not (piece.is_whole and pieces[0].is_whole):
             return False
         return sum(one.last - one.first for one in pieces) + piece.last - piece.first <= self._batch_rows
@@ -178,7 +180,7 @@ class ItemWork:
         return split_rows(outputs, self._batch, counts, self._batch.rows or sum(counts))
 
     def _add(self, piece: _Piece, outputs: dict[str, Array]) -> int:
-        """Write an item if this piece completes it; how many that makes."""
+        """Write an item if this piece completes it. Returns the number of completed items, 0 or 1."""
         item = piece.item
         if item in self._failed:
             return 0
@@ -198,7 +200,7 @@ class ItemWork:
         self._journal.add({"item": item.path.name, "content": content})
 
     def _fail(self, pieces: Sequence[_Piece], reason: str) -> list[Failure]:
-        """Several items failed together: each gets its own chance. One alone has failed."""
+        """Note a failed chunk. Several items are tried again one by one; a single one has failed."""
         if len(pieces) > 1:
             self._todo += [piece.item for piece in pieces]
             return []
@@ -211,14 +213,14 @@ class ItemWork:
 
 
 def _is_done(item: Item, sink: ItemSink, done: Mapping[str, str]) -> bool:
-    """Whether an earlier run has done it, from the same content; what has changed since is done again."""
+    """Whether an earlier run has done an item with the same content; changed items are done again."""
     content = done.get(item.path.name)
     if content is None or not sink.path(item).exists():
         return False
     try:
         return fingerprint([item.path]) == content
     except ConfigError:
-        return False  # it is computed, and named, if it can still not be read then
+        return False  # computing it reports the error, if it still cannot be read then
 
 
 def _failure(item: Item, reason: str) -> Failure:

@@ -1,7 +1,7 @@
-"""What a map has done, on disk: a header that says what it was started with, then one line for each finished part.
+"""The journal of a map on disk: a header with the map's inputs, then one line for each finished part.
 
-A line is written after what it speaks of has reached the disk, and believed when it ends in a newline and is JSON; what
-a kill left behind it is cut off.
+A line is written after the output that it describes is on disk. It is valid if it ends in a newline and is JSON; an
+incomplete rest, left by a kill, is cut off.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _VERSION = 1
 
 
 class Journal:
-    """The record of one map. Holds a lock on its file, so that no second run writes into the same output."""
+    """The journal of one map. It locks its file, so that no second run writes to the same output."""
 
     def __init__(self, file: BinaryIO, path: Path, records: list[Record], num_bytes: int, *, goes_on: bool) -> None:
-        """Use `open_journal`. `num_bytes`: of the good lines."""
+        """Use `open_journal`. `num_bytes`: bytes of the valid lines."""
         self._file = file
         self._path = path
         self._num_bytes = num_bytes
         self._pending: list[Record] = []
         self.records = records
-        """what had been done before"""
+        """The records of an earlier run."""
         self.goes_on = goes_on
-        """whether an earlier run had begun; it may have written more than it got to record"""
+        """Whether an earlier run had begun; it may have written more than its records show."""
 
     def add(self, record: Record) -> None:
-        """Something is done; to be written by the next `commit`."""
+        """Add a record of finished work, which the next `commit` writes."""
         self._pending.append(record)
 
     @property
@@ -44,9 +44,9 @@ class Journal:
         return bool(self._pending)
 
     def commit(self) -> None:
-        """Write what was added, over what a failed commit may have left. Raises CapacityError.
+        """Write the added records, over what a failed commit may have left. Raises CapacityError.
 
-        What it speaks of must have been synced before.
+        The outputs that they describe must have been synced before.
         """
         lines = memoryview(b"".join(_line(record) for record in self._pending))
         written = 0
@@ -58,22 +58,22 @@ class Journal:
         self._pending.clear()
 
     def close(self) -> None:
-        """Let go of the file; what was not committed is forgotten. Idempotent."""
+        """Close the file without a commit. Idempotent."""
         self._file.close()
 
 
 def open_journal(path: Path, header: Mapping[str, str], *, resume: bool) -> Journal:
-    """Open the journal of an output, or start one.
+    """Open the journal of an output, or start a new one.
 
     Args:
-        path: of the journal.
-        header: what the map is given, name to fingerprint; a resumed one must have been given the same.
-        resume: whether to go on where an earlier run stopped; with nothing to go on with, it starts. Without it, a run
-            that got nothing done is started over.
+        path: the path of the journal.
+        header: the map's inputs, name to fingerprint, which must be the same in a resumed map.
+        resume: whether to continue an earlier run, if there is one. Without it, only an earlier run that got nothing
+            done is started over.
 
     Raises:
-        ConfigError: there is one and `resume` is not set, or it was started with something else; or another run has it.
-        CapacityError: it cannot be written.
+        ConfigError: there is an earlier run and `resume` is not set, it had other inputs, or another run is active.
+        CapacityError: the journal cannot be written.
     """
     with naming(path):
         path.touch()
@@ -109,7 +109,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def _parse(content: bytes) -> tuple[list[Record], int]:
-    """Whole lines, and the bytes that they take."""
+    """The records of the valid lines, and their bytes."""
     records: list[Record] = []
     good_bytes = 0
     for line in content.splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""A map from its options to its summary: open everything, compute, keep the journal right."""
+"""A map job, from options to summary: it opens inputs and outputs, computes, and keeps the journal."""
 
 from __future__ import annotations
 
@@ -30,46 +30,48 @@ from shoal.router.graph_executor import Tensors
 
 JOURNAL = ".shoal-map.jsonl"
 _COMMIT_S = 1.0
-"""How often the journal is brought up to date: a kill costs as much work at most, and an fsync a second is nothing."""
+"""Seconds between two commits of the journal, which is the most work that a kill costs; an fsync per second is
+cheap."""
 _MAX_ROWS = 32
 _MAX_INPUT_BYTES = 1 << 20
-"""A chunk's rows and bytes by default. Small rows gain from a batch (MiniLM: 5.6 ms a row alone, 3.3 in 8, 3.1 in 32;
-docs/log.md, ONNX models); large ones, such as images, gain nothing and their inner values would fill the memory."""
+"""The default limits of a chunk. Small rows gain from batches (MiniLM: 5.6 ms per row alone, 3.3 in batches of 8, 3.1
+in 32; docs/log.md, ONNX models); large ones, such as images, gain nothing, and their inner values would fill the
+memory."""
 _MIN_CHUNKS_PER_SLOT = 4
-"""Chunks for each place where one can be computed, so that the last ones even out."""
+"""The fewest chunks for each chunk that can be computed at once, so that the end is balanced."""
 _MAX_FAILURES = 1000
-"""Failures that a summary lists; the rest are counted."""
+"""The most failures that a summary lists; further ones are only counted."""
 
 Check = Callable[[Tensors], Tensors]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapOptions:
-    """What a map is to do."""
+    """The options of a map."""
 
     inputs: Path
-    """a .npy, .npz or .parquet file of rows, or a folder of .npy or .npz files"""
+    """A .npy, .npz or .parquet file of rows, or a folder of .npy or .npz files."""
     output: Path
-    """a folder, or a .parquet file"""
+    """A folder, or a .parquet file."""
     batch_rows: int | None = None
-    """rows that are computed at once, >= 1; None: chosen by their size"""
+    """Rows of a chunk, >= 1; None: chosen by their size."""
     min_slots: int = 1
-    """chunks that can be computed at once, at least, where that is decided later, >= 1"""
+    """The least number of chunks that can be computed at once, if the plan is made later, >= 1."""
     resume: bool = False
-    """go on where an earlier run stopped"""
+    """Whether to continue an earlier run."""
 
 
 @dataclass(slots=True, kw_only=True)
 class MapSummary:
-    """What a map did. Mutable while it runs."""
+    """The summary of a map. Mutable while it runs."""
 
     unit: str
-    """`rows` or `files`"""
+    """What is counted: `rows` or `files`."""
     total: int
     num_done: int = 0
-    """by this run"""
+    """Units that this run has done."""
     num_done_before: int = 0
-    """by the run that this one goes on with"""
+    """Units that an earlier run has done."""
     num_failed: int = 0
     failures: list[Failure] = field(default_factory=list[Failure])
     elapsed_s: float = 0.0
@@ -77,10 +79,10 @@ class MapSummary:
 
 
 def prepare_output(options: MapOptions) -> None:
-    """See that the output can be written, before the model is even opened.
+    """Check that the output can be written, before the model is opened.
 
     Raises:
-        ConfigError: it cannot, or is there already.
+        ConfigError: it cannot be written, or exists already.
     """
     if options.output.suffix != ".parquet":
         prepare_folder(options.output)
@@ -93,18 +95,17 @@ def prepare_output(options: MapOptions) -> None:
 
 @contextmanager
 def open_map(options: MapOptions, plan: GraphPlan, model_files: Sequence[Path], check: Check) -> Iterator[MapJob]:
-    """Open input, output and journal and look at the first input, before anything is computed.
+    """Open input, output and journal, and check the first input before anything is computed.
 
     Args:
-        options: what to do.
-        plan: of the graph; its split may differ from the one of the run that this one goes on with.
+        options: the options of the map.
+        plan: the graph's plan; its split may differ from that of a resumed run.
         model_files: the graph and its external data.
-        check: turns inputs into what the graph takes, or raises InvalidRequest.
+        check: converts inputs for the graph, or raises InvalidRequest.
 
     Raises:
-        ConfigError: an input that does not fit, an output of another run, or another model than that of the run to
-            go on with.
-        InvalidRequest: the first rows do not fit the graph.
+        ConfigError: the input does not match, the output belongs to another run, or a resumed run had another model.
+        InvalidRequest: the first rows do not match the graph.
         CapacityError: the output cannot be written.
     """
     with ExitStack() as files:
@@ -125,16 +126,16 @@ class MapJob:
         first_inputs: Tensors | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` gives seconds, monotonic."""
+        """`clock`: gives monotonic seconds."""
         self.first_inputs = first_inputs
-        """of the first chunk, to plan with; None where that is not known before"""
+        """The inputs of the first chunk, for planning; None if they are not known yet."""
         self._work = work
         self._journal = journal
         self._clock = clock
 
     @property
     def has_work(self) -> bool:
-        """Whether there is anything to compute; else `run` needs no replicas."""
+        """Whether there is anything to compute; otherwise `run` needs no replicas."""
         return self._work.has_more
 
     def run(
@@ -144,13 +145,13 @@ class MapJob:
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         on_failure: Callable[[Failure], None] = lambda failure: None,
     ) -> MapSummary:
-        """Compute everything that is not done. However it ends, what is done is in the journal.
+        """Compute everything that is not done. In any case, the journal contains what was done.
 
         Raises:
             InvalidRequest: nothing can be computed, or the input is damaged.
-            ConfigError: outputs do not fit together.
-            CapacityError: the disk refuses.
-            WorkerLost: no replica is left, and none can be started again.
+            ConfigError: outputs have inconsistent shapes or types.
+            CapacityError: an output cannot be written.
+            WorkerLost: all replicas are given up.
         """
         work = self._work
         summary = MapSummary(unit=work.unit, total=work.total, num_done_before=work.num_done_before)
@@ -179,18 +180,18 @@ class MapJob:
         return summary
 
     def _commit(self) -> None:
-        """First the output, then the line that says that it is there."""
+        """Sync the outputs, then commit their records."""
         if self._journal.has_pending:
             self._work.sync()
             self._journal.commit()
 
 
 def default_batch_rows(num_rows: int, row_bytes: int, num_slots: int) -> int:
-    """Rows to compute at once.
+    """The default number of rows of a chunk.
 
     Args:
-        num_rows: of the whole input.
-        row_bytes: of one row of all inputs.
+        num_rows: rows of the whole input.
+        row_bytes: bytes of one row of all inputs.
         num_slots: chunks that can be computed at once.
     """
     by_bytes = _MAX_INPUT_BYTES // max(1, row_bytes)

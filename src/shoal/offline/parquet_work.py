@@ -1,6 +1,6 @@
-"""A map over rows whose output is one Parquet file: made of .npy files that lie beside it until it is whole.
+"""A map over rows whose output is one Parquet file, made from .npy files that lie beside it until the end.
 
-A Parquet file cannot be gone on with once its writer is gone, nor be written out of order; the .npy files can.
+Unlike .npy files, a Parquet file can be neither continued after a kill nor written out of order.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from shoal.router.graph_executor import Tensors
 
 
 class ParquetWork:
-    """A RowWork and what comes after it. Implements `work.Work`."""
+    """A RowWork with a final conversion to Parquet. Implements `work.MapWork`."""
 
     unit = "rows"
 
     def __init__(self, work: RowWork, sink: RowSink, output: Path) -> None:
-        """`work` writes to `sink`, in the staging folder of `output`."""
+        """`work`: writes to `sink`, in the staging folder of `output`."""
         self._work = work
         self._sink = sink
         self._output = output
@@ -34,34 +34,34 @@ class ParquetWork:
 
     @property
     def has_more(self) -> bool:
-        """See Work."""
+        """See MapWork."""
         return self._work.has_more
 
     def check_first(self) -> Tensors | None:
-        """See Work."""
+        """See MapWork."""
         return self._work.check_first()
 
     def chunks(self) -> Iterator[Chunk]:
-        """See Work."""
+        """See MapWork."""
         return self._work.chunks()
 
     def take(self, result: ChunkResult) -> tuple[int, list[Failure]]:
-        """See Work."""
+        """See MapWork."""
         return self._work.take(result)
 
     def sync(self) -> None:
-        """See Work."""
+        """See MapWork."""
         self._work.sync()
 
     def finish(self) -> tuple[int, list[Failure]]:
-        """Write the Parquet file and remove what it was made of. Raises CapacityError."""
+        """Write the Parquet file and remove the .npy files. Raises CapacityError."""
         found = self._work.finish()
         if not self._sink.is_empty:
             self._write()
         return found
 
     def outputs(self) -> list[str]:
-        """See Work."""
+        """See MapWork."""
         return [] if self._sink.is_empty else [str(self._output)]
 
     def _write(self) -> None:
@@ -74,5 +74,5 @@ class ParquetWork:
 
 
 def staging_folder(output: Path) -> Path:
-    """The folder in which rows are kept until the Parquet file is written."""
+    """The folder of the .npy files until the Parquet file is written."""
     return output.with_name(f"{output.name}.rows")

@@ -1,4 +1,4 @@
-"""Runs chunks on replicas that pull them: lazily read, computed in any order, bounded memory, lost workers replaced."""
+"""Runs chunks on replicas that pull them: read lazily, computed in any order, in bounded memory, with recovery."""
 
 from __future__ import annotations
 
@@ -25,28 +25,27 @@ _MAX_WAIT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Some rows or one item of the input: one run of the graph."""
+    """Some rows or one item of the input, for one run of the graph."""
 
     index: int
-    """the caller's own number for it"""
+    """The caller's number of the chunk."""
     inputs: Tensors
-    """every input of the graph, checked; must not change until its result has come"""
+    """All inputs of the graph, checked. They must not change until the chunk's result arrives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkResult:
-    """What became of one chunk."""
+    """The result of one chunk."""
 
     index: int
     outputs: dict[str, Array]
-    """every output of the graph; empty where `error` says why there is none.
-    Valid until: the next result is asked for"""
+    """All outputs of the graph; empty with an `error`. Valid until: the next result is requested."""
     error: str | None = None
-    """one line"""
+    """The error in one line; None: there is none."""
 
 
 class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
-    """Owns some executors and starts those again whose workers are lost. Close it."""
+    """Runs chunks on executors, which it owns, and restarts lost workers. It must be closed."""
 
     def __init__(
         self,
@@ -62,13 +61,13 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         """Take over the executors.
 
         Args:
-            executors: one a replica.
-            factories: how workers are started again, one a replica; empty: a lost replica stays lost.
-            recovery: how they are restarted; None: the defaults.
-            clock: seconds, monotonic.
-            batch: where the graph's rows are; None: every chunk counts as one.
+            executors: one for each replica.
+            factories: start workers again, one for each replica; empty: a lost replica stays lost.
+            recovery: how lost workers are restarted; None: the defaults.
+            clock: gives monotonic seconds.
+            batch: the batch axes of the graph; None: every chunk counts as one row.
             row_s: seconds that the workers of each replica took for a row of the sample; empty: not known.
-            sample: inputs of the graph that hold such a row; None: its cost is not known.
+            sample: inputs of the graph with that row; None: its cost is not known.
         """
         self._axes = batch
         recovery = recovery or RecoveryConfig()
@@ -83,7 +82,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         self._clock = clock
         self._chunks: dict[Ticket, Chunk] = {}
         self._left_s: float | None = None
-        """when the latest run ended"""
+        """When the latest run ended."""
 
     def __enter__(self) -> ChunkRunner:
         return self
@@ -92,23 +91,23 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         self.close()
 
     def stats(self) -> RecoveryStats:
-        """A snapshot of the replicas' workers."""
+        """A snapshot of the replicas' recovery."""
         return self._recovery.stats()
 
     def run(self, chunks: Iterable[Chunk], *, copy_last: bool = False) -> Generator[ChunkResult]:
         """Yield one result per chunk, in the order in which they finish.
 
-        A chunk is read only when a replica has room for it, so at most the sum of (num_stages + 1) over the replicas is
-        held at any time. The chunks of a lost replica run again, elsewhere or when it has workers again. A run that is
-        left before its end keeps its replicas busy until they have finished what they hold; then the next run may use
-        them.
+        A chunk is read only when a replica has room for it, so at most num_stages + 1 chunks per replica are held at
+        any time. The chunks of a lost replica run again, on another one or when it has workers again. If a run is left
+        before its end, replicas first finish what they have before the next run uses them.
 
         Args:
-            copy_last: when nothing is left to read, idle replicas repeat what others have not finished; the first
-                result counts. For long jobs: it shortens their end and costs work that is thrown away.
+            chunks: the chunks, read lazily.
+            copy_last: whether idle replicas repeat unfinished chunks of others at the end; the first result counts.
+                For long jobs: it shortens the end at the cost of discarded work.
 
         Raises:
-            WorkerLost: no replica is left, and none can be started again.
+            WorkerLost: all replicas are given up.
         """
         source = iter(chunks)
         self._queue.start_input()
@@ -132,7 +131,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         return self._recovery.replicas[index].generation
 
     def _collect(self) -> Iterator[ChunkResult]:
-        """Take in what the workers have said."""
+        """Take in the workers' messages."""
         for event in self._workers.collect():
             match event:
                 case Answered(replica=replica, result=result):
@@ -151,7 +150,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
                     self._recovery.add(row_s, row_cost=self._sample_row_cost)
 
     def _take(self, replica: int, result: BatchResult) -> Iterator[ChunkResult]:
-        """A first answer is passed on; the chunk's data is let go before the receiver sees it."""
+        """Pass on the first answer to a chunk, after releasing the chunk's inputs."""
         ticket = Ticket(result.batch_id)
         try:
             if self._queue.finish(replica, ticket):
@@ -163,9 +162,9 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
                 result.release()
 
     def _lose(self, lost: ReplicaLost) -> Iterator[ChunkResult]:
-        """Take a replica out of service; a chunk that is taken to be what breaks them ends with an error."""
+        """Take a replica out of service; a chunk that is blamed for losses ends with an error."""
         if lost.is_crash and self._queue.num_in_flight(lost.replica):
-            self._recovery.replicas[lost.replica].life.note_work()  # it was well until it was given these
+            self._recovery.replicas[lost.replica].life.note_work()  # it worked until it was given these chunks
         self._carry_out(self._recovery.lose(lost, self._clock()))
         given_up = self._queue.lose(lost.replica, is_crash=lost.is_crash)
         self._check_living()
@@ -174,7 +173,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
             yield ChunkResult(index=self._chunks.pop(ticket).index, outputs={}, error=error)
 
     def _recover(self) -> Iterator[ChunkResult]:
-        """Take silent workers for lost, and start those whose time has come."""
+        """Treat silent workers as lost, and restart workers that are due."""
         now_s = self._clock()
         for lost in self._recovery.find_silent(self._workers.heard_s):
             yield from self._lose(lost)
@@ -186,7 +185,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
                 self._recovery.note_progress(event, now_s)
 
     def _hand_out(self, source: Iterator[Chunk], *, copy_last: bool) -> None:
-        """Read what there is room for and send it."""
+        """Read and send as many chunks as there is room for."""
         while True:
             for assignment in self._queue.assign(copy_last=copy_last):
                 self._submit(assignment.replica, assignment.ticket)
@@ -206,7 +205,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
         self._workers.submit(replica, Batch(batch_id=BatchId(ticket), inputs=inputs, limit_s=limit_s))
 
     def _size(self, inputs: Tensors) -> WorkSize:
-        """What the graph cannot take counts as one row: a worker refuses it."""
+        """The size of a chunk; invalid inputs, which a worker will refuse, count as one row."""
         elements = max(1, sum(array.size for array in inputs.values()))
         if self._axes is None:
             return WorkSize(1, elements)
@@ -216,7 +215,7 @@ class ChunkRunner(ReplicaOwner[Batch, BatchResult, BatchLimits]):
             return WorkSize(1, elements)
 
     def _wait(self) -> None:
-        """Sleep until workers say something or something is due."""
+        """Sleep until workers send messages or something is due."""
         self._workers.wait(_MAX_WAIT_S, self._recovery.wake_s())
 
     def _carry_out(self, effects: Iterable[RecoveryEffect]) -> None:

@@ -16,15 +16,14 @@ from shoal.router.graph_executor import Tensors
 from shoal.router.rows import pad_rows, split_rows
 
 Range = tuple[int, int]
-"""Rows from the first to the last, which is exclusive."""
-
+"""A range of rows, [first, last)."""
 _HOPELESS = 8
-"""Chunks that fail before any succeeds. Rows have all the same shape: then it is not a row's fault, and to go on would
-only repeat the message."""
+"""If so many chunks fail before any succeeds, the map ends: all rows have the same shape, so no single row is to blame,
+and further chunks would only repeat the message."""
 
 
 class RowWork:
-    """Cuts the rows that are not done into chunks and puts the results in their place. Implements `work.Work`."""
+    """Divides rows that are not done into chunks, and writes results to their place. Implements `work.MapWork`."""
 
     unit = "rows"
 
@@ -39,8 +38,8 @@ class RowWork:
         check: Callable[[Tensors], Tensors],
         empty: Callable[[Tensors], dict[str, Array]],
     ) -> None:
-        """`check` turns inputs into what the graph takes, or raises InvalidRequest; `empty` gives the outputs for
-        inputs without rows."""
+        """`check`: converts inputs for the graph, or raises InvalidRequest. `empty`: gives the outputs of inputs
+        without rows."""
         self._source = source
         self._sink = sink
         self._journal = journal
@@ -53,12 +52,12 @@ class RowWork:
         self._num_given = 0
         self._failed_rows: list[int] = []
         self._num_failed_chunks: int | None = 0
-        """None: something has succeeded"""
+        """Failed chunks so far; None once one has succeeded."""
         self.total = source.num_rows
         self.num_done_before = source.num_rows - sum(last - first for first, last in self._todo)
 
     def check_first(self) -> Tensors | None:
-        """The first chunk, so that what does not fit shows before anything is started. Raises InvalidRequest."""
+        """Read and check the first chunk before anything is started. Raises InvalidRequest."""
         if not self.total:
             self._check(self._source.read(0, 0))
         if not self._todo:
@@ -66,7 +65,8 @@ class RowWork:
         return self._read(*next(_cut(self._todo, self._batch_rows)))
 
     def chunks(self) -> Iterator[Chunk]:
-        """Rows that are not done, ascending; the second time, the failed ones one by one. Raises InvalidRequest."""
+        """Yield the rows that are not done, ascending; the second time, failed ones one by one. Raises
+        InvalidRequest."""
         todo, self._todo = self._todo, []
         batch_rows, self._batch_rows = self._batch_rows, 1
         for first, last in _cut(todo, batch_rows):
@@ -77,11 +77,12 @@ class RowWork:
 
     @property
     def has_more(self) -> bool:
-        """Whether `chunks` would give any."""
+        """Whether `chunks` would yield any."""
         return bool(self._todo)
 
     def take(self, result: ChunkResult) -> tuple[int, list[Failure]]:
-        """See Work. Raises InvalidRequest: nothing can be computed; ConfigError: rows of different shapes."""
+        """See MapWork. Raises InvalidRequest if nothing can be computed, and ConfigError if rows have different
+        shapes."""
         first, last = self._given.pop(result.index)
         if result.error is not None:
             return 0, self._fail(first, last, result.error)
@@ -93,11 +94,11 @@ class RowWork:
         return num_rows, []
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk. Raises CapacityError."""
+        """Wait until everything written is on disk. Raises CapacityError."""
         self._sink.sync()
 
     def finish(self) -> tuple[int, list[Failure]]:
-        """Give the files their names; without rows, write them first. Raises CapacityError."""
+        """Give the files their names; if there are no rows, write them first. Raises CapacityError."""
         if not self.total and self._sink.is_empty:
             self._sink.write(0, self._empty(self._check(self._source.read(0, 0))), 0)
             self._sink.sync()
@@ -109,16 +110,16 @@ class RowWork:
         return 0, []
 
     def outputs(self) -> list[str]:
-        """The files that were written."""
+        """The paths of the output files."""
         return [] if self._sink.is_empty else [str(path) for path in self._sink.paths.values()]
 
     def _read(self, first: int, last: int) -> Tensors:
-        """What a run takes for these rows."""
+        """The inputs of a run for these rows, checked and padded."""
         inputs = self._check(self._source.read(first, last))
         return inputs if self._batch.rows is None else pad_rows(inputs, self._batch, self._batch.rows)
 
     def _fail(self, first: int, last: int, reason: str) -> list[Failure]:
-        """Several rows failed together: each gets its own chance. One alone has failed."""
+        """Note a failed chunk. Several rows are tried again one by one; a single one has failed."""
         if self._num_failed_chunks is not None:
             self._num_failed_chunks += 1
             if self._num_failed_chunks >= _HOPELESS:
@@ -131,12 +132,12 @@ class RowWork:
 
 
 def done_ranges(journal: Journal) -> list[Range]:
-    """What the journal says is done, ascending."""
+    """The rows that are done according to the journal, ascending."""
     return sorted((record["rows"][0], record["rows"][1]) for record in journal.records if "rows" in record)
 
 
 def missing_ranges(done: Sequence[Range], num_rows: int) -> Iterator[Range]:
-    """What lies between ascending ranges."""
+    """The gaps between ascending ranges."""
     position = 0
     for first, last in done:
         if first > position:

@@ -1,4 +1,4 @@
-"""One input of any number of rows through all replicas: cut into pieces, computed side by side, joined in order."""
+"""Runs one input of any number of rows on all replicas: divided into pieces, computed in parallel, joined in order."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from shoal.router.graph_executor import Tensors
 from shoal.router.rows import RowAssembler, count_rows, pad_rows, take_rows
 
 PIECES_PER_STAGE = 4
-"""A pipeline of S stages with m pieces computes m / (m + S - 1) of the time: with 4 S pieces at least 80 %."""
+"""Pieces per stage. A pipeline of S stages with m pieces is busy for m / (m + S - 1) of the time: at least 80 % with 4
+S pieces."""
 
 
 def rows_per_piece(plan: GraphPlan, num_rows: int, wanted: int | None = None) -> int:
-    """The number of rows that go through the graph at once.
+    """The number of rows of a piece.
 
     Args:
-        plan: decides how many pieces keep all workers busy.
-        num_rows: of the whole input.
-        wanted: the user's own number; None leaves it to the plan. A graph with a fixed batch keeps its own.
+        plan: the plan, which determines how many pieces keep all workers busy.
+        num_rows: rows of the whole input.
+        wanted: the user's number; None: determined by the plan. A graph with a fixed number of rows uses that.
     """
     if not plan.batch.is_batched:
         return num_rows
@@ -38,17 +39,17 @@ def rows_per_piece(plan: GraphPlan, num_rows: int, wanted: int | None = None) ->
 def run_once(
     runner: ChunkRunner, plan: GraphPlan, inputs: Tensors, *, micro_batch: int | None = None
 ) -> dict[str, Array]:
-    """Compute every output for `inputs`, which have been checked.
+    """Compute all outputs for `inputs`, which must have been checked.
 
     Args:
-        runner: over the plan's replicas.
-        plan: what the replicas run.
-        inputs: every input of the graph.
-        micro_batch: rows that go through the graph at once; None: as many as keep all workers busy.
+        runner: runs chunks on the plan's replicas.
+        plan: the plan of the graph.
+        inputs: all inputs of the graph.
+        micro_batch: rows of a piece; None: as many as keep all workers busy.
 
     Raises:
-        InvalidRequest: ONNX Runtime cannot run these inputs, or they disagree on their rows.
-        WorkerLost: no replica is left.
+        InvalidRequest: ONNX Runtime cannot run these inputs, or they have different numbers of rows.
+        WorkerLost: all replicas are given up.
     """
     axes = plan.batch
     if is_empty(inputs, axes):

@@ -1,4 +1,4 @@
-"""What a map consists of, whatever its input looks like."""
+"""The interface of a map's work, for any kind of input."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from shoal.router.graph_executor import Tensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Something that has no output."""
+    """A file or row without output."""
 
     name: str
-    """a file, or `row N`"""
+    """The name of a file, or `row N`."""
     reason: str
-    """one line"""
+    """The error, in one line."""
 
 
 class MapWork(Protocol):
-    """Gives chunks and takes their results. Adds to its journal what is done; does not commit it."""
+    """Yields chunks and takes their results. It adds records to its journal, but does not commit them."""
 
     unit: str
-    """what is counted: `rows` or `files`"""
+    """What is counted: `rows` or `files`."""
     total: int
-    """units of the whole input"""
+    """Units of the whole input."""
     num_done_before: int
-    """units that an earlier run has done"""
+    """Units that an earlier run has done."""
 
     @property
     def has_more(self) -> bool:
-        """Whether `chunks` would give any now."""
+        """Whether `chunks` would yield any now."""
         ...
 
     def check_first(self) -> Tensors | None:
-        """What is to be computed first, looked at before anything is started; None where that is not known before.
+        """Read and check the first inputs before anything is started; None if they are not known yet.
 
         Raises:
-            InvalidRequest: it does not fit the graph.
+            InvalidRequest: they do not match the graph.
         """
         ...
 
     def chunks(self) -> Iterator[Chunk]:
-        """What is to be computed. Once all results are taken, failed ones may come again, in smaller pieces."""
+        """Yield the chunks to compute. After all results, failed ones may be yielded again, in smaller pieces."""
         ...
 
     def take(self, result: ChunkResult) -> tuple[int, list[Failure]]:
-        """Write a result. Returns how many units it finished, and those that failed for good."""
+        """Write a result. Returns the number of units that it finished, and the units that have finally failed."""
         ...
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Wait until everything written is on disk."""
         ...
 
     def finish(self) -> tuple[int, list[Failure]]:
-        """There are no more results. How many more are done, and failures, that no result had to do with."""
+        """Finish after the last result. Returns further units that are done, and further failures."""
         ...
 
     def outputs(self) -> list[str]:

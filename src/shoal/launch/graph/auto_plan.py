@@ -1,4 +1,4 @@
-"""`--split auto` for an ONNX graph: measure the machines with it, choose among all kinds of split, spell it out."""
+"""`--split auto` for an ONNX graph: measure the machines, choose among all kinds of split, and build the plan."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ from shoal.planner.split.cores import deal_cores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphAutoPlan(Generic[SplitT]):
-    """What was chosen, and from what."""
+    """The chosen plan, and what it was chosen from."""
 
     plan: GraphPlan
     choice: GraphChoice[SplitT]
     rows: int
-    """of the micro-batch that it was planned for"""
+    """Rows of the micro-batch for which it was planned."""
     goal: Goal
     planning_s: float
-    """comparing, measuring excluded"""
+    """Seconds of comparing, without measuring."""
     growth: Growth[PlacedGraphFleet, GraphReplicaPlan] | None = None
-    """what to do with machines that join; None: none can"""
+    """Plans for machines that join; None: none can join."""
     devices: tuple[GraphDeviceOption, ...] = ()
-    """the ways to use the devices of this machine; empty: there are none"""
+    """The ways to use the devices of this machine; empty: there are none."""
     question: GraphPlanQuestion | None = None
-    """to which the plan is the answer, to be asked again for other machines; None: devices were planned for"""
+    """The input of the choice, to repeat it for other machines; None: the plan uses devices."""
     notes: tuple[str, ...] = ()
-    """what a user should know of how devices compute the graph, a line each"""
+    """Notes for the user about how devices compute the graph, one line each."""
 
 
 def choose_graph_plan(
@@ -69,15 +69,15 @@ def choose_graph_plan(
 
     Args:
         planning: the goal and the machines.
-        setting: the graph, a micro-batch, the cores.
-        batch: where its rows are.
-        make_measurer: measures what has not been measured before.
-        measuring: how.
-        machines: to plan for; None: this one, or those of the file.
-        offer: the devices of this machine; None: none.
+        setting: the graph, a micro-batch and the cores.
+        batch: the batch axes of the graph.
+        make_measurer: makes the measurer for what has not been measured before.
+        measuring: how to measure.
+        machines: the machines to plan for; None: this one, or those of the file.
+        offer: the devices of this machine; None: there are none.
 
     Raises:
-        ConfigError: the goal or the file makes no sense, or no split meets the latency target.
+        ConfigError: the goal or the file is invalid, or no split meets the latency target.
         CapacityError: the weights do not fit.
         ModelLoadError, WorkerLost: measuring failed.
     """
@@ -115,7 +115,7 @@ def _with_devices(
     measuring: Measuring,
     goal: Goal,
 ) -> GraphAutoPlan[GraphSplit]:
-    """Over the processor, its devices, or both."""
+    """Plan for the processor, its devices, or both."""
     processor = choose_graph(measure_graph(setting, measurer, measuring), goal) if offer.with_processor else None
     speeds = measure_devices(setting, measurer, measuring, offer.devices, with_processor=offer.with_processor)
     started_s = time.perf_counter()

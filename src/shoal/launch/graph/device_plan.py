@@ -1,4 +1,4 @@
-"""`--split auto` for a graph on a machine with devices: measure all, and use those that are worth it."""
+"""`--split auto` for a graph on a machine with devices: all are measured, and those that help are used."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from shoal.planner.graph_cut import LINK
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpeeds:
-    """What was measured of the devices."""
+    """Measurements of the devices."""
 
     placed: tuple[PlacedGraphFleet, ...]
-    """each device alone, then all that are worth it beside the processor, or beside each other"""
+    """Fleets of each device alone, then of all useful devices with the processor, or with each other."""
     left_out: tuple[GraphDeviceOption, ...]
-    """devices that cannot be used, or are hopelessly slow"""
+    """Devices that cannot be used, or are far too slow."""
     notes: tuple[str, ...]
-    """what a user should know of how devices compute the graph, a line each"""
+    """Notes for the user about how devices compute the graph, one line each."""
 
 
 def measure_devices(
@@ -43,12 +43,12 @@ def measure_devices(
     *,
     with_processor: bool,
 ) -> DeviceSpeeds:
-    """Measure each device alone, then all that are worth it and the processor at once.
+    """Measure each device alone, then all useful devices and the processor together.
 
     Args:
         setting: the graph and a micro-batch.
-        measurer: of that graph on that sample.
-        measuring: how.
+        measurer: measures that graph with that micro-batch.
+        measuring: how to measure.
         offered: the devices.
         with_processor: whether the processor may compute as well.
 
@@ -85,7 +85,7 @@ def measure_devices(
 
 
 class _FleetMaker:
-    """Fleets of workers of one machine, whose nodes take as long as on the processor in proportion."""
+    """Makes fleets of one machine's workers, assuming the same ratios between nodes as on the processor."""
 
     def __init__(
         self, setting: GraphSetting, nodes: NodeTimes, message_s: float, memory: dict[str, int | None]
@@ -116,9 +116,9 @@ class _FleetMaker:
 def choose_placed(
     processor: GraphChoice[GraphSplit] | None, speeds: DeviceSpeeds, goal: Goal
 ) -> tuple[GraphDeviceOption, PlacedGraphFleet | None, tuple[GraphDeviceOption, ...]]:
-    """What is taken, over which workers (None: the processor alone), and all that there was to choose from.
+    """The chosen option, its workers (None: the processor alone), and all options.
 
-    Raises as `choose_devices`; ConfigError where no device can be used and the processor is not to be.
+    Raises: as `choose_devices`; ConfigError if no device can be used and the processor must not be.
     """
     if processor is None and not speeds.placed:
         first = speeds.left_out[0]

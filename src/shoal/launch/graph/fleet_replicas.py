@@ -1,4 +1,5 @@
-"""From chosen machines to a plan for a graph: every stage with the tensors at its border, every worker in its place."""
+"""Building a graph's plan from chosen machines: the inputs and outputs of every stage, and the place of every
+worker."""
 
 from __future__ import annotations
 
@@ -19,23 +20,23 @@ from shoal.protocol.stage_interface import StageInterface
 def build_fleet_replicas(
     graph: GraphFile, candidate: FleetCandidate, placed: PlacedGraphFleet
 ) -> tuple[GraphReplicaPlan, ...]:
-    """The replicas of a candidate. Workers of a class take its places in order."""
+    """The replicas of a candidate. The workers of a class get its places in order."""
     free = [iter(places) for places in placed.places]
     builder = _PlanBuilder(graph, free)
     return tuple(builder.replica(replica) for replica in candidate.replicas)
 
 
 class _PlanBuilder:
-    """Stages that are alike in several replicas are looked at once."""
+    """Builds replicas; stages that are equal in several replicas are computed once."""
 
     def __init__(self, graph: GraphFile, free: Sequence[Iterator[WorkerPlacement]]) -> None:
-        """`free`: places of each class that nobody has."""
+        """`free`: the free places of each class."""
         self._graph, self._free = graph, free
         self._interfaces = cache(lambda boundaries: tuple(stage_interfaces(graph, boundaries)))
         self._figures = cache(self._make_figures)
 
     def replica(self, stages: Sequence[ChosenGraphStage]) -> GraphReplicaPlan:
-        """A pipeline, as it was chosen."""
+        """Build a replica from its chosen stages."""
         boundaries = tuple(stage.first_node for stage in stages[1:])
         interfaces: tuple[StageInterface, ...] = self._interfaces(boundaries)
         return GraphReplicaPlan(
@@ -67,7 +68,7 @@ class _PlanBuilder:
     def _make_figures(
         self, boundaries: tuple[int, ...], index: int, shares: tuple[int, ...]
     ) -> tuple[SplitReport | None, Sequence[int]]:
-        """What is split of a stage, None for a single worker; and the bytes of weights that each shard holds."""
+        """The split report of a stage, None for a single worker, and the bytes of weights of each shard."""
         interface: StageInterface = self._interfaces(boundaries)[index]
         if len(shares) > 1:
             return split_figures(self._graph, interface, shares)

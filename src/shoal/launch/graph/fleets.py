@@ -1,4 +1,4 @@
-"""The machines that a plan for a graph may use, where it may use others than this one."""
+"""The machines that a plan for a graph may use, other than just this one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shoal.planner.graph_choice.roofline import NodeSize, roofline_nodes
 from shoal.planner.speeds.roofline import RooflineRates
 
 MakeMeasurer = Callable[[Sequence[int]], GraphMeasurer]
-"""by the CPU ids that a worker is to compute on"""
+"""Makes a measurer for the CPU ids on which a worker computes."""
 
 
 def find_graph_fleet(
@@ -33,18 +33,18 @@ def find_graph_fleet(
     measuring: Measuring,
     machines: Machines | None,
 ) -> PlacedGraphFleet:
-    """The machines that a plan may use, measured.
+    """Measure the machines that a plan may use.
 
     Args:
-        cluster: the file that describes machines, where `machines` is None.
+        cluster: the cluster file, used if `machines` is None.
         setting: the graph and a micro-batch.
-        make_measurer: measures cores that are at hand.
-        measuring: how.
-        machines: to measure in the place of this one and of the file's.
+        make_measurer: makes the measurer for cores at hand.
+        measuring: how to measure.
+        machines: the machines to measure instead of this one and those of the file.
 
     Raises:
-        ConfigError: threads were asked for of several machines, or the file makes no sense.
-        ModelLoadError, WorkerLost: measuring failed.
+        ConfigError: threads are given for several machines, or the file is invalid. ModelLoadError, WorkerLost:
+        measuring failed.
     """
     if measuring.threads is not None:
         raise ConfigError("--threads is for this machine only; on other machines a worker uses all cores")
@@ -57,17 +57,17 @@ def find_graph_fleet(
 def graph_fleet_from_file(
     name: str, setting: GraphSetting, make_measurer: MakeMeasurer, measuring: Measuring
 ) -> PlacedGraphFleet:
-    """The machines of a file: those at hand measured one by one, the others estimated from their rates.
+    """The machines of a file: those at hand are measured one by one, the others estimated from their rates.
 
     Args:
-        name: of the file.
+        name: the name of the file.
         setting: the graph and a micro-batch.
-        make_measurer: measures cores that are at hand.
-        measuring: how.
+        make_measurer: makes the measurer for cores at hand.
+        measuring: how to measure.
 
     Raises:
-        ConfigError: the file makes no sense, or names CPUs that this process may not use.
-        ModelLoadError, WorkerLost: measuring failed.
+        ConfigError: the file is invalid, or names CPUs that this process may not use. ModelLoadError, WorkerLost:
+        measuring failed.
     """
     cluster = read_cluster_file(name)
     nodes = measure_node_times(setting, make_measurer(setting.cores), measuring)
@@ -88,7 +88,7 @@ def graph_fleet_from_file(
 
 
 def _with_head_on_first(placed: PlacedGraphFleet) -> PlacedGraphFleet:
-    """The same with the head on the first machine, where this one is none of them. Others like it follow as the last
+    """The fleet with the head on its first machine, if this one is not part of it. Equal machines then form the last
     class."""
     fleet, (first, *others) = placed.fleet, placed.places
     if len(first) == 1:
@@ -111,7 +111,8 @@ def _measured_device(
     nodes: NodeTimes,
     measuring: Measuring,
 ) -> GraphWorkerClass:
-    """One worker on a device of this machine, while all others are idle. `nodes`: on the processor, in proportion."""
+    """Measure one worker on a device of this machine while others are idle. `nodes`: the times of nodes on the
+    processor, which give their ratios."""
     (place,) = places_of(machine)
     (compute_s,) = measure_places(setting, measurer, measuring, [place]).compute_s
     scale = compute_s / (sum(nodes.seconds) or 1.0)
@@ -127,7 +128,7 @@ def _measured_device(
 def _measured(
     machine: DescribedMachine, setting: GraphSetting, make_measurer: MakeMeasurer, measuring: Measuring
 ) -> GraphWorkerClass:
-    """One worker on some cores of this machine, while the others are idle."""
+    """Measure one worker on some cores of this machine while others are idle."""
     assert machine.cpus is not None
     if missing := set(machine.cpus) - os.sched_getaffinity(0):
         raise ConfigError(f"machine {machine.name}: there is no CPU {min(missing)} to use here")
@@ -152,7 +153,7 @@ def _measured(
 
 
 def _described(machine: DescribedMachine, sizes: Sequence[NodeSize]) -> GraphWorkerClass:
-    """One worker on all cores of the machine."""
+    """Estimate one worker on all cores of a described machine."""
     rates = machine.rates
     assert rates is not None
     assert machine.memory_bytes is not None

@@ -1,4 +1,4 @@
-"""From a planned ONNX graph to running replicas."""
+"""Launching a planned ONNX graph."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ from shoal.router.graph_executor import Array, GraphExecutor, GraphReplicaFactor
 
 _LOAD_TIMEOUT_S = 60.0
 _RUNAWAY_S = 300.0
-"""For a batch of a graph with loops, which takes as long as its data say. A judgment."""
+"""The time limit of a batch for a graph with loops, whose time depends on its data. A judgment."""
 _LOADING_TIMES_EXPECTED = 6.0
-"""Of the first loading, which the workers of a graph are silent for: others may be computing beside the next one, and
-the file may have left the page cache. Both are judgments."""
+"""Multiple of the first loading time, during which workers of a graph are silent: others may be computing during the
+next one, and the file may have left the page cache. A judgment."""
 
 
 Supervise = Callable[[BatchEngine, Callable[[], float]], GraphSupervisor]
-"""From an engine that runs a loaded graph, and its clock, to what looks after both."""
+"""Makes the supervisor for an engine that runs a loaded graph, given its clock."""
 Attend = Callable[[WatchedRunner], None]
-"""Has the replicas that a runner computes on looked after."""
+"""Starts the supervision of a runner's replicas."""
 _logger = logging.getLogger("shoal.launch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedGraph(Loaded[GraphPlan]):
-    """Replicas of a graph that are ready for batches. Close it."""
+    """A graph whose replicas are ready for batches. It must be closed."""
 
     executors: Sequence[GraphExecutor]
-    """one a replica"""
+    """One executor for each replica."""
     sample: Tensors
-    """a small valid input"""
+    """A small valid input."""
     supervise: Supervise
-    """makes what looks after the plan, and after machines that leave, return or join, while an engine runs the graph"""
+    """Makes the supervisor of the plan and of machines that leave, return or join, while an engine runs the graph."""
     attend: Attend
-    """gives replicas their workers again on machines that return, while a runner of chunks runs the graph"""
+    """Restores replicas on machines that return, while a runner of chunks runs the graph."""
     defaults: Tensors = field(default_factory=dict[str, Array])
-    """of inputs that may be left out"""
+    """Default values of optional inputs."""
     factories: Sequence[GraphReplicaFactory] = ()
-    """how workers are started again, one a replica; empty: there are none that could be lost"""
+    """Factories that start workers again, one for each replica; empty: there are no workers that could be lost."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
-    """how they are"""
+    """When workers count as lost and how they are restarted."""
     row_s: Sequence[float] = ()
-    """seconds that the workers of each replica took for a row of the sample; empty: not known"""
+    """Seconds that the workers of each replica took for a row of the sample; empty: not known."""
 
     def close(self) -> None:
-        """Stop the workers that were started first, and leave other machines. Idempotent."""
+        """Stop the first workers, and leave other machines. Idempotent."""
         for executor in self.executors:
             executor.close()
         if self.machines is not None:
@@ -81,12 +81,11 @@ def launch_graph(
     """Start the workers of a plan and load their stages; `on_progress(done, total)` counts workers.
 
     Args:
-        planned: from `plan_graph`.
-        on_progress: see above.
-        recovery: how lost workers are to be restarted; None: the defaults, with time enough to load and to loop.
+        planned: the result of `plan_graph`.
+        on_progress: called with (loaded workers, all workers).
+        recovery: how lost workers are restarted; None: the defaults, with enough time for loading and loops.
         launcher: makes the workers; None: child processes on this machine.
-        replans: whether, while an engine runs it, nodes are to be moved where workers change speed, and machines used
-            that join.
+        replans: whether nodes move when workers change speed, and machines that join are used.
 
     Raises:
         ModelLoadError: a stage cannot be loaded.
@@ -101,13 +100,13 @@ def launch_graph(
             sample=planned.sample,
             defaults=defaults,
             supervise=_make_supervise(planned, LocalLauncher(), trial, (), replans=replans),
-            attend=lambda runner: None,  # nothing can be lost
+            attend=lambda runner: None,  # there are no workers that could be lost
         )
     loaded = 0
 
     def count(num_loaded: int) -> None:
         nonlocal loaded
-        if on_progress is not None and loaded < plan.num_workers:  # others load after a loss
+        if on_progress is not None and loaded < plan.num_workers:  # not for workers that load after a loss
             loaded += num_loaded
             on_progress(loaded, plan.num_workers)
 
@@ -153,7 +152,7 @@ def _make_supervise(
     *,
     replans: bool,
 ) -> Supervise:
-    """Unless it may replan, what it makes keeps nothing of the graph but its path: the weights are with the workers."""
+    """Make `LoadedGraph.supervise`. Unless it may replan, it keeps only the path of the graph, not its weights."""
     graph, plan, machines = planned.graph, planned.plan, planned.machines
     kind = GraphPlanKind(graph.path, graph.files, launcher, trial)
     growth = planned.auto.growth if planned.auto is not None and replans else None
@@ -170,7 +169,7 @@ def _make_supervise(
 def _make_attend(
     planned: PlannedGraph, launcher: WorkerLauncher, trial: BatchTrial, factories: Sequence[GraphFactory]
 ) -> Attend:
-    """What it makes keeps nothing of the graph but its path."""
+    """Make `LoadedGraph.attend`, which keeps only the path of the graph."""
     plan, machines = planned.plan, planned.machines
     kind = GraphPlanKind(planned.graph.path, planned.graph.files, launcher, trial)
 

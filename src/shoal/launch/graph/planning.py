@@ -1,4 +1,4 @@
-"""From what the user asked for to a plan for an ONNX graph: a split said by hand, a stored plan, or a chosen one."""
+"""Planning of an ONNX graph from the user's options: a given split, a stored plan, or a chosen one."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ MakeMeasurer = Callable[[GraphFile, Tensors, Sequence[int], GraphStage | None], 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedGraph(Planned[GraphPlan, GraphAutoPlan[GraphSplit]]):
-    """A graph that is opened, measured and cut, with nothing started yet."""
+    """A graph that was opened and planned, without any started workers."""
 
     graph: GraphFile
     sample: Tensors
-    """a small valid input"""
+    """A small valid input."""
     whole: GraphStage | None
-    """the session that measured the graph, where it is also the one that is to compute"""
+    """The session that measured the graph, if it will also compute it."""
     note: str | None = None
-    """what the user should hear of the batch; None: nothing"""
+    """A note for the user about the batch; None: there is none."""
     times: NodeTimes | None = None
-    """of the graph's nodes, where they were measured to cut it"""
+    """The times of the graph's nodes, if they were measured to cut it."""
 
 
 def plan_graph(
@@ -71,20 +71,20 @@ def plan_graph(
     make_measurer: MakeMeasurer = ReplicaMeasurer,
     machines: Machines | None = None,
 ) -> PlannedGraph:
-    """Open the file, find its batch axes, and decide its split, measuring where there is something to decide.
+    """Open the file, find its batch axes, and decide its split, with measurements if necessary.
 
     Args:
-        config: what the user asked for.
-        given: real inputs, of any number of rows, to measure with; None makes some up.
-        graph: `config.model`, where it is open already.
-        on_progress: told what is being measured, for `auto`.
-        make_measurer: who measures, for `auto`, what has not been measured before.
-        machines: to plan for, where they are open already; they are left if planning fails.
+        config: the user's options.
+        given: real inputs of any number of rows to measure with; None: generated ones.
+        graph: the opened `config.model`; None: it is opened.
+        on_progress: called with what is being measured, for `auto`.
+        make_measurer: makes the measurer, for `auto`, of what has not been measured before.
+        machines: the machines to plan for, if they are open already; they are closed if planning fails.
 
     Raises:
-        ConfigError: the split, the plan, the threads or a batch dimension make no sense for this graph.
-        ModelLoadError: the file is missing, broken or holds what ONNX Runtime cannot run.
-        InvalidRequest: the given inputs are not the graph's.
+        ConfigError: the split, the plan, the threads or a batch dimension are invalid for this graph.
+        ModelLoadError: the file is missing or damaged, or ONNX Runtime cannot run it.
+        InvalidRequest: the given inputs do not match the graph.
         CapacityError: the copies of its weights do not fit into memory.
         WorkerLost: a worker died while it was measured, or another machine does not answer.
     """
@@ -114,7 +114,7 @@ def plan_graph(
 
 
 class _Planning:
-    """Planning one graph: what all ways to a plan have in common."""
+    """Plans one graph in any of the ways."""
 
     def __init__(
         self, config: GraphLaunchConfig, graph: GraphFile, given: Tensors | None, machines: Machines | None
@@ -122,10 +122,10 @@ class _Planning:
         self._config, self._graph, self._given, self._machines = config, graph, given, machines
         cores = sorted(os.sched_getaffinity(0))
         self._cores = tuple(core for group in cores_by_node(cores, node_cpus().values()) for core in group)
-        """node by node, so that as many workers as nodes have a node each"""
+        """Cores ordered by NUMA node, so that as many workers as nodes get a node each."""
 
     def by_hand(self, spec: SplitSpec) -> PlannedGraph:
-        """A split that the user has said."""
+        """Plan a split that the user gave."""
         config, graph = self._config, self._graph
         threads, cores = deal_cores(self._cores, spec.num_workers, config.threads)
         whole = self._open_whole(threads, spec.num_replicas, f"--split {spec}")
@@ -149,7 +149,7 @@ class _Planning:
         return replace(self._planned(plan, sample, whole), times=times)
 
     def automatic(self, on_progress: Progress, make_measurer: MakeMeasurer) -> PlannedGraph:
-        """The split that is best here, or on the machines."""
+        """Plan the best split here, or on the machines."""
         config, graph, cores = self._config, self._graph, self._cores
         is_elsewhere = self._machines is not None or config.planning.cluster is not None
         offer = offer_for(config.devices, is_elsewhere=is_elsewhere)
@@ -165,7 +165,7 @@ class _Planning:
             cores=cores,
             is_in_process=here is not None,
         )
-        del whole  # where it is not to compute, the workers that measure may need its memory
+        del whole  # measuring workers may need its memory
         auto = choose_graph_plan(
             config.planning,
             setting,
@@ -178,7 +178,7 @@ class _Planning:
         return self._planned(auto.plan, sample, here, auto)
 
     def stored(self, name: str) -> PlannedGraph:
-        """The plan in a file."""
+        """Read the plan in a file."""
         config, graph = self._config, self._graph
         if config.devices != DevicesConfig():
             raise ConfigError(f"{name} already names the devices; leave out --device and the options that belong to it")
@@ -210,10 +210,10 @@ class _Planning:
         )
 
     def _open_whole(self, threads: int, num_replicas: int, asked: str) -> GraphStage | None:
-        """The whole graph in this process to measure with, where memory allows it beside the replicas that are here.
+        """Open the whole graph in this process for measuring, if memory suffices beside the replicas on this machine.
 
         Raises:
-            CapacityError: not even those fit. `asked` is what the user said.
+            CapacityError: not even the replicas fit. `asked`: the user's option, for the message.
             ModelLoadError: ONNX Runtime cannot load it.
         """
         graph, available = self._graph, free_memory_bytes()
@@ -228,10 +228,10 @@ class _Planning:
 
 
 def _check_values(graph: GraphFile, available: int) -> None:
-    """Refuse a graph that computes, or takes, a single tensor larger than memory: a few bytes of a file can ask for it.
+    """Refuse a graph with a tensor larger than memory, which a small file can declare.
 
     Raises:
-        CapacityError: names the tensor.
+        CapacityError: a tensor is too large. The message names it.
     """
     for spec in graph.value_specs.values():
         is_fixed = spec.shape is not None and all(isinstance(dim, int) for dim in spec.shape)
@@ -245,7 +245,7 @@ def _check_values(graph: GraphFile, available: int) -> None:
 def _cut(
     graph: GraphFile, spec: SplitSpec, sample: Tensors, threads: int, *, measure: bool
 ) -> tuple[Sequence[int], NodeTimes | None]:
-    """Where stages begin, and what was measured where there was something to decide."""
+    """The first nodes of stages, and the times of nodes if they were measured for the decision."""
     if spec.num_stages == 1:
         return (), None
     times = measure_nodes(graph, sample, threads=threads) if measure else None

@@ -1,4 +1,4 @@
-"""The input that a graph is measured with, and where its rows are."""
+"""The sample input with which a graph is measured, and its batch axes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from shoal.router.graph_executor import Tensors
 from shoal.router.rows import count_rows
 
 _SAMPLE_ROWS = 4
-"""Rows of given inputs to measure with."""
+"""Rows of given inputs that are used for measuring."""
 _RUN_LIMIT_S = 30.0
-"""A sample that takes longer is taken for a loop without end: what takes so long for a few rows could not be served."""
+"""A sample that takes longer counts as an endless loop; a graph that takes so long for a few rows could not be
+served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSample:
-    """A valid input."""
+    """A valid input with its batch axes."""
 
     inputs: Tensors
     batch: BatchAxes
     note: str | None = None
-    """what the user should hear of the batch; None: nothing"""
+    """A note for the user about the batch; None: there is none."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of the input; 1 where the graph is not batched."""
+        """Rows of the input; 1 if the graph is not batched."""
         return count_rows(self.inputs, self.batch)
 
     def with_rows(self, num_rows: int | None) -> GraphSample:
-        """So many rows, made of these; None, or a graph that does not take any number of them: as it is."""
+        """The sample with so many rows, made from these; unchanged for None, or if the graph fixes its rows."""
         if num_rows is None or not self.batch.is_batched or self.batch.rows is not None:
             return self
         return GraphSample(inputs=vary_rows(self.inputs, self.batch, num_rows), batch=self.batch, note=self.note)
@@ -51,18 +52,18 @@ def open_sample(
     given: Tensors | None,
     known: BatchAxes | None = None,
 ) -> GraphSample:
-    """Take rows of the given input, or make some up until the graph runs; find the batch axes by running it.
+    """Take rows of the given input, or generate one with which the graph runs; find the batch axes by running it.
 
     Args:
-        config: for the axes that the user named, and the rows of a micro-batch.
+        config: the options, with the axes that the user named and the rows of a micro-batch.
         graph: the file.
-        whole: runs it; None takes everything untried.
-        given: real inputs; None makes some up.
-        known: axes that are not to be looked for.
+        whole: runs the graph; None: nothing is tried.
+        given: real inputs; None: generated ones.
+        known: the batch axes, if they are known.
 
     Raises:
-        ConfigError: no made-up input runs, or a named axis is none.
-        InvalidRequest: the given inputs are not the graph's.
+        ConfigError: no generated input runs, or a named axis is no batch axis.
+        InvalidRequest: the given inputs do not match the graph.
     """
     if config.micro_batch is not None and config.micro_batch < 1:
         raise ConfigError(f"a micro-batch of {config.micro_batch} rows: it needs at least 1")
@@ -84,7 +85,7 @@ def open_sample(
 
 
 def _limited(whole: GraphStage, graph: GraphFile) -> Run:
-    """Runs samples. Raises ConfigError where one does not end."""
+    """A function that runs samples and raises ConfigError if one does not end."""
 
     def run(inputs: Tensors) -> Tensors:
         try:

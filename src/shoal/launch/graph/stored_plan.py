@@ -1,4 +1,4 @@
-"""A stored plan for an ONNX graph, perhaps edited, made fit for this file on this machine."""
+"""Reading a stored plan for an ONNX graph, which may have been edited, and checking it against file and machine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from shoal.model.graph.stage.cuts import stage_interfaces
 
 
 def read_graph_plan(name: str, *, model: str, graph: GraphFile, cores: Collection[int]) -> GraphPlan:
-    """The plan in a file. What crosses the cuts is taken from the graph, everything else as it stands.
+    """Read the plan in a file. The inputs and outputs of stages are taken from the graph, the rest from the file.
 
     Args:
-        name: of the file.
-        model: as the user named it.
-        graph: the model.
+        name: the name of the file.
+        model: the model as the user named it.
+        graph: the graph.
         cores: CPU ids that may be used here.
 
     Raises:
-        ConfigError: there is no such file, it is no plan, or none for this graph or this machine.
+        ConfigError: the file is missing, or is no valid plan for this graph and this machine.
     """
     plan = read_stored_plan(name, GraphPlan, model=model, shape=graph_shape(graph))
     try:
@@ -44,7 +44,8 @@ def _check_axes(plan: GraphPlan, graph: GraphFile) -> None:
 
 
 def _fit(replica: GraphReplicaPlan, graph: GraphFile, cores: Collection[int], place: str) -> GraphReplicaPlan:
-    """Stages must follow each other from the first node to the last, at places where the graph can be cut."""
+    """Check that stages follow each other from the first node to the last, with cuts where the graph can be cut, and
+    fill in their inputs and outputs."""
     edges = [(0, 0), *((stage.first_node, stage.last_node) for stage in replica.stages), (graph.num_nodes,) * 2]
     for (_, reached), (first, _) in pairwise(edges):
         if first != reached:

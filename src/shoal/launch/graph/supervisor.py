@@ -1,4 +1,4 @@
-"""What looks after an ONNX graph while it is served: its plan, and the machines that it runs on."""
+"""The supervisor of an ONNX graph while it is served: its plan and its machines."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from shoal.router.batch_stats import BatchStats
 
 
 class GraphPlanKind:
-    """Implements `PlanKind` for ONNX graphs."""
+    """The plan kind of ONNX graphs. Implements `PlanKind`."""
 
     def __init__(self, path: Path, files: tuple[FileState, ...], launcher: WorkerLauncher, trial: BatchTrial) -> None:
         """
         Args:
-            path: of the graph's file.
-            files: the graph's, as they were when it was opened.
+            path: the path of the graph's file.
+            files: the states of the graph's files when it was opened.
             launcher: makes workers.
-            trial: what new workers compute before they count as ready.
+            trial: the work that new workers compute before they count as ready.
         """
         self._path, self._files, self._launcher = path, files, launcher
         self._trial = trial
@@ -53,7 +53,7 @@ class GraphPlanKind:
 
 
 class WatchedRunner(ChangeableEngine[WorkerStates], Protocol):
-    """The part of `offline.pull.ChunkRunner` that this needs."""
+    """The part of `offline.pull.ChunkRunner` that a supervision needs."""
 
     def watch(self, watcher: Callable[[], None], close: Callable[[], None]) -> None:
         """See `ChunkRunner.watch`."""
@@ -67,9 +67,9 @@ class WatchedRunner(ChangeableEngine[WorkerStates], Protocol):
 def take_back(
     running: RunningPlan[GraphPlan, GraphReplicaPlan, Any], machines: Machines, runner: WatchedRunner
 ) -> None:
-    """Give the replicas that a runner computes on their workers again when machines return that they had lost.
+    """Restore the replicas of a runner when machines that they had lost return.
 
-    Machines that are new are left alone: a job that ends seldom lasts until they are measured and planned for.
+    New machines are not used: a job rarely lasts until they are measured and planned for.
     """
     joining = Joining(machines, running, None, wake=runner.wake)
     runner.watch(joining.look, joining.close)
@@ -77,7 +77,7 @@ def take_back(
 
 
 class GraphSupervisor:
-    """Belongs to the engine's thread, but for what says otherwise. Close it before the engine."""
+    """Supervises a served graph. For the engine's thread, except where noted. It must be closed before the engine."""
 
     def __init__(
         self,
@@ -88,20 +88,20 @@ class GraphSupervisor:
         replanner: GraphReplanner | None,
         growth: Growth[PlacedGraphFleet, GraphReplicaPlan] | None,
     ) -> None:
-        """Look after it from now on.
+        """Start the supervision.
 
         Args:
             running: the plan and its engine.
-            machines: that the graph runs on; None: this one.
-            engine: that runs it.
-            replanner: moves nodes where workers change speed; None: they stay.
-            growth: what to do with machines that join; None: they are not to be used.
+            machines: the machines on which the graph runs; None: this one.
+            engine: the engine that runs it.
+            replanner: moves nodes when workers change speed; None: they stay.
+            growth: plans for machines that join; None: these are not used.
         """
         self._machines, self._running = machines, running
         if replanner is not None:
             engine.watch(replanner.look)
         self.joining: Joining[GraphReplicaPlan] | None = None
-        """watches the machines; None: there is only this one"""
+        """Watches the machines; None: there is only this one."""
         if machines is not None:
             self.joining = Joining(machines, running, growth, wake=engine.wake)
             engine.watch(self.joining.look)
@@ -109,20 +109,20 @@ class GraphSupervisor:
 
     @property
     def plan(self) -> GraphPlan:
-        """As it runs now: replicas that do without a worker as they do. Thread-safe."""
+        """The plan that runs now, including replicas that run without a worker. Thread-safe."""
         return self._running.actual
 
     @property
     def trouble(self) -> str | None:
-        """Why this process will end soon for what has become of the machines; None: it will not. Thread-safe."""
+        """Why this process will end soon because of its machines; None: it will not. Thread-safe."""
         return None if self.joining is None else self.joining.trouble
 
     def describe_machines(self) -> list[dict[str, str]]:
-        """What each machine does, as plain data; nothing where there is only this one. Thread-safe."""
+        """The state of each machine as plain data; empty if there is only this one. Thread-safe."""
         return [] if self._machines is None else describe_machines(self._machines, self.plan.shards)
 
     def strike(self, machine: str, strike: Strike) -> None:
-        """See `Machines.strike`. Thread-safe. Raises ConfigError: there is no machine but this one."""
+        """See `Machines.strike`. Thread-safe. Raises ConfigError if there is only this machine."""
         if self._machines is None:
             raise ConfigError("this graph runs only on the server's own machine")
         self._machines.strike(machine, strike)
@@ -133,7 +133,7 @@ class GraphSupervisor:
             self.joining.on_headless(leave)
 
     def close(self) -> None:
-        """Look after it no longer. Idempotent."""
+        """End the supervision. Idempotent."""
         if self.joining is not None:
             self.joining.close()
         self._running.close()

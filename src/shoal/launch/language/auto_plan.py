@@ -1,4 +1,4 @@
-"""`--split auto`: measure the machines with the model, choose among all kinds of split, spell the choice out."""
+"""`--split auto`: measure the machines with the model, choose among all kinds of split, and build the plan."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ from shoal.protocol.stage_config import BLOCK_SIZE
 
 NOTHING_OFFERED = Offer()
 _LOWER: tuple[Precision, ...] = ("int8", "int4")
-"""precisions below fp32, from the better to the worse"""
+"""Precisions below fp32, in descending order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoPlan:
-    """What was chosen, and from what."""
+    """The chosen plan, and what it was chosen from."""
 
     plan: Plan
     choice: PlanChoice
     workload: Workload
     goal: Goal
     planning_s: float
-    """searching and comparing, measuring excluded"""
+    """Seconds of searching and comparing, without measuring."""
     placed: PlacedFleet
-    """the machines that it was chosen for, as they were measured"""
+    """The measured machines for which it was chosen."""
     figures: Figures
-    """how far what was measured of all machines can be trusted"""
+    """The quality of the measurements of all machines."""
     planner: AutoPlanner
-    """that made it"""
+    """The planner that made it."""
     question: PlanQuestion
-    """to which the choice is the answer"""
+    """The input of the choice."""
     devices: tuple[DeviceOption[Chosen], ...] = ()
-    """the ways to use the devices of this machine; empty: there are none"""
+    """The ways to use the devices of this machine; empty: there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Chosen:
 
 
 class AutoPlanner:
-    """Plans one model for whatever machines there are."""
+    """Plans one model for any machines."""
 
     def __init__(
         self,
@@ -88,20 +88,20 @@ class AutoPlanner:
         shares_weights: bool = False,
         offer: Offer = NOTHING_OFFERED,
     ) -> None:
-        """Plan nothing yet.
+        """Check the options.
 
         Args:
             planning: the load, the goal and the machines.
-            model: what is planned.
-            precision: that was asked for.
-            limits: of every replica.
+            model: the model to plan.
+            precision: the precision that the user asked for.
+            limits: the limits of every replica.
             measuring: how machines are measured.
-            machines: to plan for; None: this one, or those of the file.
-            shares_weights: whether workers of this machine that hold the same map one kept copy of it.
+            machines: the machines to plan for; None: this one, or those of the file.
+            shares_weights: whether workers of this machine with the same weights map one kept copy of them.
             offer: the devices of this machine that may compute.
 
         Raises:
-            ConfigError: the planning makes no sense.
+            ConfigError: an option is invalid.
         """
         self._planning, self._model = planning, model
         self._precision: Precision = precision
@@ -118,7 +118,7 @@ class AutoPlanner:
         """Measure and choose.
 
         Raises:
-            ConfigError: the cluster file makes no sense, or no plan meets the latency target.
+            ConfigError: the cluster file is invalid, or no plan meets the latency target.
             CapacityError: the model fits nowhere.
         """
         fleets: list[PlacedFleet] = []
@@ -158,7 +158,7 @@ class AutoPlanner:
         )
 
     def _options(self, processor: Sequence[PlacedFleet], found: DeviceFleets) -> tuple[DeviceOption[Chosen], ...]:
-        """The best over the processor, over each device, and over all; one of them is taken. Raises as `plan`."""
+        """The best plans over the processor, each device, and all together; one of them is taken. Raises: as `plan`."""
         if not processor and not found.placed:
             first = found.left_out[0]
             raise ConfigError(f"no device can be used: {first.what.removesuffix(' alone')}: {first.reason}")
@@ -181,7 +181,7 @@ class AutoPlanner:
         return replace(chosen, placed=placed)
 
     def _best(self, fleets: Sequence[PlacedFleet]) -> Chosen:
-        """The best plan over one of some fleets, with the links that pay. Raises as `plan`."""
+        """The best plan over one of the fleets, with the link precision that pays. Raises: as `plan`."""
         chosen: Chosen | None = None
         for link_precision in self._link_precisions:
             over = [replace(one, fleet=self._fleet(one, link_precision)) for one in fleets]
@@ -205,15 +205,15 @@ class AutoPlanner:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """That stages may have."""
+        """The precisions that stages may have."""
         return self._precisions
 
     def choose_for(self, placed: PlacedFleet) -> PlanChoice:
-        """The best plan for some machines, to be looked at. Raises as `plan`."""
+        """The best plan for some machines, for comparison only. Raises: as `plan`."""
         return self._question([self._fleet(placed, "fp32")]).answer()
 
     def _for_copies(self, fleets: Sequence[PlacedFleet]) -> list[PlacedFleet]:
-        """The same workers with their memory as whole copies have it, which share their weights."""
+        """The fleets with the memory that workers have as whole copies, which share their weights."""
         if not self._shares_weights:
             return []
         smallest = min(sizes.total_bytes for sizes in self._sizes.by_precision.values())
@@ -221,7 +221,7 @@ class AutoPlanner:
         return [PlacedFleet(fleet=fleet, places=places) for fleet, places in pairs if fleet is not None]
 
     def measure_joined(self, known: PlacedFleet) -> PlacedFleet:
-        """The machines that are known, and after them those that have joined since. Raises as `Machines.measure`."""
+        """The known machines, followed by those that have joined since. Raises: as `Machines.measure`."""
         assert self._machines is not None
         measuring = replace(self._measuring, on_progress=lambda what: None)
         return self._machines.measure(self._model, self._precisions, measuring, known=known)
@@ -235,14 +235,14 @@ class AutoPlanner:
         idle: Sequence[int],
         open_replicas: Collection[int],
     ) -> ExtendedPlan[ReplicaPlan] | None:
-        """The best use of machines that are idle; None where none pays.
+        """Find the best use of idle machines; None if no use pays.
 
         Args:
-            present: replicas that run, as they were chosen.
-            placed: all machines, of one worker each.
-            link_precision: of hidden states from machine to machine.
-            idle: classes of the idle ones.
-            open_replicas: indexes of those that may be cut anew.
+            present: the running replicas, as they were chosen.
+            placed: all machines, with one worker each.
+            link_precision: the precision of hidden states between machines.
+            idle: classes of the idle machines.
+            open_replicas: indices of replicas that may be split again.
         """
         found = extend(
             present,
@@ -259,7 +259,7 @@ class AutoPlanner:
         return ExtendedPlan(replica=self._build_plan(found.candidate, placed).replicas[found.replica], extension=found)
 
     def _fleet(self, placed: PlacedFleet, link_precision: LinkPrecision) -> Fleet:
-        """The machines as the model and its links use them."""
+        """The fleet with the model's experts and the given link precision."""
         experts = self._model.config.experts
         routing = experts and ExpertRouting(num_experts=experts.num_experts, num_chosen=experts.num_chosen)
         return over_links(placed.fleet, link_precision).routed(routing)
@@ -284,7 +284,7 @@ def _what(placed: PlacedFleet) -> str:
 
 
 def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
-    """What every replica of a chosen plan is to be able to take."""
+    """The limits that every replica of a chosen plan must meet."""
     planning = config.planning
     return Limits(
         block_size=BLOCK_SIZE,
@@ -306,7 +306,7 @@ def _workload(planning: PlanningConfig, hypotheses: int) -> Workload:
 
 
 def _precisions(precision: Precision, floor: str | None) -> tuple[Precision, ...]:
-    """What was asked for, and everything below it down to the floor."""
+    """The precision that was asked for, and all lower ones down to the floor."""
     if floor is None or floor == precision:
         return (precision,)
     if floor not in _LOWER:

@@ -1,4 +1,4 @@
-"""A plan for a split that the user has said by hand."""
+"""Plans for splits that the user gave."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from shoal.worker.memory_nodes import node_cpus
 
 
 class RoomForWorkers(Protocol):
-    """Machines as far as a split by hand must know them."""
+    """Cores and memory of machines, for a given split."""
 
     def cores(self) -> Sequence[MachineCores]:
-        """Of each machine."""
+        """The cores of each machine."""
         ...
 
     def free_memory_bytes(self) -> int:
-        """Of the machine with the least."""
+        """The free memory of the machine with the least."""
         ...
 
 
 def plan_by_hand(
     config: LaunchConfig, spec: SplitSpec, model: ModelOnDisk, precision: Precision, machines: RoomForWorkers | None
 ) -> Plan:
-    """Spell a split out; on several machines as if all had the memory of the smallest.
+    """Make the plan of a split; several machines are treated as if all had the memory of the smallest.
 
     Args:
-        config: what else the user asked for.
+        config: the user's other options.
         spec: the split.
-        model: what is split.
-        precision: of its matrices.
-        machines: where the workers run; None: on this machine.
+        model: the model to split.
+        precision: the precision of its matrices.
+        machines: the machines of the workers; None: this one.
 
     Raises:
-        ConfigError: the model does not allow the split, or the threads make no sense.
+        ConfigError: the model does not allow the split, or the threads are invalid.
         CapacityError: there is too little memory for one KV block.
     """
     parts: Sequence[ShardPart] = (model.whole,)
@@ -96,30 +96,30 @@ def _memory_of(machines: RoomForWorkers, spec: SplitSpec) -> int:
 
 
 def _kv_bytes_per_token(shards: Sequence[Sequence[Block]]) -> int:
-    """Bytes of KV cache that a token of context takes in one replica."""
+    """Bytes of KV cache for a token of context in one replica."""
     return sum(block.kv_bytes_per_token for blocks in shards for block in blocks)
 
 
 def _cores() -> list[int]:
-    """CPU ids to use, NUMA node by node: as many workers as nodes have a node each."""
+    """CPU ids to use, ordered by NUMA node, so that as many workers as nodes get a node each."""
     cores = sorted(os.sched_getaffinity(0))
     return [core for group in cores_by_node(cores, node_cpus().values()) for core in group]
 
 
 def chooses_devices(config: LaunchConfig) -> bool:
-    """Whether `auto` is to decide what computes: where nothing is named, or more than one thing without a split."""
+    """Whether `auto` chooses the devices: no device is named, or several without a split."""
     names = [name.strip().lower() for name in config.devices.names]
     return config.plan_file is None and config.split == AUTO and (names in ([], [AUTO_DEVICE]) or len(names) > 1)
 
 
 def check_processors(config: LaunchConfig) -> None:
-    """Raises ConfigError where a device is named for a model that only processors compute."""
+    """Check that no device is named for a model that runs only on processors. Raises ConfigError."""
     if config.devices.names not in ((), (CPU,)):
         raise ConfigError("a model with an encoder is computed on processors: leave --device out")
 
 
 def check_choosable(config: LaunchConfig) -> None:
-    """Raises ConfigError where one device is named, so that `auto` has nothing to choose."""
+    """Check that `auto` has a choice, so that not just one device is named. Raises ConfigError."""
     if not chooses_devices(config) and config.devices.names not in ((), (CPU,)):
         raise ConfigError(
             f"--device {config.devices.names[0]} leaves nothing to choose; name the processor as well, such "
@@ -130,15 +130,15 @@ def check_choosable(config: LaunchConfig) -> None:
 def spec_for_devices(
     config: LaunchConfig, spec: SplitSpec | None, devices: Sequence[DeviceConfig | None]
 ) -> SplitSpec | None:
-    """The split to spell out, where devices are named: one device without a split has the whole model.
+    """The split to plan if devices are named: a single device without a split gets the whole model.
 
     Args:
-        config: what the user asked for.
-        spec: that was said; None: `auto`, or a stored plan.
-        devices: that were named, one for all workers or one for each; empty: none.
+        config: the user's options.
+        spec: the given split; None: `auto`, or a stored plan.
+        devices: the named devices, one for all workers or one for each; empty: none.
 
     Raises:
-        ConfigError: they are named beside a stored plan.
+        ConfigError: devices are named together with a stored plan.
     """
     if spec is not None or not devices:
         return spec
@@ -152,13 +152,13 @@ def spec_for_devices(
 def spec_that_fits(
     plan: Plan, spec: SplitSpec, model: ModelOnDisk, devices: Sequence[DeviceConfig | None]
 ) -> SplitSpec | None:
-    """The same pipeline with fewer layers on devices that hold fewer; None: it is as it should be.
+    """The same pipeline with fewer layers on devices that hold fewer; None if nothing must change.
 
     Args:
-        plan: the split as it was spelled out.
-        spec: what was said; layers that the user has said stay as they are.
-        model: what is split.
-        devices: that were named, one for all workers or one for each; empty: none.
+        plan: the plan of the split.
+        spec: the given split; layers that the user gave stay as they are.
+        model: the model to split.
+        devices: the named devices, one for all workers or one for each; empty: none.
 
     Raises:
         CapacityError: the devices and processors do not hold all layers.

@@ -1,5 +1,5 @@
-"""The fleets that devices of this machine add to those of its processor, for a language model: each device alone, and
-all that are worth it beside the processor."""
+"""Fleets with devices of this machine for a language model: each device alone, and all useful ones with the
+processor."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from shoal.planner.speeds.speeds import Fleet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFleets:
-    """What was measured of the devices."""
+    """Measurements of the devices."""
 
     placed: tuple[PlacedFleet, ...]
-    """each device alone, then all that are worth it beside the processor, or beside each other"""
+    """Fleets of each device alone, then of all useful devices with the processor, or with each other."""
     left_out: tuple[DeviceOption[Any], ...]
-    """devices that cannot be used, or are hopelessly slow"""
+    """Devices that cannot be used, or are far too slow."""
 
 
 def measure_devices(
@@ -46,19 +46,19 @@ def measure_devices(
     cores: Sequence[Sequence[int]],
     start: StartMeasuring = TeamMeasurer,
 ) -> DeviceFleets:
-    """Measure each device alone, then all that are worth it and the processor at once.
+    """Measure each device alone, then all useful devices and the processor together.
 
     Args:
-        model: what the workers run.
-        precisions: at which to measure it.
-        measuring: how.
+        model: the model that workers run.
+        precisions: the precisions to measure.
+        measuring: how to measure.
         offered: the devices.
-        processor: the whole processor, measured; None: it is not to compute.
-        cores: of the workers that the processor is to have beside devices, one a NUMA node.
-        start: who measures what has to be.
+        processor: the measured whole processor; None: it must not compute.
+        cores: cores of the processor's workers beside devices, one worker for each NUMA node.
+        start: starts the measuring processes.
 
     Raises:
-        ConfigError, CapacityError, ModelLoadError, WorkerLost: measuring processor and devices at once failed.
+        ConfigError, CapacityError, ModelLoadError, WorkerLost: measuring processor and devices together failed.
     """
     try:
         check_onnx_form(model.config, "processors compute it")
@@ -95,11 +95,11 @@ class _Measures:
         self._model, self._precisions, self._measuring, self._start = model, precisions, measuring, start
 
     def quickly(self, devices: Sequence[OfferedDevice]) -> PlacedFleet:
-        """Devices alone, by few steps: a hopeless one takes long enough for these."""
+        """Measure devices alone by few steps, since a slow one takes long even for these."""
         return self._measured(devices, (), replace(self._measuring, is_rough=True))
 
     def fleet(self, devices: Sequence[OfferedDevice], beside: Sequence[Slot] = ()) -> PlacedFleet:
-        """Devices at once, and workers of the processor beside them."""
+        """Measure devices together, with workers of the processor beside them."""
         return self._measured(devices, beside, self._measuring)
 
     def _measured(self, devices: Sequence[OfferedDevice], beside: Sequence[Slot], measuring: Measuring) -> PlacedFleet:
@@ -111,7 +111,7 @@ class _Measures:
         return PlacedFleet(fleet=self._with_memory(fleet, devices, len(beside)), places=places)
 
     def _with_memory(self, fleet: Fleet, devices: Sequence[OfferedDevice], num_beside: int) -> Fleet:
-        """What weights and KV may take, in the bytes that they take on a processor."""
+        """The fleet with memory limits, in terms of the bytes that weights and KV take on a processor."""
         num_here = num_beside + sum(one.memory_bytes is None for one in devices)
         are_forks = can_fork() and all(one.python is None for one in devices)
         here = room_of_each(free_memory_bytes(), max(1, num_here), are_forks=are_forks)
@@ -124,12 +124,12 @@ class _Measures:
 
 
 def _slot(offered: OfferedDevice) -> Slot:
-    """Place for a worker on a device, as it is measured: what it may take is for the plan to keep."""
+    """The slot of a worker on a device for measuring, without its memory limit, which only the plan must respect."""
     return Slot(cores=(), device=replace(offered.device, memory_bytes=None), python=offered.python)
 
 
 def _times_as_slow(device: Fleet, processor: Fleet) -> float:
-    """How many times as long a layer takes on the device for a lone row, at the first precision."""
+    """The time of a layer for a single row on the device over that on the processor, at the first precision."""
 
     def layer_s(fleet: Fleet) -> float:
         speed = next(iter(fleet.classes[0].alone.values()))

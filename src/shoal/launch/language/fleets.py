@@ -1,4 +1,4 @@
-"""The fleets that a plan may use: what can be made of this machine, or what a file describes."""
+"""The fleets that a plan may use: divisions of this machine, or the machines of a file."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from shoal.protocol.device_config import FloatPrecision
 from shoal.worker.memory_nodes import node_cpus
 
 _MOST_INT4_BYTES, _MOST_INT8_BYTES = 0.9, 2.0
-"""per weight, scales and offsets included: 0.63 to 0.75 for 4 bits, 1.13 for 8 bits, 4 for fp32"""
+"""The most bytes per weight, including scales and offsets: 0.63 to 0.75 with 4 bits, 1.13 with 8 bits, 4 with fp32."""
 _MOST_ROUGH_WORKERS = 2
-"""One request at a time gains most from the first division of the cores, if from any."""
+"""The most workers of a quick look: a single request gains most from the first division of the cores, if from any."""
 
 
 def find_fleets(
@@ -41,17 +41,17 @@ def find_fleets(
     measuring: Measuring,
     machines: Machines | None,
 ) -> list[PlacedFleet]:
-    """The machines that a plan may use, measured.
+    """Measure the machines that a plan may use.
 
     Args:
-        cluster: the file that describes machines; None: there is none.
-        model: what their workers run.
-        precisions: at which to measure it.
-        measuring: how.
-        machines: to measure in the place of this one and of the file's.
+        cluster: the cluster file; None: there is none.
+        model: the model that workers run.
+        precisions: the precisions to measure.
+        measuring: how to measure.
+        machines: the machines to measure instead of this one and those of the file.
 
     Raises:
-        ConfigError: threads were asked for of several machines, or the file makes no sense.
+        ConfigError: threads are given for several machines, or the file is invalid.
         WorkerLost: a measuring process died or did not answer.
     """
     if measuring.threads is not None and (machines is not None or cluster is not None):
@@ -64,12 +64,12 @@ def find_fleets(
 
 
 def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring: Measuring) -> list[PlacedFleet]:
-    """This machine as one worker of many threads, or more of fewer. In a hurry, as no more than two workers.
+    """Measure this machine as one worker with many threads, or several with fewer; at most two in a quick look.
 
     Args:
-        model: what the workers run.
-        precisions: at which to measure it.
-        measuring: how.
+        model: the model that workers run.
+        precisions: the precisions to measure.
+        measuring: how to measure.
     """
     layouts = _layouts(measuring.threads)
     if measuring.is_rough:
@@ -88,12 +88,12 @@ def local_fleets(model: ModelOnDisk, precisions: Sequence[Precision], measuring:
 
 
 def whole_processor(threads: int | None) -> tuple[tuple[int, ...], ...]:
-    """Cores of the fewest workers that take the whole processor: one a NUMA node. Raises ConfigError."""
+    """Cores of the fewest workers that use the whole processor, one for each NUMA node. Raises ConfigError."""
     return tuple(slot.cores for slot in _layouts(threads)[0])
 
 
 def _layouts(threads: int | None) -> tuple[tuple[Slot, ...], ...]:
-    """Divisions of this machine, that of the fewest workers first. Raises ConfigError."""
+    """Divisions of this machine, the one with the fewest workers first. Raises ConfigError."""
     cores = sorted(os.sched_getaffinity(0))
     if threads is None:
         return local_layouts(cores, node_cpus().values())
@@ -103,7 +103,7 @@ def _layouts(threads: int | None) -> tuple[tuple[Slot, ...], ...]:
 
 
 def places_of_slots(slots: Sequence[Slot]) -> Places:
-    """Where workers sit, class by class."""
+    """The places of workers, class by class."""
     kinds = class_of_each(slots)
     places = [
         WorkerPlacement(threads=slot.threads, cores=slot.cores, device=slot.device, python=slot.python)
@@ -117,10 +117,10 @@ def places_of_slots(slots: Sequence[Slot]) -> Places:
 def fleet_from_file(
     cluster: ClusterFile, model: ModelOnDisk, precisions: Sequence[Precision], measuring: Measuring
 ) -> PlacedFleet:
-    """The machines of a file: those at hand measured together, the others estimated from their rates.
+    """The machines of a file: those at hand are measured together, the others estimated from their rates.
 
     Raises:
-        ConfigError: CPU ids that this process may not use, or a quota that cannot be kept.
+        ConfigError: the file names CPU ids that this process may not use, or a quota that cannot be enforced.
     """
     slots = _slots(cluster)
     measured = None
@@ -154,14 +154,14 @@ def fleet_from_file(
 def _with_memory(
     one: WorkerClass, machine: DescribedMachine, model: ModelOnDisk, precisions: Sequence[Precision]
 ) -> WorkerClass:
-    """With the memory that the file says; of a device in the bytes that a processor would need for the same."""
+    """The class with the memory given in the file; for a device, in terms of the bytes on a processor."""
     memory_bytes, device = machine.memory_bytes or one.memory_bytes, machine.device_config
     part = 1.0 if device is None else device_part(model, precisions, device.precision)
     return replace(one, memory_bytes=int(part * memory_bytes))
 
 
 def device_part(model: ModelOnDisk, precisions: Sequence[Precision], floats: FloatPrecision) -> float:
-    """The bytes that a model takes on processors over those that it takes on devices with such floats, at most 1."""
+    """The ratio of a model's bytes on processors to those on devices with such floats, at most 1."""
     return min(
         part_on_devices(model.blocks(precision), model.blocks(precision, exact_activations=True), floats)
         for precision in precisions
@@ -169,7 +169,7 @@ def device_part(model: ModelOnDisk, precisions: Sequence[Precision], floats: Flo
 
 
 def _slots(cluster: ClusterFile) -> list[Slot]:
-    """Of the machines at hand, in the file's order."""
+    """The slots of the machines at hand, in the file's order."""
     allowed = os.sched_getaffinity(0)
     slots: list[Slot] = []
     for machine in cluster.machines:
@@ -193,7 +193,7 @@ def _slots(cluster: ClusterFile) -> list[Slot]:
 
 
 def _described(machine: DescribedMachine, model: ModelOnDisk, precisions: Sequence[Precision]) -> WorkerClass:
-    """One worker on all cores of the machine."""
+    """Estimate one worker on all cores of a described machine."""
     rates = machine.rates
     assert rates is not None
     assert machine.memory_bytes is not None
@@ -220,7 +220,7 @@ def _described(machine: DescribedMachine, model: ModelOnDisk, precisions: Sequen
 
 
 def _flops_per_s(blocks: Sequence[Block], rates: Rates) -> float:
-    """The rate for the width that the layers' weights have."""
+    """The rate for the width of the layers' weights."""
     bytes_per_weight = 2 * blocks[1].read_bytes(1) / blocks[1].flops_per_token
     int8_flops_per_s = rates.int8_flops_per_s or rates.fp32_flops_per_s
     if bytes_per_weight < _MOST_INT4_BYTES:
@@ -231,9 +231,9 @@ def _flops_per_s(blocks: Sequence[Block], rates: Rates) -> float:
 def _mixed(
     described: Sequence[Sequence[LinkSpeed]], measured: Sequence[Sequence[LinkSpeed]] | None, cluster: ClusterFile
 ) -> tuple[tuple[LinkSpeed, ...], ...]:
-    """Links as described, but for two machines at hand, between which they are measured (unlike workers, alike links).
+    """The described links, but measured ones between machines at hand (unlike workers with equal links).
 
-    An all-reduce of machines that are only described takes a message each way at once: as long as one hop.
+    An all-reduce between described machines takes as long as one hop, since messages go both ways at once.
     """
     machines = cluster.machines
     return tuple(
@@ -246,7 +246,7 @@ def _mixed(
 
 
 def describes_all(name: str | None) -> bool:
-    """Whether `--cluster` names a file, and all machines in it are described. Raises as `read_cluster_file`."""
+    """Whether `--cluster` names a file in which all machines are described. Raises: as `read_cluster_file`."""
     if name is None or name == RAY:
         return False
     return not any(machine.is_local for machine in read_cluster_file(name).machines)

@@ -1,4 +1,4 @@
-"""Into what a language model that is an ONNX graph can be split: whole copies."""
+"""The split of a language model that is an ONNX graph, which can only be copied."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from shoal.planner.split.split_spec import SplitSpec
 
 
 def graph_spec(config: LaunchConfig, spec: SplitSpec | None, precision: Precision) -> SplitSpec:
-    """The split to spell out.
+    """The split to plan.
 
     Args:
-        config: what else the user asked for.
-        spec: that was said; None: `auto`, which is one copy on all cores, or a stored plan.
-        precision: that was asked for.
+        config: the user's other options.
+        spec: the given split; None: `auto`, which is one copy on all cores, or a stored plan.
+        precision: the precision that the user asked for.
 
     Raises:
-        ConfigError: something that is not done with a graph.
+        ConfigError: an option is not supported for a graph.
     """
     if spec is not None and (spec.num_stages > 1 or spec.num_shards > 1):
         raise ConfigError(f"--split {spec}: a language model as an ONNX graph is not cut; use dp=2 for two copies")
@@ -34,7 +34,7 @@ def graph_spec(config: LaunchConfig, spec: SplitSpec | None, precision: Precisio
 
 
 def check_plannable(model: ModelOnDisk) -> None:
-    """Raises ConfigError where there is nothing to measure and to choose from."""
+    """Check that a model can be measured and planned. Raises ConfigError."""
     if model.is_graph:
         raise ConfigError(
             f"{model.name}: a language model as an ONNX graph cannot be planned; give --split dp=N yourself"

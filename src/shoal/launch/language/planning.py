@@ -1,4 +1,4 @@
-"""From what the user asked for to a plan: a split said by hand, a stored plan, or one that is chosen."""
+"""Planning of a language model from the user's options: a given split, a stored plan, or a chosen one."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ _FORKS = Forks(includes=will_be_forked, python_bytes=PROCESS_BYTES, own_bytes=FO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModel(Planned[Plan, "AutoPlan"]):
-    """A language model that is found and planned, with nothing started yet."""
+    """A language model that was found and planned, without any started workers."""
 
     model: ModelOnDisk
     in_process: bool = True
-    """see LaunchConfig.in_process"""
+    """See LaunchConfig.in_process."""
     routing: Routing = "earliest-finish"
-    """which replica a request goes to"""
+    """The rule that chooses a request's replica."""
     replans: bool = False
-    """see LaunchConfig.replans"""
+    """See LaunchConfig.replans."""
     keep_weights: bool = True
-    """see LaunchConfig.keep_weights"""
+    """See LaunchConfig.keep_weights."""
 
     def close(self) -> None:
-        """Leave other machines and let go of the model's files. Idempotent; not needed where the plan is launched."""
+        """Leave other machines and close the model's files. Idempotent; not needed if the plan is launched."""
         self.model.close()
         Planned.close(self)  # a dataclass with slots has no `super()`
 
@@ -77,14 +77,14 @@ def plan_model(
     """Find the model and decide its split; weights are read only to measure, for `auto`.
 
     Args:
-        config: what the user asked for.
-        on_progress: told what is being measured.
-        machines: to plan for, where they are open already; they are left if planning fails.
+        config: the user's options.
+        on_progress: called with what is being measured.
+        machines: the machines to plan for, if they are open already; they are closed if planning fails.
 
     Raises:
-        ConfigError: the split, plan, precision, routing or limits make no sense for this model.
-        ModelLoadError: the file is missing, broken or of an unknown kind.
-        CapacityError: it needs more memory than there is.
+        ConfigError: the split, plan, precision, routing or limits are invalid for this model.
+        ModelLoadError: the file is missing, damaged or of an unknown kind.
+        CapacityError: the model needs more memory than is available.
         WorkerLost: another machine does not answer.
     """
     with ExitStack() as on_failure:
@@ -99,7 +99,7 @@ def plan_model(
 def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Callable[[str], None]) -> PlannedModel:
     """See `plan_model`."""
     if config.merged_adapter is not None:
-        config = replace(config, keep_weights=False)  # what is kept belongs to the model's own files
+        config = replace(config, keep_weights=False)  # kept weights belong to the model's own files
     planning = config.planning
     spec = None if config.plan_file or config.split == AUTO else parse_split(config.split)
     devices = () if chooses_devices(config) else devices_by_hand(config.devices)
@@ -114,7 +114,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     elif spec is None and model.config.encoder is not None and not config.plan_file:
         check_processors(config)
     if spec is not None and chooses_devices(config):
-        devices = devices_by_hand(config.devices)  # of these models there is nothing to choose
+        devices = devices_by_hand(config.devices)  # these models leave nothing to choose
     if machines is not None:
         on_progress("whether all machines have the model")
         machines.find_model(model.path, [file_to_send(one.path) for one in adapters])
@@ -135,7 +135,7 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     if config.exact_activations:
         plan = with_exact_activations(plan)
     beside = model.process_bytes(max_step_tokens=plan.max_step_tokens)
-    if config.keep_weights:  # copies share the model's weights, and have adapters of their own
+    if config.keep_weights:  # copies share the model's weights, but have adapters of their own
         beside += model.total_adapter_bytes * (len(plan.replicas) - 1) // plan.num_workers
     plan = with_process_bytes(plan, beside, None if is_computed_here(plan, config.in_process) else _FORKS)
     if len(link_precisions) == 1:
@@ -155,17 +155,17 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
 
 
 def is_computed_here(plan: Plan, in_process: bool) -> bool:
-    """Whether there is one worker, for which no process is needed. `in_process`: see LaunchConfig.in_process."""
+    """Whether the plan has one worker that needs no process of its own. `in_process`: see LaunchConfig.in_process."""
     is_plain = not any(shard.cpu_quota or shard.machine or shard.device for shard in plan.shards)
     return in_process and is_plain and plan.num_workers == 1
 
 
 def find_adapters(config: LaunchConfig) -> tuple[AdapterFile, ...]:
-    """The adapters that were asked for, as they lie on the disk.
+    """The files of the adapters that the user named.
 
     Raises:
         ConfigError: there are too many.
-        ModelLoadError: one is not there.
+        ModelLoadError: a file is missing.
     """
     if len(config.adapters) > MAX_ADAPTERS:
         raise ConfigError(f"there are {len(config.adapters)} adapters; a model may have at most {MAX_ADAPTERS}")
@@ -176,18 +176,18 @@ def find_adapters(config: LaunchConfig) -> tuple[AdapterFile, ...]:
 
 
 def compute_exactly(planned: PlannedModel) -> PlannedModel:
-    """The same plan without 8-bit activations: two ways to compute it agree but for the order of sums."""
+    """The plan without 8-bit activations, so that results of different splits differ only by the order of sums."""
     return replace(planned, plan=with_exact_activations(planned.plan))
 
 
 def measure_fleets(config: LaunchConfig, on_progress: Callable[[str], None] = lambda what: None) -> list[Fleet]:
-    """What `auto` would choose from: every division of this machine, or the machines of the cluster file.
+    """Measure the fleets from which `auto` would choose: divisions of this machine, or machines of the cluster file.
 
     Raises:
-        ConfigError, ModelLoadError, CapacityError: as for `plan_model`.
+        ConfigError, ModelLoadError, CapacityError: as `plan_model`.
         WorkerLost: a measuring process died or did not answer.
     """
-    from shoal.launch.language.fleets import find_fleets  # and all that measures
+    from shoal.launch.language.fleets import find_fleets  # imports all that measures
 
     model, precision = find_model(config.model), parse_precision(config.precision)
     check_plannable(model)
@@ -212,19 +212,19 @@ def _measuring(config: LaunchConfig, on_progress: Callable[[str], None]) -> Meas
 
 def _describes_all(cluster: str | None) -> bool:
     """See `fleets.describes_all`."""
-    from shoal.launch.language.fleets import describes_all  # and all that measures
+    from shoal.launch.language.fleets import describes_all  # imports all that measures
 
     return describes_all(cluster)
 
 
 def _check_shards(model: ModelOnDisk, num_shards: int) -> None:
-    """Raises ConfigError: the model cannot be cut into so many."""
+    """Check that the model can be divided into so many shards. Raises ConfigError."""
     if num_shards > 1 and model.config.encoder is not None:
         raise ConfigError("a model with an encoder is not cut into shards: split it with dp and pp")
 
 
 def _stored_plan(name: str, config: LaunchConfig, model: ModelOnDisk) -> Plan:
-    from shoal.launch.stored_plan import read_stored_plan  # and the parser of YAML
+    from shoal.launch.stored_plan import read_stored_plan  # imports PyYAML
     from shoal.planner.files.plan_check import check_plan
 
     plan = read_stored_plan(name, Plan, model=config.model, shape=model.shape)
@@ -242,7 +242,7 @@ def _auto_plan(
     machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> AutoPlan:
-    from shoal.launch.language.auto_plan import AutoPlanner, limits_of  # and all that measures and searches
+    from shoal.launch.language.auto_plan import AutoPlanner, limits_of  # imports all that measures and searches
 
     is_elsewhere = machines is not None or config.planning.cluster is not None
     planner = AutoPlanner(

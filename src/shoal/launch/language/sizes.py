@@ -1,4 +1,4 @@
-"""What the planner must know of a model's sizes, from its headers."""
+"""The sizes of a model for the planner, from its headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HIDDEN_ITEM_BYTES = 4
 
 
 def model_sizes(model: ModelOnDisk, precisions: Sequence[Precision], *, max_seqs: int) -> ModelSizes:
-    """A model's sizes at some precisions, from its headers. `max_seqs`: sequences of a replica that run at once."""
+    """The sizes of a model at some precisions. `max_seqs`: sequences of a replica that run at once."""
     config, source = model.config, model.source
     num_states = num_state_slots(model.blocks(precisions[0]), max_seqs)
 

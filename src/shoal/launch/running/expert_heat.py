@@ -1,4 +1,4 @@
-"""What the workers of a replica have told of their experts, as shares of rows: for people, metrics and `--replan`."""
+"""Expert heat: the shares of rows of each expert as reported by workers, for users, metrics and `--replan`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.protocol.stage_config import LayerExperts
 from shoal.router.engine_stats import EngineStats
 
 _HOTTEST = 3
-"""Experts of a stage that are named."""
+"""The number of experts of a stage that are listed."""
 
 
 RunningLanguagePlan = RunningPlan[Plan, ReplicaPlan, EngineStats]
@@ -25,45 +25,46 @@ RunningLanguagePlan = RunningPlan[Plan, ReplicaPlan, EngineStats]
 
 @runtime_checkable
 class TellsOfExperts(Protocol):
-    """A factory whose workers tell of their experts."""
+    """A factory whose workers report the load of their experts."""
 
     @property
     def expert_loads(self) -> Mapping[int, ExpertLoad]:
-        """The latest of each worker, stage by stage, rank by rank."""
+        """The latest report of each worker, by its index counted stage by stage and rank by rank."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotExpert:
-    """One of the experts that most rows go to."""
+    """One of the hottest experts."""
 
     layer: int
     expert: int
     share: float
-    """Its part of the layer's rows, 0 to 1; all experts of a layer have 1 in all."""
+    """Its share of the layer's rows, 0 to 1; the shares of a layer sum to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageHeat:
-    """Where the rows of a stage go."""
+    """The distribution of a stage's rows over experts and shards."""
 
     replica: int
     stage: int
     num_rows: int
-    """Rows of the layer that has had the most, each counted once for every expert that it chose."""
+    """Rows of the layer with the most rows, each counted once for every expert that it chose."""
     shard_shares: tuple[float, ...]
-    """Part of the rows that each shard computes, on average over the layers; empty where experts are cut by columns."""
+    """The share of rows that each shard computes, averaged over layers; empty if experts are divided by columns."""
     hottest: tuple[HotExpert, ...]
-    """Of all layers, the hottest first."""
+    """The hottest experts of all layers, hottest first."""
 
     @property
     def largest_share(self) -> float:
-        """Largest part of a layer's rows that one expert has."""
+        """The largest share of a layer's rows that one expert has."""
         return self.hottest[0].share
 
 
 def stage_counts(stage: StagePlan, loads: Sequence[ExpertLoad]) -> list[I64] | None:
-    """Rows of each layer's experts, as the worker counted that has counted most; None where none fits the stage."""
+    """Rows of each layer's experts, as counted by the worker with the most rows; None if no report matches the
+    stage."""
     fitting = [load.expert_rows for load in loads if len(load.expert_rows) == stage.num_layers]
     most = max(fitting, key=lambda rows: sum(map(sum, rows)), default=None)
     if most is None or len({len(layer) for layer in most if layer}) != 1:
@@ -72,13 +73,13 @@ def stage_counts(stage: StagePlan, loads: Sequence[ExpertLoad]) -> list[I64] | N
 
 
 def loads_of_stage(replica: ReplicaPlan, index: int, loads: Mapping[int, ExpertLoad]) -> list[ExpertLoad | None]:
-    """What each shard of a stage has told; `loads` are by worker."""
+    """The report of each shard of a stage, None if it has none. `loads`: reports by worker."""
     first = sum(len(stage.shards) for stage in replica.stages[:index])
     return [loads.get(first + rank) for rank in range(len(replica.stages[index].shards))]
 
 
 def own_experts(stage: StagePlan) -> list[list[LayerExperts]]:
-    """[shard][layer of the stage]: experts that are held whole."""
+    """[shard][layer of the stage]: the whole experts that it holds."""
     return [
         [held[layer if len(held) > 1 else 0] for layer in range(stage.first_layer, stage.last_layer)]
         for held in (shard.part.experts for shard in stage.shards)
@@ -86,20 +87,20 @@ def own_experts(stage: StagePlan) -> list[list[LayerExperts]]:
 
 
 def heat_of(counts: I64) -> F64:
-    """Shares of rows; even while there are none."""
+    """Shares of rows; equal ones while there are no rows."""
     total = counts.sum()
     return counts / total if total else np.full(len(counts), 1.0 / max(1, len(counts)))
 
 
 def expert_loads(running: RunningLanguagePlan, index: int) -> dict[int, ExpertLoad]:
-    """What the workers of a replica that runs as it was planned have told of their experts, by worker. May be called
-    from any thread."""
+    """The reports of the workers of a replica that runs as planned, by worker; otherwise empty. Callable from any
+    thread."""
     factory = running.as_planned(index)
     return dict(factory.expert_loads) if isinstance(factory, TellsOfExperts) else {}
 
 
 def stage_heats(running: RunningLanguagePlan) -> list[StageHeat]:
-    """Of every stage whose workers have told. May be called from any thread."""
+    """The heat of every stage whose workers have reported it. Callable from any thread."""
     heats: list[StageHeat] = []
     for r, replica in enumerate(running.plan.replicas):
         loads = expert_loads(running, r)
@@ -111,7 +112,7 @@ def stage_heats(running: RunningLanguagePlan) -> list[StageHeat]:
 
 
 def heat_dicts(heats: Sequence[StageHeat]) -> list[dict[str, Any]]:
-    """As plain data, for `/status`."""
+    """The heat as plain data, for `/status`."""
     return [
         {
             "replica": heat.replica,

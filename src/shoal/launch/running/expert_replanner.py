@@ -1,4 +1,4 @@
-"""`--replan` for whole experts: hot ones move to the shards that are fast for what they have, where that pays."""
+"""`--replan` for whole experts: hot experts move to shards that are fast for their load, if that pays."""
 
 from __future__ import annotations
 
@@ -32,40 +32,40 @@ from shoal.protocol.stage_config import LayerExperts, ShardPart
 _logger = logging.getLogger("shoal.launch")
 
 _LEAST_ROWS = 64
-"""That each expert of a layer must have had on average: fewer tell nothing of the next ones. An expert's share is then
+"""The least mean number of rows per expert of a layer; fewer do not predict the next ones. An expert's share is then
 known to about an eighth of itself."""
 _CONSIDER_S = 30.0
-"""Between two searches for a better placement of one replica, each of which may take a tenth of a second."""
+"""Seconds between two searches for a better placement of one replica, each of which may take a tenth of a second."""
 _COPY_SHARE = 0.5
-"""Part of the memory that is free beside the old and the new workers which copies may take."""
+"""The share of the memory left beside old and new workers that copies may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _StageCosts:
-    """What a row costs the shards of a stage, in bytes that are read for it, and how fast they are."""
+    """The cost of a row for the shards of a stage, in bytes that are read for it, and their speeds."""
 
     heat: tuple[F64, ...]
-    """[layer][expert]"""
+    """[layer][expert]: shares of rows."""
     other_bytes: tuple[float, ...]
-    """of each shard, beside its experts, in all layers"""
+    """Bytes of each shard besides its experts, in all layers."""
     expert_bytes: float
-    """of all experts that a row goes through in one layer"""
+    """Bytes of all experts that compute a row in one layer."""
     speeds: tuple[float, ...]
-    """bytes/s of each shard"""
+    """The speed of each shard in bytes per second."""
 
     def seconds(self, slowest: Sequence[float]) -> float:
-        """Of a row. `slowest`: of each layer, as `slowest_shares` says it."""
+        """Seconds of a row. `slowest`: the result of `slowest_shares`."""
         other_s = max(num_bytes / speed for num_bytes, speed in zip(self.other_bytes, self.speeds, strict=True))
         return other_s + self.expert_bytes * sum(slowest)
 
     @property
     def least_s(self) -> float:
-        """Seconds of a row if every layer's rows could be shared at will."""
+        """Seconds of a row if every layer's rows could be divided arbitrarily."""
         return self.seconds([1.0 / sum(self.speeds) if heat.size else 0.0 for heat in self.heat])
 
 
 class ExpertReplanner:
-    """Looks at what workers tell of their experts now and then. Belongs to the engine's thread."""
+    """Moves hot experts between shards. Only the engine's thread may use it."""
 
     def __init__(
         self,
@@ -73,17 +73,17 @@ class ExpertReplanner:
         model: ModelOnDisk,
         clock: Callable[[], float],
     ) -> None:
-        """`model`: what the running plan runs."""
+        """`model`: the model of the running plan."""
         self._running, self._model, self._clock = running, model, clock
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
         self._next_s = clock() + LOOK_S
         self._consider_s: defaultdict[int, float] = defaultdict(float)
-        """when to search again, of each replica"""
+        """When to search again, for each replica."""
         self._bases: dict[int, tuple[ReplicaPlan, ReplicaPlan]] = {}
-        """of each replica that was moved: as it is now, and as it was before anything was copied"""
+        """For each changed replica: (its present plan, its plan before anything was copied)."""
 
     def look(self) -> None:
-        """To be called often; does something every few seconds."""
+        """Look at the reports of workers; to be called often, acts every few seconds."""
         now_s = self._clock()
         if now_s < self._next_s:
             return
@@ -98,7 +98,7 @@ class ExpertReplanner:
                 self._consider(index, replica, costs, now_s)
 
     def _costs(self, index: int, replica: ReplicaPlan) -> list[_StageCosts] | None:
-        """Of each stage; None where experts are not dealt out, or too little is known."""
+        """The costs of each stage; None if experts are not divided whole, or too little is known."""
         if not all(shard.part.experts for shard in replica.shards):
             return None
         loads = expert_loads(self._running, index)
@@ -144,7 +144,7 @@ class ExpertReplanner:
         now, base = self._bases.get(index, (replica, replica))
         base = base if now == replica else replica
         if _has_copies(base):
-            return  # by hand, and so meant
+            return  # copies that the user made on purpose
         num_shards = len(replica.shards)
         placed = [
             place_experts(one.heat, own_experts(stage), one.speeds, self._room(stage, one, num_shards))
@@ -168,16 +168,16 @@ class ExpertReplanner:
             else:
                 _logger.info(f"replica {index} keeps its experts: {error}")
             if isinstance(error, ModelChanged):
-                self._next_s = math.inf  # others that load would fail alike
+                self._next_s = math.inf  # further attempts would fail in the same way
 
         copies = f" and copying {num_copies}" if num_copies else ""
         _logger.info(
-            f"replica {index}: moving hot experts between shards{copies}, {gain:.0%} less time a step expected"
+            f"replica {index}: moving hot experts between shards{copies}; steps should take {gain:.0%} less time"
         )
         self._running.change(index, moved, done)
 
     def _with_experts(self, stage: StagePlan, experts: Sequence[Sequence[LayerExperts]]) -> StagePlan:
-        """The same workers with other experts. `experts`: [shard][layer of the stage]."""
+        """The stage with the same workers and other experts. `experts`: [shard][layer of the stage]."""
         before = ((),) * stage.first_layer
         after = ((),) * (self._model.config.num_layers - stage.last_layer)
 
@@ -189,8 +189,8 @@ class ExpertReplanner:
         return replace(stage, shards=shards)
 
     def _room(self, stage: StagePlan, costs: _StageCosts, num_shards: int) -> list[int]:
-        """For how many more experts each shard has memory, while the old workers are still there. Of other machines
-        that is not known here."""
+        """The number of further experts for which each shard has memory beside the old workers; 0 on other machines,
+        whose memory is not known here."""
         experts = self._model.config.experts
         assert experts is not None
         free_bytes = _COPY_SHARE * (free_memory_bytes() - held_bytes(self._whole_blocks(stage))) / num_shards
@@ -198,7 +198,7 @@ class ExpertReplanner:
         return [int(max(0.0, free_bytes) // size) if shard.machine is None else 0 for shard in stage.shards]
 
     def _fits_beside(self) -> bool:
-        """The old workers keep their memory until the new ones have loaded."""
+        """Whether new workers fit beside the old ones, which keep their memory until the new ones have loaded."""
         stage = self._running.plan.replicas[0].stages[0]
         return held_bytes(self._whole_blocks(stage)) < free_memory_bytes()
 
@@ -206,14 +206,14 @@ class ExpertReplanner:
         return self._model.blocks(stage.precision, exact_activations=self._running.plan.exact_activations)
 
     def _own_blocks(self, stage: StagePlan, part: ShardPart) -> Sequence[Block]:
-        """Of the stage's layers and ends."""
+        """The blocks of a shard of the stage."""
         exact = self._running.plan.exact_activations
         blocks = self._model.blocks(stage.precision, part, exact_activations=exact)
         return stage_blocks(blocks, stage.first_layer, stage.last_layer)
 
 
 def _tells_enough(load: ExpertLoad) -> bool:
-    """Whether a worker, which may just have been started in a lost one's place, has computed for long enough."""
+    """Whether a worker has computed enough rows; it may have replaced a lost one just now."""
     return load.busy_s > 0.0 and all(sum(rows) >= _LEAST_ROWS * len(rows) for rows in load.expert_rows)
 
 

@@ -1,4 +1,4 @@
-"""`--replan` for ONNX graphs: a pipeline whose workers have changed speed gets other nodes, where the move pays."""
+"""`--replan` for ONNX graphs: a pipeline whose workers have changed speed gets other nodes, if the move pays."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class GraphReplanner(PipelineReplanner[GraphPlan, GraphReplicaPlan, BatchStats])
         Args:
             running: the plan and its engine.
             graph: the file that the engine runs.
-            clock: monotonic seconds.
-            times: of the graph's nodes, where they were measured.
+            clock: gives monotonic seconds.
+            times: the times of the graph's nodes; None: they were not measured.
         """
         super().__init__(running, clock)
         self._graph, self._times = graph, times
 
     def num_requests(self, stats: BatchStats, index: int) -> float:
-        """See `PipelineReplanner.num_requests`: replicas share what is there."""
+        """See `PipelineReplanner.num_requests`. Replicas share all requests."""
         return stats.num_requests / max(1, stats.num_replicas)
 
     def consider(self, index: int, watched: ReplanWatch, stage_s: Sequence[float], now_s: float) -> None:
@@ -56,7 +56,7 @@ class GraphReplanner(PipelineReplanner[GraphPlan, GraphReplicaPlan, BatchStats])
             return
         moved = _with_boundaries(self._graph, replica, best.boundaries)
         before, after = (", ".join(str(stage.first_node) for stage in one.stages[1:]) for one in (replica, moved))
-        change = f"cutting at node {after} instead of {before}, {move.gain:.0%} less time a batch expected"
+        change = f"cutting at node {after} instead of {before}; batches should take {move.gain:.0%} less time"
         self.move(index, moved, "nodes", change)
 
     @cached_property
@@ -69,7 +69,7 @@ class GraphReplanner(PipelineReplanner[GraphPlan, GraphReplicaPlan, BatchStats])
 
 
 def _with_boundaries(graph: GraphFile, replica: GraphReplicaPlan, boundaries: Sequence[int]) -> GraphReplicaPlan:
-    """The same workers, one a stage, with other nodes."""
+    """The replica with the same workers, one per stage, and other nodes."""
     return GraphReplicaPlan(
         stages=tuple(
             replace(

@@ -1,4 +1,4 @@
-"""What would best be done with machines that have joined, whatever runs on them: measured, and planned."""
+"""Measuring and planning of machines that have joined, for any kind of model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence, Set
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from shoal.planner.choice.extend import ExtendedPlan  # with all that searches
+    from shoal.planner.choice.extend import ExtendedPlan  # imports all that searches
 
 ReplicaT_co = TypeVar("ReplicaT_co", covariant=True)
 ReplicaT = TypeVar("ReplicaT")
@@ -17,7 +17,7 @@ class PlacedMachines(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes."""
+        """The names of the classes."""
         ...
 
 
@@ -25,24 +25,24 @@ PlacedT = TypeVar("PlacedT", bound=PlacedMachines)
 
 
 class Extend(Protocol[ReplicaT_co]):
-    """Planning with machines that are idle."""
+    """A function that plans with idle machines."""
 
     def __call__(
         self, present: Any, placed: Any, *, idle: Sequence[int], open_replicas: Collection[int]
     ) -> ExtendedPlan[ReplicaT_co] | None:
-        """The best use of idle machines; None where none pays.
+        """Find the best use of idle machines; None if no use pays.
 
         Args:
-            present: replicas that run, as they were chosen.
-            placed: all machines, of one worker each.
-            idle: classes of the idle ones.
-            open_replicas: indexes of those that may be cut anew.
+            present: the running replicas, as they were chosen.
+            placed: all machines, with one worker each.
+            idle: classes of the idle machines.
+            open_replicas: indices of replicas that may be split again.
         """
         ...
 
 
 class Growth(Generic[PlacedT, ReplicaT]):
-    """Follows the machines that a chosen plan runs on. Belongs to the thread that watches them."""
+    """Plans for machines that join those of a chosen plan. Only the thread that watches machines may use it."""
 
     def __init__(
         self,
@@ -53,17 +53,17 @@ class Growth(Generic[PlacedT, ReplicaT]):
     ) -> None:
         """
         Args:
-            present: replicas that run, as they were chosen.
-            placed: the machines that they were chosen from.
-            measure: those that are known, and after them those that have joined since. Raises ShoalError.
-            extend: plans.
+            present: the running replicas, as they were chosen.
+            placed: the machines from which they were chosen.
+            measure: gives the known machines followed by those that have joined since. Raises ShoalError.
+            extend: plans with idle machines.
         """
         self._present = tuple(present)
         self._placed: PlacedT = placed
         self._measure, self._extend = measure, extend
 
     def find(self, living: Set[str]) -> ExtendedPlan[ReplicaT] | None:
-        """Measure what is new; a change that pays, if there is one. `living`: names of machines that are there.
+        """Measure new machines, and return a change that pays, or None. `living`: the names of machines that are there.
 
         Raises:
             ShoalError: a machine cannot be measured.
@@ -82,5 +82,5 @@ class Growth(Generic[PlacedT, ReplicaT]):
         )
 
     def adopt(self, made: ExtendedPlan[ReplicaT]) -> None:
-        """A change that was found runs now."""
+        """Note that a change that was found has been made."""
         self._present = made.extension.candidate.replicas

@@ -1,8 +1,8 @@
-"""Machines that join or leave while a model is served: replicas that lost them have them back, new ones are put to use.
+"""Machines that join, leave or return while a model is served: lost ones are restored to replicas, new ones are used.
 
-Looking for machines, measuring them and planning take seconds, so they have a thread of their own (`step`); what comes
-of it is carried out in the engine's thread (`look`). What is to be done is decided in core/membership. New machines are
-used under `--replan`, and only where the planner chose the split: one that was said by hand is kept.
+Polling and measuring machines and planning take seconds, so they have a thread of their own (`step`); the results are
+carried out in the engine's thread (`look`). The decisions are made in core/membership. New machines are used with
+`--replan`, and only if the planner chose the split; a given one is kept.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from shoal.launch.running.running_plan import RunningPlan
 from shoal.machines.machines import Machines
 
 if TYPE_CHECKING:
-    from shoal.planner.choice.extend import ExtendedPlan  # with all that searches
+    from shoal.planner.choice.extend import ExtendedPlan  # imports all that searches
 
 _logger = logging.getLogger("shoal.launch")
 
 _EVERY_S = 5.0
-"""Between two looks for machines: one question to Ray's head. Nobody waits for them."""
+"""Seconds between two polls of machines, each a question to Ray's head. Nothing waits for them."""
 _CLOSE_TIMEOUT_S = 10.0
 
 
@@ -62,7 +62,7 @@ ReplicaT = TypeVar("ReplicaT", bound=ReplicaOnMachines)
 
 
 class Joining(Generic[ReplicaT]):
-    """Of one served model."""
+    """Watches the machines of one served model, restores its replicas, and uses new machines."""
 
     def __init__(
         self,
@@ -73,38 +73,38 @@ class Joining(Generic[ReplicaT]):
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Do nothing yet.
+        """Prepare the watch, which `start` begins.
 
         Args:
-            machines: that the model is served on.
+            machines: the machines on which the model is served.
             running: the plan and its engine.
-            growth: what to do with new machines; None: they are not to be used.
-            wake: makes the engine's thread look. Thread-safe.
-            clock: monotonic seconds.
+            growth: plans for new machines; None: these are not used.
+            wake: makes the engine's thread call `look`. Thread-safe.
+            clock: gives monotonic seconds.
         """
         self._machines, self._running, self._growth = machines, running, growth
         self._wake, self._clock = wake, clock
         self._membership = ClusterMembership(machines.troubles(), uses_new=growth is not None)
         self._lock = threading.Lock()
-        """of the membership, which both threads tell of what they see"""
+        """Protects the membership, to which both threads pass events."""
         self._leave: Callable[[str], None] | None = None
-        """told when this process is to end, and why"""
+        """Called with the reason when this process should end."""
         self._is_to_look = False
-        """machines have been looked for since the engine's thread looked at replicas"""
+        """Whether machines were polled since the engine's thread read the replicas."""
         self._proposed: ExtendedPlan[ReplicaT] | None = None
-        """what the engine's thread has been given, until its outcome is known"""
+        """The change that was given to the engine's thread, until its outcome is known."""
         self._to_make: ExtendedPlan[ReplicaT] | None = None
-        """the same, until it is begun"""
+        """The same change, until it is begun."""
         self._outcomes: SimpleQueue[ShoalError | None] = SimpleQueue()
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="shoal-joining", daemon=True)
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start watching."""
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer. Idempotent."""
+        """Stop watching. Idempotent."""
         self._is_closing.set()
         self._machines.stop_waiting()
         if self._thread.is_alive():
@@ -112,7 +112,7 @@ class Joining(Generic[ReplicaT]):
         self._growth = None  # it holds the model's file open
 
     def on_headless(self, leave: Callable[[str], None]) -> None:
-        """Call this, in the thread that watches, when this process should end by itself before its cluster ends it."""
+        """Register a function that is called, in the watching thread, when this process should end by itself."""
         self._leave = leave
 
     @property
@@ -121,7 +121,7 @@ class Joining(Generic[ReplicaT]):
         return self._machines.headless()
 
     def step(self) -> None:
-        """Look for machines and think about them; in the thread that watches."""
+        """Poll the machines and plan; in the watching thread."""
         joined, failure = self._find_joined()
         self._take_outcome()
         self._tell(
@@ -137,7 +137,7 @@ class Joining(Generic[ReplicaT]):
         self._wake()
 
     def look(self) -> None:
-        """Carry out what is to be done; in the engine's thread, often."""
+        """Carry out decisions; to be called often in the engine's thread."""
         if self._is_to_look:
             self._is_to_look = False
             self._tell(ReplicasSeen(replicas=self._see_replicas()))
@@ -150,12 +150,12 @@ class Joining(Generic[ReplicaT]):
             self.step()
 
     def _find_joined(self) -> tuple[tuple[str, ...], str | None]:
-        """Machines that have joined, and why the look failed."""
+        """Machines that have joined, and the reason if the poll failed."""
         try:
             return tuple(self._machines.find_joined()), None
         except ShoalError as error:
             return (), str(error)
-        except Exception as error:  # the outermost call: machines are looked at again whatever has happened
+        except Exception as error:  # the outermost call: machines are polled again after any error
             return (), f"{type(error).__name__}: {error}".partition("\n")[0]
 
     def _see_replicas(self) -> tuple[ReplicaSeen, ...]:
@@ -170,7 +170,7 @@ class Joining(Generic[ReplicaT]):
         )
 
     def _tell(self, event: MembershipEvent) -> None:
-        """Let the membership decide, and carry out what it wants; in either thread."""
+        """Pass an event to the membership, and carry out its effects; in either thread."""
         with self._lock:
             effects = self._membership.handle(event, self._clock())
         for effect in effects:
@@ -203,7 +203,7 @@ class Joining(Generic[ReplicaT]):
             _logger.info(line)
 
     def _find_plan(self) -> None:
-        """In the thread that watches."""
+        """Search for a plan with new machines, in the watching thread."""
         failure = None
         try:
             self._propose()
@@ -214,7 +214,7 @@ class Joining(Generic[ReplicaT]):
         self._tell(PlanEnded(found=self._proposed is not None, failure=failure))
 
     def _propose(self) -> None:
-        """Measure what is new, and hand a plan over if one pays."""
+        """Measure new machines, and propose a plan if one pays."""
         growth = self._growth
         found = None if growth is None else growth.find(self._machines.living())
         if found is None:
@@ -240,17 +240,17 @@ class Joining(Generic[ReplicaT]):
         self._tell(ChangeEnded(failure=None if error is None else str(error)))
 
     def _restore(self, index: int) -> None:
-        """In the engine's thread."""
+        """Restore a replica, in the engine's thread."""
         replica = self._running.plan.replicas[index]
         self._say(f"replica {index} is given back its workers on {', '.join(_machines_of(replica))}")
 
         def done(error: ShoalError | None) -> None:
             if error is not None:
-                self._say(f"replica {index} goes on as it is: {error}")
+                self._say(f"replica {index} continues unchanged: {error}")
 
         self._running.change(index, replica, done)
 
 
 def _machines_of(replica: ReplicaOnMachines) -> dict[str, None]:
-    """In order, each once."""
+    """The machines of a replica, in order and without duplicates."""
     return dict.fromkeys(shard.machine or "" for shard in replica.shards)

@@ -1,4 +1,4 @@
-"""`--replan`: a pipeline whose workers have changed speed is given other layers, where the move pays for itself."""
+"""`--replan`: a pipeline whose workers have changed speed gets other layers, if the move pays for itself."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class LayerReplanner(PipelineReplanner[Plan, ReplicaPlan, EngineStats]):
         """
         Args:
             running: the plan and its engine.
-            model: what it runs.
-            clock: monotonic seconds.
+            model: the model that it runs.
+            clock: gives monotonic seconds.
         """
         super().__init__(running, clock)
         self._model = model
@@ -48,11 +48,11 @@ class LayerReplanner(PipelineReplanner[Plan, ReplicaPlan, EngineStats]):
             return
         moved = with_layers(replica, best.layers, self._whole_blocks(), block_size=plan.block_size)
         before, after = (":".join(map(str, one)) for one in (layers, best.layers))
-        change = f"moving layers from {before} to {after}, {move.gain:.0%} less time a step expected"
+        change = f"moving layers from {before} to {after}; steps should take {move.gain:.0%} less time"
         self.move(index, moved, "layers", change)
 
     def _fits_beside(self) -> bool:
-        """The old workers keep their memory until the new ones have loaded."""
+        """Whether new workers fit beside the old ones, which keep their memory until the new ones have loaded."""
         return held_bytes(self._whole_blocks()) < free_memory_bytes()
 
     def _fits_devices(self, index: int, layers: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""`--replan` for the stages of a pipeline, whatever they hold: when to look, and how a move is made."""
+"""`--replan` for the stages of any pipeline: when to look, and how a move is made."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _logger = logging.getLogger("shoal.launch")
 
 
 class StageSpeeds(Protocol):
-    """The part of an engine's figures that tells how fast stages are."""
+    """The part of an engine's statistics with the speeds of stages."""
 
     @property
     def stage_s(self) -> Sequence[Sequence[float]]:
-        """[replica][stage] seconds"""
+        """[replica][stage]: mean seconds of the latest work."""
         ...
 
     @property
     def slowdowns(self) -> Sequence[Sequence[float]]:
-        """[replica][stage], 1 is as fast as expected"""
+        """[replica][stage]: observed over expected seconds; 1: as expected."""
         ...
 
 
@@ -36,13 +36,13 @@ StatsT = TypeVar("StatsT", bound=StageSpeeds)
 
 
 class PipelineReplanner(ABC, Generic[PlanT, ReplicaT, StatsT]):
-    """Looks at the engine's figures now and then. Belongs to the engine's thread."""
+    """Watches the speeds of stages and moves their contents. Only the engine's thread may use it."""
 
     def __init__(self, running: RunningPlan[PlanT, ReplicaT, StatsT], clock: Callable[[], float]) -> None:
         """
         Args:
             running: the plan and its engine.
-            clock: monotonic seconds.
+            clock: gives monotonic seconds.
         """
         self._running, self._clock = running, clock
         self._watched: defaultdict[int, ReplanWatch] = defaultdict(ReplanWatch)
@@ -50,14 +50,14 @@ class PipelineReplanner(ABC, Generic[PlanT, ReplicaT, StatsT]):
 
     @abstractmethod
     def num_requests(self, stats: StatsT, index: int) -> float:
-        """Requests that a replica has."""
+        """The number of a replica's requests."""
 
     @abstractmethod
     def consider(self, index: int, watched: ReplanWatch, stage_s: Sequence[float], now_s: float) -> None:
-        """A stage of a replica has been slow for a while: `move` what it holds to others where that pays."""
+        """Consider a replica with a stage that has been slow for a while, and `move` its contents if that pays."""
 
     def look(self) -> None:
-        """To be called often; does something every few seconds."""
+        """Look at the speeds; to be called often, acts every few seconds."""
         now_s = self._clock()
         if now_s < self._next_s:
             return
@@ -72,13 +72,13 @@ class PipelineReplanner(ABC, Generic[PlanT, ReplicaT, StatsT]):
                 self.consider(index, watched, stage_s, now_s)
 
     def move(self, index: int, moved: ReplicaT, what: str, change: str) -> None:
-        """Let a replica become another one; the old workers serve until the new ones have loaded.
+        """Change a replica's plan; the old workers serve until the new ones have loaded.
 
         Args:
-            index: of the replica.
-            moved: what it becomes.
-            what: what stages hold, for the log.
-            change: what is done, for the log.
+            index: the index of the replica.
+            moved: its new plan.
+            what: the contents of stages, for the log.
+            change: the change, for the log.
         """
         watched = self._watched[index]
 
@@ -87,7 +87,7 @@ class PipelineReplanner(ABC, Generic[PlanT, ReplicaT, StatsT]):
             if error is not None:
                 _logger.info(f"replica {index} keeps its {what}: {error}")
             if isinstance(error, ModelChanged):
-                self._next_s = math.inf  # others that load would fail alike
+                self._next_s = math.inf  # further attempts would fail in the same way
 
         _logger.info(f"replica {index}: {change}")
         self._running.change(index, moved, done)

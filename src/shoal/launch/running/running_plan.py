@@ -1,4 +1,4 @@
-"""The plan by which an engine's replicas run now, and changing one of them while all others go on."""
+"""The plan by which an engine's replicas run now, and changes of one replica while all others continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shoal.launch.language.planning import PlannedModel
 from shoal.planner.split.split_text import describe
 
 Done = Callable[[ShoalError | None], None]
-"""told None when the change is made, or why it is not"""
+"""Called with None when a change is made, or with the error if it is not."""
 
 ReplicaT = TypeVar("ReplicaT")
 ReplicaT_co = TypeVar("ReplicaT_co", covariant=True)
@@ -26,7 +26,7 @@ class RunnablePlan(Protocol[ReplicaT_co]):
 
     @property
     def replicas(self) -> tuple[ReplicaT_co, ...]:
-        """All copies of the model."""
+        """All replicas of the model."""
         ...
 
 
@@ -34,7 +34,7 @@ PlanT = TypeVar("PlanT", bound=RunnablePlan[Any])
 
 
 class ChangeableEngine(Protocol[StatsT_co]):
-    """The part of `router.engine.Engine` and `router.batch_engine.BatchEngine` that this needs."""
+    """The part of `router.engine.Engine` and `router.batch_engine.BatchEngine` that a running plan needs."""
 
     def stats(self) -> StatsT_co:
         """A snapshot."""
@@ -50,32 +50,32 @@ class ChangeableEngine(Protocol[StatsT_co]):
 
 
 class StartedFactory(Protocol[ReplicaT_co]):
-    """A `router.executor.ReplicaFactory` that tells what it has started."""
+    """A `router.executor.ReplicaFactory` that knows what it has started."""
 
     @property
     def latest(self) -> ReplicaT_co:
-        """The replica as it was last started: as it was planned, or without a worker."""
+        """The replica as it was last started: as planned, or without a worker."""
         ...
 
 
 class PlanKind(Protocol[PlanT, ReplicaT]):
-    """What depends on what is planned."""
+    """The part of a running plan that depends on the kind of model."""
 
     def factory(self, plan: PlanT, index: int) -> StartedFactory[ReplicaT]:
-        """Starts one of the plan's replicas."""
+        """Make the factory of one of the plan's replicas."""
         ...
 
     @staticmethod
     def with_replicas(plan: PlanT, replicas: tuple[ReplicaT, ...]) -> PlanT:
-        """The same model by other replicas."""
+        """The plan with other replicas."""
         ...
 
 
 class LanguagePlanKind:
-    """Implements `PlanKind` for language models."""
+    """The plan kind of language models. Implements `PlanKind`."""
 
     def __init__(self, planned: PlannedModel, launcher: WorkerLauncher) -> None:
-        """`launcher` makes workers."""
+        """`launcher`: makes workers."""
         self._planned, self._launcher = planned, launcher
 
     def factory(self, plan: Plan, index: int) -> LanguageFactory:
@@ -90,7 +90,7 @@ class LanguagePlanKind:
 
 
 class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
-    """Belongs to the engine's thread; only `plan` and `actual` may be read from another."""
+    """The plan of a running engine. For the engine's thread; only `plan` and `actual` may be read from another."""
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
     ) -> None:
         """
         Args:
-            plan: by which the engine runs.
-            kind: makes other replicas.
-            engine: that runs it.
-            factories: by which the engine starts the replicas, one each; empty: what they do without is not known.
+            plan: the plan by which the engine runs.
+            kind: makes factories and plans.
+            engine: the engine that runs it.
+            factories: the engine's factories, one for each replica; empty: missing workers are not known.
         """
         self._plan, self._engine = plan, engine
         self._kind: PlanKind[PlanT, ReplicaT] | None = kind
@@ -114,12 +114,12 @@ class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
 
     @property
     def plan(self) -> PlanT:
-        """As it is meant to be now; a change that is not made yet does not count."""
+        """The intended plan, without changes that are not made yet."""
         return self._plan
 
     @property
     def actual(self) -> PlanT:
-        """The same as it was last started: replicas that had to do without a worker as they do."""
+        """The plan as it was last started, including replicas that run without a worker."""
         plan, factories = self._plan, dict(self._factories)
         replicas = tuple(
             factories[index].latest if index in factories else replica for index, replica in enumerate(plan.replicas)
@@ -127,31 +127,31 @@ class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
         return plan if replicas == plan.replicas else self._with_replicas(plan, replicas)
 
     def is_changing(self, index: int) -> bool:
-        """Whether a replica is being changed, or is to come."""
+        """Whether a replica is being changed or added."""
         return index in self._changing
 
     def stats(self) -> StatsT_co:
-        """Of the engine."""
+        """The engine's statistics."""
         return self._engine.stats()
 
     def as_planned(self, index: int) -> StartedFactory[ReplicaT] | None:
-        """What started the workers of a replica; None where they are not those of the plan, or it is not known. May be
-        called from any thread."""
+        """The factory of a replica that runs as planned; None if it does not, or if that is not known. Callable from
+        any thread."""
         factory = self._factories.get(index)
         return None if factory is None or factory.latest != self._plan.replicas[index] else factory
 
     def close(self) -> None:
-        """Change nothing from now on, and let go of the model's file. Idempotent."""
+        """Allow no more changes, and release the model's file. Idempotent."""
         self._kind = None
         self._factories.clear()
 
     def change(self, index: int, replica: ReplicaT, done: Done) -> None:
-        """Give a replica other workers, or the planned ones again, or add it where there is none. Returns at once.
+        """Give a replica other workers, or its planned ones again, or add a new one. Returns at once.
 
         Args:
-            index: of a replica that is not being changed, or of the next one.
-            replica: as it is to be.
-            done: told when it is made, or why it is not; perhaps at once.
+            index: the index of a replica that is not being changed, or of the next new one.
+            replica: the replica's new plan.
+            done: called with None when the change is made, or with the error; perhaps at once.
         """
         assert self._kind is not None
         self._changing.add(index)
@@ -173,6 +173,6 @@ class RunningPlan(Generic[PlanT, ReplicaT, StatsT_co]):
             finish(error)
 
     def _with(self, index: int, replica: ReplicaT) -> PlanT:
-        """The plan with another replica, or one more."""
+        """The plan with a changed or additional replica."""
         replicas = (*self._plan.replicas[:index], replica, *self._plan.replicas[index + 1 :])
         return self._with_replicas(self._plan, replicas)

@@ -1,4 +1,4 @@
-"""Reads some rows of an array in a .npy file or a .npz member, never the whole array."""
+"""Reading of some rows of an array in a .npy file or a .npz member, without reading the whole array."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from shoal.offline.files.npy_header import (
 )
 
 _MAX_LANES = 64
-"""Open positions in one member of a .npz. Each is a decompressor of its own (about 50 KB) that has to run through the
-member once, so more would take the time of as many passes over the input."""
+"""The most open positions in one member of a .npz file. Each has a decompressor of its own (about 50 KB) that runs
+through the member once, so each takes the time of a pass over the input."""
 
 
 class Bytes(Protocol):
-    """A range of bytes in a file or in memory that holds an array."""
+    """The bytes of an array, in a file or in memory."""
 
     def read_into(self, target: memoryview, lane: int, offset: int) -> int:
-        """Read into the front of `target` from `offset` on; how many bytes, 0 at the end."""
+        """Read into the front of `target` from `offset` on. Returns the number of bytes, 0 at the end."""
         ...
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class FileBytes:
 
 
 class MemberBytes:
-    """The bytes of a stored or compressed member of a zip file, decompressed as they are read."""
+    """The bytes of a stored or compressed member of a zip file, decompressed while they are read."""
 
     def __init__(self, archive: zipfile.ZipFile, member: str) -> None:
         self._archive = archive
@@ -64,7 +64,7 @@ class MemberBytes:
         self._lanes: dict[int, Any] = {}
 
     def read_into(self, target: memoryview, lane: int, offset: int) -> int:
-        """See Bytes. Going back in a lane starts its decompression again."""
+        """See Bytes. Going back in a lane restarts its decompression."""
         if lane not in self._lanes:
             self._lanes[lane] = self._archive.open(self._member)
         stream = self._lanes[lane]
@@ -83,7 +83,7 @@ class ArrayRows:
     """Rows of an array in .npy form."""
 
     def __init__(self, name: str, header: NpyHeader, data: Bytes, axis: int) -> None:
-        """`axis`: the one that the rows lie along. `name` is for messages."""
+        """`axis`: the axis of the rows. `name`: for messages."""
         self.num_rows = header.shape[axis]
         self._name = name
         self._header = header
@@ -91,7 +91,7 @@ class ArrayRows:
         self._axis = axis
 
     def read(self, first: int, last: int) -> Array:
-        """Rows `first` to `last` (exclusive), owned by the caller. Cheap where ranges ascend. Raises InvalidRequest."""
+        """Read the rows first:last as a new array. Cheap if ranges ascend. Raises InvalidRequest."""
         check_room(self._name, self._header, last - first, self._axis)
         rows = empty_rows(self._header, self._axis, last - first)
         target = as_bytes(rows)
@@ -102,7 +102,7 @@ class ArrayRows:
 
 
 def read_array(name: str, header: NpyHeader, data: Bytes) -> Array:
-    """The whole array. `name` is for messages. Raises InvalidRequest."""
+    """Read the whole array. `name`: for messages. Raises InvalidRequest."""
     check_room(name, header)
     array = np.empty(header.shape, header.dtype, order="F" if header.is_fortran else "C")
     span = Span(lane=0, offset=header.data_offset, num_bytes=header.num_bytes)
@@ -125,7 +125,7 @@ def _fill(target: memoryview, name: str, data: Bytes, span: Span) -> None:
 def open_npy(path: Path) -> tuple[NpyHeader, FileBytes]:
     """Read the header of a .npy file. Raises InvalidRequest."""
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, for ever
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe might block forever
             raise InvalidRequest(f"{path} is not a regular file")
         file = path.open("rb", buffering=0)
     except OSError as error:
@@ -143,12 +143,12 @@ def open_npz(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # the directory of a damaged file makes its reader raise many things
+    except Exception as error:  # a damaged directory makes the reader raise many kinds of errors
         raise InvalidRequest(f"{path} is not a .npz file: {error}") from None
 
 
 def member_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[str, NpyHeader]]:
-    """The arrays of a .npz file by name: what the member is called, and its header. Raises InvalidRequest."""
+    """The arrays of a .npz file by name: the name of the member and its header. Raises InvalidRequest."""
     headers: dict[str, tuple[str, NpyHeader]] = {}
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
@@ -161,7 +161,7 @@ def member_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, tuple[str,
 
 
 def check_lanes(name: str, header: NpyHeader, axis: int) -> None:
-    """Refuse a .npz member whose rows are spread over too many places to be streamed. Raises InvalidRequest."""
+    """Check that the rows of a .npz member are in few enough places to be streamed. Raises InvalidRequest."""
     if (lanes := num_lanes(header, axis)) > _MAX_LANES:
         raise InvalidRequest(
             f"{name}: the rows along axis {axis} are spread over {lanes} places of a .npz file, more than can be read "

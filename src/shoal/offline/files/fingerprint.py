@@ -1,4 +1,4 @@
-"""Tells whether a file is still the one that it was."""
+"""Fingerprints, which tell whether a file has changed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from shoal.errors import ConfigError
 
 _WHOLE_BYTES = 64 << 20
-"""Files up to this size are read whole, in about 0.1 s. Reading an input of many GB twice would be felt."""
+"""Files up to this size are read completely, in about 0.1 s; reading an input of many GB twice would take too long."""
 _NUM_SAMPLES = 64
 _SAMPLE_BYTES = 64 << 10
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """A hash of the content of some files, in this order.
+    """A hash of the contents of files, in this order.
 
-    A large file is judged by its size, the time of its last change and evenly spaced samples of its content.
+    For a large file, size, time of the latest change and evenly spaced samples of the content are used.
 
     Raises:
-        ConfigError: one cannot be read.
+        ConfigError: a file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:

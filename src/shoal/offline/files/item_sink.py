@@ -1,4 +1,4 @@
-"""One output file for each file of a folder."""
+"""The output of a map over a folder: one file for each item."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.offline.files.tensor_values import as_stored
 
 
 class ItemSink:
-    """Writes `STEM.npy` where a graph has one output, else `STEM.npz` with an array for each."""
+    """Writes `STEM.npy` if a graph has one output, otherwise `STEM.npz` with an array for each output."""
 
     def __init__(self, folder: Path, outputs: Sequence[str], batch: BatchAxes) -> None:
         self.folder = folder
@@ -26,17 +26,17 @@ class ItemSink:
         self._unsynced: list[Path] = []
 
     def path(self, item: Item) -> Path:
-        """The path that an item's output is written to."""
+        """The path of an item's output."""
         return self.folder / f"{item.path.stem}{'.npy' if len(self._outputs) == 1 else '.npz'}"
 
     def refuse_existing(self, items: Iterable[Item]) -> None:
-        """Raises ConfigError: an output is there already, and not from a run that goes on."""
+        """Check that no output exists already. Raises ConfigError."""
         for item in items:
             if (path := self.path(item)).exists():
                 raise ConfigError(f"{path} exists already; give another -o, or remove it")
 
     def write(self, item: Item, outputs: Mapping[str, Array]) -> None:
-        """Write one file, whole or not at all. Raises CapacityError."""
+        """Write an item's output atomically. Raises CapacityError."""
         arrays = {name: self._as_item(item, name, outputs[name]) for name in self._outputs}
         path = self.path(item)
         with whole_file(path) as file:
@@ -50,7 +50,7 @@ class ItemSink:
         self._unsynced.append(path)
 
     def sync(self) -> None:
-        """Wait until everything written is on the disk. Raises CapacityError."""
+        """Wait until everything written is on disk. Raises CapacityError."""
         for path in self._unsynced:
             sync_file(path)
         if self._unsynced:

@@ -1,4 +1,4 @@
-"""A folder as the input of a map: one .npy or .npz file an item. Headers are read first, contents in their turn."""
+"""A folder as the input of a map: each .npy or .npz file is an item. Headers are read first, contents when needed."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class Item:
 
     path: Path
     num_rows: int
-    """1 where the graph is not batched"""
+    """The number of rows; 1 if the graph is not batched."""
     is_single: bool
-    """its arrays lack the batch axis: one row, and so its outputs shall lack it too"""
+    """Whether its arrays lack the batch axis; it is one row then, and its outputs lack the axis, too."""
     row_bytes: int
     signature: str
-    """items with different ones cannot share a batch"""
+    """Only items with equal signatures can share a batch."""
 
 
 def scan_folder(folder: Path, inputs: Sequence[TensorSpec], batch: BatchAxes) -> tuple[list[Item], list[Failure]]:
-    """Items in the order in which to compute them, and the files that cannot be any.
+    """Find the items of a folder in the order in which they are computed, and the files that are invalid.
 
-    Those that can share a batch stand together, the longest first: the end of a job is then made of short chunks, which
-    spread evenly, and memory is short at the beginning or not at all.
+    Items that can share a batch are adjacent, the longest first: the end of a job then consists of short chunks, which
+    spread evenly, and memory is short at the beginning or never.
 
     Raises:
-        ConfigError: no .npy or .npz file in it, or two that would have the same output.
+        ConfigError: the folder contains no .npy or .npz file, or two that would have the same output.
     """
     specs = {spec.name: spec for spec in inputs}
     try:
@@ -65,7 +65,7 @@ def scan_folder(folder: Path, inputs: Sequence[TensorSpec], batch: BatchAxes) ->
 
 
 def load_item(item: Item, inputs: Sequence[TensorSpec], batch: BatchAxes) -> Tensors:
-    """Its arrays, with the batch axis, not yet checked against the graph. Raises InvalidRequest."""
+    """Read an item's arrays, with the batch axis and not checked against the graph. Raises InvalidRequest."""
     specs = {spec.name: spec for spec in inputs}
     tensors: dict[str, Array] = {}
     with ExitStack() as files:
@@ -96,7 +96,7 @@ def _read_item(path: Path, specs: Specs, batch: BatchAxes) -> Item:
 
 
 def _lacks_batch_axis(headers: Mapping[str, NpyHeader], specs: Specs, axes: Mapping[str, int]) -> bool:
-    """Whether every array has one dimension less than the graph wants of a batch."""
+    """Whether every array has one dimension less than a batch of the graph."""
     ranks = {name: spec.shape for name, spec in specs.items() if name in axes}
     return bool(ranks) and all(
         shape is not None and len(headers[name].shape) == len(shape) - 1 for name, shape in ranks.items()

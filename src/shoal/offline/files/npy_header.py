@@ -1,4 +1,4 @@
-"""What the start of a .npy file says, and where along one axis its rows lie in the file.
+"""The header of a .npy file, and the places of rows along an axis in the file.
 
 Source: NumPy Enhancement Proposal 1, "A simple file format for NumPy arrays" (numpy.lib.format).
 """
@@ -20,11 +20,11 @@ from shoal.errors import InvalidRequest
 
 Shape = tuple[int, ...]
 _MAX_EXTENT_BYTES = 1 << 63
-"""What an array can span in NumPy."""
+"""The most bytes of an array in NumPy."""
 _MAX_RANK = 64
-"""Source: NumPy 2 refuses arrays of more dimensions."""
+"""The most dimensions. Source: NumPy 2 refuses arrays of more."""
 _TEXT_BYTES = 64
-"""Of a text as an object, beside its characters. Source: sys.getsizeof of a short str, and its place in the array."""
+"""Bytes of a str object besides its characters. Source: sys.getsizeof of a short str, plus its place in the array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class NpyHeader:
     shape: Shape
     dtype: np.dtype[Any]
     is_fortran: bool
-    """columns first"""
+    """Whether the array is stored in Fortran order."""
     data_offset: int
-    """bytes before the first value"""
+    """Bytes before the first value."""
 
     @property
     def num_bytes(self) -> int:
@@ -46,10 +46,10 @@ class NpyHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Neighboring bytes that a range of rows has in a file."""
+    """Contiguous bytes of a range of rows in a file."""
 
     lane: int
-    """which of the parts that follow each other in the file; rows ascend within each"""
+    """The index among the successive parts of the file within which rows ascend."""
     offset: int
     num_bytes: int
 
@@ -58,7 +58,7 @@ def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
     """Read the header of a .npy file that is open at its start and has `file_bytes` bytes.
 
     Raises:
-        InvalidRequest: it is no .npy file, is cut short, or holds Python objects.
+        InvalidRequest: the file is no .npy file, is truncated, or contains Python objects.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -68,14 +68,14 @@ def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
         shape, is_fortran, dtype = read(file)
     except (InvalidRequest, OSError, RuntimeError, zlib.error, zipfile.BadZipFile):
         raise
-    except Exception as error:  # the header is a Python expression, whose reader raises whatever it likes
+    except Exception as error:  # the header is a Python expression, whose reader raises all kinds of errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidRequest(f"{name} is not a .npy file: {reason}") from None
     if dtype.hasobject or dtype.names:
         kind = "Python objects" if dtype.hasobject else "records"
         raise InvalidRequest(f"{name} holds {kind}; save plain numbers or strings (astype) instead")
     is_whole = all(type(length) is int and length >= 0 for length in shape)
-    extent = math.prod(max(1, length) for length in shape if is_whole) * dtype.itemsize  # also where a length is 0
+    extent = math.prod(max(1, length) for length in shape if is_whole) * dtype.itemsize  # also if a length is 0
     if len(shape) > _MAX_RANK or not is_whole or not 0 < extent < _MAX_EXTENT_BYTES:
         raise InvalidRequest(f"{name} has the impossible shape {shape} of {dtype}")
     header = NpyHeader(shape=shape, dtype=dtype, is_fortran=is_fortran, data_offset=file.tell())
@@ -86,16 +86,16 @@ def read_header(file: IO[bytes], name: str, file_bytes: int) -> NpyHeader:
 
 
 def check_room(name: str, header: NpyHeader, num_rows: int | None = None, axis: int = 0) -> None:
-    """Refuse what does not fit into free memory before any is taken: a header can say anything.
+    """Check that an array fits into free memory before any is allocated, since a header may claim any size.
 
     Args:
-        name: for the message.
-        header: of the array.
-        num_rows: as many of its rows; None: the whole array.
-        axis: along which the rows lie.
+        name: the name for the message.
+        header: the header of the array.
+        num_rows: the number of rows to read; None: the whole array.
+        axis: the axis of the rows.
 
     Raises:
-        InvalidRequest: it does not fit.
+        InvalidRequest: the array does not fit.
     """
     shape = header.shape if num_rows is None else (*header.shape[:axis], num_rows, *header.shape[axis + 1 :])
     count = math.prod(shape)
@@ -105,7 +105,7 @@ def check_room(name: str, header: NpyHeader, num_rows: int | None = None, axis: 
 
 
 def row_spans(header: NpyHeader, axis: int, first: int, last: int) -> Iterator[Span]:
-    """The bytes of the rows `first` to `last` (exclusive) along `axis`, in the order of the file."""
+    """The bytes of the rows first:last along `axis`, in the order of the file."""
     shape, axis = _file_order(header, axis)
     row_bytes = math.prod(shape[axis + 1 :]) * header.dtype.itemsize
     for lane in range(math.prod(shape[:axis])):
@@ -114,13 +114,13 @@ def row_spans(header: NpyHeader, axis: int, first: int, last: int) -> Iterator[S
 
 
 def num_lanes(header: NpyHeader, axis: int) -> int:
-    """The number of contiguous spans in the file that a range of rows consists of."""
+    """The number of contiguous spans of a range of rows in the file."""
     shape, axis = _file_order(header, axis)
     return math.prod(shape[:axis])
 
 
 def empty_rows(header: NpyHeader, axis: int, num_rows: int) -> Array:
-    """An array for some rows whose memory has the order of the file."""
+    """An uninitialized array for some rows, in the order of the file."""
     shape = (*header.shape[:axis], num_rows, *header.shape[axis + 1 :])
     return np.empty(shape, header.dtype, order="F" if header.is_fortran else "C")
 
@@ -131,7 +131,7 @@ def as_bytes(array: Array) -> memoryview:
 
 
 def _file_order(header: NpyHeader, axis: int) -> tuple[Shape, int]:
-    """Shape and axis as they would be if the file were rows first."""
+    """Shape and axis as they would be in C order."""
     if header.is_fortran:
         return header.shape[::-1], len(header.shape) - 1 - axis
     return header.shape, axis

@@ -1,4 +1,4 @@
-"""Output files: errors that name them, and files that are there whole or not at all."""
+"""Output files: errors that name them, and atomic writing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shoal.errors import CapacityError, ConfigError
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn what the system says of writing a file into one line that names it. Raises CapacityError."""
+    """Turn system errors of writing a file into a CapacityError that names it."""
     try:
         yield
     except OSError as error:
@@ -22,7 +22,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes its name when the block ends well, and is gone when it does not. Raises CapacityError.
+    """Write a new file that gets its name when the block succeeds, and is removed if it fails. Raises CapacityError.
 
     A device or a pipe, such as `/dev/stdout`, is written to as it is.
     """
@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk. Raises CapacityError."""
+    """Wait until a file, or the names in a folder, are on disk. Raises CapacityError."""
     with naming(path):
         fd = os.open(path, os.O_RDONLY)
         try:
@@ -52,10 +52,10 @@ def sync_file(path: Path) -> None:
 
 
 def prepare_folder(path: Path) -> None:
-    """Make an output folder and see that files can be written there.
+    """Make an output folder and check that files can be written there.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: no files can be written there.
     """
     probe = path / ".shoal-probe"
     try:

@@ -1,4 +1,4 @@
-"""Parquet by pyarrow (optional): columns as inputs, and outputs as columns."""
+"""Parquet files with pyarrow (optional): columns as inputs, and outputs as columns."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from shoal.protocol.stage_interface import TensorSpec
 from shoal.router.graph_executor import Tensors
 
 _READ_ROWS = 1024
-"""Rows decoded at once: enough that pyarrow's cost per call vanishes, few enough to be small beside a row group."""
+"""Rows decoded at once: enough to make pyarrow's cost per call negligible, few compared with a row group."""
 _LARGEST_VALUE_BYTES = 8
-"""Of a number."""
+"""The most bytes of a number."""
 _WRITE_ROWS = 65536
-"""Rows of a row group that is written, and so of the memory that writing takes."""
+"""Rows of a row group that is written, which determine the memory for writing."""
 
 
 class ParquetSource:
-    """Rows of a Parquet file: one column an input; a list column holds one vector (or nested: matrix) a row."""
+    """Rows of a Parquet file: each column is an input; a list column has a vector (nested: a matrix) in each row."""
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], batch: BatchAxes) -> None:
-        """Raises InvalidRequest: not Parquet, or columns that do not fit. Raises ConfigError: pyarrow is missing."""
+        """Open a file. Raises InvalidRequest if it is no Parquet file or its columns do not match, and MissingExtra
+        without pyarrow."""
         arrow = load_arrow()
         for name, axis in batch.inputs.items():
             if axis != 0 and not specs[name].is_optional:
                 raise InvalidRequest(f"{path}: rows of a Parquet file lie along axis 0, but those of {name} do not")
-        specs = {name: spec for name, spec in specs.items() if not spec.is_optional}  # those are no rows
+        specs = {name: spec for name, spec in specs.items() if not spec.is_optional}  # optional inputs have no rows
         try:
             self._file: Any = arrow.parquet.ParquetFile(path)
         except (OSError, arrow.ArrowException) as error:
@@ -50,7 +51,7 @@ class ParquetSource:
         self._tables: Any = None
         self._table: Any = None
         self._first = 0
-        """of the rows in `_table`"""
+        """The index of the first row in `_table`."""
         self._last = 0
 
     def read(self, first: int, last: int) -> Tensors:
@@ -74,7 +75,7 @@ class ParquetSource:
         self._file.close()
 
     def _seek(self, first: int) -> None:
-        """Start at the row group that holds a row."""
+        """Start at the row group that contains a row."""
         start, group = 0, 0
         while start + (rows := self._file.metadata.row_group(group).num_rows) <= first:
             start, group = start + rows, group + 1
@@ -102,16 +103,16 @@ class ParquetSource:
 
 
 def _no_rows(spec: TensorSpec) -> Array:
-    """An array without rows. A column without rows does not say how long its lists would be."""
+    """An array without rows, for a column without rows, whose list lengths are unknown."""
     shape = [dim if isinstance(dim, int) else 0 for dim in (spec.shape or (0,))[1:]]
     return np.empty((0, *shape), object if spec.dtype == "string" else np.dtype(spec.dtype))
 
 
 def write_parquet(path: Path, columns: Mapping[str, Path]) -> None:
-    """Turn .npy files, rows along axis 0, into one Parquet file, a piece at a time.
+    """Convert .npy files with rows along axis 0 into one Parquet file, piece by piece.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     arrow = load_arrow()
     opened = {name: open_npy(file) for name, file in columns.items()}
@@ -132,10 +133,10 @@ def write_parquet(path: Path, columns: Mapping[str, Path]) -> None:
 
 
 def _check_room(path: Path, metadata: Any) -> None:
-    """Refuse rows that do not fit into free memory once they are unpacked: what repeats takes no room in the file.
+    """Check that decoded rows fit into free memory; repeated values take almost no room in the file.
 
     Raises:
-        InvalidRequest: they do not.
+        InvalidRequest: they do not fit.
     """
     free = psutil.virtual_memory().available
     for index in range(metadata.num_row_groups):
@@ -150,7 +151,7 @@ def _check_room(path: Path, metadata: Any) -> None:
 
 
 def load_arrow() -> ModuleType:
-    """pyarrow with its Parquet part. Raises MissingExtra where it is not installed."""
+    """Import pyarrow with its Parquet part. Raises MissingExtra if it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -187,7 +188,7 @@ def _list_sizes(column: Any) -> list[int]:
 
 
 def _arrow_column(arrow: Any, rows: Array) -> Any:
-    """Rows as a column; those that are vectors as lists of fixed size, matrices as lists of lists."""
+    """Convert rows to a column: vectors to lists of fixed size, matrices to lists of lists."""
     column = arrow.array(rows.reshape(-1))
     for size in _innermost_first(rows.shape[1:]):
         column = arrow.FixedSizeListArray.from_arrays(column, size)

@@ -1,4 +1,4 @@
-"""Rows of outputs into one .npy file an output, in any order, without holding them."""
+"""The output of a map over rows: one .npy file for each output, written in any order without holding rows in memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from shoal.offline.files.out_files import naming, sync_file
 from shoal.offline.files.tensor_values import as_stored
 
 _COPY_ROWS = 4096
-"""Rows copied at once when strings turn out longer than those before."""
-
-
+"""Rows copied at once if strings are longer than those before."""
 _REGISTERED = 2
-"""What `dtype.isbuiltin` says of the types of ml_dtypes: the format has no names for them, only bare bytes."""
+"""The value of `dtype.isbuiltin` for ml_dtypes' types, for which the format has no names, only bare bytes."""
 
 
 class NpyWriter:
@@ -39,7 +37,7 @@ class NpyWriter:
 
     @classmethod
     def create(cls, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axis: int) -> NpyWriter:
-        """A new file whose space is set aside at once, so that a full disk shows now. Raises CapacityError."""
+        """Create a file and allocate its space, so that a full disk is noticed now. Raises CapacityError."""
         with naming(path), path.open("wb") as file:
             known = np.dtype(f"V{dtype.itemsize}") if dtype.isbuiltin == _REGISTERED else dtype
             layout = {"descr": np.lib.format.dtype_to_descr(known), "fortran_order": False, "shape": shape}
@@ -52,7 +50,7 @@ class NpyWriter:
 
     @classmethod
     def reopen(cls, path: Path, axis: int) -> NpyWriter:
-        """A file that an earlier run began. Raises ConfigError."""
+        """Reopen a file that an earlier run began. Raises ConfigError if it is missing or invalid."""
         try:
             header, data = open_npy(path)
         except InvalidRequest as error:
@@ -61,11 +59,11 @@ class NpyWriter:
         return cls(path, header, axis)
 
     def write(self, first: int, rows: Array) -> None:
-        """Put rows in their place.
+        """Write rows to their place.
 
         Raises:
             ConfigError: they have another shape or type than those before.
-            CapacityError: the disk refuses.
+            CapacityError: the file cannot be written.
         """
         rows = as_stored(rows)
         self._check(rows)
@@ -76,7 +74,7 @@ class NpyWriter:
             self._write_at(part, span.offset)
 
     def blank(self, row: int, num_rows: int) -> None:
-        """Put NaN into one of `num_rows` rows. Raises CapacityError."""
+        """Fill one of `num_rows` rows with NaN. Raises CapacityError."""
         if self._header.dtype.kind in "fc":
             each = self._header.shape[self._axis] // num_rows
             shape = (*self._header.shape[: self._axis], each, *self._header.shape[self._axis + 1 :])
@@ -107,7 +105,7 @@ class NpyWriter:
             raise ConfigError(f"{self.path.name}: {rows.dtype} values come after {own.dtype} values")
 
     def _widen(self, dtype: np.dtype[Any]) -> None:
-        """Copy what there is into a file with room for longer strings."""
+        """Copy all rows into a file with room for longer strings."""
         wider = NpyWriter.create(self.path.with_name(f"{self.path.name}.wider"), self._header.shape, dtype, self._axis)
         header, data = open_npy(self.path)
         reader = ArrayRows(str(self.path), header, data, self._axis)
@@ -128,10 +126,11 @@ class NpyWriter:
 
 
 class RowSink:
-    """The output folder of a map over rows. Files are called `NAME.npy.part` until everything is there."""
+    """The output folder of a map over rows. Files are named `NAME.npy.part` until they are complete."""
 
     def __init__(self, folder: Path, outputs: Sequence[str], batch: BatchAxes, num_rows: int, *, goes_on: bool) -> None:
-        """`goes_on`: an earlier run has written rows. Raises ConfigError: its files are gone, or there are others."""
+        """`goes_on`: whether an earlier run has written rows. Raises ConfigError if its files are missing, or if there
+        are files without an earlier run."""
         self._axes: Mapping[str, int | None] = batch.outputs
         self._num_rows = num_rows
         self.paths = {name: folder / f"{stem}.npy" for name, stem in zip(outputs, file_stems(outputs), strict=True)}
@@ -144,15 +143,15 @@ class RowSink:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever written, so that there are no files."""
+        """Whether nothing was written yet, so that there are no files."""
         return not self._writers
 
     def write(self, first: int, outputs: Mapping[str, Array], num_rows: int) -> None:
-        """Put the outputs for `num_rows` rows from `first` on in their place.
+        """Write the outputs of `num_rows` rows from `first` on to their place.
 
         Raises:
-            ConfigError: they do not fit those before.
-            CapacityError: the disk refuses.
+            ConfigError: they do not match those before.
+            CapacityError: a file cannot be written.
         """
         for name in self.paths:
             rows, axis = outputs[name], self._axis(name)
@@ -169,7 +168,7 @@ class RowSink:
             self._writers[name].write(each * first, rows)
 
     def blank(self, row: int) -> None:
-        """Mark a row that has no result: NaN where there is one; 0 and empty strings are there anyway."""
+        """Mark a row without result by NaN; types without NaN keep 0 or empty strings."""
         for writer in self._writers.values():
             writer.blank(row, self._num_rows)
 
@@ -181,7 +180,7 @@ class RowSink:
             sync_file(folder)
 
     def finish(self) -> None:
-        """Everything is there: give the files their names. Raises CapacityError."""
+        """Give the complete files their names. Raises CapacityError."""
         self.sync()
         for name, writer in self._writers.items():
             with naming(writer.path):
@@ -200,7 +199,7 @@ class RowSink:
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """A file name for each output; graphs allow any character in theirs, and file systems do not."""
+    """A file name for each output, since graphs allow characters in names that file systems do not."""
     stems: list[str] = []
     for name in names:
         stem = re.sub(r"[^\w.:+-]", "_", name).lstrip(".") or "output"

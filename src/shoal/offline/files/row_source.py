@@ -1,4 +1,4 @@
-"""One big input of a map: many rows in a .npy or .npz file, read some at a time."""
+"""A file of rows as the input of a map, of which some are read at a time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class RowSource(Protocol):
     num_rows: int
 
     def read(self, first: int, last: int) -> Tensors:
-        """Inputs for the rows `first` to `last` (exclusive), not yet checked against the graph; cheap where ranges
-        ascend. Raises InvalidRequest."""
+        """Read the inputs of the rows first:last, not checked against the graph; cheap if ranges ascend. Raises
+        InvalidRequest."""
         ...
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class ArraySource:
     def __init__(
         self, specs: Specs, columns: Mapping[str, ArrayRows], shared: Tensors, *, path: Path, files: ExitStack
     ) -> None:
-        """`shared`: inputs that every run takes whole. `files` is closed with this. Raises InvalidRequest."""
+        """`shared`: inputs that every run gets completely. `files`: closed with this object. Raises InvalidRequest."""
         self._specs = specs
         self._columns = columns
         self._shared = shared
@@ -72,10 +72,10 @@ class ArraySource:
 
 
 def open_rows(path: Path, inputs: tuple[TensorSpec, ...], batch: BatchAxes) -> RowSource:
-    """Open a file of rows. Its arrays have rows along the axis that `batch` names for the input.
+    """Open a file of rows. Its arrays have rows along the input's axis in `batch`.
 
     Raises:
-        ConfigError: of no known kind, not what the graph takes, or broken.
+        ConfigError: the file is of an unknown kind, does not match the graph's inputs, or is damaged.
     """
     if not batch.is_batched:
         raise ConfigError(
@@ -103,10 +103,10 @@ def _open(path: Path, specs: Specs, batch: BatchAxes) -> RowSource:
 
 
 def open_arrays(path: Path, specs: Specs, files: ExitStack) -> dict[str, tuple[NpyHeader, Bytes]]:
-    """Header and content of the array for each input in a .npy or .npz file; what is opened is closed with `files`.
+    """Header and content of the array for each input in a .npy or .npz file. Opened files are added to `files`.
 
     Raises:
-        InvalidRequest: a broken file, or not one array for every input that has no default.
+        InvalidRequest: the file is damaged, or lacks an array for an input without default.
     """
     if path.suffix == ".npy":
         required = required_names(specs)
@@ -127,14 +127,14 @@ def open_arrays(path: Path, specs: Specs, files: ExitStack) -> dict[str, tuple[N
 
 
 def _by_input_name(headers: Mapping[str, tuple[str, NpyHeader]], specs: Specs) -> Mapping[str, tuple[str, NpyHeader]]:
-    """Arrays that were saved without names (arr_0, arr_1 and so on) are taken in the order of the inputs."""
+    """Arrays by input name; those saved without names (arr_0, arr_1, ...) are taken in the order of the inputs."""
     if list(headers) == [f"arr_{place}" for place in range(len(specs))]:
         return dict(zip(specs, headers.values(), strict=True))
     return headers
 
 
 def check_names(path: Path, names: set[str], specs: Specs) -> None:
-    """Raises InvalidRequest: not one array for every input."""
+    """Check that there is one array for every required input and no others. Raises InvalidRequest."""
     missing, unknown = [name for name in required_names(specs) if name not in names], sorted(names - set(specs))
     if missing or unknown:
         parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
@@ -142,14 +142,14 @@ def check_names(path: Path, names: set[str], specs: Specs) -> None:
 
 
 def required_names(specs: Specs) -> list[str]:
-    """Inputs that have no default."""
+    """The inputs without default."""
     return [name for name, spec in specs.items() if not spec.is_optional]
 
 
 def _sort_inputs(
     path: Path, specs: Specs, batch: BatchAxes, arrays: Mapping[str, tuple[NpyHeader, Bytes]]
 ) -> tuple[dict[str, ArrayRows], dict[str, Array]]:
-    """What is read row by row, and what every run takes whole."""
+    """The inputs that are read row by row, and those that every run gets completely."""
     columns: dict[str, ArrayRows] = {}
     shared: dict[str, Array] = {}
     for name, (header, data) in arrays.items():

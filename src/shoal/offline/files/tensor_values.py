@@ -1,4 +1,4 @@
-"""Between arrays in files and the tensors of a graph: byte order, text, and floats that NumPy's formats do not know."""
+"""Conversion between arrays in files and tensors of a graph: byte order, text, and floats unknown to NumPy's format."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shoal.errors import InvalidRequest
 from shoal.protocol.stage_interface import TensorSpec
 
 _ML_DTYPES = ml_dtypes.__name__
-"""Importing it is what teaches NumPy the names `bfloat16` and so on."""
+"""Importing ml_dtypes registers the names `bfloat16` and so on with NumPy."""
 
 
 def as_tensor(array: Array, spec: TensorSpec) -> Array:
-    """An array from a file as the graph takes it: text as objects, own byte order, plain bytes as the float they are.
+    """Convert an array from a file to a tensor: text to objects, native byte order, bare bytes to their float type.
 
     Raises:
-        InvalidRequest: bytes that are not UTF-8.
+        InvalidRequest: bytes are not UTF-8.
     """
     match array.dtype.kind:
         case "U":
@@ -34,7 +34,7 @@ def as_tensor(array: Array, spec: TensorSpec) -> Array:
 
 
 def as_stored(array: Array) -> Array:
-    """A tensor as it goes into a file: text as fixed-width strings (.npy without pickle knows no other)."""
+    """Convert a tensor for a file: text becomes fixed-width strings, the only kind in .npy files without pickle."""
     if array.dtype != object:
         return array
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
