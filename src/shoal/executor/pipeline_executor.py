@@ -1,4 +1,4 @@
-"""A replica as worker processes, whatever its work is: what they load, how they are wired, and how they are lost."""
+"""A replica as worker processes, for any kind of work: how they load, are wired, compute and fail."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         on_progress: Callable[[int], None] | None = None,
         trial: Trial[WorkT, ResultT] | None = None,
     ) -> None:
-        """Starts one process a shard and tells each what to load; no work before `poll_loading` says so.
+        """Start one process per shard and tell each what to load. Accepts work once `poll_loading` returns True.
 
         Args:
-            stages: for each stage its shards, in the order of their ranks.
-            launcher: makes the workers.
-            traffic: what goes to them and comes from them.
-            generation: of the links; no message of an earlier one is believed.
-            previous: workers of this one that live and hold the right part are used again, without loading it anew.
-            on_progress: called with a number of segments as they load.
-            trial: what the workers compute before they count as ready; None: nothing.
+            stages: the shards of each stage, in the order of their ranks.
+            launcher: starts the workers.
+            traffic: encodes the work and decodes the results.
+            generation: the generation of the links; messages of earlier ones are rejected.
+            previous: an executor whose living workers are reused if they have loaded the right part.
+            on_progress: called with the number of segments that were just loaded.
+            trial: work that the workers compute before they are ready; None: none.
         """
         self._stages = stages
         self._places = [place for places in stages for place in places]
@@ -54,24 +54,24 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._generation = generation
         self._on_progress = on_progress or (lambda count: None)
         self._workers: dict[int, MessageWorker] = {}
-        """by their place"""
+        """By place."""
         self._launcher = launcher
         self._wiring: Wiring | None = None
         self._loading: set[int] = set()
-        """places of workers that have not loaded"""
+        """Places of workers that have not loaded."""
         self._joining: set[int] = set()
-        """places of workers that have not said that they have their neighbors"""
+        """Places of workers that have not reported being linked to their neighbors."""
         self._stage_row_s = [0.0] * len(stages)
-        """as the workers measured it themselves"""
+        """Seconds for one row in each stage, measured by its workers."""
         self._trial = trial
-        """None: it is over, or there is none"""
+        """None: it is over, or there is none."""
         self._trial_owed: Counter[int] = Counter()
-        """by place: how many pieces of the trial a worker has not answered"""
+        """By place, the number of pieces of the trial that the worker has not answered."""
         self._trial_results: list[ResultT] = []
         self._trial_row_s = 0.0
         self._failed_worker: int | None = None
         self.notes: dict[int, str] = {}
-        """what a user should know of how workers compute, a line each, by their places"""
+        """By place, a line for the user about how the worker computes, such as a fallback."""
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             for index, place in enumerate(self._places):
@@ -86,12 +86,12 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
 
     @property
     def num_stages(self) -> int:
-        """Stages of the pipeline."""
+        """Number of stages of the pipeline."""
         return len(self._stages)
 
     @property
     def row_s(self) -> float:
-        """See `StartingExecutor.row_s`: to pass all stages, once they are loaded."""
+        """See `StartingExecutor.row_s`: the time through all stages, known once they are loaded."""
         return sum(self._stage_row_s) + self._trial_row_s
 
     @property
@@ -122,10 +122,10 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         """Block until every worker is ready.
 
         Args:
-            silence_s: without any sign of life, after which one counts as lost.
+            silence_s: a worker counts as lost after so many seconds without a sign of life.
 
         Raises:
-            ModelLoadError, ConfigError, CapacityError: what a worker failed with.
+            ModelLoadError, ConfigError, CapacityError: a worker could not load its part.
             WorkerLost: a worker died or hangs.
         """
         poll = select.poll()
@@ -141,7 +141,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._traffic.send(work, self._workers)
 
     def poll(self) -> list[ResultT]:
-        """Results that have come; also notices a worker that is gone."""
+        """Return the results that have arrived. Raises the error of a worker that is gone."""
         results: list[ResultT] = []
         for index, worker in self._workers.items():
             try:
@@ -152,7 +152,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         return results
 
     def filenos(self) -> tuple[int, ...]:
-        """One descriptor a worker."""
+        """One descriptor per worker."""
         return tuple(worker.fileno() for worker in self._workers.values())
 
     def worker_pids(self) -> tuple[int, ...]:
@@ -164,14 +164,14 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         self._cut()
 
     def surrender(self, load: LoadMessage) -> MessageWorker | None:
-        """Give a worker away that has loaded this, if one lives; it is no longer this executor's."""
+        """Hand over a living worker that has loaded this, or None; the caller owns it from then on."""
         for index, worker in self._workers.items():
             if self._places[index].load == load and index not in self._loading and worker.failure() is None:
                 return self._workers.pop(index)
         return None
 
     def kill(self) -> bool:
-        """End every worker without waiting for it; whether all have ended."""
+        """End every worker without waiting. Returns whether all have ended."""
         self._cut()
         return kill_all(self._workers.values())
 
@@ -181,7 +181,8 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
         close_all(self._workers.values())
 
     def _look(self, index: int) -> None:
-        """Take in what a worker has said, or that it is gone, also if it was ready before the others."""
+        """Read the messages of a loading worker. Raises its error if it is gone, even if it was ready before the
+        others."""
         worker = self._workers[index]
         try:
             while (message := worker.receive(0.0)) is not None:
@@ -200,7 +201,7 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
             case Wired() | StepResult() | Envelope() | LinkLost() | ExpertLoad() if (
                 message.generation != self._generation
             ):
-                """It belonged to others before."""
+                """A reused worker may still send messages of its former group."""
             case Wired(row_s=row_s):
                 stage = self._places[index].load.stage_index
                 self._stage_row_s[stage] = max(self._stage_row_s[stage], row_s)
@@ -225,11 +226,11 @@ class PipelineExecutor(Generic[WorkT, ResultT]):
             self.submit(piece)
 
     def _take_trial(self, index: int, message: StepResult | Envelope) -> None:
-        """Each worker answers each piece, in order."""
+        """Note a worker's answer to a piece of the trial. Each worker answers each piece, in order."""
         assert self._trial is not None
         self._trial_results += self._results_in(index, message)
         self._trial_owed[index] -= 1
-        self._trial_owed += Counter()  # drops those that owe nothing
+        self._trial_owed += Counter()  # drops workers that have answered everything
         if not self._trial_owed:
             self._trial_row_s = self._trial.row_s(self._trial_results)
             self._trial, self._trial_results = None, []

@@ -1,4 +1,4 @@
-"""What goes between the head and the workers of a replica while it works: one class for each kind of work."""
+"""The work and results between the head and the workers of a replica: one class for each kind of work."""
 
 from __future__ import annotations
 
@@ -27,47 +27,48 @@ WorkT_contra = TypeVar("WorkT_contra", contravariant=True)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 _NUM_TRIAL_BATCHES = 2
-"""The first one touches weights and buffers for the first time."""
+"""The first batch touches weights and buffers for the first time, so a second one is measured."""
 _TRIAL_LIMIT_S = 30.0
-"""For a batch of a trial, which may hold a loop without end where no other process could try it before. Far below the
-time for which workers of a graph may be silent while they load."""
+"""Time limit of a trial batch, as a graph may contain an endless loop. Far below the time for which workers of a graph
+may be silent while they load."""
 
 
 class Traffic(Protocol[WorkT_contra, ResultT_co]):
-    """One replica's, for as long as its executor lives."""
+    """Sends the work of one replica to its workers and collects their results, while its executor lives."""
 
     def begin(self, wiring: Wiring, generation: Generation) -> None:
-        """The workers are wired: what goes to them from now on is of this generation."""
+        """Begin after the workers were wired; all later messages belong to this generation."""
         ...
 
     def send(self, work: WorkT_contra, workers: Mapping[int, MessageWorker]) -> None:
-        """Hand one piece of work to all workers that take part in it. Raises WorkerLost, CapacityError."""
+        """Send one piece of work to all workers that take part in it. Raises WorkerLost, CapacityError."""
         ...
 
     def take(self, index: int, message: Message) -> Sequence[ResultT_co] | None:
-        """The results that a worker's message completes; None: it is no answer. Raises ShoalError: it makes no sense.
+        """The results that a worker's message completes; None: it is no answer to work. Raises ShoalError if it is
+        invalid.
 
         Args:
-            index: of the worker.
-            message: of this generation.
+            index: the worker's place.
+            message: a message of this generation.
         """
         ...
 
 
 class Trial(Protocol[WorkT_co, ResultT_contra]):
-    """Work that workers are tried with once they are wired and before they serve, so that it is known how long they
-    take; for kinds of work whose workers cannot try themselves."""
+    """Trial work that measures the speed of workers after they are wired and before they serve. For kinds of work whose
+    workers cannot measure themselves."""
 
     @property
     def work(self) -> Sequence[WorkT_co]:
-        """All pieces, which are sent at once."""
+        """All pieces of the trial, which are sent at once."""
         ...
 
     def row_s(self, results: Sequence[ResultT_contra]) -> float:
-        """Seconds of a single row, summed over the stages; 0: the results do not say.
+        """Seconds for a single row, summed over the stages; 0: unknown.
 
         Args:
-            results: of all pieces, in order; they are released.
+            results: the results of all pieces, in order; they are released.
         """
         ...
 
@@ -76,21 +77,21 @@ class BatchTrial:
     """A batch of a graph, run twice. Implements `Trial`."""
 
     def __init__(self, sample: Mapping[str, Array], axes: BatchAxes) -> None:
-        """`sample`: every input of the graph; `axes`: where its rows are. Its first row is used, or the fewest that a
-        run may have."""
+        """Use the first row of `sample`, which has every input of the graph, or the fewest rows that a run may have.
+        `axes` says which axes hold the rows."""
         self._num_rows = axes.rows or 1 if axes.is_batched else 1
         self._inputs = take_rows(sample, axes, 0, self._num_rows)
 
     @property
     def work(self) -> Sequence[Batch]:
-        """See `Trial.work`. Their ids are negative, as no other batch's are."""
+        """See `Trial.work`. The batches have negative ids, which no other batch has."""
         return [
             Batch(batch_id=BatchId(number - _NUM_TRIAL_BATCHES), inputs=self._inputs, limit_s=_TRIAL_LIMIT_S)
             for number in range(_NUM_TRIAL_BATCHES)
         ]
 
     def row_s(self, results: Sequence[BatchResult]) -> float:
-        """See `Trial.row_s`. A graph that does not compute the sample may well compute what clients send."""
+        """See `Trial.row_s`. A graph that fails on the sample may still compute the requests of clients."""
         for result in results:
             if result.release is not None:
                 result.release()
@@ -98,20 +99,20 @@ class BatchTrial:
 
 
 class StepTraffic:
-    """Steps of a language model: one frame to all workers, one with masks to those that sample where there are guided
-    rows, the result from the last stage. Implements `Traffic`."""
+    """Steps of a language model. Implements `Traffic`. All workers get one frame, those that sample also get the masks
+    of guided rows, and the last stage sends the result."""
 
     def __init__(self, first_sampling: int = 0) -> None:
-        """`first_sampling`: the first of the last stage's workers, counted stage by stage and rank by rank."""
+        """`first_sampling`: index of the last stage's first worker, counted stage by stage and rank by rank."""
         self._first_sampling = first_sampling
         self.expert_loads: dict[int, ExpertLoad] = {}
-        """what workers have told of their experts, the latest of each"""
+        """The latest load of the experts that each worker has reported, by its index."""
 
     def begin(self, wiring: Wiring, generation: Generation) -> None:
-        """See `Traffic.begin`. A step says itself of which generation it is."""
+        """See `Traffic.begin`. Does nothing: each step names its generation."""
 
     def send(self, work: StepWork, workers: Mapping[int, MessageWorker]) -> None:
-        """See `Traffic.send`. The workers compute while the masks are found out."""
+        """See `Traffic.send`. The workers compute while the masks are determined."""
         step = work.step
         frame = encode(step)
         for worker in workers.values():
@@ -133,36 +134,36 @@ class StepTraffic:
 
 @dataclass(slots=True, kw_only=True)
 class _InFlight:
-    """A batch of which not every worker has reported yet. Mutable."""
+    """A batch on which not every worker has reported yet. Mutable."""
 
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
     received: list[tuple[TensorPort, Received]] = field(default_factory=list)
-    """what to release when the outputs have been read"""
+    """The received parts, to be released after the outputs have been read."""
     compute_s: list[float]
-    """of each stage: its slowest shard's"""
+    """Seconds of computing in each stage, of its slowest shard."""
     error: str | None = None
     num_reports_missing: int
 
     def release(self) -> None:
-        """The outputs have been read."""
+        """Release the outputs after they have been read."""
         for port, part in self.received:
             port.release(part)
 
 
 class BatchTraffic:
-    """Batches of an ONNX graph: to each worker the graph inputs that it takes, a result once all have reported.
+    """Batches of an ONNX graph. Implements `Traffic`.
 
-    Implements `Traffic`.
+    Each worker gets the graph inputs that it needs; a result is complete once all have reported.
     """
 
     def __init__(self, stages: Sequence[Sequence[LoadGraph]]) -> None:
-        """`stages`: for each stage what its shards load, in the order of their ranks."""
+        """`stages`: what the shards of each stage load, in the order of their ranks."""
         self._num_stages = len(stages)
         self._stage_of = [load.stage_index for loads in stages for load in loads]
         self._inputs = [
             [one.spec.name for one in load.stage.inputs if one.source == HEAD] for loads in stages for load in loads
         ]
-        """of the graph, that each worker takes"""
+        """The graph inputs that each worker needs."""
         self._ports: list[TensorPort] = []
         self._generation = Generation(0)
         self._in_flight: dict[BatchId, _InFlight] = {}

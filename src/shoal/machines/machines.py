@@ -1,4 +1,4 @@
-"""Several machines, as planning and launching see them; who finds and reaches them does not matter here."""
+"""The interface through which planning and launching use several machines, however these are found and reached."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class Machines(Protocol):
-    """Those that one model may use. They are at hand until `close`."""
+    """The machines that one model may use, until `close`."""
 
     def cores(self) -> Sequence[MachineCores]:
-        """Of each machine: those that have fewest workers of other models of this process first, then the largest."""
+        """The cores of each machine. Machines with the fewest workers of this process's other models come first, then
+        the largest."""
         ...
 
     @property
@@ -34,9 +35,9 @@ class Machines(Protocol):
         ...
 
     def for_another_model(self, later_bytes: Sequence[int] = ()) -> Machines:
-        """The same machines for one more model of this process, as far as they are there now; to be closed by itself.
+        """The machines that are there now, for one more model of this process. The result must be closed separately.
 
-        Blocks for seconds, until machines have said what they have free.
+        Blocks for seconds, until the machines have reported their free memory.
 
         Args:
             later_bytes: see the property.
@@ -44,32 +45,31 @@ class Machines(Protocol):
         ...
 
     def free_memory_bytes(self) -> int:
-        """Of the machine that has least."""
+        """Free memory of the machine that has least."""
         ...
 
     def find_model(self, path: Path, adapters: Sequence[Path] = ()) -> None:
-        """Ask which machines have the same model, and its adapters, at the same paths. To be called first.
+        """Ask which machines have the same model and adapters at the same paths. Must be called first.
 
         Args:
-            path: of the model here.
-            adapters: of each the `model.adapter.files.file_to_send`.
+            path: the path of the model here.
+            adapters: the `model.adapter.files.file_to_send` of each adapter.
 
         Raises:
-            ModelLoadError: one cannot be read.
+            ModelLoadError: a file cannot be read.
         """
         ...
 
     def bring_model(self, plan: Plan | GraphPlan, num_layers: int, on_progress: Callable[[str], None]) -> None:
-        """Send those that lack the model or an adapter what the plan's workers need there.
+        """Send the parts of the model and adapters that the plan's workers need to the machines that lack them.
 
         Args:
-            plan: with a machine for every worker.
-            num_layers: of a language model; a graph has 1.
-            on_progress: told how far it is.
+            plan: a plan with a machine for every worker.
+            num_layers: the number of layers of a language model; 1 for a graph.
+            on_progress: called with lines that report the progress.
 
         Raises:
-            WorkerLost: a machine is gone.
-            ModelLoadError, CapacityError: the model cannot be read here or kept there.
+            WorkerLost: a machine is gone. ModelLoadError, CapacityError: the model cannot be read here or stored there.
         """
         ...
 
@@ -80,24 +80,25 @@ class Machines(Protocol):
         measuring: Measuring,
         known: PlacedFleet | None = None,
     ) -> PlacedFleet:
-        """One worker on each machine, and the links between them. Raises as `measure.language.fleet.measure_fleet`.
+        """Measure one worker on each machine, and the links between them. Raises: as
+        `measure.language.fleet.measure_fleet`.
 
         Args:
-            model: what the workers run.
-            precisions: at which to measure it.
-            measuring: how; what is known on the machines counts as known.
-            known: machines that were measured before; they come first, as they were.
+            model: the model that the workers run.
+            precisions: the precisions to measure.
+            measuring: how to measure; results stored on the machines are used.
+            known: machines that were measured before; they come first, unchanged.
         """
         ...
 
     def measure_graph(
         self, setting: GraphSetting, measuring: Measuring, known: PlacedGraphFleet | None = None
     ) -> PlacedGraphFleet:
-        """One worker on each machine with an ONNX graph, and the links between them.
+        """Measure one worker with an ONNX graph on each machine, and the links between them.
 
         Args:
             setting: the graph and a micro-batch.
-            measuring: how.
+            measuring: how to measure.
             known: see `measure`.
 
         Raises:
@@ -106,55 +107,55 @@ class Machines(Protocol):
         ...
 
     def find_joined(self) -> Sequence[str]:
-        """Look for machines that have joined, or answer again, since the last time, to be used from now on.
+        """Find machines that have joined or answer again since the last call; they are used from now on. Returns names.
 
-        Blocks for seconds, in any one thread.
+        Blocks for seconds. May be called from any thread, one at a time.
 
         Raises:
             ConfigError: a machine that has joined has no Shoal, or another version of it; it is left out.
-            WorkerLost: a machine that has joined does not answer, or who knows the machines does not.
+            WorkerLost: a machine that has joined, or the cluster's head, does not answer.
         """
         ...
 
     def living(self) -> frozenset[str]:
-        """Those that were there when machines were last looked for, by name."""
+        """Names of the machines that were there at the last look."""
         ...
 
     def troubles(self) -> Mapping[str, str]:
-        """What is wrong with the others, by name; it follows the name in a sentence. Thread-safe."""
+        """What is wrong with the other machines, by name, as a text that follows the name. Thread-safe."""
         ...
 
     def headless(self) -> str | None:
-        """Why who knows the machines was taken to be gone when they were last looked for; None: it answers.
+        """Why the cluster's head was considered gone at the last look; None: it answers.
 
-        Without it this process will not live for longer than a minute.
+        Without the head this process will end within about a minute.
         """
         ...
 
     def strike(self, machine: str, strike: Strike) -> None:
-        """Do to a machine, or to a worker there, what a drill asks for; blocks for a moment, in any one thread.
+        """Carry out a drill's strike on a machine or a worker there. Blocks briefly; one thread at a time may call it.
 
         Raises:
-            ConfigError: there is no such machine or worker, or its cable is pulled already.
+            ConfigError: there is no such machine or worker, or its cable is already pulled.
             WorkerLost: the machine does not answer.
         """
         ...
 
     def stop_waiting(self) -> None:
-        """Whoever waits for a machine in another thread gets a WorkerLost, now and from now on."""
+        """Make all waits for machines in other threads raise WorkerLost, present and future ones."""
         ...
 
     def launcher(self) -> WorkerLauncher:
-        """Makes workers there."""
+        """A launcher that starts workers on the machines."""
         ...
 
     def close(self) -> None:
-        """Leave them to the other models that use them; after the last one, what was started there ends. Idempotent."""
+        """Stop using the machines. After the last model has, everything started there ends. Idempotent."""
         ...
 
 
 def describe_machines(machines: Machines, workers: Iterable[WorkerPlacement]) -> list[dict[str, str]]:
-    """`name` and `state` of each machine, as plain data; `workers`: those of a running plan."""
+    """`name` and `state` of each machine, as plain data; `workers` are the workers of the running plan."""
     troubles = machines.troubles()
     used = {worker.machine for worker in workers}
     names = dict.fromkeys([*(machine.name for machine in machines.cores()), *troubles])

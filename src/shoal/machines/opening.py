@@ -1,4 +1,4 @@
-"""Which machines `--cluster` means: those of a running Ray cluster, or this one alone."""
+"""The machines that `--cluster` means: those of a running Ray cluster, or only this one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from shoal.machines.machines import Machines
 from shoal.model.file_states import model_files
 
 RAY = "ray"
-"""As the name of a cluster: the machines of the running Ray cluster; any other is the name of a file."""
+"""The cluster name that means the running Ray cluster; any other name is that of a file."""
 
 
 def open_machines(name: str | None) -> Machines | None:
-    """`ray`: those of the running Ray cluster. None, or the name of a file: this machine alone. Raises ConfigError."""
+    """The machines of the running Ray cluster for "ray"; None, which is this machine, otherwise. Raises ConfigError."""
     if name != RAY:
         return None
     from shoal.machines.ray.cluster import RayCluster  # Ray takes a second to import
@@ -23,10 +23,10 @@ def open_machines(name: str | None) -> Machines | None:
 
 
 class SharedMachines:
-    """Machines for the models of this process, one after the other: the cluster is entered once. Close it."""
+    """Opens machines for several models of this process, but enters the cluster only once. Must be closed."""
 
     def __init__(self) -> None:
-        """Enter nothing yet."""
+        """Does not enter a cluster yet."""
         self._entered: Machines | None = None
         self._expected: dict[str, int] = {}
 
@@ -50,7 +50,7 @@ class SharedMachines:
         return self._entered.for_another_model(tuple(self._expected.values()))
 
     def close(self) -> None:
-        """Enter nothing more; the models that use the machines go on. Idempotent."""
+        """Leave the cluster; models that use the machines keep them. Idempotent."""
         if self._entered is not None:
             self._entered.close()
 

@@ -1,4 +1,4 @@
-"""The workers that machines offer to a plan: how fast they are, and where each of them sits."""
+"""The workers that machines offer to a plan: their speed and their places."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from shoal.planner.graph_choice.fleet import GraphFleet
 from shoal.planner.speeds.speeds import Fleet
 
 Places = tuple[tuple[WorkerPlacement, ...], ...]
-"""of the workers of each class; described machines have places without cores"""
+"""Places of the workers of each class. Machines from a cluster file have places without cores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedFleet:
-    """Workers that run a language model, and where they sit."""
+    """Workers that run a language model, and their places."""
 
     fleet: Fleet
     places: Places
@@ -27,7 +27,7 @@ class PlacedFleet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedGraphFleet:
-    """Workers that run an ONNX graph, and where they sit."""
+    """Workers that run an ONNX graph, and their places."""
 
     fleet: GraphFleet
     places: Places

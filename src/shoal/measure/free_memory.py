@@ -1,7 +1,7 @@
-"""Memory that this process and its children may take: the computer's, and of that what their control groups allow.
+"""Memory that this process and its children may allocate, limited by the computer and by their control groups.
 
-A container of 2 GB on a computer of 64 GB sees all 64 as free, and whoever takes more than the 2 is killed.
-Source: the kernel's admin-guide/cgroup-v2 ("Memory Interface Files") and cgroup-v1/memory.
+A container of 2 GB on a computer of 64 GB sees all 64 GB as free, but is killed if it uses more than 2 GB. Source: the
+kernel's admin-guide/cgroup-v2 ("Memory Interface Files") and cgroup-v1/memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import psutil
 
 
 class _Names(NamedTuple):
-    """Files of a group, and which entries of its statistics the kernel takes back when memory is short."""
+    """Files of a group, and the entries of its statistics that the kernel can reclaim."""
 
     limit: str
     usage: str
@@ -28,13 +28,13 @@ _NAMES = {
 
 
 def free_memory_bytes(proc: Path = Path("/proc")) -> int:
-    """What can be taken without swapping and without being killed for it. `proc`: where procfs is mounted."""
+    """Bytes that can be allocated without swapping or being killed. `proc` is the mount point of procfs."""
     of_groups = [_room(group, names) for group, names in _groups(proc / "self")]
     return max(0, min([psutil.virtual_memory().available, *(room for room in of_groups if room is not None)]))
 
 
 def _groups(process: Path) -> Iterator[tuple[Path, _Names]]:
-    """This process's memory group and all groups that it lies in, as far as they can be seen here."""
+    """The memory group of this process and all its parents, as far as they are visible."""
     paths = dict(_paths(process / "cgroup"))
     for mounted_group, mount, kind, options in _mounts(process / "mountinfo"):
         path = paths.get("" if kind == "cgroup2" else "memory")
@@ -48,7 +48,7 @@ def _groups(process: Path) -> Iterator[tuple[Path, _Names]]:
 
 
 def _paths(file: Path) -> Iterator[tuple[str, str]]:
-    """The process's group by controller; version 2 has one for all, whose name is empty here."""
+    """Pairs of controller and the process's group. Version 2 has one group for all; its controller is empty here."""
     for line in _lines(file):
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
@@ -56,7 +56,7 @@ def _paths(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(file: Path) -> Iterator[tuple[str, Path, str, list[str]]]:
-    """The group that is mounted, where, of which kind, and its options. Source: proc_pid_mountinfo(5)."""
+    """Mounted group, mount point, file system type and options. Source: proc_pid_mountinfo(5)."""
     for line in _lines(file):
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(), after.split()[:3]
@@ -65,7 +65,7 @@ def _mounts(file: Path) -> Iterator[tuple[str, Path, str, list[str]]]:
 
 
 def _room(group: Path, names: _Names) -> int | None:
-    """What a group may still take; None where it has no limit, or does not say."""
+    """Bytes that a group may still allocate; None: it has no limit, or it is unknown."""
     limit, usage = _number(group / names.limit), _number(group / names.usage)
     if limit is None or usage is None:
         return None
@@ -75,7 +75,7 @@ def _room(group: Path, names: _Names) -> int | None:
 
 
 def _number(file: Path) -> int | None:
-    """None for `max` and for what cannot be read."""
+    """The number in a file; None if it is `max` or cannot be read."""
     text = "".join(_lines(file)).strip()
     return int(text) if text.isdigit() else None
 

@@ -1,4 +1,4 @@
-"""What this machine and this build are: measurements hold for both and for nothing else."""
+"""Identification of this machine and build, for which measurements are valid."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from shoal.model.decoder.forced_form import forced_form
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a measurement depends on, besides the model."""
+    """The properties on which a measurement depends, besides the model."""
 
     processor: str
     num_cores: int
     memory_bytes: int
     build: str
-    """versions of Shoal and ONNX Runtime, a digest of the native module, and what the environment forces on it"""
+    """Versions of Shoal and ONNX Runtime, a digest of the native module, and settings forced by environment
+    variables."""
 
 
 @cache
 def this_machine() -> Machine:
-    """The one that this process runs on. It does not change while the process lives."""
+    """The machine on which this process runs."""
     return Machine(
         processor=_processor(),
         num_cores=psutil.cpu_count() or 1,
@@ -39,7 +40,7 @@ def this_machine() -> Machine:
 
 
 def _processor() -> str:
-    """The model's name and its instruction sets: hypervisors hide either."""
+    """The processor's model name and instruction sets, as hypervisors may hide either."""
     lines = _cpuinfo()
     name = next((value for key, value in lines if key == "model name"), "unknown")
     flags = next((value for key, value in lines if key in ("flags", "Features")), "")
@@ -63,7 +64,7 @@ def _version(distribution: str) -> str:
 
 
 def _native_digest() -> str:
-    """Of the compiled module's file; `none` where everything runs in Python."""
+    """Digest of the compiled module's file; `none` if everything runs in Python."""
     spec = find_spec("shoal._native")
     if spec is None or spec.origin is None:
         return "none"

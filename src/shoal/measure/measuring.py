@@ -1,4 +1,4 @@
-"""How to measure: what every measurement is told, whatever it measures."""
+"""The options of all measurements."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ class Measuring:
     threads: int | None = None
     """Threads of each worker; None: 1, 2, 4, ... workers share the cores."""
     refresh: bool = False
-    """Whether to measure what is known, too."""
+    """Whether to measure again what is already known."""
     is_rough: bool = False
-    """Whether to measure in a hurry what is not known. Such figures are kept for the next hurry and for nothing else.
-    """
+    """Whether to measure unknown results only roughly. Rough results are kept apart and reused only for rough ones."""
     on_progress: Callable[[str], None] = _tell_nobody
-    """Told what is being measured."""
+    """Called with what is being measured."""

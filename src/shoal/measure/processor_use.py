@@ -1,4 +1,4 @@
-"""What cores of this machine have computed, and what of it some processes have. Source: proc(5), /proc/stat."""
+"""Busy time of cores of this machine, and the part of it that some processes used. Source: proc(5), /proc/stat."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shoal.planner.speeds.figures import ProcessorUse
 
 _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)
-"""idle and iowait"""
+"""The fields idle and iowait."""
 _COUNTED_FIELDS = 8
-"""user to steal, which is another machine's computing on this core; guests are part of user"""
+"""The fields user to steal (time of other virtual machines on this core). Time of guests is contained in user."""
 
 
 def processor_use(cores: Collection[int], pids: Iterable[int], stat: Path = _STAT) -> ProcessorUse:
-    """Up to now, by the given cores, and by the given processes and this one. Where nothing tells, nobody was busy."""
+    """Busy time until now of the given cores, and of the given processes and this one. Unknown times count as 0."""
     try:
         text = stat.read_text()
     except OSError:
@@ -34,7 +34,7 @@ def processor_use(cores: Collection[int], pids: Iterable[int], stat: Path = _STA
 
 
 def busy_s(stat: str, cores: Collection[int], ticks_per_s: int) -> float:
-    """Seconds that cores were not idle, from the text of /proc/stat. Cores that it does not list count nothing."""
+    """Seconds that cores were not idle, from the text of /proc/stat. Cores that it does not list count as 0."""
     ticks = 0
     for name, *fields in filter(None, map(str.split, stat.splitlines())):
         number = name.removeprefix("cpu")

@@ -1,4 +1,4 @@
-"""Where workers may sit on this machine."""
+"""Places for workers on this machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shoal.protocol.device_config import DeviceConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Place for one worker. Raises ConfigError for one without cores or with an impossible quota."""
+    """A place for one worker. Raises ConfigError if it has neither cores nor a device, or an invalid quota."""
 
     cores: tuple[int, ...]
-    """CPU ids that it is pinned to; a thread on each. Empty: one on a device is not pinned, and has one thread"""
+    """CPU ids to which it is pinned, with a thread on each. Empty for a device: not pinned, one thread."""
     cpu_quota: float = 1.0
-    """part of its cores' time that it may have, above 0, to 1; kept by a control group"""
+    """Share of its cores' time that it may use, above 0, at most 1; enforced by a control group."""
     device: DeviceConfig | None = None
-    """what the worker computes on; None: its cores"""
+    """The device on which the worker computes; None: its cores."""
     python: str | None = None
-    """path of the Python that runs the worker; None: this one"""
+    """Path of the Python that runs the worker; None: this one."""
 
     def __post_init__(self) -> None:
         if not self.cores and self.device is None:
@@ -35,7 +35,7 @@ class Slot:
 
     @property
     def kind(self) -> tuple[int, float, DeviceConfig | None]:
-        """What makes slots of one machine alike."""
+        """The properties by which slots of one machine are equal."""
         return self.threads, self.cpu_quota, self.device
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Slot:
 
 
 def even_layout(cores: Sequence[int], num_workers: int) -> tuple[Slot, ...]:
-    """Workers with equal numbers of the cores, pinned as `shoal run` pins them.
+    """Slots for workers with equal numbers of cores, pinned as by `shoal run`.
 
     Raises:
         ConfigError: more workers than cores.
@@ -58,8 +58,8 @@ def even_layout(cores: Sequence[int], num_workers: int) -> tuple[Slot, ...]:
 
 
 def local_layouts(cores: Sequence[int], nodes: Iterable[Sequence[int]] = ()) -> tuple[tuple[Slot, ...], ...]:
-    """1, 2, 4, ... workers, and as many as there are cores; on every NUMA node, where there are several: no worker has
-    cores of two, since all that it reads would come half from far away.
+    """Layouts of 1, 2, 4, ... workers, and one per core; on each NUMA node if there are several. No worker has cores of
+    two nodes, as half of its reads would then be remote.
 
     Args:
         cores: CPU ids to use, ascending.
@@ -75,7 +75,7 @@ def local_layouts(cores: Sequence[int], nodes: Iterable[Sequence[int]] = ()) -> 
 
 
 def kinds_of(slots: Sequence[Slot]) -> list[Slot]:
-    """One slot of each kind, in the order in which they first come."""
+    """One slot of each kind, in the order of their first slots."""
     kinds: dict[tuple[int, float, DeviceConfig | None], Slot] = {}
     for slot in slots:
         kinds.setdefault(slot.kind, slot)

@@ -1,4 +1,4 @@
-"""Telling a person who waits how far measuring is."""
+"""Reporting the progress of a measurement to a waiting user."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 
 
 class StepsTold:
-    """Steps of known number, of which some may turn out to be known already."""
+    """Progress over a known number of steps, some of which may be skipped."""
 
     def __init__(
         self, tell: Callable[[str], None], num_steps: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`tell`: takes a line for each step."""
+        """`tell` is called with a line for each step."""
         self._tell, self._num_steps, self._clock = tell, num_steps, clock
         self._index = self._num_done = 0
         self._started_s: float | None = None
 
     def skip_to(self, index: int) -> None:
-        """The next step is this one, counted from 0: those before it are done or were known."""
+        """Set the index of the next step, counted from 0; earlier ones are done or were known."""
         self._index = index
 
     def begin(self, what: str) -> None:
-        """A step begins."""
+        """Report that a step begins."""
         now_s = self._clock()
         left = ""
         if self._started_s is None:

@@ -128,7 +128,7 @@ def test_two_hot_experts_of_one_shard_are_parted(planned: PlannedModel, monkeypa
     assert shares(running, planned.plan.replicas[0])[0] > 0.9
     watch.for_s(60)
     (moved,) = running.changes
-    assert watch.lines[0].startswith("replica 0: moving hot experts between shards, ")
+    assert watch.lines[0].startswith("replica 0: moving hot experts between shards; ")
     assert shares(running, moved) == pytest.approx((0.5, 0.5), abs=0.02)
     changed = replace(planned.plan, replicas=(moved,))
     check_plan(changed, num_layers=NUM_LAYERS, atoms=planned.model.atoms)

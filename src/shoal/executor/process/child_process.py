@@ -1,4 +1,4 @@
-"""A worker as a process: start it, say why it is gone, end it for certain."""
+"""A worker's process: start it, report why it ended, and make sure that it ends."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from shoal.errors import (
 )
 
 _EXIT_S = 0.1
-"""Longest wait between the closing of a process's links and its end, to say how it ended: the head serves others."""
+"""Longest wait for a process to end after its links closed, to report its exit status. Short, as the head waits."""
 _OWN_SIGNALS = frozenset(
     {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
 )
-"""That a process brings on itself; whoever wants it to end sends others."""
+"""Signals that a process's own faults cause. Nobody sends them to end it."""
 _KERNEL_COUNTS = Path("/proc/vmstat")
 _SECRETS = frozenset({"SHOAL_API_KEY"})
 _SINGLE_THREADED_BLAS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""NumPy's BLAS would start a spinning pool of its own in every worker; ONNX Runtime computes, NumPy only copies."""
+"""NumPy's BLAS would start a spinning thread pool in every worker, and workers do not compute with NumPy."""
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment variables of a worker: this process's, without what only concerns clients of the server."""
+    """The environment variables of a worker: those of this process without secrets for clients of the server."""
     kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     return kept | _SINGLE_THREADED_BLAS
 
 
 def module_command(module: str, *arguments: str, python: str | None = None) -> list[str]:
-    """The command that runs one of Shoal's modules in this Python, or in another that has Shoal.
+    """The command that runs one of Shoal's modules with this Python, or with another that has Shoal installed.
 
     `python -m` alone would put the current folder in front of the module search path, so that a downloaded model's
     folder could bring its own `numpy.py`; `-P` (Python 3.11) keeps it out.
@@ -45,7 +45,7 @@ def module_command(module: str, *arguments: str, python: str | None = None) -> l
 
 
 def no_such_python(python: str | None, error: OSError, where: str = "") -> Exception:
-    """What to raise where a process cannot be started: the Python that was named is not there, or the error itself."""
+    """The exception for a failed start: ConfigError if a Python was named, otherwise the error itself."""
     return error if python is None else ConfigError(f"--worker-python {python}{where}: {error.strerror}")
 
 
@@ -54,66 +54,66 @@ class Child(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
+        """The process's name in messages."""
         ...
 
     @property
     def pid(self) -> int:
-        """Process id; 0 while it is being started."""
+        """Process id; 0 while the process is being started."""
         ...
 
     @property
     def was_killed(self) -> bool:
-        """Whether it is known that a signal has ended it."""
+        """Whether the process is known to have been ended by a signal."""
         ...
 
     @property
     def is_reaped(self) -> bool:
-        """Whether it is known to have ended."""
+        """Whether the process is known to have ended."""
         ...
 
     def lost(self, error: Exception) -> WorkerLost:
-        """Why it is gone, as far as is known; `error` is how that was noticed."""
+        """The error that says why the process is gone, as far as known; `error` is how this was noticed."""
         ...
 
     def kill(self) -> bool:
-        """Make it end, without waiting. Whether it has ended; call again until it has."""
+        """Kill the process without waiting. Returns whether it has ended; call again until it has."""
         ...
 
     def end(self, deadline_s: float) -> None:
-        """Let it end by itself until deadline_s (time.monotonic), then make it end. Idempotent."""
+        """Let the process end by itself until `deadline_s` (time.monotonic), then kill it. Idempotent."""
         ...
 
 
 class Process(Protocol):
-    """A process that was started here; what is used of `subprocess.Popen`."""
+    """A process that was started here: the part of `subprocess.Popen` that is used."""
 
     pid: int
     returncode: int | None
-    """Exit status, or the negative number of the signal that ended it; None: it is not known to have ended."""
+    """Exit status, or the negative number of the signal that ended it; None: not known to have ended."""
 
     def poll(self) -> int | None:
-        """`returncode`, after a look."""
+        """Update `returncode` and return it."""
         ...
 
     def wait(self, timeout: float | None = None) -> int:
-        """`returncode` once it has ended. Raises subprocess.TimeoutExpired after so many seconds."""
+        """Wait for the end and return `returncode`. Raises subprocess.TimeoutExpired after `timeout` seconds."""
         ...
 
     def kill(self) -> None:
-        """Send SIGKILL, unless it has ended."""
+        """Send SIGKILL, unless the process has ended."""
         ...
 
 
 def start_module(
     module: str, arguments: Sequence[str], fds: Sequence[int], python: str | None = None
 ) -> subprocess.Popen[bytes]:
-    """Run one of Shoal's modules as a process that dies with the thread that calls this.
+    """Run one of Shoal's modules as a process that dies with the calling thread.
 
     Args:
-        module: what to run; it calls `die_with_parent`.
-        arguments: of the module.
-        fds: descriptors that it inherits; they stay the caller's to close.
+        module: the module; it must call `die_with_parent`.
+        arguments: the module's command-line arguments.
+        fds: descriptors that it inherits; the caller still closes its own.
         python: path of the Python that runs it; None: this one.
 
     Raises:
@@ -135,28 +135,28 @@ class ChildProcess:
     """Implements `Child` for a process that was started here."""
 
     def __init__(self, name: str, process: Process) -> None:
-        """`name`: for messages; `process`: it has only just been started."""
+        """`name` is used in messages; `process` must just have been started."""
         self.name = name
         self._process = process
         self._num_ended_for_memory = _num_ended_for_memory()
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """See `Child.pid`."""
         return self._process.pid
 
     @property
     def was_killed(self) -> bool:
-        """Whether a signal has ended it."""
+        """See `Child.was_killed`."""
         return (self._process.poll() or 0) < 0
 
     @property
     def is_reaped(self) -> bool:
-        """Whether it is known to have ended."""
+        """See `Child.is_reaped`."""
         return self._process.returncode is not None
 
     def lost(self, error: Exception) -> WorkerLost:
-        """Why it is gone, as far as the operating system knows; `error` is how that was noticed."""
+        """See `Child.lost`. Asks the operating system for the exit status and for kills because of memory."""
         try:
             code = self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
@@ -169,13 +169,13 @@ class ChildProcess:
         return (WorkerCrashed if -code in _OWN_SIGNALS else WorkerLost)(f"{who} killed by signal {-code}")
 
     def kill(self) -> bool:
-        """Make it end, without waiting. Whether it has ended and is reaped; call again until it is."""
+        """See `Child.kill`. A process that has ended is reaped."""
         if self._process.poll() is None:
             self._process.kill()
         return self._process.poll() is not None
 
     def end(self, deadline_s: float) -> None:
-        """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
+        """See `Child.end`. The process is reaped in any case."""
         try:
             self._process.wait(max(0.0, deadline_s - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -184,7 +184,7 @@ class ChildProcess:
 
 
 def _num_ended_for_memory() -> int:
-    """Processes that Linux has ended for want of memory since it started, in any container; 0 where it does not say."""
+    """Number of processes that Linux has killed for lack of memory since boot, in any container; 0 if not counted."""
     try:
         counts = dict(line.split() for line in _KERNEL_COUNTS.read_text().splitlines())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""A process held to a part of its cores, by a control group's CPU quota, version 1 or 2, where one may be made.
+"""Limiting a process to a share of its cores by the CPU quota of a control group (version 1 or 2).
 
-Groups are named after the process that made them, so that those which a killed one left behind are found and removed.
+Groups are named after the process that made them, so that those left behind by a killed process are found and removed.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from shoal.errors import ConfigError
 
 _PREFIX = "shoal-quota"
 _PERIOD_US = 20_000
-"""A slower machine is slow all the time. With Docker's 100 ms a step of 10 ms would run at full speed or wait for 50;
-the kernel hands quota out in slices of 5 ms, so that shorter periods would not be kept."""
+"""Period of the quota. A slower machine is slow all the time, but with Docker's 100 ms a step of 10 ms would run at
+full speed or wait for 50 ms. The kernel hands out quota in slices of 5 ms, so shorter periods would be inaccurate."""
 _LEAST_QUOTA_US = 1_000
-"""Source: the kernel's scheduler/sched-bwc: quotas and periods are at least 1 ms, periods at most 1 s."""
+"""Quotas and periods are at least 1 ms, periods at most 1 s. Source: the kernel's scheduler/sched-bwc."""
 _LONGEST_PERIOD_US = 1_000_000
 _REMOVE_TIMEOUT_S = 2.0
 _RETRY_S = 0.01
 _serials = count()
-"""Tells the groups of one process apart."""
+"""Distinguishes the groups of one process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Hierarchy:
-    """Where groups with a CPU quota are made."""
+    """The control group hierarchy in which groups with a CPU quota are made."""
 
     root: Path
     version: int
 
     def set_quota(self, group: Path, quota_us: int, period_us: int) -> None:
-        """Raises OSError."""
+        """Set a group's quota. Raises OSError."""
         if self.version == 1:
             (group / "cpu.cfs_period_us").write_text(str(period_us))
             (group / "cpu.cfs_quota_us").write_text(str(quota_us))
@@ -47,7 +47,7 @@ class _Hierarchy:
 
 
 def why_not() -> str | None:
-    """Why no process can be held here, in words that end a sentence; None where it can."""
+    """Why no quota can be set on this machine, as the end of a sentence; None if it can."""
     try:
         _find_hierarchy()
     except ConfigError as error:
@@ -57,15 +57,15 @@ def why_not() -> str | None:
 
 @contextmanager
 def held(pid: int, share: float, *, num_cores: int = 1) -> Iterator[None]:
-    """All threads of a process have this share of that many cores, while the block runs.
+    """Limit all threads of a process together to a share of its cores' time while the block runs.
 
     Args:
-        pid: a process of this user; it may end meanwhile, in any way.
-        share: above 0, to 1. Of 1 nothing is done.
-        num_cores: that it computes on.
+        pid: a process of this user; it may end meanwhile.
+        share: above 0, at most 1. At 1 nothing is limited.
+        num_cores: the number of cores on which it computes.
 
     Raises:
-        ConfigError: a share out of range, or a machine on which this process may make no control groups.
+        ConfigError: the share is out of range, or this process may make no control groups.
         ProcessLookupError: there is no such process.
     """
     if not 0 < share <= 1:
@@ -87,14 +87,14 @@ def held(pid: int, share: float, *, num_cores: int = 1) -> Iterator[None]:
 
 
 def quota_and_period_us(cores: float) -> tuple[int, int]:
-    """The quota, and the period in which it may be used, for so many cores' time. Neither is ever below the kernel's
-    least, so a share below a thousandth of a core becomes that."""
+    """The quota for the time of `cores` cores, and its period. Both are at least the kernel's minimum, so fewer than
+    0.001 cores become 0.001."""
     period_us = min(_LONGEST_PERIOD_US, max(_PERIOD_US, round(_LEAST_QUOTA_US / cores)))
     return max(_LEAST_QUOTA_US, round(cores * period_us)), period_us
 
 
 def _find_hierarchy() -> _Hierarchy:
-    """The mounted hierarchy that has the CPU controller. Raises ConfigError."""
+    """Find the mounted hierarchy that has the CPU controller. Raises ConfigError."""
     for root, kind, options in _cgroup_mounts():
         if kind == "cgroup" and "cpu" in options:
             return _writable(_Hierarchy(root=root, version=1))
@@ -107,7 +107,7 @@ def _find_hierarchy() -> _Hierarchy:
 
 
 def _cgroup_mounts() -> Iterator[tuple[Path, str, list[str]]]:
-    """Mount point, type and options."""
+    """Mount point, type and options of each control group mount."""
     with suppress(FileNotFoundError):
         for line in Path("/proc/self/mounts").read_text().splitlines():
             _, where, kind, options = line.split()[:4]
@@ -122,7 +122,7 @@ def _writable(hierarchy: _Hierarchy) -> _Hierarchy:
 
 
 def _enable_cpu(root: Path) -> None:
-    """Version 2 gives children only the controllers that their parent passes on."""
+    """Pass the CPU controller on to child groups, as version 2 requires. Raises ConfigError."""
     if "cpu" in _words(root / "cgroup.subtree_control"):
         return
     try:
@@ -139,7 +139,7 @@ def _words(file: Path) -> list[str]:
 
 
 def _group_of(pid: int, hierarchy: _Hierarchy) -> Path:
-    """Where a process is now, to be put back there. Raises ProcessLookupError."""
+    """The current group of a process, to which it is moved back later. Raises ProcessLookupError."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -152,7 +152,7 @@ def _group_of(pid: int, hierarchy: _Hierarchy) -> Path:
 
 
 def _remove_orphans(root: Path) -> None:
-    """Groups whose maker is gone."""
+    """Remove groups whose maker is gone."""
     for group in root.glob(f"{_PREFIX}-*-*"):
         maker = group.name.split("-")[-2]
         if maker.isdigit() and not psutil.pid_exists(int(maker)):
@@ -160,7 +160,7 @@ def _remove_orphans(root: Path) -> None:
 
 
 def _remove(group: Path, former: Path) -> None:
-    """Put everybody in a group back and remove it. One that is being killed stays in it for a moment."""
+    """Move all processes of a group back and remove it. A process that is being killed stays in it for a moment."""
     deadline_s = time.monotonic() + _REMOVE_TIMEOUT_S
     while True:
         for pid in _words(group / "cgroup.procs"):
@@ -178,7 +178,7 @@ def _remove(group: Path, former: Path) -> None:
 
 
 def _move(pid: str, targets: tuple[Path, ...]) -> None:
-    """Into the first of the groups that takes it; gone processes are none of our business."""
+    """Move a process into the first of the groups that accepts it. Does nothing if it is gone."""
     for target in targets:
         with suppress(OSError):
             (target / "cgroup.procs").write_text(pid)

@@ -1,4 +1,4 @@
-"""Workers as forks of a process that has imported what they need: docs/decisions/0047-fork-server.md."""
+"""Workers as forks of a process that has imported their modules: docs/decisions/0047-fork-server.md."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from shoal.protocol.forking import NUMBER, pack_request
 
 LANGUAGE_WORKER = ("shoal.worker.language.imported",)
 GRAPH_WORKER = ("shoal.worker.graph_runner",)
-"""Modules that a worker imports to load its part of a model, by kind of work."""
+"""Modules that a worker of each kind imports to load its part of a model."""
 
 _ANSWER_TIMEOUT_S = 10.0
-"""A server that takes longer, because it was stopped or the machine is overloaded, is asked for no other worker."""
+"""A server that takes longer to answer, as when stopped or on an overloaded machine, is not asked again."""
 
 
 class ForkedProcess:
-    """What `ChildProcess` uses of subprocess.Popen, for a grandchild that the fork server has made and reaps."""
+    """Implements `Process` for a grandchild that the fork server has forked and reaps."""
 
     def __init__(self, pid: int, process: int, told: socket.socket) -> None:
         """
         Args:
-            pid: of the process.
-            process: a descriptor of it, owned.
-            told: the socket that its exit status comes over, owned.
+            pid: the process id.
+            process: a pidfd of the process, owned.
+            told: the socket over which its exit status arrives, owned.
         """
         self.pid = pid
         self.returncode: int | None = None
-        """Exit status, or the negative number of the signal that ended it; None: it is not known to have ended."""
+        """Exit status, or the negative number of the signal that ended it; None: not known to have ended."""
         self._process = process
         self._told = told
 
     def poll(self) -> int | None:
-        """`returncode`, after a look."""
+        """See `Process.poll`."""
         with suppress(subprocess.TimeoutExpired):
             self.wait(0.0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """`returncode` once it has ended. Raises subprocess.TimeoutExpired after so many seconds."""
+        """See `Process.wait`."""
         if self.returncode is not None:
             return self.returncode
         if not _is_readable(self._told, timeout):
@@ -57,20 +57,20 @@ class ForkedProcess:
         status = self._told.recv(NUMBER.size)
         self._told.close()
         os.close(self._process)
-        # A server that is gone has told nothing, and has taken its workers along.
+        # A server that is gone sent nothing, and its workers died with it.
         code: int = NUMBER.unpack(status)[0] if status else -signal.SIGKILL
         self.returncode = code
         return code
 
     def kill(self) -> None:
-        """Send SIGKILL, unless it has ended."""
+        """See `Process.kill`."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
 
 class _ForkServer:
-    """One process that forks. It ends by itself when it has had no worker for a while, and with this process."""
+    """A process that forks workers. It ends with this process, or when it has had no worker for a while."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -89,12 +89,12 @@ class _ForkServer:
         return self._process.poll() is not None
 
     def expect(self, modules: Sequence[str]) -> None:
-        """Have it import them now."""
+        """Make the server import the modules now."""
         with suppress(OSError):
             self._requests.send(pack_request(modules))
 
     def fork(self, name: str, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
-        """A worker; None: the server is gone or does not answer, and makes none later."""
+        """Fork a worker. Returns None if the server is gone or does not answer; it then forks none later either."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs, suppress(OSError):
@@ -108,7 +108,7 @@ class _ForkServer:
         return None
 
     def close(self) -> None:
-        """End it, and the workers that it has. Idempotent."""
+        """End the server and its workers. Idempotent."""
         self._requests.close()
         self._process.kill()
         self._process.wait()
@@ -116,10 +116,10 @@ class _ForkServer:
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What a process takes over when it starts: where they have changed, another worker needs another server."""
+    """What a process inherits at its start. If it has changed, the next worker needs another server."""
 
     folder: tuple[int, int]
-    """device and inode of the current one"""
+    """Device and inode of the current folder."""
     environment: Mapping[str, str]
 
     @classmethod
@@ -129,7 +129,7 @@ class _Surroundings:
 
 
 class _ForkServers:
-    """Those of this process: one, unless its environment has changed meanwhile. Thread-safe."""
+    """The fork servers of this process: one, unless its environment has changed. Thread-safe."""
 
     def __init__(self) -> None:
         self._servers: list[tuple[_Surroundings, _ForkServer]] = []
@@ -145,7 +145,7 @@ class _ForkServers:
     def fork(self, name: str, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
         """See `fork_worker`."""
         if self._can_fork:
-            for _ in range(2):  # the first may have ended for want of work a moment ago
+            for _ in range(2):  # the first may just have ended for lack of work
                 if (forked := self.current().fork(name, modules, control, handover)) is not None:
                     return forked
             self._can_fork = False
@@ -174,43 +174,43 @@ class _ForkServers:
 
 
 _servers = _ForkServers()
-"""A process has one, as with `multiprocessing`: models that are loaded one after the other go on with it."""
+"""One per process, as with `multiprocessing`; models that are loaded one after the other share it."""
 
 
 def expect_workers(modules: Sequence[str]) -> None:
-    """Workers that need these modules will be wanted soon: have them imported while this process does other things.
+    """Import modules in the fork server now, as workers that need them will be started soon.
 
-    With one core nothing is done, since that would only delay them.
+    Does nothing on one core, where this would only delay the caller.
     """
     _servers.expect(modules)
 
 
 def can_fork() -> bool:
-    """Whether workers of this process can be forks, as far as is known."""
+    """Whether workers of this process can be forked, as far as is known."""
     return _servers.can_fork
 
 
 def will_be_forked(placement: WorkerPlacement) -> bool:
-    """Whether a worker is not to be a program of its own."""
+    """Whether a worker will be forked instead of started as a new program."""
     return can_fork() and placement.machine is None and placement.python is None
 
 
 def fork_worker(name: str, modules: Sequence[str], control: int, handover: int) -> ForkedProcess | None:
-    """A worker that has imported modules, and is given two descriptors, which stay the caller's to close.
+    """Fork a worker that has imported the modules. The caller still closes its own copies of the descriptors.
 
-    Returns None where no process can be forked like this: elsewhere than on Linux, and before Linux 5.3.
+    Returns None if workers cannot be forked: on systems other than Linux, and before Linux 5.3.
 
     Args:
-        name: what `ps` shows of it.
-        modules: what it imports.
-        control: its end of the socket that messages go over.
-        handover: its end of the socket that descriptors of its links come over.
+        name: the name that `ps` shows.
+        modules: the modules to import.
+        control: the worker's end of the socket for messages.
+        handover: the worker's end of the socket for the descriptors of its links.
     """
     return _servers.fork(name, modules, control, handover)
 
 
 def _is_readable(link: socket.socket, timeout_s: float | None) -> bool:
-    """Whether something comes before then, or the other end closes. None: waits for as long as it takes."""
-    poll = select.poll()  # `select` itself knows no descriptors beyond 1023
+    """Wait until something arrives or the other end closes. Returns False after `timeout_s`; None: no limit."""
+    poll = select.poll()  # `select` accepts no descriptors above 1023
     poll.register(link, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))

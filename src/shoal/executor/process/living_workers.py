@@ -1,4 +1,4 @@
-"""The workers that a head has on this machine, as the operating system lists them."""
+"""The workers of a head on this machine, from the operating system's process list."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _WORKER_MODULES = "shoal.worker"
 
 
 def worker_processes(head: psutil.Process) -> list[psutil.Process]:
-    """Workers that have not ended, in the order of their process ids; stopped ones are among them.
+    """The workers that have not ended, stopped ones included, in the order of their process ids.
 
-    A process that the head has forked and that does not run the worker's program yet is still the head's own: stopping
-    it would stop the head, which waits for it.
+    A process that the head has forked but that does not run the worker's program yet is left out: stopping it would
+    stop the head, which waits for it.
     """
     return sorted(_workers(head), key=lambda one: one.pid)
 

@@ -1,4 +1,4 @@
-"""What goes over the control link of a worker, wherever that runs."""
+"""A worker, on any machine, with which the head exchanges messages over a control link."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class MessageWorker(Worker[Message]):
     """A worker to which messages are sent as frames."""
 
     def __init__(self, child: Child, link: Link) -> None:
-        """Owns both."""
+        """Owns the child and the link."""
         super().__init__(child, link)
         self._link = link
 
     def send(self, frame: bytes) -> None:
-        """One encoded message. Raises WorkerLost."""
+        """Send one encoded message. Raises WorkerLost, or the error that the worker reported before it ended."""
         self._attempt(lambda: self._link.send([frame], timeout_s=_SEND_TIMEOUT_S))
 
     def _next(self, timeout_s: float) -> Message | None:

@@ -1,4 +1,5 @@
-"""A worker as the head sees it: a child with a control link; whose fault it is that several cannot go on."""
+"""A worker as the head sees it: a child process with a control link. Also finds which of several workers failed
+first."""
 
 from __future__ import annotations
 
@@ -27,34 +28,34 @@ _REPORTED_ERRORS: dict[str, type[ShoalError]] = {
     error.__name__: error for error in (CapacityError, ConfigError, ModelChanged, ModelLoadError)
 }
 _PEERS_ERRORS = frozenset(error.__name__ for error in (WorkerLost, RemoteProtocolError))
-"""What a worker says that lost another one. What else it ends with is of what it was computing."""
+"""Errors with which a worker reports that it lost another worker. All others come from its own computation."""
 
 ReceivedT = TypeVar("ReceivedT")
 
 
 class ControlLink(Protocol):
-    """What every kind of control link has."""
+    """The methods of every kind of control link."""
 
     def fileno(self) -> int:
-        """Readable when something has come."""
+        """A descriptor that is readable when something has arrived."""
         ...
 
     def close(self) -> None:
-        """Free it. Idempotent."""
+        """Close the link. Idempotent."""
         ...
 
 
 class Worker(ABC, Generic[ReceivedT]):
-    """A child with a control link. Subclasses know the form of what goes over it."""
+    """A child process with a control link. Subclasses define the format of its messages."""
 
     def __init__(self, child: Child, control: ControlLink) -> None:
-        """Owns both."""
+        """Owns the child and the link."""
         self._child = child
         self._control = control
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
+        """The worker's name in messages."""
         return self._child.name
 
     @property
@@ -64,19 +65,19 @@ class Worker(ABC, Generic[ReceivedT]):
 
     @property
     def was_killed(self) -> bool:
-        """See ChildProcess.was_killed."""
+        """See `Child.was_killed`."""
         return self._child.was_killed
 
     def fileno(self) -> int:
-        """Readable when `receive` has something."""
+        """A descriptor that is readable when `receive` has something."""
         return self._control.fileno()
 
     def receive(self, timeout_s: float) -> ReceivedT | None:
-        """What the worker says next, None after timeout_s.
+        """Return the worker's next message, or None after `timeout_s`.
 
         Raises:
-            WorkerLost: it is gone, or says that it cannot go on.
-            ModelLoadError, ConfigError, CapacityError: what it says its stage's loading failed with.
+            WorkerLost: it is gone, or reports that it cannot continue. ModelLoadError, ConfigError, CapacityError: it
+            reports that its stage could not be loaded.
         """
         try:
             received = self._next(timeout_s)
@@ -93,41 +94,41 @@ class Worker(ABC, Generic[ReceivedT]):
         return received
 
     def ask_to_end(self) -> None:
-        """Send Shutdown, if it still listens. `close` must follow."""
+        """Send Shutdown if the worker still lives. `close` must follow."""
         if not self._child.is_reaped:
             with suppress(WorkerLost):
                 self._say_shutdown()
 
     def kill(self) -> bool:
-        """See ChildProcess.kill."""
+        """See `Child.kill`."""
         return self._child.kill()
 
     def close(self, deadline_s: float) -> None:
-        """Let it end by itself until deadline_s (time.monotonic), then make it end; reaped in any case. Idempotent."""
+        """End the process, see `Child.end`, and close the link. Idempotent."""
         self._child.end(deadline_s)
         self._control.close()
 
     @abstractmethod
     def _next(self, timeout_s: float) -> ReceivedT | None:
-        """The link's own receive. Raises WorkerLost, RemoteProtocolError."""
+        """Receive from the link. Raises WorkerLost, RemoteProtocolError."""
 
     @abstractmethod
     def _failure_in(self, received: ReceivedT) -> StageFailed | None:
-        """The worker's last words, if these are they."""
+        """The failure that a message reports; None: it reports none."""
 
     @abstractmethod
     def _say_shutdown(self) -> None:
         """Send Shutdown without waiting. Raises WorkerLost."""
 
     def _attempt(self, send: Callable[[], None]) -> None:
-        """Send something. Raises WorkerLost, or the error that the worker ended with, if it said why."""
+        """Call `send`. Raises WorkerLost, or the error that the worker reported before it ended."""
         try:
             send()
         except WorkerLost as error:
             raise self.failure() or self._child.lost(error) from error
 
     def failure(self) -> ShoalError | None:
-        """Why it is gone, in its own words if it said why; None: it is not. Whatever else it has said is dropped."""
+        """Why the worker is gone, as it reported itself if it did; None: it lives. Discards its other messages."""
         try:
             while self.receive(0.0) is not None:
                 pass
@@ -137,15 +138,15 @@ class Worker(ABC, Generic[ReceivedT]):
 
 
 def first_cause(workers: Mapping[int, Worker[Any]], index: int, error: ShoalError) -> tuple[int, ShoalError]:
-    """Whose fault it is that a worker cannot go on, and why.
+    """The worker that failed first, by place, and its error.
 
-    Those who wait for a worker that is gone say that they lost it: what it says itself counts, or what it died of, then
-    who was killed.
+    Workers that wait for a lost one report only that they lost it. Preferred are therefore a worker's own report and
+    the cause of its death, then workers that were killed.
 
     Args:
-        workers: of one replica, by their places.
-        index: of the one that failed.
-        error: what it failed with.
+        workers: the workers of one replica, by place.
+        index: the place of the worker whose failure was noticed.
+        error: its error.
     """
     causes = {index: error}
     for other, worker in workers.items():
@@ -160,12 +161,12 @@ def _is_vague(cause: ShoalError) -> bool:
 
 
 def kill_all(workers: Collection[Worker[Any]]) -> bool:
-    """Make all workers end, without waiting; whether they have. Call it again until they have."""
+    """Kill all workers without waiting. Returns whether all have ended; call again until they have."""
     return sum(worker.kill() for worker in workers) == len(workers)
 
 
 def close_all(workers: Collection[Worker[Any]]) -> None:
-    """Ask all workers to end, then make them. They keep nothing, so one that is busy is not waited for long."""
+    """Ask all workers to end, then kill those that have not. They hold no data to save, so the wait is short."""
     for worker in workers:
         worker.ask_to_end()
     deadline_s = time.monotonic() + _EXIT_GRACE_S

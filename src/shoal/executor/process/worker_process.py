@@ -1,4 +1,4 @@
-"""One worker as a child process: what goes over its control link."""
+"""A worker as a child process on this machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class WorkerProcess(MessageWorker):
     """A process that runs `shoal.worker`."""
 
     def __init__(self, name: str, modules: Sequence[str], python: str | None = None) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            name: for messages and the list of processes.
-            modules: what it will import, so that it can be forked from a process that has.
+            name: the name in messages and in the process list.
+            modules: modules that it needs, so that it can be forked from a process that has imported them.
             python: path of the Python that runs it; None: this one.
 
         Raises:
@@ -42,17 +42,17 @@ class WorkerProcess(MessageWorker):
             on_failure.pop_all()
         our_handover.setblocking(False)
         self._handover = our_handover
-        """for the descriptors of its links"""
+        """The socket for the descriptors of its links."""
         self._quota = ExitStack()
-        """the control group that it is in"""
+        """The control group that limits it."""
         super().__init__(child, PostingLink(SocketLink(ours)))
 
     def hold(self, cpu_quota: float, *, num_cores: int) -> None:
-        """Hold it to this share of so many cores' time for as long as it lives. Raises ConfigError."""
+        """Limit the worker to a share of the time of `num_cores` cores while it lives. Raises ConfigError."""
         self._quota.enter_context(held(self.pid, cpu_quota, num_cores=num_cores))
 
     def wire(self, message: Wire, fds: Sequence[int]) -> None:
-        """Tell it who its neighbors are, and hand it its ends of the links to them. Raises WorkerLost."""
+        """Tell the worker its neighbors, and send it its ends of the links to them. Raises WorkerLost."""
 
         def hand_over() -> None:
             try:

@@ -1,6 +1,6 @@
-"""A link that is still being made: it can be written to and waited for at once, and writing to it never waits.
+"""A link that can be used while it is still being connected; sending on it never blocks.
 
-While it is being made, whoever makes it can give signs of life, which wake whoever waits.
+The connecting thread can give signs of life, which wake whoever waits for the link.
 """
 
 from __future__ import annotations
@@ -18,41 +18,40 @@ from shoal.errors import ConfigError, MachineGone, ShoalError, WorkerLost
 
 
 class DeferredLink:
-    """Implements `Link`. All methods are for one thread; another one makes the connection and ends with it."""
+    """Implements `Link`. One thread calls all methods; a second thread makes the connection, then ends."""
 
     def __init__(self, connect: Callable[[Callable[[], None]], SocketLink], name: str) -> None:
-        """Begin.
+        """Start connecting.
 
         Args:
-            connect: may block; raises ShoalError. Called in a thread of its own, with what to call as a sign of life.
-            name: of that thread.
+            connect: makes the link, or raises ShoalError. It may block, and calls its argument as a sign of life.
+            name: the name of the thread that calls `connect`.
         """
         self._connect = connect
         self._made: SocketLink | None = None
         self._error: ShoalError | None = None
         self._link: PostingLink | None = None
-        """once this side has taken note of it"""
+        """The link, once this side has seen that it is connected."""
         self._pending: list[bytes] = []
         self._is_done = False
         self._is_closed = False
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """readable after a sign of life, and from the end of connecting on until this side has taken note of it"""
+        """Readable after a sign of life, and after connecting has ended until this side has seen it."""
         self._epoll = select.epoll()
-        """one descriptor for both: news of connecting, then what the link receives"""
+        """One descriptor for both: news of connecting first, received data later."""
         self._epoll.register(self._news, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
     def is_connecting(self) -> bool:
-        """Whether the thread is still at it."""
+        """Whether the thread is still connecting."""
         return self._thread.is_alive()
 
     def send(self, parts: Sequence[Buffer], *, timeout_s: float) -> None:
-        """See `Link.send`. Never waits.
+        """See `Link.send`. Never blocks.
 
-        Kept until there is a link, and until it takes it; that there will be none is told by `receive`, to whoever
-        knows by then which worker that was.
+        Data is kept until the link is connected and accepts it. Only `receive` raises if connecting has failed.
         """
         self._check_open()
         if self._made is not None and self._is_there(0.0):
@@ -62,7 +61,7 @@ class DeferredLink:
             self._pending.append(b"".join(parts))
 
     def receive(self, *, timeout_s: float) -> memoryview | None:
-        """See `Link.receive`. Raises ConfigError: the connection cannot be made as it is asked for."""
+        """See `Link.receive`. Raises ConfigError if the settings make the connection impossible."""
         self._check_open()
         if not self._is_there(timeout_s):
             return None
@@ -74,7 +73,7 @@ class DeferredLink:
         return self._epoll.fileno()
 
     def close(self) -> None:
-        """See `Link.close`. Waits for the thread, whose own deadlines bound that."""
+        """See `Link.close`. Waits for the thread, which has its own deadlines."""
         self._thread.join()
         if self._is_closed:
             return
@@ -90,7 +89,7 @@ class DeferredLink:
             self._made = self._connect(self._note_progress)
         except ShoalError as error:
             self._error = error
-        except Exception as error:  # the outermost call of a thread: whoever waits must learn of it
+        except Exception as error:  # the outermost call of a thread: the waiting thread must see the error
             self._error = WorkerLost(f"{type(error).__name__}: {error}".partition("\n")[0])
         finally:
             self._is_done = True
@@ -104,11 +103,11 @@ class DeferredLink:
             raise WorkerLost("the link was closed")
 
     def _is_there(self, timeout_s: float) -> bool:
-        """Whether there is a link, after waiting for it at most so long.
+        """Wait for the link for at most `timeout_s`. Returns whether it is connected.
 
         Raises:
-            WorkerLost: there will be none.
-            ConfigError: nor would there be at another attempt.
+            WorkerLost: connecting failed.
+            ConfigError: connecting failed, and would fail again.
         """
         if self._link is not None:
             return True

@@ -1,4 +1,4 @@
-"""A machine on which workers can be started, and how that is done on the machine itself."""
+"""Machines on which workers can be started, and the implementation that runs on the machine itself."""
 
 from __future__ import annotations
 
@@ -22,97 +22,97 @@ from shoal.executor.process.child_process import module_command, no_such_python,
 from shoal.executor.remote.strikes import SIGNALS, Cable, Strike, send_signal
 
 _START_TIMEOUT_S = 60.0
-"""For Python and its imports, on a slow disk."""
+"""Longest wait for Python and its imports, on a slow disk."""
 _LOOK_S = 0.2
-"""Between two looks whether a worker is still wanted."""
+"""Seconds between two checks whether a worker is still wanted."""
 _END_TIMEOUT_S = 5.0
-"""For the kernel to end a killed process and free its memory."""
+"""Longest wait for the kernel to end a killed process and free its memory."""
 
 Admit = Callable[[bytes], Membership]
-"""the head's answer to a signing request, see `ClusterAuthority.admit`"""
+"""The head's answer to a signing request, see `ClusterAuthority.admit`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedWorker:
-    """A process that listens for its head."""
+    """A worker process that listens for its head."""
 
     pid: int
-    """on its machine"""
+    """Process id on its machine."""
     address: Address
 
 
 class WorkerHost(Protocol):
-    """One machine, as the head reaches it."""
+    """A machine on which the head can start workers."""
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The machine's name in messages."""
         ...
 
     def start(self, admit: Admit, is_wanted: Callable[[], bool], python: str | None = None) -> StartedWorker:
-        """Start a worker; blocks, from any thread, but not long once it is not wanted any more.
+        """Start a worker. Blocks, but only briefly once it is no longer wanted. Thread-safe.
 
-        A start that is given up leaves nothing behind: should it succeed after all, the worker is ended.
+        If a start that was given up succeeds later, the worker is ended.
 
         Args:
-            admit: makes a key of the machine a member of the cluster.
-            is_wanted: asked now and then.
+            admit: signs a key of the machine, which makes it a member of the cluster.
+            is_wanted: polled; returns whether the worker is still wanted.
             python: path of the Python that runs it, on that machine; None: the one that runs Shoal there.
 
         Raises:
-            WorkerLost, ConfigError: it could not be started, or is not wanted any more.
+            WorkerLost, ConfigError: it could not be started, or is no longer wanted.
         """
         ...
 
     def model_path(self, path: str) -> str:
-        """Where the model, or the adapter, that is at that path here is on the machine."""
+        """The path on the machine of the model or adapter that has this path here."""
         ...
 
     def provide(self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
-        """See to it that the machine has what a worker loads; blocks, from any thread, as `start` does.
+        """Make sure that the machine has the files that a worker loads. Blocks as `start` does. Thread-safe.
 
         Args:
-            load: what the worker will be told.
-            is_wanted: asked now and then.
-            note_progress: called whenever the machine has got on with it.
+            load: the message that the worker will get.
+            is_wanted: polled; returns whether the worker is still wanted.
+            note_progress: called whenever there is progress.
 
         Raises:
-            WorkerLost, ModelLoadError, CapacityError, ConfigError: it cannot have it.
+            WorkerLost, ModelLoadError, CapacityError, ConfigError: the files cannot be brought there.
         """
         ...
 
     def end(self, worker: StartedWorker) -> None:
-        """Make it end, without waiting. Never raises: a machine that is gone has ended it."""
+        """Kill a worker without waiting. Never raises: workers of a lost machine count as ended."""
         ...
 
     def has_ended(self, worker: StartedWorker) -> bool:
-        """Whether that is known to be done, or its machine to be gone; never waits."""
+        """Whether the worker is known to have ended, or its machine to be gone. Never blocks."""
         ...
 
     def exit_status(self, worker: StartedWorker, timeout_s: float = 0.0) -> int | None:
-        """How it ended, negative for a signal, after waiting for that at most so long; None: not known."""
+        """The worker's exit status, negative for a signal; waits for at most `timeout_s`. None: not known."""
         ...
 
 
 class LocalHost:
-    """This machine. Implements `WorkerHost`; an agent on another one does its work with it."""
+    """This machine. Implements `WorkerHost`; an agent on another machine uses it there."""
 
     def __init__(self, address: str, ports: range = ANY_PORT) -> None:
         """
         Args:
-            address: on which workers listen, and by which they are reached.
-            ports: at which they may listen.
+            address: the address at which workers listen and are reached.
+            ports: the ports at which they may listen.
         """
         self._address, self._ports = address, ports
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._ended: dict[int, int] = {}
-        """exit statuses by process id"""
+        """Exit statuses by process id."""
         self._key: MachineKey | None = None
         self._key_lock = threading.Lock()
         self.cable = Cable()
-        """of this machine, for drills"""
+        """This machine's network cable, for drills."""
         self._parent = ThreadPoolExecutor(1, thread_name_prefix="shoal-host")
-        """the one thread with which all of its workers die"""
+        """The thread that starts all workers; they die with it."""
 
     @property
     def name(self) -> str:
@@ -121,7 +121,8 @@ class LocalHost:
 
     @property
     def key(self) -> MachineKey:
-        """One for all processes that are started here. Thread-safe. Raises ConfigError: `cryptography` is missing."""
+        """The key of all processes that are started here. Thread-safe. Raises ConfigError if `cryptography` is
+        missing."""
         with self._key_lock:
             if self._key is None:
                 self._key = MachineKey()
@@ -151,17 +152,17 @@ class LocalHost:
     def provide(
         self, load: LoadMessage, is_wanted: Callable[[], bool], note_progress: Callable[[], None] = lambda: None
     ) -> None:
-        """See `WorkerHost.provide`. What is here is here."""
+        """See `WorkerHost.provide`. Does nothing: the files are here."""
 
     def end(self, worker: StartedWorker) -> None:
         """See `WorkerHost.end`."""
         self.cable.deliver(lambda: self._kill(worker.pid))
 
     def strike(self, strike: Strike) -> None:
-        """Do to its workers what a drill asks for. Thread-safe.
+        """Carry out a drill's strike on workers of this machine. Thread-safe.
 
         Raises:
-            ConfigError: the worker does not run here, or the cable is pulled already.
+            ConfigError: the worker does not run here, or the cable is already pulled.
         """
         running = [pid for pid, process in tuple(self._processes.items()) if process.poll() is None]
         if strike.pid is not None and strike.pid not in running:
@@ -189,7 +190,7 @@ class LocalHost:
         return self._ended.get(worker.pid)
 
     def close(self) -> None:
-        """End all of its workers, and wait for it. Idempotent."""
+        """End all workers and wait until they have ended. Idempotent."""
         for process in self._processes.values():
             process.kill()
             process.wait(_END_TIMEOUT_S)
@@ -202,7 +203,7 @@ class LocalHost:
             process.kill()
 
     def _spawn(self, python: str | None) -> subprocess.Popen[bytes]:
-        """Raises ConfigError: there is no such Python."""
+        """Start the process. Raises ConfigError if there is no such Python."""
         ports = () if self._ports == ANY_PORT else ("--ports", format_ports(self._ports))
         try:
             return subprocess.Popen(
@@ -219,7 +220,7 @@ class LocalHost:
 def _hand_credentials_over(
     process: subprocess.Popen[bytes], credentials: Credentials, is_wanted: Callable[[], bool]
 ) -> int:
-    """The port at which the worker then listens. Raises OSError, ValueError where it says none."""
+    """Send a worker its credentials and return the port at which it listens. Raises OSError, ValueError."""
     assert process.stdin is not None
     assert process.stdout is not None
     with process.stdin, process.stdout:

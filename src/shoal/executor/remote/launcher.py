@@ -1,4 +1,4 @@
-"""Workers on several machines, wired by TLS."""
+"""Workers on several machines, linked by TLS connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from shoal.worker.remote_links import format_where
 
 
 class RemoteLauncher:
-    """Implements `executor.launcher.WorkerLauncher`. Its certificates are made here and are worth nothing elsewhere."""
+    """Implements `executor.launcher.WorkerLauncher`. Makes its own certificates, which are valid only for its
+    workers."""
 
     def __init__(
         self,
@@ -29,7 +30,7 @@ class RemoteLauncher:
     ) -> None:
         """
         Args:
-            hosts: by the names of machines in plans.
+            hosts: the hosts, by the machine names that plans use.
             elsewhere: see `WorkerLauncher.elsewhere`.
 
         Raises:
@@ -90,20 +91,21 @@ class RemoteLauncher:
 
 
 class SelfCutting:
-    """Implements `executor.launcher.Wiring`: a connection ends with either end, and who loses one leaves the others."""
+    """Implements `executor.launcher.Wiring`. A worker that loses one connection closes the others, so nothing is to
+    cut."""
 
     def __init__(self) -> None:
         self._port = FramePort()
 
     def port(self, index: int) -> FramePort:
-        """See `Wiring.port`. The same for all: nothing is shared with anybody."""
+        """See `Wiring.port`. One port serves all workers, as no memory is shared."""
         return self._port
 
     def cut(self) -> None:
-        """Nothing waits for ever that the head would have to free."""
+        """Does nothing: no worker waits forever for a lost one."""
 
 
 def _link_key(generation: Generation, edge: Edge) -> str:
-    """As whom a shard comes to one that it feeds."""
+    """The name with which a shard introduces itself to a shard that it feeds."""
     (source, _), (stage, rank) = edge.source, edge.consumer
     return f"{generation}/stage-{source}/to/stage-{stage}/shard-{rank}"

@@ -1,6 +1,6 @@
-"""Whether a model's files on two machines are the same: by size and SHA-256, computed once for each state of a file.
+"""Comparing a model's files on two machines by size and SHA-256, which is computed once for each state of a file.
 
-On one machine the state alone tells (model/file_states); between machines it says nothing.
+On one machine the state is enough (model/file_states); between machines it means nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class ModelIdentity:
     """The content of a model's files."""
 
     files: tuple[tuple[str, int, str], ...]
-    """relative path, size in bytes, SHA-256 in hex; sorted by path"""
+    """Relative path, size in bytes and SHA-256 in hex of each file, sorted by path."""
 
 
 def identify(path: Path) -> ModelIdentity:
-    """A model's file or directory. Raises ModelLoadError where it cannot be read."""
+    """The identity of a model's file or directory. Raises ModelLoadError if it cannot be read."""
     try:
         return ModelIdentity(files=tuple(_identify_file(name, file) for name, file in sorted(files_of(path).items())))
     except OSError as error:
@@ -43,7 +43,7 @@ def _identify_file(name: str, path: Path) -> tuple[str, int, str]:
 
 
 def _sha256(path: Path, file: BufferedReader, state: FileState) -> str:
-    """As kept from the last time, if the file's state is that of then. Raises OSError."""
+    """The file's SHA-256, kept from the last time if the file's state is the same. Raises OSError."""
     key = {"path": str(path.resolve()), "state": to_builtins(state)}
 
     def compute() -> str:

@@ -1,7 +1,7 @@
-"""Which files a model on this machine consists of, and which parts of them a worker needs: for every kind of model.
+"""The files of a model on this machine, and the parts of them that a worker needs, for every kind of model.
 
-A language model goes to other machines by layers. An ONNX graph goes whole, for its nodes are in one file, and so does
-an adapter.
+Other machines get the layers of a language model that they need. They get ONNX graphs, whose nodes are in one file, and
+adapters whole.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from shoal.protocol.worker_messages import FileState
 
 _GRAPH_SUFFIX = ".onnx"
 Layers = tuple[int, int]
-"""[first, last)"""
+"""The range [first, last) of layers."""
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """The files of a model, or of an adapter at its `file_to_send`, by their names, relative to its folder.
+    """The files of a model, or of an adapter given by its `file_to_send`, by their names relative to its folder.
 
     Raises:
-        ModelLoadError: an ONNX file cannot be read, or names weights that are not there.
+        ModelLoadError: an ONNX file cannot be read, or its weights are missing.
     """
     if is_peft(path):
         return {file.name: file for file in peft_files(path) if file.is_file()}
@@ -35,18 +35,18 @@ def files_of(path: Path) -> dict[str, Path]:
 
 
 def states_of(path: Path, names: Iterable[str]) -> tuple[FileState, ...]:
-    """The states of a model's files as they are now. Raises ModelLoadError where one cannot be read."""
+    """The current states of a model's files. Raises ModelLoadError if one cannot be read."""
     return file_states(path if path.is_dir() else path.parent, names)
 
 
 def chunks_of(path: Path, files: dict[str, Path], layers: Layers, num_layers: int) -> dict[str, list[int]]:
-    """For each file the chunks that workers with some layers need.
+    """The chunks of each file that a worker with the given layers needs.
 
     Args:
-        path: of the model or the adapter.
-        files: from `files_of`.
-        layers: that are needed of a language model; of an ONNX graph or an adapter everything is.
-        num_layers: of the language model.
+        path: the path of the model or the adapter.
+        files: the result of `files_of`.
+        layers: the layers of a language model that are needed; ONNX graphs and adapters are needed whole.
+        num_layers: the number of layers of the language model.
 
     Raises:
         ModelLoadError: a header is broken.

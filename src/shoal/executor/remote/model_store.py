@@ -1,7 +1,7 @@
-"""Models that came over the network, or parts of them: sparse files, and a record of which chunks are there.
+"""Models or parts of models received over the network: sparse files, and a record of the chunks that are there.
 
-A chunk counts as there if the record has its checksum and the bytes have it too, so that a transfer that was cut off
-goes on where it stopped, whatever the crash has left.
+A chunk counts as there if its bytes match the checksum in the record. An interrupted transfer therefore continues where
+it stopped, whatever a crash has left.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from shoal.executor.remote.model_identity import ModelIdentity
 from shoal.model.formats.needed_chunks import CHUNK_BYTES
 
 _RECORD = struct.Struct("<II")
-"""number of a chunk, CRC-32 of its bytes"""
+"""Number of a chunk, CRC-32 of its bytes."""
 _RECORD_SUFFIX = ".chunks"
 
 
 class ModelStore:
-    """One model's files. Several processes may fill it at once: they write the same bytes to the same places."""
+    """The stored files of one model. Several processes may fill it at once, as all write the same bytes."""
 
     def __init__(self, identity: ModelIdentity) -> None:
-        """Raises RemoteProtocolError where a name of a file leads out of the store."""
+        """Raises RemoteProtocolError if the name of a file leads out of the store."""
         self._sizes = {name: size for name, size, _ in identity.files}
         for name in self._sizes:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -36,7 +36,7 @@ class ModelStore:
         self.folder = store_folder(identity)
 
     def missing(self, wanted: dict[str, list[int]]) -> dict[str, list[int]]:
-        """Those of the chunks that are not there yet. Raises CapacityError where files cannot be made or kept."""
+        """The wanted chunks that are not there yet. Raises CapacityError if files cannot be made or do not fit."""
         missing: dict[str, list[int]] = {}
         for name, chunks in wanted.items():
             self._make(name)
@@ -51,7 +51,7 @@ class ModelStore:
         return missing
 
     def write(self, name: str, chunk: int, data: memoryview) -> None:
-        """Keep one chunk. Raises RemoteProtocolError where it is none of the file's, CapacityError on a full disk."""
+        """Store one chunk. Raises RemoteProtocolError if it is not part of the file, CapacityError if writing fails."""
         start = chunk * CHUNK_BYTES
         if name not in self._sizes or len(data) != min(CHUNK_BYTES, self._sizes[name] - start) or chunk < 0:
             raise RemoteProtocolError(f"{len(data)} bytes are not chunk {chunk} of {name!r}")
@@ -66,7 +66,7 @@ class ModelStore:
             raise CapacityError(f"cannot write {path}: {error.strerror}") from error
 
     def _make(self, name: str) -> None:
-        """The file at its full size, without taking the room."""
+        """Make a sparse file of the full size."""
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class ModelStore:
 
 
 def store_folder(identity: ModelIdentity) -> Path:
-    """Where a model of this content is kept on any machine, below its own cache."""
+    """The folder in this machine's cache for a model with this content."""
     digest = hashlib.sha256(repr(identity.files).encode()).hexdigest()
     return cache_root() / "models" / digest[:32]
 

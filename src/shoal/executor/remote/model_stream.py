@@ -1,7 +1,7 @@
-"""Parts of a model from the machine that has it to one that has not, over a link of their own.
+"""Sending parts of a model from the machine that has it to one that lacks them, over a separate link.
 
-The receiver listens, the sender connects. The receiver says which chunks it lacks, the sender sends these in order, a
-frame each, and the receiver says at the end whether it has kept them.
+The receiver listens, the sender connects. The receiver lists the chunks that it lacks, the sender sends them in order,
+one frame each, and the receiver confirms at the end that it has stored them.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from shoal.model.formats.needed_chunks import CHUNK_BYTES
 _KEY = "model"
 _CONNECT_TIMEOUT_S = 30.0
 _SILENCE_S = 60.0
-"""Neither side is silent for so long: a megabyte takes a second at 10 Mbit/s, and checking what is there is local."""
+"""Neither side is silent for so long: a megabyte takes a second at 10 Mbit/s, and chunks are checked locally."""
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Of the receiver: first what it lacks, and then that it has kept it, or why it cannot."""
+    """Message of the receiver: first the chunks that it lacks, later that it has stored them, or why it cannot."""
 
     chunks: dict[str, list[int]] = {}
     error: str = ""
@@ -45,17 +45,17 @@ def receive_model(
     wanted: Mapping[str, list[int]],
     ports: range = ANY_PORT,
 ) -> Address:
-    """Listen for one `send_model`, in a thread that ends with it. Returns where.
+    """Listen for one `send_model`, in a thread that ends with it. Returns the address at which it listens.
 
     Args:
-        host: on which to listen.
-        credentials: of this process.
-        identity: of the model.
-        wanted: chunks of its files.
-        ports: at one of which to listen.
+        host: the address at which to listen.
+        credentials: the credentials of this process.
+        identity: the model's files.
+        wanted: the chunks of its files that are needed.
+        ports: the ports at which it may listen.
 
     Raises:
-        RemoteProtocolError: the identity makes no sense.
+        RemoteProtocolError: the identity is invalid.
     """
     store, listener = ModelStore(identity), TlsListener(credentials, host=host, ports=ports)
 
@@ -69,7 +69,7 @@ def receive_model(
             except ShoalError as error:
                 _answer(link, _Answer(error=str(error) or type(error).__name__))
                 while link.receive(timeout_s=_SILENCE_S) is not None:
-                    pass  # until the sender has heard it and leaves
+                    pass  # wait until the sender has read the answer and closes
 
     threading.Thread(target=receive, name="shoal-model-receiver", daemon=True).start()
     return listener.address
@@ -84,19 +84,19 @@ def send_model(
     *,
     who: str = "the receiver",
 ) -> None:
-    """Send what the receiver lacks.
+    """Send the chunks that the receiver lacks.
 
     Args:
-        path: of the model.
-        receiver: where it listens.
-        credentials: of this process.
+        path: the model's path here.
+        receiver: the address at which the receiver listens.
+        credentials: the credentials of this process.
         on_progress: called with (done, total) bytes, before the first and after each chunk.
-        is_wanted: asked before each chunk.
-        who: the receiver, for messages.
+        is_wanted: called before each chunk; returns whether the model is still wanted.
+        who: the receiver's name in messages.
 
     Raises:
-        WorkerLost: the receiver is gone, or the model is not wanted any more.
-        ModelLoadError: the file cannot be read here, or kept there.
+        WorkerLost: the receiver is gone, or the model is no longer wanted.
+        ModelLoadError: a file cannot be read here, or stored there.
     """
     root = path if path.is_dir() else path.parent
     link = connect_tls(receiver, credentials, key=_KEY, timeout_s=_CONNECT_TIMEOUT_S)
@@ -112,7 +112,7 @@ def send_model(
             link.send([data], timeout_s=_SILENCE_S)
             on_progress(count * CHUNK_BYTES, total)
             if answers.poll(0):
-                break  # it gives up
+                break  # the receiver gives up
         _hear(link, _SILENCE_S, who)
     finally:
         link.close()
@@ -135,7 +135,7 @@ def _answer(link: Link, answer: _Answer) -> None:
 
 
 def _hear(link: Link, timeout_s: float, who: str) -> _Answer:
-    """What the receiver says. Raises ModelLoadError where it gives up, WorkerLost where it says nothing in time."""
+    """Receive an answer. Raises ModelLoadError if the receiver gives up, WorkerLost if no answer comes in time."""
     frame = link.receive(timeout_s=timeout_s)
     if frame is None:
         raise WorkerLost(f"{who} said nothing for {timeout_s:.0f} s while it was sent the model")
@@ -149,7 +149,7 @@ def _hear(link: Link, timeout_s: float, who: str) -> _Answer:
 
 
 def _read(root: Path, chunks: list[tuple[str, int]]) -> Iterator[bytes]:
-    """Raises ModelLoadError."""
+    """Read chunks, given as (file, number). Raises ModelLoadError."""
     open_files: dict[str, int] = {}
     try:
         for name, chunk in chunks:

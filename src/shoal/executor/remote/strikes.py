@@ -1,4 +1,4 @@
-"""What a drill does to a machine: its workers are killed or stopped, or its cable is pulled for a while."""
+"""The faults that a drill injects into a machine: killed or stopped workers, or a pulled network cable."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from shoal.errors import ConfigError, MachineGone
 StrikeKind = Literal["kill", "stop", "cable"]
 STRIKE_KINDS: tuple[StrikeKind, ...] = get_args(StrikeKind)
 MAX_CABLE_S = 300.0
-"""Longest time for which a drill pulls a cable. A judgment: much longer than recovery takes."""
+"""Longest time for which a drill pulls a cable, chosen to be much longer than recovery takes."""
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strike:
-    """One act of a drill. Raises ConfigError where it makes no sense."""
+    """One fault of a drill. Raises ConfigError if it is invalid."""
 
     how: StrikeKind
-    """kill: the workers are gone; stop: they hang; cable: nothing passes between their machine and any other"""
+    """kill: workers are killed; stop: they hang; cable: nothing passes between their machine and any other."""
     pid: int | None = None
-    """process id of the one worker that it is done to; None: to the machine"""
+    """Process id of the affected worker; None: all workers of the machine."""
     for_s: float = 5.0
-    """seconds until the cable is put back, up to `MAX_CABLE_S`"""
+    """Seconds until the cable is put back, at most `MAX_CABLE_S`."""
 
     def __post_init__(self) -> None:
         if self.how == "cable" and self.pid is not None:
@@ -38,10 +38,10 @@ class Strike:
 
 
 class Cable:
-    """A machine's network cable, as a drill pulls it: nothing that is sent arrives, and no connection is told of it.
+    """A simulated network cable: while it is pulled, nothing arrives, and no connection is closed.
 
-    Workers are held still for so long, so they neither read nor send; their connections stay, as they do where packets
-    vanish. Whoever reaches the machine by other ways asks here whether it may. Thread-safe.
+    The workers are stopped meanwhile, so they neither read nor send, and their connections stay open as if packets were
+    lost. Code that reaches the machine in other ways must call `check` first. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,14 @@ class Cable:
         self._is_in.set()
         self._lock = threading.Lock()
         self._held: tuple[int, ...] = ()
-        """workers that stand still"""
+        """Process ids of the stopped workers."""
         self._then: list[Callable[[], None]] = []
-        """what arrives when the cable is put back"""
+        """Calls that are made when the cable is put back."""
         self._timer: threading.Timer | None = None
 
     def pull(self, pids: Sequence[int], for_s: float) -> None:
-        """Pull it for so many seconds; `pids`: of the machine's workers. Raises ConfigError: it is pulled already."""
+        """Pull the cable for `for_s` seconds and stop the workers `pids`. Raises ConfigError if it is already
+        pulled."""
         with self._lock:
             if not self._is_in.is_set():
                 raise ConfigError("the cable of this machine is pulled already")
@@ -67,16 +68,16 @@ class Cable:
             self._timer.start()
 
     def check(self) -> None:
-        """Raises MachineGone while it is pulled."""
+        """Raises MachineGone while the cable is pulled."""
         if not self._is_in.is_set():
             raise MachineGone("its cable is pulled, for a drill")
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether the cable is in place, after waiting for that at most so long."""
+        """Wait for the cable for at most `timeout_s`. Returns whether it is in place."""
         return self._is_in.wait(timeout_s)
 
     def deliver(self, call: Callable[[], None]) -> None:
-        """Call it now, or when the cable is put back."""
+        """Make a call now, or when the cable is put back."""
         with self._lock:
             if not self._is_in.is_set():
                 self._then.append(call)
@@ -84,7 +85,7 @@ class Cable:
                 call()
 
     def put_back(self) -> None:
-        """Put it back now; what was sent to the machine meanwhile arrives. Idempotent."""
+        """Put the cable back now; what was sent to the machine meanwhile arrives. Idempotent."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -96,7 +97,7 @@ class Cable:
 
 
 def send_signal(pids: Sequence[int], number: signal.Signals) -> None:
-    """To children of this process that it has not waited for, so the ids are theirs; some may have ended."""
+    """Send a signal to unreaped children of this process, whose ids are therefore not reused. Some may have ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

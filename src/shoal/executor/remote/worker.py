@@ -1,4 +1,4 @@
-"""A worker on another machine: started by a thread, so that the head never waits for it."""
+"""A worker on another machine. A thread starts it, so that the head never waits."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from shoal.worker.remote_main import CONTROL_KEY
 _CONNECT_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 _EXIT_S = 0.2
-"""Longest wait for a machine to say how a worker has ended whose link is closed: the head serves others."""
+"""Longest wait for a machine to report how a worker ended whose link closed. Short, as the head waits."""
 
 
 class RemoteChild:
-    """The process on its machine. Implements `executor.process.child_process.Child`."""
+    """A worker process on another machine. Implements `executor.process.child_process.Child`."""
 
     def __init__(self, name: str, host: WorkerHost) -> None:
         self.name = name
@@ -46,13 +46,13 @@ class RemoteChild:
 
     @property
     def address(self) -> Address:
-        """Where it listens. It must have been started."""
+        """The address at which the worker listens. It must have been started."""
         assert self._started is not None
         return self._started.address
 
     @property
     def was_killed(self) -> bool:
-        """Whether its machine has said that a signal has ended it."""
+        """See `Child.was_killed`. Known once its machine has reported it."""
         return (self._exit_status or 0) < 0
 
     @property
@@ -68,7 +68,7 @@ class RemoteChild:
         note_progress: Callable[[], None],
         python: str | None = None,
     ) -> SocketLink:
-        """Start it where what it loads is at hand, and connect to it; blocks. Raises ShoalError."""
+        """Bring the model to the machine, start the worker there and connect to it. Blocks. Raises ShoalError."""
         try:
             self._host.provide(load, lambda: not self._is_unwanted, note_progress)
             started = self._started = self._host.start(admit, lambda: not self._is_unwanted, python)
@@ -100,7 +100,7 @@ class RemoteChild:
         return self._host.has_ended(self._started)
 
     def end(self, deadline_s: float) -> None:
-        """See `Child.end`. One that is still being started has nothing to end by itself."""
+        """See `Child.end`. A worker that is still being started is killed at once."""
         if self._started is None:
             self._is_unwanted = True
         while self._started is not None and not self._host.has_ended(self._started):
@@ -110,7 +110,7 @@ class RemoteChild:
             time.sleep(_POLL_S)
 
     def _how_it_ended(self) -> str | None:
-        """None: it has not, or nobody knows."""
+        """The end of a worker in words; None: it has not ended, or the cause is unknown."""
         if self._started is not None and self._exit_status is None and not self._was_told_to_end:
             self._exit_status = self._host.exit_status(self._started, _EXIT_S)
         if self._exit_status is None:
@@ -122,7 +122,7 @@ class RemoteChild:
 
 
 def _as_there(load: LoadMessage, host: WorkerHost) -> LoadMessage:
-    """What a worker loads, by the paths that its machine has."""
+    """The load message with the paths on the worker's machine."""
     if not isinstance(load, LoadStage):
         return structs.replace(load, model_path=host.model_path(load.model_path))
     adapters = tuple(sent(adapter, host.model_path) for adapter in load.adapters)
@@ -130,7 +130,7 @@ def _as_there(load: LoadMessage, host: WorkerHost) -> LoadMessage:
 
 
 class RemoteWorker(MessageWorker):
-    """Its control link is there at once and carries what is sent as soon as it can."""
+    """A worker on another machine. Messages can be sent at once and are delivered when it is connected."""
 
     def __init__(
         self,
@@ -142,14 +142,14 @@ class RemoteWorker(MessageWorker):
         heads: Credentials,
         python: str | None = None,
     ) -> None:
-        """Start it and tell it what to load.
+        """Start the worker and tell it what to load.
 
         Args:
-            name: for messages.
-            host: where it runs.
-            load: what it loads, with the model's path here.
-            admit: makes a key of the host a member of the cluster.
-            heads: this process's credentials.
+            name: the worker's name in messages.
+            host: the machine on which it runs.
+            load: what it loads, with the model's path on this machine.
+            admit: signs a key of the host, which makes it a member of the cluster.
+            heads: the credentials of this process.
             python: path of the Python that runs it there; None: the one that runs Shoal there.
         """
         self._process = RemoteChild(name, host)
@@ -161,9 +161,9 @@ class RemoteWorker(MessageWorker):
 
     @property
     def address(self) -> Address:
-        """Where its neighbors find it. It must have said something."""
+        """The address at which its neighbors reach it. A message of it must have been received."""
         return self._process.address
 
     def kill(self) -> bool:
-        """See `Worker.kill`. One that is still being started is ended when it has been."""
+        """See `Worker.kill`. A worker that is still being started is ended afterwards."""
         return super().kill() and not self._deferred.is_connecting

@@ -1,4 +1,4 @@
-"""Which Ray cluster is meant: `RAY_ADDRESS`, checked before Ray itself, which would try for minutes, sees it."""
+"""The address of the Ray cluster from `RAY_ADDRESS`. It is checked first, as Ray would try a wrong one for minutes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shoal.errors import ConfigError
 VARIABLE = "RAY_ADDRESS"
 AUTO = "auto"
 _TIMEOUT_S = 3.0
-"""For the kernel of another machine to take a connection; one lost packet costs 1 s."""
+"""Longest wait for another machine to accept a connection; one lost packet costs 1 s."""
 _AGAIN_S = 0.25
-"""Between two attempts where the first answer counts. A lost packet is sent again after 1 s: RFC 6298, 2."""
+"""Seconds between two parallel attempts. A single one would repeat a lost packet only after 1 s: RFC 6298, 2."""
 _LAST_PORT = 65_535
 _MAX_PORT_DIGITS = 5
 _EMPTY_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -25,7 +25,7 @@ HOW_TO_START = "start one with: ray start --head, and on every other machine: ra
 
 
 def read_ray_address(environ: Mapping[str, str]) -> Address | None:
-    """Of Ray's head; None: of the cluster that runs on this machine. Raises ConfigError where it makes no sense."""
+    """The address of Ray's head; None: the cluster that runs on this machine. Raises ConfigError if it is invalid."""
     text = environ.get(VARIABLE, "").strip()
     if text in ("", AUTO):
         return None
@@ -48,11 +48,11 @@ def read_ray_address(environ: Mapping[str, str]) -> Address | None:
 
 
 def check_that_a_head_listens(address: Address, *, is_tls: bool) -> None:
-    """Raises ConfigError where nobody listens, or what does is no Ray head: Ray itself would try for many minutes.
+    """Raises ConfigError if nothing listens there, or something other than a Ray head. Ray would try for minutes.
 
     Args:
-        address: of the head.
-        is_tls: whether the head speaks TLS; what it says inside is not looked at then.
+        address: the address of the head.
+        is_tls: whether the head uses TLS; its protocol is then not checked.
     """
     where = f"{VARIABLE}={format_address(address)}"
     try:
@@ -71,7 +71,7 @@ def check_that_a_head_listens(address: Address, *, is_tls: bool) -> None:
 
 
 def _speaks_http2(sock: socket.socket) -> bool:
-    """Whether it does as every gRPC server, and so Ray's head. Source: RFC 9113, 3.4, 4.1 and 6.5. Raises OSError."""
+    """Whether the server speaks HTTP/2, as Ray's head does. Source: RFC 9113, 3.4, 4.1 and 6.5. Raises OSError."""
     sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _EMPTY_SETTINGS)
     try:
         header = sock.recv(len(_EMPTY_SETTINGS), socket.MSG_WAITALL)
@@ -81,7 +81,7 @@ def _speaks_http2(sock: socket.socket) -> bool:
 
 
 def can_be_reached(address: Address, timeout_s: float = _TIMEOUT_S) -> bool:
-    """Whether the kernel there takes connections at that port, within so long."""
+    """Whether the machine accepts a connection at that port within `timeout_s`."""
     try:
         socket.create_connection(address, timeout=timeout_s).close()
     except (OSError, UnicodeError):
@@ -90,7 +90,7 @@ def can_be_reached(address: Address, timeout_s: float = _TIMEOUT_S) -> bool:
 
 
 def can_be_reached_soon(address: Address, timeout_s: float) -> bool:
-    """The same where every second counts: a lost packet does not, since further connections are tried meanwhile."""
+    """As `can_be_reached`, but a lost packet costs little time, as further connections are tried meanwhile."""
     deadline_s = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as waiting, ExitStack() as attempts:
         try:
@@ -109,5 +109,5 @@ def can_be_reached_soon(address: Address, timeout_s: float) -> bool:
 
 
 def _host_of(text: str) -> str:
-    """For an example; whatever may be a host in what was given."""
+    """The part of the text that may be a host, for an example in a message."""
     return text.partition(":")[0].strip("[]/") or "HOST"

@@ -1,4 +1,4 @@
-"""What agents answer, and what Ray says where they do not, as errors of ours: one line, without Ray's own text."""
+"""Answers of agents, and Ray's errors translated into Shoal's: one line, without Ray's tracebacks."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from shoal.errors import ConfigError, ShoalError, WorkerLost
 
 LOOK_S = 0.2
-"""Between two looks whether somebody still waits; and for an answer that is there."""
+"""Seconds between two checks whether the answer is still wanted, and longest wait to read an answer that is there."""
 _COLOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-"""Source: ECMA-48, control sequence introducer."""
+"""Terminal color sequences. Source: ECMA-48, control sequence introducer."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|NotFound|Interrupt): .+")
 _MAX_REASON_CHARS = 300
 
 
 def wait_for(ray: ModuleType, reference: Any, complaint: str, timeout_s: float, is_wanted: Callable[[], bool]) -> None:
-    """Until an agent has answered. Raises WorkerLost with the complaint where it has not, or nobody wants it to."""
+    """Wait for an agent's answer. Raises WorkerLost(complaint) on a timeout, or if it is no longer wanted."""
     deadline_s = time.monotonic() + timeout_s
     while not ray.wait([reference], timeout=LOOK_S)[0]:
         if time.monotonic() >= deadline_s or not is_wanted():
@@ -27,17 +27,17 @@ def wait_for(ray: ModuleType, reference: Any, complaint: str, timeout_s: float, 
 
 
 def answer_of(ray: ModuleType, reference: Any, who: str) -> Any:
-    """What an agent has said, which must be there.
+    """The answer of an agent, which must have arrived.
 
     Args:
         ray: the module.
-        reference: to the answer.
-        who: the agent's machine.
+        reference: Ray's reference to the answer.
+        who: the name of the agent's machine.
 
     Raises:
         ConfigError: no agent can be started on the machine.
         WorkerLost: the agent or its machine is gone.
-        ShoalError: one that the agent raised itself.
+        ShoalError: the agent raised it.
     """
     try:
         return ray.get(reference, timeout=LOOK_S)
@@ -59,7 +59,7 @@ def answer_of(ray: ModuleType, reference: Any, who: str) -> Any:
 
 
 def reason_in(text: str) -> str:
-    """What is worth telling of Ray's text: the exception at the end of a traceback, or else the first line."""
+    """The useful line of Ray's message: the exception at the end of a traceback, otherwise the first line."""
     lines = [line.strip() for line in _COLOR.sub("", text).splitlines() if line.strip()]
     exceptions = [line for line in lines if _EXCEPTION.fullmatch(line)]
     return (exceptions or lines[:1] or ["no reason given"])[-1][:_MAX_REASON_CHARS]

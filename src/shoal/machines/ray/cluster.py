@@ -1,4 +1,4 @@
-"""A running Ray cluster, which all models of this process share: its machines, an agent on each, and who uses them."""
+"""A running Ray cluster, shared by all models of this process: its machines, an agent on each, and the tenants."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from shoal.machines.ray.roster import Roster
 
 @dataclass(eq=False, slots=True)
 class Tenant:
-    """A model that uses the cluster: where its workers are planned, and which machines it is yet to be told of."""
+    """A model that uses the cluster: the machines of its workers, and news that it has not taken yet."""
 
     workers: Counter[str] = field(default_factory=Counter[str])
-    """planned on each machine"""
+    """Number of workers planned on each machine."""
     joined: dict[str, RayMachine] = field(default_factory=dict[str, RayMachine])
-    """machines that have joined, or have another agent"""
+    """Machines that have joined, or have a new agent."""
     back: set[str] = field(default_factory=set[str])
-    """machines that have joined, or answer again"""
+    """Names of machines that have joined, or answer again."""
 
 
 class RayCluster:
-    """Connected as long as a model uses it; what was started through it ends with it, or with this process.
+    """A connection that lasts while a model uses it. Everything started through it ends with it, or with this process.
 
-    May be called from the threads of all models at once.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class RayCluster:
         """
         ports = format_ports(parse_ports(os.environ.get(PORTS_VARIABLE, "")))
         self._lock = threading.Lock()
-        """of the tenants"""
+        """Guards the tenants."""
         self._tenants: list[Tenant] = []
         self._looking = threading.Lock()
         self._looked_s = float("-inf")
-        """when the latest look began"""
+        """Time at which the latest look began."""
         self._is_wanted: Callable[[], bool] = lambda: True
         self.connection = RayConnection()
         self.abandoned = AbandonedStarts(self.connection.ray)
@@ -59,7 +59,8 @@ class RayCluster:
             raise
 
     def enter(self) -> tuple[Tenant, dict[str, RayMachine]]:
-        """One more model, and the machines that are there for it, the largest first; it hears of those that join."""
+        """Register a model. Returns its tenant, which gets news of joining machines, and the machines, largest
+        first."""
         with self._lock:
             tenant = Tenant()
             self._tenants.append(tenant)
@@ -68,7 +69,7 @@ class RayCluster:
             return tenant, {name: machine for name, machine in machines if name in living}
 
     def leave(self, tenant: Tenant) -> None:
-        """A model uses the cluster no longer; after the last one agents end, and workers with them. Idempotent."""
+        """Remove a model. After the last one, the agents and their workers end. Idempotent."""
         with self._lock:
             if tenant not in self._tenants:
                 return
@@ -78,13 +79,13 @@ class RayCluster:
             self.connection.close()
 
     def look(self, is_wanted: Callable[[], bool]) -> None:
-        """Ask every machine whether it is there, for all models: one look serves all who asked before it began.
+        """Check which machines are there, for all models: one look serves all callers that came before it began.
 
         Args:
-            is_wanted: asked while waiting for new agents.
+            is_wanted: polled while waiting for new agents; returns whether to go on.
 
         Raises:
-            ConfigError, WorkerLost: as `Roster.look`; every model has been told of the other machines.
+            ConfigError, WorkerLost: as `Roster.look`; all models get the news of the other machines.
         """
         asked_s = time.monotonic()
         with self._looking:
@@ -100,26 +101,26 @@ class RayCluster:
                 self._tell({name: one for name, one in machines if all(one.agent is not agent for agent in agents)})
 
     def refresh(self) -> None:
-        """Learn what machines have free now; one that cannot be used stays out of it."""
+        """Update the free memory of the machines; skips machines that cannot be used."""
         try:
             self.look(lambda: True)
         except ShoalError:
-            return  # whoever watches the machines tells of it
+            return  # the thread that watches the machines reports it
 
     def take_news(self, tenant: Tenant) -> tuple[dict[str, RayMachine], set[str]]:
-        """What the model was yet to be told of: see `Tenant.joined` and `Tenant.back`."""
+        """Take the model's news: `Tenant.joined` and `Tenant.back`, which are then empty."""
         with self._lock:
             joined, tenant.joined = tenant.joined, {}
             back, tenant.back = tenant.back, set()
         return joined, back
 
     def note_plan(self, tenant: Tenant, machines: Iterable[str]) -> None:
-        """The model is planned with a worker on each of these machines."""
+        """Note the machines of a model's planned workers, one entry per worker."""
         with self._lock:
             tenant.workers = Counter(machines)
 
     def num_workers(self, besides: Tenant | None = None) -> Counter[str]:
-        """Planned on each machine, by all models or all but one."""
+        """Number of workers planned on each machine by all models, or by all but one."""
         with self._lock:
             return sum((one.workers for one in self._tenants if one is not besides), Counter[str]())
 

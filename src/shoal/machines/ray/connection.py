@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: found, kept an eye on, and left."""
+"""The connection to a Ray cluster: connecting, checking that its head answers, and leaving."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from shoal.machines.ray.address import (
 from shoal.machines.ray.answers import reason_in
 
 _HEAD_TIMEOUT_S = 10.0
-"""For Ray's head to say who is there, which takes it milliseconds."""
+"""Longest wait for Ray's head to list its machines, which takes milliseconds."""
 
 
 class RayConnection:
-    """Open from the start until `close`. One process has one at a time."""
+    """A connection from construction until `close`. A process has at most one at a time."""
 
     def __init__(self) -> None:
-        """Raises ConfigError: Ray is not installed, RAY_ADDRESS makes no sense, or no cluster answers there."""
+        """Connect. Raises ConfigError if Ray is not installed, RAY_ADDRESS is invalid, or no cluster answers there."""
         self.ray = _import_ray()
         _connect(self.ray, read_ray_address(os.environ))
         host, _, port = self.ray.get_runtime_context().gcs_address.rpartition(":")
         self._head: Address = (host.strip("[]"), int(port))
         self.node_id: str = self.ray.get_runtime_context().get_node_id()
-        """Ray's, of the machine that this process runs on"""
+        """Ray's id of the machine on which this process runs."""
         self._question: threading.Thread | None = None
         self.trouble: str | None = None
-        """why Ray's head is taken to be gone; None: it answered the last time"""
+        """Why Ray's head is considered gone; None: it answered the last time."""
 
     def nodes(self) -> Sequence[Any]:
-        """Machines that Ray believes to live, as it describes them. Raises WorkerLost: Ray's head does not answer."""
+        """Ray's descriptions of the machines that it considers alive. Raises WorkerLost if Ray's head does not
+        answer."""
         try:
             nodes = self._ask_head()
         except WorkerLost as error:
@@ -51,7 +52,7 @@ class RayConnection:
         return [node for node in nodes if node["Alive"]]
 
     def close(self) -> None:
-        """Leave the cluster: agents end, and workers with them. Idempotent."""
+        """Leave the cluster, which ends the agents and their workers. Idempotent."""
         self.ray.shutdown()
 
     def _ask_head(self) -> Sequence[Any]:
@@ -62,11 +63,11 @@ class RayConnection:
             return self._within(_HEAD_TIMEOUT_S, self.ray.nodes)
         except Empty:
             raise WorkerLost(complaint) from None
-        except Exception as error:  # Ray raises what it likes where its head is gone
+        except Exception as error:  # Ray raises various exceptions if its head is gone
             raise WorkerLost(f"{complaint}: {reason_in(str(error))}") from error
 
     def _within(self, timeout_s: float, call: Callable[[], Any]) -> Any:
-        """What it returns or raises; Empty where it does neither in time, since Ray waits for its head for a minute."""
+        """Make a call that Ray may block for a minute. Returns or raises as `call`; raises queue.Empty on a timeout."""
         outcome: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
 
         def run() -> None:
@@ -99,7 +100,7 @@ def _connect(ray: ModuleType, address: Address | None) -> None:
     spelled = AUTO if address is None else format_address(address)
     try:
         ray.init(address=spelled, namespace="shoal", log_to_driver=False, logging_level="CRITICAL")
-    except Exception as error:  # Ray raises what it likes
+    except Exception as error:  # Ray raises various exceptions
         if address is None and isinstance(error, ConnectionError):
             raise ConfigError(f"no Ray cluster runs here; {HOW_TO_START}") from None
         where = "the Ray cluster here" if address is None else f"{VARIABLE}={spelled}"

@@ -21,35 +21,35 @@ from shoal.machines.ray.presence import DOES_NOT_ANSWER, Presence, unreachable
 from shoal.protocol.language_messages import LoadStage
 
 AGENT_TIMEOUT_S = 60.0
-"""For an agent: Ray starts a Python process on its machine."""
+"""Longest wait for a new agent: Ray starts a Python process on its machine."""
 _ANSWER_TIMEOUT_S = 10.0
-"""For what an agent that lives answers at once. A judgment: a busy machine takes a second or two."""
+"""Longest wait for what a living agent answers at once. An estimate: a busy machine takes a second or two."""
 _REACHED_S = 1.0
-"""For its kernel to take one of several connections: a replica that has lost workers there waits for this before it is
-planned anew without them. On a link on which four packets in a row are lost nothing else would work either."""
+"""Longest wait for the machine to accept one of several connections. A replica that has lost workers there waits for
+this before it is planned anew. A link that loses four packets in a row would be useless anyway."""
 _START_TIMEOUT_S = 90.0
-"""For a worker; longer than its agent gives it."""
+"""Longest wait for a worker to start; longer than its agent's own limit."""
 
 
 class AbandonedStarts:
-    """Starts of workers that nobody waits for any more: a worker that comes of one all the same is ended. Thread-safe.
+    """Worker starts that were given up. If one succeeds later, as when a stopped agent continues, its worker is ended.
 
-    An agent that hangs carries out what it was asked for when it goes on.
+    Thread-safe.
     """
 
     def __init__(self, ray: ModuleType) -> None:
         self._ray = ray
         self._lock = threading.Lock()
         self._starts: list[tuple[Any, Any]] = []
-        """the answer to come and the agent"""
+        """Pairs of the pending answer and the agent."""
 
     def add(self, reference: Any, agent: Any) -> None:
-        """A start has been given up."""
+        """Add a start that was given up."""
         with self._lock:
             self._starts.append((reference, agent))
 
     def look(self) -> None:
-        """End what has come of them. To be called now and then."""
+        """End the workers that were started after all. Must be called regularly."""
         with self._lock:
             starts, self._starts = self._starts, []
         for reference, agent in starts:
@@ -59,12 +59,12 @@ class AbandonedStarts:
             try:
                 started = answer_of(self._ray, reference, "")
             except ShoalError:
-                continue  # nothing has come of it
+                continue  # the start failed
             agent.end.remote(started)
 
 
 class RayHost:
-    """Implements `WorkerHost`."""
+    """Implements `WorkerHost` with the machine's agent."""
 
     def __init__(
         self,
@@ -77,20 +77,20 @@ class RayHost:
         """
         Args:
             ray: the module.
-            machine: with its agent.
-            models: where machines have the model; None: it is not sent.
-            presence: told where the machine cannot be used.
-            abandoned: takes starts that were given up.
+            machine: the machine with its agent.
+            models: where machines have the model; None: the model is not sent.
+            presence: notified if the machine cannot be used.
+            abandoned: gets the starts that were given up.
         """
         self._ray, self._machine, self._models = ray, machine, models
         self._presence, self._abandoned = presence, abandoned
         self._ends: dict[int, Any] = {}
-        """by process id: the agent's answer to come when it has ended"""
+        """By process id, the agent's pending answer that the worker has ended."""
         self._statuses: dict[int, int | None] = {}
-        """of those that have ended"""
+        """Exit statuses of ended workers, by process id."""
 
     def renew(self, machine: RayMachine) -> None:
-        """The same machine has another agent."""
+        """Use the machine's new agent."""
         self._machine = machine
 
     @property
@@ -131,7 +131,7 @@ class RayHost:
             self._machine.agent.end.remote(worker)
 
     def has_ended(self, worker: StartedWorker) -> bool:
-        """See `WorkerHost.has_ended`. Where the agent is gone, so are its workers."""
+        """See `WorkerHost.has_ended`. If the agent is gone, so are its workers."""
         self.exit_status(worker)
         return worker.pid in self._statuses
 
@@ -149,7 +149,7 @@ class RayHost:
         return self._statuses[worker.pid]
 
     def _await_agent(self, is_wanted: Callable[[], bool], note_progress: Callable[[], None]) -> None:
-        """An agent that has died is started again by Ray, which takes a while. Raises ShoalError."""
+        """Wait for the agent, which Ray restarts if it has died. Raises ShoalError."""
         deadline_s = time.monotonic() + AGENT_TIMEOUT_S
         while True:
             where = (self._machine.address, self._machine.raylet_port)

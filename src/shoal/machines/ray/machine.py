@@ -1,4 +1,4 @@
-"""One machine of a Ray cluster, and what to call it."""
+"""One machine of a Ray cluster, and its name."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from shoal.machines.ray.on_machine.agent import MachineFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayMachine:
-    """One machine that is part of the cluster."""
+    """A machine of the cluster."""
 
     node_id: str
-    """Ray's, another one each time that the machine joins"""
+    """Ray's id of the machine, a new one each time it joins."""
     name: str
     address: str
     raylet_port: int
-    """at which Ray's own process listens there"""
+    """Port at which Ray's process on the machine listens."""
     facts: MachineFacts
     agent: Any
-    """handle of the actor"""
+    """Ray's handle of the actor."""
 
 
 def name_of_joined(joined: RayMachine, known: Sequence[RayMachine], living: Collection[str]) -> str:
-    """The name of the machine that has come back; of one that is new its own, or where that is taken its address.
+    """The name for a machine that has joined: its former name if it was known, otherwise its own, or its address if
+    that name is taken.
 
     Args:
-        joined: with any name.
+        joined: the machine, with any name.
         known: all machines so far.
-        living: names of those that are there.
+        living: names of the machines that are there.
     """
     hostname = joined.facts.hostname
     back = [one.name for one in known if one.address == joined.address]

@@ -1,4 +1,4 @@
-"""Measure the machines of a cluster and the links between them, at once where that falsifies nothing."""
+"""Measure the machines of a cluster and the links between them, in parallel where that does not distort the results."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from shoal.planner.speeds.speeds import Fleet, LinkSpeed
 _MEASURE_TIMEOUT_S = 600.0
 _LINK_TIMEOUT_S = 60.0
 _NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
-"""From a machine with one worker to itself: never used."""
+"""The link from a machine with one worker to itself, which is never used."""
 _UNREACHABLE = LinkSpeed(latency_s=1e6, bytes_per_s=1.0)
-"""To a machine that is gone."""
+"""The link to a machine that is gone."""
 Get = Callable[[Any, str, float], Any]
-"""see `RayCluster.get`"""
+"""See `RayMachines.get`."""
 
 
 def measure_machines(
     machines: Sequence[RayMachine], ask: Callable[[RayMachine], Any], get: Get, on_progress: Callable[[str], None]
 ) -> list[Any]:
-    """Each machine's one worker. Machines that are parts of one computer are measured one after the other.
+    """Measure one worker on each machine. Machines that are parts of one computer are measured one after the other.
 
     Args:
-        machines: in any order.
-        ask: begins a measurement; its answer is a reference for `get`.
-        get: waits for it.
-        on_progress: told what is being measured.
+        machines: the machines, in any order.
+        ask: starts a measurement and returns a reference for `get`.
+        get: waits for the result.
+        on_progress: called with what is being measured.
 
     Returns:
-        What each machine has answered, in the order of the machines.
+        The result of each machine, in the order of the machines.
     """
     measured: dict[str, Any] = {}
     computers = [list(parts) for _, parts in groupby(sorted(machines, key=_boot_id), key=_boot_id)]
@@ -56,7 +56,7 @@ def measure_machines(
 def measure_links(
     machines: Sequence[RayMachine], new: Sequence[RayMachine], get: Get, on_progress: Callable[[str], None]
 ) -> dict[tuple[str, str], LinkSpeed]:
-    """From machine to machine, where one of them is new; one after the other, since they may share a wire."""
+    """Measure the links between pairs of machines of which one is new, one by one, as they may share a wire."""
     authority = ClusterAuthority()
     links: dict[tuple[str, str], LinkSpeed] = {}
     for one, other in permutations(machines, 2):
@@ -67,7 +67,7 @@ def measure_links(
 
 
 def _measure_link(one: RayMachine, other: RayMachine, authority: ClusterAuthority, get: Get) -> LinkSpeed:
-    """Raises ConfigError where the one does not reach the other, though both answer the head."""
+    """Measure one link. Raises ConfigError if one cannot reach the other though both answer the head."""
 
     def member(machine: RayMachine) -> Membership:
         return authority.admit(get(machine.agent.signing_request.remote(), machine.name, _LINK_TIMEOUT_S))
@@ -89,13 +89,13 @@ def place_machines(
     fleets: Sequence[Fleet],
     links: Mapping[tuple[str, str], LinkSpeed],
 ) -> PlacedFleet:
-    """Machines that were known, as they were, and then new ones: one worker of a class of its own on each.
+    """The known machines, unchanged, followed by the new ones. Each has one worker, in a class of its own.
 
     Args:
-        known: None: there were none.
-        new: at least one, unless some were known.
-        fleets: the worker of each new one, as it was measured alone.
-        links: between two machines of which one is new; where there is none, no plan will use it.
+        known: the machines that were measured before; None: none.
+        new: the new machines; at least one unless some are known.
+        fleets: the worker of each new machine, measured alone.
+        links: the links between machines of which one is new; no plan uses a missing one.
     """
     old = () if known is None else known.fleet.classes
     classes = (
@@ -123,15 +123,15 @@ def place_graph_machines(
     links: Mapping[tuple[str, str], LinkSpeed],
     here: str | None = None,
 ) -> PlacedGraphFleet:
-    """The same for an ONNX graph.
+    """As `place_machines`, for an ONNX graph.
 
     Args:
-        known: None: there were none.
+        known: the machines that were measured before; None: none.
         setting: the graph and a micro-batch.
-        new: at least one, unless some were known.
-        times: of the worker on each new one.
+        new: the new machines; at least one unless some are known.
+        times: the times of the worker on each new machine.
         links: see `place_machines`.
-        here: name of the machine that this process runs on; None: it is not among them.
+        here: name of the machine on which this process runs; None: it is not among them.
     """
     classes = (
         *(() if known is None else known.fleet.classes),
@@ -159,7 +159,7 @@ def place_graph_machines(
 def _matrix(
     known: Sequence[Sequence[LinkSpeed]], names: Sequence[str], links: Mapping[tuple[str, str], LinkSpeed]
 ) -> tuple[tuple[LinkSpeed, ...], ...]:
-    """[from][to] over all machines, of which those with known links come first."""
+    """The links [from][to] between all machines; those with known links come first."""
 
     def between(row: int, column: int) -> LinkSpeed:
         if row == column:
@@ -173,13 +173,13 @@ def _matrix(
 
 
 def _message_s(known: PlacedFleet | PlacedGraphFleet | None, links: Mapping[tuple[str, str], LinkSpeed]) -> float:
-    """The slowest link's latency stands for the way from the head to a worker."""
+    """Seconds for a message from the head to a worker, taken from the slowest link's latency."""
     slowest_s = max([0.0, *(link.latency_s for link in links.values())])
     return slowest_s if known is None else max(known.fleet.message_s, slowest_s)
 
 
 def _places(known: PlacedFleet | PlacedGraphFleet | None, new: Sequence[RayMachine]) -> Places:
-    """One worker on all cores of each machine."""
+    """The places of one worker on all cores of each machine."""
     added = (
         (WorkerPlacement(threads=len(machine.facts.cores), cores=machine.facts.cores, machine=machine.name),)
         for machine in new

@@ -1,4 +1,5 @@
-"""The machines of a Ray cluster as one model uses them. Ray places and watches; it carries nothing of a model."""
+"""The machines of a Ray cluster as one model uses them. Ray starts and watches agents; no model data passes through
+it."""
 
 from __future__ import annotations
 
@@ -32,15 +33,14 @@ from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.planner.split.machine_places import MachineCores
 
 _CALL_TIMEOUT_S = 90.0
-"""For what an agent does at once."""
+"""Longest wait for what an agent does at once."""
 _STRIKE_TIMEOUT_S = 10.0
-"""For an agent to stop workers, which takes it milliseconds: somebody waits for it."""
+"""Longest wait for an agent to stop workers, which takes milliseconds; a user waits for it."""
 
 
 class RayMachines:
-    """One model's machines: where its files are, hosts for its workers, and its share of what joins.
-
-    Implements `machines.machines.Machines`.
+    """The machines of one model: its files there, and the hosts of its workers. Implements
+    `machines.machines.Machines`.
     """
 
     def __init__(self, cluster: RayCluster, later_bytes: Sequence[int] = ()) -> None:
@@ -53,11 +53,11 @@ class RayMachines:
         self._is_leaving = threading.Event()
         self._models: ModelPlaces | None = None
         self._hosts: dict[str, RayHost] = {}
-        """of machines on which workers can be started"""
+        """Hosts of the machines on which workers can be started, by name."""
         self._to_renew: dict[str, RayMachine] = {}
-        """machines that have joined and are not ready to be used"""
+        """Machines that have joined but are not ready for use."""
         self._back: set[str] = set()
-        """machines to be told of"""
+        """Names of machines that `find_joined` has yet to return."""
 
     def for_another_model(self, later_bytes: Sequence[int] = ()) -> RayMachines:
         """See `Machines.for_another_model`."""
@@ -75,7 +75,7 @@ class RayMachines:
         return min(machine.facts.free_memory_bytes for machine in self._machines.values())
 
     def launcher(self) -> RemoteLauncher:
-        """See `Machines.launcher`. It learns of machines that join."""
+        """See `Machines.launcher`. It also gets the machines that join later."""
         self._hosts.update((name, self._host(machine)) for name, machine in self._machines.items())
         return RemoteLauncher(self._hosts, self._elsewhere)
 
@@ -103,7 +103,7 @@ class RayMachines:
         return self._cluster.connection.trouble
 
     def strike(self, machine: str, strike: Strike) -> None:
-        """See `Machines.strike`. A machine whose workers are killed loses its agent, too, which Ray starts again."""
+        """See `Machines.strike`. Killing a machine's workers also kills its agent, which Ray restarts."""
         struck = self._roster.machines.get(machine)
         if struck is None:
             raise ConfigError(f"there is no machine {machine!r} in the cluster")
@@ -123,7 +123,7 @@ class RayMachines:
         measuring: Measuring,
         known: PlacedFleet | None = None,
     ) -> PlacedFleet:
-        """See `Machines.measure`. Machines that lack the model are sent the layers that are timed."""
+        """See `Machines.measure`. Machines that lack the model get the layers that are timed."""
         models = self._models
         assert models is not None
         old, new = self._old_and_new(known)
@@ -160,7 +160,7 @@ class RayMachines:
     def measure_graph(
         self, setting: GraphSetting, measuring: Measuring, known: PlacedGraphFleet | None = None
     ) -> PlacedGraphFleet:
-        """See `Machines.measure_graph`. Machines that lack the graph are sent it."""
+        """See `Machines.measure_graph`. Machines that lack the graph get it."""
         models = self._models
         assert models is not None
         old, new = self._old_and_new(known)
@@ -180,7 +180,8 @@ class RayMachines:
         return place_graph_machines(known, setting, new, times, self._links(old, new, measuring), own)
 
     def get(self, reference: Any, who: str, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
-        """An agent's answer. Raises WorkerLost where it or its machine is gone, and whatever it raises of ours."""
+        """Wait for an agent's answer. Raises WorkerLost if it or its machine is gone, and the agent's own
+        ShoalError."""
         complaint = f"machine {who} {DOES_NOT_ANSWER}"
         wait_for(self._ray, reference, complaint, timeout_s, lambda: not self._is_leaving.is_set())
         return answer_of(self._ray, reference, who)
@@ -191,7 +192,7 @@ class RayMachines:
         self._cluster.leave(self._tenant)
 
     def _old_and_new(self, known: PlacedFleet | PlacedGraphFleet | None) -> tuple[list[RayMachine], list[RayMachine]]:
-        """Machines that were measured before, and those of the others that are there."""
+        """The machines that were measured before, and the others that are there."""
         machines, living = self._machines, self.living()
         old = [] if known is None else [machines[name] for name in known.names]
         return old, [machine for name, machine in machines.items() if name in living and machine not in old]
@@ -199,20 +200,20 @@ class RayMachines:
     def _links(
         self, old: Sequence[RayMachine], new: Sequence[RayMachine], measuring: Measuring
     ) -> dict[tuple[str, str], LinkSpeed]:
-        """Between machines that are there, of which one is new."""
+        """Measure the links between machines that are there, of which one is new."""
         living = self.living()
         reachable = [machine for machine in (*old, *new) if machine.name in living]
         return measure_links(reachable, new, self.get, measuring.on_progress)
 
     def _take_news(self) -> None:
-        """Machines that were gone when the model was loaded, and answer again, are new to it."""
+        """Take the cluster's news. A machine that was gone when the model was loaded counts as new once it answers."""
         joined, back = self._cluster.take_news(self._tenant)
         new = {name: self._roster.machines[name] for name in back if name not in self._machines}
         self._to_renew |= new | joined
         self._back |= back
 
     def _renew(self, machine: RayMachine) -> None:
-        """A machine that has joined, or has another agent."""
+        """Start using a machine that has joined or has a new agent."""
         if self._models is not None:
             try:
                 self._models.add(machine)
@@ -230,7 +231,7 @@ class RayMachines:
         return RayHost(self._ray, machine, self._models, self._roster.presence, self._cluster.abandoned)
 
     def _elsewhere(self, machine: str) -> WorkerPlacement | None:
-        """On the machine that is used least of those that are there and have none of this model's workers."""
+        """A place on the least used machine that is there and has none of this model's workers; None: there is none."""
         living, used = self.living() - {machine}, self._cluster.num_workers()
         machines = tuple(self._machines.values())
         free = [one for one in machines if one.name in living and not self._tenant.workers[one.name]]

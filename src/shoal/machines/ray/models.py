@@ -1,4 +1,4 @@
-"""Where each machine of a cluster has the model and its adapters, and bringing them to those that have not."""
+"""The paths of the model and its adapters on each machine, and sending them to machines that lack them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MB = 1e6
 
 
 class ModelPlaces:
-    """Of one model and what goes with it. `bring` may be called from several threads at once."""
+    """The places of one model and its adapters. `bring` is thread-safe."""
 
     def __init__(
         self, path: Path, machines: Sequence[RayMachine], get: Callable[..., Any], adapters: Sequence[Path] = ()
@@ -28,10 +28,10 @@ class ModelPlaces:
         """Ask every machine whether it has the same files at the same path.
 
         Args:
-            path: of the model here.
-            machines: all of them.
-            get: waits for an agent's answer, see `RayCluster.get`.
-            adapters: of the model, each the `file_to_send`.
+            path: the path of the model here.
+            machines: all machines.
+            get: waits for an agent's answer, see `RayMachines.get`.
+            adapters: the `file_to_send` of each adapter of the model.
 
         Raises:
             ModelLoadError: the model cannot be read.
@@ -44,9 +44,9 @@ class ModelPlaces:
             self._identity = identify(path)
         self._machines: dict[str, RayMachine] = {}
         self._stored: dict[str, str] = {}
-        """paths on the machines that lack it"""
+        """By machine that lacks the model, the path to which it is sent."""
         self._brought: dict[str, set[Layers]] = {}
-        """to those"""
+        """By machine, the ranges of layers that were sent."""
         self._authority = ClusterAuthority()
         asked = [(machine, self._ask(machine)) for machine in machines]
         for machine, reference in asked:
@@ -54,13 +54,13 @@ class ModelPlaces:
         self._adapters = {str(adapter): ModelPlaces(adapter, machines, get) for adapter in adapters}
 
     def add(self, machine: RayMachine) -> None:
-        """One that has joined, or has come back. Raises WorkerLost."""
+        """Ask a machine that has joined or come back. Raises WorkerLost."""
         self._note(machine, self._ask(machine))
         for adapter in self._adapters.values():
             adapter.add(machine)
 
     def lacks(self, machine: str) -> bool:
-        """Whether it has the model only as far as it is brought."""
+        """Whether the machine has only the parts of the model that are sent to it."""
         return machine in self._stored
 
     def path_on(self, machine: str, path: str | None = None) -> str:
@@ -78,21 +78,21 @@ class ModelPlaces:
         is_wanted: Callable[[], bool] = lambda: True,
         note_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """See to it that a machine has some layers, with embedding and head where they begin or end the model, and all
-        adapters.
+        """Make sure that a machine has some layers and all adapters. The first layer brings the embedding along, the
+        last one the head.
 
         Args:
-            machine: by name.
-            layers: of a language model; a graph comes whole.
-            num_layers: of the language model.
-            tell: told how far it is.
-            is_wanted: asked between two chunks.
-            note_progress: called after each of them.
+            machine: the name of the machine.
+            layers: the layers of a language model; a graph is sent whole.
+            num_layers: the number of layers of the language model.
+            tell: called with lines that report the progress.
+            is_wanted: called before each chunk; returns whether to go on.
+            note_progress: called after each chunk.
 
         Raises:
-            WorkerLost: the machine is gone, or nobody wants it any more.
-            ModelChanged: the files here or there are others than at first.
-            ModelLoadError, CapacityError: the model cannot be read here or kept there.
+            WorkerLost: the machine is gone, or the model is no longer wanted.
+            ModelChanged: the files here or there have changed. ModelLoadError, CapacityError: the model cannot be read
+            here or stored there.
         """
         for adapter in self._adapters.values():
             adapter.bring(machine, (0, num_layers), num_layers, tell, is_wanted, note_progress)
@@ -124,7 +124,7 @@ class ModelPlaces:
         return states_of(self._path, self._files)
 
     def _check_that_it_has_it(self, machine: str) -> None:
-        """The same files as when it was asked first. Raises ModelChanged, WorkerLost."""
+        """Check that a machine still has the model's files. Raises ModelChanged, WorkerLost."""
         has_it, _ = self._get(self._ask(self._machines[machine]), machine)
         if not has_it:
             raise ModelChanged(f"{machine}: {CHANGED}")
@@ -133,7 +133,7 @@ class ModelPlaces:
         return machine.agent.find_model.remote(str(self._path), self._identity)
 
     def _note(self, machine: RayMachine, reference: Any) -> None:
-        """What it has answered."""
+        """Note a machine's answer to `_ask`."""
         has_it, stored = self._get(reference, machine.name)
         self._stored.pop(machine.name, None)
         self._brought.pop(machine.name, None)

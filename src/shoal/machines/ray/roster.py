@@ -20,43 +20,43 @@ from shoal.machines.ray.on_machine.agent import DISTRIBUTION, MachineAgent
 from shoal.machines.ray.presence import DOES_NOT_ANSWER, HAS_LEFT, Presence, unreachable
 
 _ANSWER_S = 1.0
-"""For an agent that lives to answer a question, per look; one that is slower answers the next."""
+"""Longest wait for the agents' answers in a look. The answer of a slower one is read at a later look."""
 _SILENCE_S = 10.0
-"""Without an answer, after which a machine is not there. A judgment: a busy one answers within a second or two."""
+"""A machine counts as gone after so long without an answer. An estimate: a busy one answers within 2 s."""
 _REACHED_AT_ONCE = 32
 _CALLS_AT_ONCE = 64
-"""of one agent: each worker's end is waited for by one"""
+"""Concurrent calls of one agent. One call per worker waits for the worker's end."""
 _MOST_LOOKS = 12
-"""between two attempts to start an agent on a machine that has none"""
+"""Most looks between two attempts to start an agent on a machine that has none."""
 
 
 class Roster:
-    """Machines by name, those that are gone included. For one thread at a time, but for what says otherwise."""
+    """All machines by name, also lost ones. One thread at a time may call it, except where noted."""
 
     def __init__(self, connection: RayConnection, ports: str, is_wanted: Callable[[], bool]) -> None:
         """Start an agent on each machine that can be reached.
 
         Args:
-            connection: to the cluster.
-            ports: at which agents may listen, see `comm.links.ports.parse_ports`.
-            is_wanted: asked while waiting for agents.
+            connection: the connection to the cluster.
+            ports: the ports at which agents may listen, see `comm.links.ports.parse_ports`.
+            is_wanted: polled while waiting for agents; returns whether to go on.
 
         Raises:
             ConfigError: no machine can be used, or a machine has no Shoal, or another version of it.
         """
         self._connection, self._ports, self._is_wanted = connection, ports, is_wanted
         self.machines: dict[str, RayMachine] = {}
-        """as they were when they last answered; may be looked at from any thread"""
+        """The machines as of their last answers. Any thread may read it."""
         self.presence = Presence()
-        """may be looked at from any thread"""
+        """Thread-safe."""
         self._strangers: Mapping[str, str] = {}
-        """what is wrong with machines that no agent has ever run on"""
+        """What is wrong with machines on which no agent has ever run, by name."""
         self._questions: dict[str, tuple[Any, float]] = {}
-        """to agents, that have not been answered, and since when"""
+        """The unanswered question to each agent, and the time since which it waits."""
         self._attempts: Counter[str] = Counter()
-        """to start an agent, by the id of a node that has none"""
+        """Attempts to start an agent, by the id of a node that has none."""
         self._wait_looks: Counter[str] = Counter()
-        """until the next one"""
+        """Looks until the next attempt, by the id of the node."""
         nodes = self._reachable(connection.nodes())
         found, troubles = self._start_agents(nodes)
         if error := next((error for error in troubles.values() if isinstance(error, ConfigError)), None):
@@ -72,14 +72,14 @@ class Roster:
             self.presence.note_there(machine.name)
 
     def troubles(self) -> Mapping[str, str]:
-        """What is wrong with machines, by name; it follows the name in a sentence. Thread-safe."""
+        """What is wrong with machines, by name, as a text that follows the name. Thread-safe."""
         return {**self._strangers, **self.presence.troubles()}
 
     def look(self) -> list[RayMachine]:
-        """Ask every machine whether it is there; those that have joined, or have another agent, under their names.
+        """Check which machines are there. Returns those that have joined or have a new agent, with their names.
 
         Raises:
-            ConfigError, WorkerLost: a machine that has joined cannot be used; all others have been looked at.
+            ConfigError, WorkerLost: a machine that has joined cannot be used; all others were checked.
         """
         nodes = self._connection.nodes()
         reachable = self._reachable(nodes)
@@ -94,7 +94,8 @@ class Roster:
         return joined
 
     def _reachable(self, nodes: Sequence[Any]) -> list[Any]:
-        """Ray believes for a while that a machine lives which has been switched off. Notes those that are not."""
+        """The nodes that accept connections; notes the others. Ray considers a machine alive for a while after it is
+        gone."""
         if not nodes:
             return []
         with ThreadPoolExecutor(min(len(nodes), _REACHED_AT_ONCE)) as pool:
@@ -109,13 +110,13 @@ class Roster:
             trouble = unreachable(_raylet_of(node))
             if name := known.get(node["NodeID"]):
                 self.presence.note_trouble(name, trouble)
-            elif node["NodeManagerAddress"] not in addresses:  # else it is what a machine was before it came back
+            elif node["NodeManagerAddress"] not in addresses:  # else it is the former node of one that came back
                 strangers[_name_of(node, nodes)] = trouble
         self._strangers = strangers
         return [node for node, is_reached in zip(nodes, reached, strict=True) if is_reached]
 
     def _ask_all(self, alive: set[str], reachable: set[str]) -> set[str]:
-        """Learn which machines are there; returns nodes whose agents have ended for good."""
+        """Ask all agents whether they are there. Returns the nodes whose agents have ended permanently."""
         dead: set[str] = set()
         for name, machine in self.machines.items():
             if machine.node_id not in alive:
@@ -147,7 +148,7 @@ class Roster:
         return dead
 
     def _is_due(self, node_id: str) -> bool:
-        """Whether to try to start an agent there now: at once at first, and then less and less often."""
+        """Whether to try to start an agent there now: at once at first, then less and less often."""
         if self._wait_looks[node_id]:
             self._wait_looks[node_id] -= 1
             return False
@@ -156,7 +157,8 @@ class Roster:
         return True
 
     def _start_agents(self, nodes: Sequence[Any]) -> tuple[list[RayMachine], dict[str, ShoalError]]:
-        """One on each node, named by its address; and what went wrong with others, by name."""
+        """Start an agent on each node. Returns the machines, named by their addresses, and the errors of the others by
+        name."""
         ray = self._connection.ray
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         actor = ray.remote(num_cpus=0, max_concurrency=_CALLS_AT_ONCE, max_restarts=-1)(MachineAgent)
@@ -184,7 +186,7 @@ class Roster:
         return found, troubles
 
     def _take_in(self, joined: RayMachine) -> RayMachine:
-        """A machine that has joined; one that has come back goes on under its name."""
+        """Add a machine that has joined. One that has come back keeps its name."""
         name = name_of_joined(joined, list(self.machines.values()), self.presence.living())
         machine = self.machines[name] = replace(joined, name=name)
         self._questions.pop(name, None)
@@ -209,7 +211,7 @@ def _raylet_of(node: Any) -> tuple[str, int]:
 
 
 def _name_of(node: Any, nodes: Sequence[Any]) -> str:
-    """Its host name, or where several have that, its address."""
+    """The node's host name, or its address if several nodes have the same host name."""
     hostname = node["NodeManagerHostname"]
     is_one = sum(other["NodeManagerHostname"] == hostname for other in nodes) == 1
     return hostname if is_one and hostname else node["NodeManagerAddress"]
@@ -224,5 +226,5 @@ def _check_version(machine: RayMachine, name: str) -> None:
 
 
 def _trouble(error: ShoalError) -> str:
-    """What is wrong with a machine, to follow its name."""
+    """What is wrong with a machine, as a text that follows its name."""
     return DOES_NOT_ANSWER if isinstance(error, WorkerLost) else f"cannot be used: {error}"

@@ -1,4 +1,4 @@
-"""What this machine has to compute with: asked of a process for each Python environment."""
+"""Finding the devices of this machine that can compute, by a process in each Python environment."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from shoal.executor.process.child_process import module_command, worker_environm
 from shoal.protocol.device_config import DeviceConfig
 
 _TIMEOUT_S = 120.0
-"""For all providers of an environment: the first session on a GPU may compile its kernels."""
+"""Time limit for all providers of an environment: the first session on a GPU may compile its kernels."""
 
 
 def find_devices(python: str | None = None) -> MachineDevices:
-    """What the machine has, and what of it an environment reaches.
+    """The devices of this machine, and which of them an environment can use.
 
     Args:
         python: the environment's Python; None: this one.
 
     Raises:
         ConfigError: there is no such Python, or it has no Shoal.
-        WorkerLost: a driver has ended the process that looked, or it does not come to an end.
+        WorkerLost: a driver crashed the searching process, or hangs.
     """
     command = module_command("shoal.measure.devices.here", python=python)
     try:
@@ -44,9 +44,9 @@ def find_devices(python: str | None = None) -> MachineDevices:
 
 
 def find_all_devices(pythons: Iterable[str | None]) -> MachineDevices:
-    """The same over several environments: a device that several reach stands once for each provider.
+    """As `find_devices`, for several environments. A device that several can use is listed once for each provider.
 
-    Raises as `find_devices`.
+    Raises: as `find_devices`.
     """
     found = [find_devices(python) for python in dict.fromkeys(pythons)]
     devices: dict[str, ProviderDevice] = {}
@@ -59,7 +59,7 @@ def find_all_devices(pythons: Iterable[str | None]) -> MachineDevices:
 
 
 def find_gpu(found: MachineDevices) -> DeviceConfig:
-    """The GPU that `--device gpu` means: the first of the preferred provider. Raises ConfigError: there is none."""
+    """The GPU that `--device gpu` means: the first of the preferred provider. Raises ConfigError if there is none."""
     for one in found.devices:
         if one.kind == "gpu" and one.problem is None:
             return DeviceConfig(provider=one.provider, index=one.index)

@@ -1,4 +1,4 @@
-"""GPUs and NPUs that the operating system, NVIDIA's driver or Vulkan shows."""
+"""GPUs and NPUs that the operating system, NVIDIA's driver or Vulkan reports."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shoal.measure.devices.vulkan import find_vulkan_devices
 
 _SYSTEM = Path("/")
 _VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel", "0x106b": "apple", "0x17cb": "qualcomm"}
-"""Makers of devices that compute; the display controllers of virtual machines are of others. Source: the PCI ID
+"""Vendors of devices that compute, unlike the display controllers of virtual machines. Source: the PCI ID
 repository."""
 _NVIDIA_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 _QUERY_TIMEOUT_S = 20.0
 
 
 def find_hardware(system: Path = _SYSTEM) -> tuple[Hardware, ...]:
-    """Every device once; NVIDIA's driver and Vulkan know more of theirs than Linux does.
+    """All devices, each listed once. NVIDIA's driver and Vulkan are preferred, as they know more than Linux.
 
-    `system`: the root of the file system; another one in tests.
+    `system` is the root of the file system, which differs in tests.
     """
     told = [*_nvidia(), *find_vulkan_devices()]
     known = {one.vendor for one in told if one.vendor}
@@ -29,7 +29,7 @@ def find_hardware(system: Path = _SYSTEM) -> tuple[Hardware, ...]:
 
 
 def _without_twins(told: list[Hardware]) -> Iterator[Hardware]:
-    """A GPU of NVIDIA's that Vulkan shows as well is the same one."""
+    """Leave out NVIDIA GPUs from Vulkan if NVIDIA's driver reports them, too."""
     has_nvidia = any(one.vendor == "nvidia" and (one.driver or "").startswith("nvidia") for one in told)
     for one in told:
         if not (has_nvidia and one.vendor == "nvidia" and (one.driver or "").startswith("vulkan")):
@@ -37,7 +37,7 @@ def _without_twins(told: list[Hardware]) -> Iterator[Hardware]:
 
 
 def parse_nvidia(text: str) -> Iterator[Hardware]:
-    """Lines of `nvidia-smi` (name, MiB, driver's version); lines of another form are passed over."""
+    """Parse the output of `nvidia-smi`, lines of name, MiB and driver version; other lines are skipped."""
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 3:
@@ -56,7 +56,7 @@ def _nvidia() -> Iterator[Hardware]:
 
 
 def _of_linux(system: Path) -> Iterator[Hardware]:
-    """Graphics cards and accelerators with the driver that is bound to them."""
+    """Graphics cards and accelerators with the drivers that are bound to them."""
     cards = sorted((system / "sys/bus/pci/devices").glob("*"))
     for card in cards:
         kind = _kind_of_class(_read(card / "class"))
@@ -75,7 +75,7 @@ def _of_linux(system: Path) -> Iterator[Hardware]:
 
 
 def _kind_of_class(number: str) -> DeviceKind | None:
-    """What a PCI device of that class is; None: something else. Source: the PCI ID repository, classes 03 and 12."""
+    """The kind of a PCI class; None: neither GPU nor NPU. Source: the PCI ID repository, classes 03 and 12."""
     if number.startswith(("0x0300", "0x0302", "0x0380")):
         return "gpu"
     return "npu" if number.startswith("0x1200") else None

@@ -1,4 +1,4 @@
-"""`python -m shoal.measure.devices.here`: what there is, found in a process that a broken driver may end."""
+"""`python -m shoal.measure.devices.here`: find devices, in a process of its own, as a broken driver may crash it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from shoal.model.runtime_sessions import session_options, start_session
 from shoal.protocol.device_config import DeviceConfig
 
 _PROBE_VERSIONS = (8, 17)
-"""File format and operator set of the model that is tried: any that ONNX Runtime knows."""
+"""File format and operator set of the test model: any that ONNX Runtime supports."""
 
 
 def main() -> int:
-    """Write what was found to stdout, as JSON."""
+    """Write the devices to stdout, as JSON."""
     found = MachineDevices(
         processor=find_processor(),
         hardware=find_hardware(),
@@ -72,7 +72,7 @@ def _title(device: ort.OrtEpDevice) -> str:
 
 
 def _problem(device: DeviceConfig) -> str | None:
-    """Why it computes nothing; None: it adds one and one."""
+    """Why a device cannot compute; None: it has run the test model."""
     ends = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("a", "b", "c")]
     graph = make_graph([make_node("Add", ["a", "b"], ["c"])], "probe", ends[:2], ends[2:])
     format_version, operator_set = _PROBE_VERSIONS
@@ -81,7 +81,7 @@ def _problem(device: DeviceConfig) -> str | None:
     try:
         session = start_session(model.SerializeToString(), session_options(1), device)
         (result,) = session.run(None, {"a": one, "b": one})
-    except Exception as error:  # ONNX Runtime raises a class of its own per status code
+    except Exception as error:  # ONNX Runtime has an exception class for each status code
         return unusable(str(error)) or runtime_reason(error)
     return None if np.asarray(result).tolist() == [2.0] else "it cannot add one and one"
 

@@ -1,4 +1,4 @@
-"""This machine's processor: its name, its instruction sets, and its NUMA nodes as Linux shows them."""
+"""This machine's processor: its name, its instruction sets, and its NUMA nodes as reported by Linux."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TELLING = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
-"""Flags of /proc/cpuinfo that tell how fast inference can be."""
+"""Flags of /proc/cpuinfo that matter for the speed of inference."""
 _TOTAL = re.compile(r"MemTotal:\s+(\d+) kB")
 
 
 def find_processor(system: Path = _SYSTEM, allowed: Collection[int] | None = None) -> Processor:
-    """The processor of the machine whose `/proc` and `/sys` lie in `system`.
+    """The processor of the machine whose `/proc` and `/sys` are in `system`.
 
     Args:
-        system: the root of the file system; another one in tests.
+        system: the root of the file system, which differs in tests.
         allowed: CPU ids that may be used; None: those of this process.
     """
     usable = os.sched_getaffinity(0) if allowed is None else set(allowed)
@@ -41,7 +41,7 @@ def find_processor(system: Path = _SYSTEM, allowed: Collection[int] | None = Non
 
 
 def _nodes(system: Path, usable: Collection[int]) -> tuple[NumaNode, ...]:
-    """Nodes with a usable core; one of everything where Linux tells of none."""
+    """The NUMA nodes with a usable core; a single node with everything if Linux reports none."""
     found: list[NumaNode] = []
     folder = system / "sys/devices/system/node"
     for number, near in node_cpus(folder).items():

@@ -1,4 +1,4 @@
-"""Devices that Vulkan's loader finds: what WebGPU computes on under Linux. Software ones are among them."""
+"""Devices that Vulkan's loader finds, on which WebGPU computes under Linux, software devices included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEVICE_LOCAL = 1
 _MOST_DEVICES = 64
 _VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel", 0x106B: "apple", 0x5143: "qualcomm"}
 _PROCESSOR = 4
-"""VK_PHYSICAL_DEVICE_TYPE_CPU: it computes in software."""
+"""VK_PHYSICAL_DEVICE_TYPE_CPU: a device in software."""
 
 
 class _InstanceCreateInfo(ctypes.Structure):
@@ -31,7 +31,7 @@ class _InstanceCreateInfo(ctypes.Structure):
 
 
 class _Properties(ctypes.Structure):
-    """The beginning of VkPhysicalDeviceProperties; limits follow, for which there is room enough."""
+    """The beginning of VkPhysicalDeviceProperties, with enough room for the limits that follow."""
 
     _fields_ = (
         ("api_version", ctypes.c_uint32),
@@ -58,9 +58,9 @@ class _Memory(ctypes.Structure):
 
 
 def find_vulkan_devices() -> Iterator[Hardware]:
-    """What the loader finds; nothing where there is no loader or no driver.
+    """The devices that the loader finds; none if there is no loader or no driver.
 
-    Drivers run in the calling process, which they may end: call it in a process of its own.
+    Drivers run in the calling process and may crash it, so this should run in a separate process.
 
     Source: Vulkan 1.0, vkEnumeratePhysicalDevices and vkGetPhysicalDeviceProperties.
     """

@@ -1,4 +1,4 @@
-"""How long replicas take for the same batch again and again: real executors, a short while."""
+"""Timing real executors that repeat the same batch for a short while."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from shoal.router.graph_executor import Batch, BatchId, BatchResult, GraphExecut
 
 _WARM_UP_S, _WARM_UP_BATCHES = 0.2, 1
 _ENOUGH_S = 0.4
-"""Several scheduler slices of whatever else runs on the machine."""
+"""Shortest measurement: several time slices of other processes on the machine."""
 _MIN_BATCHES = 3
 _ANSWER_TIMEOUT_S = 120.0
-"""A batch that takes longer is nothing that one waits for several times over."""
+"""Longest wait for a batch, as it is repeated several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MedianBatch:
-    """Medians over the batches of all replicas."""
+    """Median times over the batches of all replicas."""
 
     compute_s: float
-    """of the slowest stage"""
+    """Seconds of computing in the slowest stage."""
     period_s: float
-    """between two answers of one replica"""
+    """Seconds between two answers of one replica."""
 
 
 def time_batches(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: int) -> MedianBatch:
-    """Keep all replicas busy for a short while.
+    """Keep all replicas busy for a short while and return the median times.
 
     Args:
-        executors: warmed up; of no other use meanwhile; idle again afterwards.
-        inputs: of every batch.
-        depth: batches that each replica has at once: 1 for a lone batch's way there and back.
+        executors: warmed-up executors without other work; they are idle again afterwards.
+        inputs: the inputs of every batch.
+        depth: batches in flight per replica; 1 measures the round trip of a single batch.
 
     Raises:
         ConfigError: the graph does not run on these inputs.
@@ -51,12 +51,12 @@ def time_batches(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: 
 
 
 def time_each(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: int) -> list[float]:
-    """Seconds that each replica computes for a batch, while all are busy: unlike ones, perhaps very slow ones.
+    """Median seconds that each replica computes for a batch while all are busy. Replicas may differ much in speed.
 
     Args:
-        executors: warmed up; of no other use meanwhile; idle again afterwards.
-        inputs: of every batch.
-        depth: batches that each replica has at once.
+        executors: warmed-up executors without other work; they are idle again afterwards.
+        inputs: the inputs of every batch.
+        depth: batches in flight per replica.
 
     Raises:
         ConfigError, WorkerLost: as `time_batches`.
@@ -66,18 +66,18 @@ def time_each(executors: Sequence[GraphExecutor], inputs: Tensors, *, depth: int
 
 
 def warm_up(executors: Sequence[GraphExecutor], inputs: Tensors) -> None:
-    """Let all replicas find their memory. Raises as `time_batches`."""
+    """Run all replicas briefly, so that they allocate their memory. Raises: as `time_batches`."""
     _Rounds(executors, inputs, 1).run(_WARM_UP_S, _WARM_UP_BATCHES)
 
 
 def quickest(times: Iterable[MedianBatch]) -> MedianBatch:
-    """Of several turns, the one that was disturbed least: what else runs on a machine only ever adds time."""
+    """The shortest of several measurements, as other processes only ever add time."""
     return min(times, key=lambda one: one.period_s)
 
 
 @dataclass(slots=True)
 class _Answers:
-    """Of one replica. Mutable."""
+    """The answers of one replica. Mutable."""
 
     times_s: list[float] = field(default_factory=list[float])
     compute_s: list[float] = field(default_factory=list[float])
@@ -85,7 +85,7 @@ class _Answers:
 
 
 class _Rounds:
-    """One measurement."""
+    """One measurement of several replicas."""
 
     def __init__(self, executors: Sequence[GraphExecutor], inputs: Tensors, depth: int) -> None:
         self._executors = executors
@@ -95,7 +95,7 @@ class _Rounds:
         self._num_sent = 0
 
     def run(self, enough_s: float, min_batches: int) -> list[_Answers]:
-        """Until there is enough of every replica. What comes after the last batch was sent does not count."""
+        """Run until every replica has answered enough. Answers after the last batch was sent do not count."""
         started_s = time.perf_counter()
         while (
             time.perf_counter() - started_s < enough_s or min(len(one.times_s) for one in self._answers) < min_batches

@@ -1,4 +1,4 @@
-"""From a graph's cut points and a sample run to what the planner chooses among."""
+"""The planner's choices for cutting a graph, from its cut points and a sample run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...
 
     Args:
         graph: the file.
-        times: of the sample run; None where nothing ran: bytes are then the file's, with 1 for every open dimension.
+        times: the times of the sample run; None: no run, so bytes come from the file, with 1 for open dimensions.
     """
     inside = _inside_quantized_groups(graph)
     return tuple(
@@ -32,7 +32,7 @@ def cut_places(graph: GraphFile, times: NodeTimes | None) -> tuple[CutPlace, ...
 
 
 def _bytes(graph: GraphFile, spec: TensorSpec, times: NodeTimes | None) -> int:
-    """Of a tensor; a node with several outputs counts with all of them."""
+    """The bytes of a tensor; for a node with several outputs, the bytes of all of them."""
     seen = 0 if times is None else times.output_bytes[graph.dataflow.producer[spec.name]]
     return seen or spec_bytes(spec)
 
@@ -47,7 +47,7 @@ def head_bytes(graph: GraphFile, sample: Tensors, times: NodeTimes | None) -> He
 
 
 def _inside_quantized_groups(graph: GraphFile) -> set[str]:
-    """Computed values between a `DequantizeLinear` and the `QuantizeLinear` behind it, as far as they touch either."""
+    """The values that a `DequantizeLinear` writes or a `QuantizeLinear` reads, at which no cut is made."""
     inside: set[str] = set()
     for node in graph.dataflow.active:
         match graph.model.graph.node[node].op_type:

@@ -1,4 +1,4 @@
-"""Machines with what is known of a graph: input of the choice among them."""
+"""The planner's input for a graph: the machines, and the sizes and times of the graph."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def make_graph_fleet(
 
     Args:
         setting: the graph and a micro-batch.
-        nodes: of a sample run anywhere, for the bytes that cross cuts.
+        nodes: the times of a sample run on any machine, for the bytes that cross cuts.
         classes: the machines.
-        links: [from class][to class].
-        message_s: of a micro-batch on its way from the head to a worker and back.
+        links: the links, [from class][to class].
+        message_s: seconds of a micro-batch's round trip between the head and a worker.
         near: see `GraphFleet.near`.
     """
     graph = setting.graph

@@ -1,4 +1,4 @@
-"""Who measures a graph: the real one runs it in workers such as a plan would start."""
+"""Measuring a graph in workers such as a plan would start."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ from shoal.planner.split.split_spec import SplitSpec
 from shoal.router.graph_executor import GraphExecutor, Tensors
 
 _ONE_WAITS = 2
-"""Batches of a worker that never waits: one is computed, one lies ready."""
+"""Batches in flight that keep a worker busy: one is computed, one waits."""
 _TURNS = 2
-"""Of every measurement: the quicker one counts."""
+"""Number of turns of every measurement; the fastest counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTimes:
-    """What shards that share the whole graph do."""
+    """The speed of shards that share the whole graph."""
 
     compute_s: float | None
-    """of the slowest, sums included; None where nothing of the graph can be split"""
+    """Seconds of the slowest shard, all-reduces included; None: nothing of the graph can be split."""
     weight_share: float
-    """part of the weights that they share among them, 0 to 1"""
+    """Fraction of the weights that is split among the shards, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedTimes:
-    """What workers in unlike places do, each with the whole graph, while all of them compute."""
+    """The speeds of workers in different places, each with the whole graph, while all compute."""
 
     compute_s: tuple[float, ...]
-    """of each"""
+    """Seconds of each worker."""
     notes: tuple[str, ...]
-    """what a user should know of how they compute, a line each"""
+    """Lines for the user about how the workers compute."""
 
 
 class GraphMeasurer(Protocol):
-    """Measures one graph on inputs of one size."""
+    """Measures a graph on inputs of one size."""
 
     def layout(self, num_workers: int, threads: int) -> LayoutSpeed:
-        """So many workers with the whole graph each. Raises ConfigError, ModelLoadError, WorkerLost."""
+        """Measure `num_workers` workers with the whole graph each. Raises ConfigError, ModelLoadError, WorkerLost."""
         ...
 
     def places(self, places: Sequence[WorkerPlacement]) -> PlacedTimes:
-        """Workers in these places with the whole graph each. Raises as `layout`, and CapacityError."""
+        """Measure workers in these places with the whole graph each. Raises: as `layout`, and CapacityError."""
         ...
 
     def shards(self, num_shards: int, threads: int) -> ShardTimes:
-        """So many shards of the whole graph. Raises ConfigError, ModelLoadError, WorkerLost."""
+        """Measure `num_shards` shards of the whole graph. Raises ConfigError, ModelLoadError, WorkerLost."""
         ...
 
     def nodes(self, threads: int) -> NodeTimes:
-        """Of a worker with the whole graph. Raises ConfigError, ModelLoadError."""
+        """Measure every node in a worker with the whole graph. Raises ConfigError, ModelLoadError."""
         ...
 
 
@@ -76,14 +76,14 @@ class ReplicaMeasurer:
     """A `GraphMeasurer` with real workers, which end with each measurement."""
 
     def __init__(self, graph: GraphFile, sample: Tensors, cores: Sequence[int], whole: GraphStage | None) -> None:
-        """Start nothing yet.
+        """Starts no worker yet.
 
         Args:
             graph: the file.
             sample: inputs of a micro-batch.
             cores: CPU ids to use.
-            whole: the graph in this process, where a plan of one worker would compute here; with as many threads as
-                such a plan has. None: that would be a child process, too.
+            whole: the graph in this process, with the threads of a plan of one worker, if such a plan computes in this
+                process. None: it uses a child process, too.
         """
         self._graph = graph
         self._sample = sample
@@ -91,7 +91,7 @@ class ReplicaMeasurer:
         self._whole = whole
 
     def layout(self, num_workers: int, threads: int) -> LayoutSpeed:
-        """See `GraphMeasurer.layout`. Where memory allows fewer copies, those compute."""
+        """See `GraphMeasurer.layout`. Measures fewer copies if memory does not suffice."""
         with self._copies(num_workers, threads) as executors:
             warm_up(executors, self._sample)
             turns = [
@@ -152,7 +152,7 @@ class ReplicaMeasurer:
         )
 
     def nodes(self, threads: int) -> NodeTimes:
-        """See `GraphMeasurer.nodes`. Estimated where the graph does not fit into this process as well."""
+        """See `GraphMeasurer.nodes`. Estimated if the graph does not fit into this process as well."""
         if self._num_affordable() >= 1:
             return measure_nodes(self._graph, self._sample, threads=threads)
         seconds = tuple(estimate_nodes(self._graph))
@@ -169,13 +169,13 @@ class ReplicaMeasurer:
 
     @contextmanager
     def _started(self, spec: SplitSpec, threads: int) -> Iterator[Sequence[GraphExecutor]]:
-        """Workers that hold the whole graph in each replica, as one stage."""
+        """Start replicas of one stage, which holds the whole graph."""
         _, cores = deal_cores(self._cores, spec.num_workers, threads)
         with _running(self._graph, build_replicas(self._graph, spec, (), threads=threads, cores=cores)) as executors:
             yield executors
 
     def _num_affordable(self) -> int:
-        """Copies of the weights that fit into free memory now."""
+        """Number of copies of the weights that fit into free memory now."""
         return num_affordable(weight_bytes(self._graph, 0, self._graph.num_nodes), free_memory_bytes())
 
 

@@ -1,4 +1,4 @@
-"""What the nodes of a graph do for a micro-batch, and what shards make of it: for machines that are only described."""
+"""The work of a graph's nodes for a micro-batch, and of its shards, to estimate machines from a cluster file."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _INT4 = {"MatMulNBits", "MatMulBnb4"}
 
 
 def node_sizes(graph: GraphFile, times: NodeTimes, *, rows: int) -> list[NodeSize]:
-    """Every node of the file, in order.
+    """The sizes of all nodes of the file, in order.
 
-    The file gives the sizes of one row. What a node is known to have written in a sample run says how many times as
-    much it does; where that is not known, the rows of the sample do.
+    The file gives the sizes for one row. They are scaled by the bytes that a node wrote in the sample run, or, if these
+    are unknown, by the rows of the sample.
 
     Args:
         graph: the file.
-        times: of the sample run.
-        rows: of the sample.
+        times: the times of the sample run.
+        rows: the number of rows of the sample.
     """
     return list(_sizes(graph, times, rows))
 
 
 def shard_works(graph: GraphFile, times: NodeTimes, *, rows: int) -> Callable[[int], ShardWork | None]:
-    """What so many shards of the whole graph divide among them; asked for a number once, since it takes long."""
+    """A function that returns the work of a given number of shards. It is slow, so results should be kept."""
     sizes = node_sizes(graph, times, rows=rows)
     written = [_written(graph, times, index, rows) for index, size in enumerate(sizes) if size.flops]
     exchange_bytes = sum(written) / len(written) if written else 0.0
@@ -88,12 +88,12 @@ def _sizes(graph: GraphFile, times: NodeTimes, rows: int) -> Iterator[NodeSize]:
 
 
 def _written(graph: GraphFile, times: NodeTimes, index: int, rows: int) -> float:
-    """Bytes that a node writes in a sample run."""
+    """The bytes that a node writes in a sample run."""
     return times.output_bytes[index] or rows * _one_row_bytes(graph, index)
 
 
 def _one_row_bytes(graph: GraphFile, index: int) -> int:
-    """The same with 1 for every dimension that is not fixed."""
+    """The bytes that a node writes, with 1 for every open dimension."""
     specs = graph.value_specs
     return sum(spec_bytes(specs[name]) for name in graph.dataflow.writes[index] if name in specs)
 

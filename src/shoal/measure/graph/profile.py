@@ -1,4 +1,4 @@
-"""Measure what this machine does with a graph, unless that is known already."""
+"""Measure the speed of a graph on this machine, and keep the results."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ KeptT = TypeVar("KeptT")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSetting:
-    """What is measured, and where."""
+    """The graph, inputs and cores of a measurement."""
 
     graph: GraphFile
     model: str
-    """as the user named it"""
+    """The model's name as given by the user."""
     sample: Tensors
-    """inputs of a micro-batch"""
+    """Inputs of a micro-batch."""
     rows: int
-    """of the sample"""
+    """Number of rows of the sample."""
     cores: tuple[int, ...]
-    """CPU ids to use"""
+    """CPU ids to use."""
     is_in_process: bool
-    """whether a plan of one worker computes in this process"""
+    """Whether a plan of one worker computes in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphWorkerTimes:
-    """One worker with the whole graph."""
+    """The times of one worker with the whole graph."""
 
     node_s: tuple[float, ...]
-    """seconds of each node, which make the measured whole"""
+    """Seconds of each node; their sum is the measured time of the graph."""
     nodes: NodeTimes
     message_s: float
-    """from the head and back"""
+    """Seconds of a round trip between the head and the worker."""
 
 
 def measure_graph(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> GraphSpeeds:
-    """A graph on this machine, as one worker of many threads or more of fewer.
+    """Measure a graph on this machine, from one worker with many threads to many workers with few.
 
     Args:
-        setting: what, and where.
-        measurer: of that graph on that sample; asked for what is not known.
-        measuring: how.
+        setting: what to measure, and on which cores.
+        measurer: measures that graph on that sample; used only for unknown results.
+        measuring: how to measure.
 
     Raises:
         ConfigError: more threads than cores, or the graph does not run on the sample.
         ModelLoadError: a worker cannot load it.
-        WorkerLost: a worker died or did not answer.
+        WorkerLost: a worker died or does not answer.
     """
     graph = setting.graph
     kept = _Kept(setting, measurer, measuring)
@@ -90,7 +90,7 @@ def measure_graph(setting: GraphSetting, measurer: GraphMeasurer, measuring: Mea
 
 
 def measure_worker(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> GraphWorkerTimes:
-    """One worker on all of a setting's cores, and its nodes. Arguments and errors are those of `measure_graph`."""
+    """Measure one worker on all cores of a setting, and its nodes. Arguments and errors as of `measure_graph`."""
     kept, threads = _Kept(setting, measurer, measuring), len(setting.cores)
     layout, nodes = kept.layout(1, threads), kept.nodes(threads)
     scale = layout.lone_compute_s / (sum(nodes.seconds) or 1.0)
@@ -100,35 +100,35 @@ def measure_worker(setting: GraphSetting, measurer: GraphMeasurer, measuring: Me
 
 
 def measure_node_times(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> NodeTimes:
-    """Every node of the graph in this process. Arguments and errors are those of `measure_graph`."""
+    """Measure every node of the graph in this process. Arguments and errors as of `measure_graph`."""
     return _Kept(setting, measurer, measuring).nodes(len(setting.cores))
 
 
 def measure_places(
     setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring, places: Sequence[WorkerPlacement]
 ) -> PlacedTimes:
-    """Workers in unlike places, with the whole graph each, while all of them compute.
+    """Measure workers in different places, with the whole graph each, while all compute.
 
     Args:
-        setting: what.
-        measurer: of that graph on that sample.
-        measuring: how.
-        places: of the workers.
+        setting: what to measure.
+        measurer: measures that graph on that sample.
+        measuring: how to measure.
+        places: the places of the workers.
 
     Raises:
-        ConfigError, CapacityError, ModelLoadError, WorkerLost: as for `measure_graph`; a device is not at hand, or does
-            not hold the graph.
+        ConfigError, CapacityError, ModelLoadError, WorkerLost: as for `measure_graph`, or a device is missing or too
+            small for the graph.
     """
     return _Kept(setting, measurer, measuring).places(places)
 
 
 def measure_whole(setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> LayoutSpeed:
-    """One worker on all of a setting's cores. Arguments and errors are those of `measure_graph`."""
+    """Measure one worker on all cores of a setting. Arguments and errors as of `measure_graph`."""
     return _Kept(setting, measurer, measuring).layout(1, measuring.threads or len(setting.cores))
 
 
 def worker_counts(setting: GraphSetting, measuring: Measuring) -> Iterator[tuple[int, int]]:
-    """Workers and threads of each: 1, 2, 4, ... workers, and as many as there can be. Raises ConfigError."""
+    """Pairs of workers and threads per worker: 1, 2, 4, ... workers, and the most possible. Raises ConfigError."""
     num_cores = len(setting.cores)
     if measuring.threads is not None and not 1 <= measuring.threads <= num_cores:
         raise ConfigError(f"--threads is {measuring.threads}, but there are {num_cores} cores")
@@ -138,7 +138,7 @@ def worker_counts(setting: GraphSetting, measuring: Measuring) -> Iterator[tuple
 
 
 class _Kept:
-    """Measurements of one setting: each is made once in the life of the machine."""
+    """Measurements of one setting, each of which is made once per machine and then cached on disk."""
 
     def __init__(self, setting: GraphSetting, measurer: GraphMeasurer, measuring: Measuring) -> None:
         self._setting = setting
@@ -191,7 +191,7 @@ class _Kept:
 
 
 def _shard_speed(kept: _Kept, layout: LayoutSpeed) -> ShardSpeed | str:
-    """What as many shards as a layout has workers make of the graph."""
+    """The speed of as many shards as a layout has workers; a text that says why if there is none."""
     if layout.num_workers > MAX_RANKS:
         return f"there can be at most {MAX_RANKS} shards"
     times = kept.shards(layout.num_workers, layout.threads)

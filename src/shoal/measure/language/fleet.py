@@ -1,4 +1,4 @@
-"""Measure what workers on this machine do, with a model or without, unless that is known already."""
+"""Measure the speed of workers on this machine, with a model or without, and keep the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shoal.model.weights import Precision
 from shoal.planner.speeds.speeds import Fleet, LinkSpeed, WorkerClass
 
 _NO_LINK = LinkSpeed(latency_s=0.0, bytes_per_s=1e15)
-"""Of a worker that has no other: never used."""
+"""The link of a single worker, which is never used."""
 
 THOROUGHLY = Measuring()
 StartMeasuring = Callable[[Sequence[Slot]], AbstractContextManager[Measurer]]
@@ -30,11 +30,11 @@ StartMeasuring = Callable[[Sequence[Slot]], AbstractContextManager[Measurer]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRates:
-    """What this machine does, whatever the model."""
+    """The rates of this machine that do not depend on a model."""
 
     machine: Machine
     layouts: tuple[LayoutRates, ...]
-    """in the order in which they were asked for"""
+    """Rates of the requested layouts, in their order."""
 
 
 def measure_fleet(
@@ -44,20 +44,20 @@ def measure_fleet(
     measuring: Measuring = THOROUGHLY,
     start: StartMeasuring = TeamMeasurer,
 ) -> Fleet:
-    """A worker on each of the slots, with a model.
+    """Measure a worker with a model on each of the slots.
 
     Args:
-        model: what the workers run.
-        precisions: at which to measure it.
-        slots: on disjoint cores. Alike ones are one class, in the order in which they first come.
-        measuring: how; its threads are those of the slots.
-        start: who measures what has to be.
+        model: the model that the workers run.
+        precisions: the precisions to measure.
+        slots: slots on disjoint cores. Equal ones form a class; classes are in the order of their first slots.
+        measuring: how to measure; the slots determine the threads.
+        start: makes a measurer for unknown results.
 
     Raises:
-        ConfigError: a quota that cannot be kept here, or a Python for a device that is not there.
+        ConfigError: a quota cannot be set here, or a Python for a device is missing.
         ModelLoadError: the model is missing, broken or of an unknown kind.
         CapacityError: it does not fit into memory.
-        WorkerLost: a measuring process died or did not answer.
+        WorkerLost: a measuring process died or does not answer.
     """
     models = {precision: model_to_time(model, precision) for precision in precisions}
     kept_links = ProfileCache(profile_folder(), LinkTimes)
@@ -79,14 +79,14 @@ def measure_fleet(
 
 
 def is_measured(model: ModelOnDisk, precisions: Sequence[Precision], slots: Sequence[Slot]) -> bool:
-    """Whether such a fleet is known already, and not only roughly. Raises ModelLoadError."""
+    """Whether `measure_fleet` has already been run thoroughly for these slots. Raises ModelLoadError."""
     return all(_is_known(model_to_time(model, one), slots) for one in precisions)
 
 
 def measure_machine(
     layouts: Sequence[Sequence[Slot]], *, refresh: bool = False, start: StartMeasuring = TeamMeasurer
 ) -> MachineRates:
-    """What workers do whatever the model, at each division of the machine. Raises ConfigError, WorkerLost."""
+    """Measure the rates that do not depend on a model, for each layout. Raises ConfigError, WorkerLost."""
     kept = ProfileCache(profile_folder(), LayoutRates)
     rates: list[LayoutRates] = []
     for slots in layouts:
@@ -96,7 +96,7 @@ def measure_machine(
 
 
 def class_of_each(slots: Sequence[Slot]) -> list[int]:
-    """Which class of the fleet each slot is in."""
+    """The index of each slot's class in the fleet."""
     kinds = [slot.kind for slot in kinds_of(slots)]
     return [kinds.index(slot.kind) for slot in slots]
 

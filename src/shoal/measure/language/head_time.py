@@ -1,4 +1,4 @@
-"""What the head does for a step: forming it, writing it down for the workers, taking its result in."""
+"""Timing the head's work for a step: forming it, encoding it for the workers, processing its result."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _CONFIG = SchedulerConfig(
 
 
 def measure_turn() -> Curve:
-    """Seconds of the head for a step of so many sequences."""
+    """Seconds of the head for a step, by the number of sequences."""
     return Curve(rows=_STREAMS, seconds=tuple(_step_s(streams) for streams in _STREAMS))
 
 
 def _step_s(num_streams: int) -> float:
-    """The mean over some requests' lives, with workers that answer at once. Processor time, as the engine's thread
-    waits for nobody else: what other processes do meanwhile does not count."""
+    """Mean seconds per step over some complete requests, with workers that answer at once. Measures processor time, so
+    other processes do not count."""
     num_steps = 0
     with closing(Engine([(_CONFIG, InProcessExecutor(_answer))], time.monotonic)) as engine:
         started_s = time.thread_time()
@@ -50,7 +50,7 @@ def _request(index: int) -> Request:
 
 
 def _answer(work: StepWork) -> StepResult:
-    """The same token for every row, over the wire and back."""
+    """A result with the same token for every row, encoded and decoded as on a link."""
     step = work.step
     tokens = tuple(SampledToken(token_id=0) for _ in step.samples)
     result = decode(encode(StepResult(step_id=step.step_id, generation=step.generation, tokens=tokens)))

@@ -1,4 +1,4 @@
-"""How fast messages, hidden states and sums go between processes of this machine."""
+"""Timing messages, hidden states and all-reduces between processes of this machine."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from shoal.planner.speeds.speeds import LinkSpeed
 from shoal.protocol.profile_messages import PAIR, Echo, TimeFrames, TimeSums
 
 SMALL_BYTES, LARGE_BYTES = 4 << 10, 1 << 20
-"""Hidden states of a few output rows, and of a chunk of prompt rows."""
+"""Sizes of the hidden states of a few output rows, and of a chunk of prompt rows."""
 _SMALL_COUNT, _LARGE_COUNT = 40, 15
 _PAUSE_S = 2e-3
-"""Longer than a receiver stays awake: in a pipeline it sleeps when hidden states come."""
+"""Longer than a receiver spins: in a pipeline it sleeps when hidden states arrive."""
 _LATE_S = 1e-4
-"""By which one shard or the other is behind: half a layer's attention or MLP that is not cut evenly."""
+"""Delay between two shards: half a layer's attention or MLP that is not split evenly."""
 _ECHO_BYTES = 2048
-"""A step of 16 sequences."""
+"""Bytes of a step of 16 sequences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSpeeds:
-    """What two workers have between them."""
+    """The speeds of the links between two workers."""
 
     ring: LinkSpeed
-    """shared memory, one way"""
+    """Shared memory, one way."""
     tcp: LinkSpeed
-    """the loopback interface, one way"""
+    """TCP over the loopback interface, one way."""
     sums: LinkSpeed
-    """an all-reduce through shared memory"""
+    """An all-reduce through shared memory."""
 
 
 def measure_pair(team: ProfileTeam) -> PairSpeeds | None:
-    """The links of a team's first two workers; None where it has one. Raises WorkerLost."""
+    """Measure the links of a team's first two workers; None if it has only one. Raises WorkerLost."""
     if len(team.slots) < PAIR:
         return None
     return PairSpeeds(
@@ -46,7 +46,7 @@ def measure_pair(team: ProfileTeam) -> PairSpeeds | None:
 
 
 def measure_message(team: ProfileTeam) -> float:
-    """Seconds of a message to a worker that sleeps, and back. Raises WorkerLost."""
+    """Measure the seconds of a round trip to a sleeping worker. Raises WorkerLost."""
     seconds: list[float] = []
     for _ in range(_SMALL_COUNT):
         time.sleep(_PAUSE_S)
@@ -57,8 +57,8 @@ def measure_message(team: ProfileTeam) -> float:
 
 
 def link_speed(small_s: float, large_s: float) -> LinkSpeed:
-    """Latency and bandwidth from the times of SMALL_BYTES and LARGE_BYTES. Neither comes out negative: where the
-    large message took no longer, or all of its time is bytes, the other is what the small one shows."""
+    """Latency and bandwidth from the times of SMALL_BYTES and LARGE_BYTES. Neither is negative: if the large message
+    took no longer, the bandwidth is that of the small one."""
     per_byte_s = max(0.0, large_s - small_s) / (LARGE_BYTES - SMALL_BYTES)
     latency_s = max(0.0, small_s - SMALL_BYTES * per_byte_s)
     return LinkSpeed(latency_s=latency_s, bytes_per_s=1 / per_byte_s if per_byte_s else SMALL_BYTES / small_s)
@@ -69,7 +69,7 @@ def _link(measure: Callable[[int, int], float]) -> LinkSpeed:
 
 
 def _frames_s(team: ProfileTeam, link: str, num_bytes: int, count: int) -> float:
-    """From the first worker to the second, while the receiver sleeps before each."""
+    """Seconds of a frame from the first worker to the second, whose receiver sleeps before each frame."""
 
     def request(rank: int) -> TimeFrames:
         return TimeFrames(link=link, is_sender=rank == 0, num_bytes=num_bytes, count=count, pause_s=_PAUSE_S)
@@ -79,7 +79,7 @@ def _frames_s(team: ProfileTeam, link: str, num_bytes: int, count: int) -> float
 
 
 def _sums_s(team: ProfileTeam, num_bytes: int, count: int) -> float:
-    """From the coming of the later to the leaving of the later."""
+    """Seconds of an all-reduce, from the arrival of the later worker until the last one has the sum."""
     answers = team.ask_pair(lambda rank: TimeSums(num_bytes=num_bytes, count=count, late_s=_LATE_S))
     first, second = (seconds_of(answer) for answer in answers)
     came = zip(first[::2], second[::2], strict=True)

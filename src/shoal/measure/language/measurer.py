@@ -1,4 +1,4 @@
-"""Who measures: the real one starts processes when it is first needed."""
+"""Measuring workers on slots, in processes that are started when first needed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkTimes:
-    """What moving data and forming steps takes, whatever the model."""
+    """Times of moving data and forming steps, which do not depend on the model."""
 
     pair: PairSpeeds | None
-    """None where there is one worker"""
+    """Speeds of the links between two workers; None: there is only one."""
     message_s: float
-    """from the head to a worker and back"""
+    """Seconds of a round trip between the head and a worker."""
     turn: Curve
-    """of the head, for a step of so many sequences"""
+    """Seconds of the head for a step, by the number of sequences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSpeed:
-    """One kind of worker with one model at one precision."""
+    """The speed of one kind of worker with a model at one precision, while other workers idle and while all compute."""
 
     alone: WorkerSpeed
     busy: WorkerSpeed
@@ -45,36 +45,36 @@ class ClassSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpeeds:
-    """One model at one precision, on every kind of slot of a layout."""
+    """The speeds of a model at one precision, on every kind of slot of a layout."""
 
     classes: tuple[ClassSpeed, ...]
-    """in the order in which kinds first come"""
+    """One per kind of slot, in the order of their first slots."""
     others_share: float
-    """part of the time of the layout's cores that other processes took meanwhile, 0 to 1"""
+    """Fraction of the time of the layout's cores that other processes used meanwhile, 0 to 1."""
 
 
 class Measurer(Protocol):
     """Measures workers on the slots of one layout."""
 
     def links(self) -> LinkTimes:
-        """Raises WorkerLost."""
+        """Measure the links and the head. Raises WorkerLost."""
         ...
 
     def rates(self) -> LayoutRates:
-        """Raises WorkerLost."""
+        """Measure the rates that do not depend on a model. Raises WorkerLost."""
         ...
 
     def speeds(self, model: ModelToTime, on_progress: Progress, *, is_rough: bool) -> ModelSpeeds:
-        """With `is_rough`, fewer steps, less often. Raises WorkerLost, ModelLoadError."""
+        """Measure a model; `is_rough`: with fewer steps and repetitions. Raises WorkerLost, ModelLoadError."""
         ...
 
     def again(self, model: ModelToTime) -> ModelSpeeds:
-        """A few steps, to be compared with what was measured before. Raises WorkerLost, ModelLoadError."""
+        """Measure a few steps, to compare with earlier measurements. Raises WorkerLost, ModelLoadError."""
         ...
 
 
 class TeamMeasurer:
-    """A `Measurer` with a process a slot, started by the first question. A context manager: leaves no process."""
+    """A `Measurer` with one process per slot, started by the first measurement. A context manager that ends them."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots = tuple(slots)

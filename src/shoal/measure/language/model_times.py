@@ -33,7 +33,7 @@ from shoal.worker.measuring.profile_steps import blocks_needed, memories_needed,
 LIMITS = TimeLimits(min_runs=3, max_runs=12, enough_s=0.08)
 QUICK_LIMITS = TimeLimits(min_runs=2, max_runs=5, enough_s=0.03)
 QUOTA_LIMITS = TimeLimits(min_runs=3, max_runs=200, enough_s=0.4)
-"""Many periods of a CPU quota: a single step runs at full speed or waits."""
+"""Limits under a CPU quota, for many of its periods, as a single step either runs at full speed or waits."""
 
 WORDS = {
     LONG: "writing answers, by most of the model",
@@ -43,7 +43,7 @@ WORDS = {
     COLUMNS: "half of every layer without its attention",
     CLIP: "the encoder",
 }
-"""What the parts are timed for, for a person."""
+"""The purpose of timing each part, for users."""
 
 Progress = Callable[[str], None]
 Seconds = dict[StepKind, float]
@@ -51,28 +51,28 @@ Seconds = dict[StepKind, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedModel:
-    """A model on one worker."""
+    """The measured times of a model on one worker."""
 
     busy: ModelPoints
-    """while all workers compute"""
+    """Times while all workers compute."""
     alone: ModelPoints | None
-    """some steps again, while the others are idle; None where there are no others"""
+    """Times of some of the steps while the other workers are idle; None: there are no others."""
 
 
 def time_model(
     team: ProfileTeam, model: ModelToTime, ranks: Sequence[int], on_progress: Progress, *, effort: Effort = FULL
 ) -> list[TimedModel]:
-    """The model on some of a team's workers, all of them computing the same at once.
+    """Time a model on some of a team's workers while all of them compute the same.
 
     Args:
-        team: on the slots of a layout.
-        model: to load parts of.
-        ranks: whose times are wanted, and who is timed alone, too.
+        team: a team on the slots of a layout.
+        model: the model whose parts are loaded.
+        ranks: the workers whose times are returned, which are also timed alone.
         on_progress: called with what is being done.
-        effort: which steps are timed; only all of them are timed often.
+        effort: the steps to time, and how often; FULL has the most repetitions.
 
     Raises:
-        WorkerLost: a process died or did not answer.
+        WorkerLost: a process died or does not answer.
         ModelLoadError: the model cannot be loaded.
         CapacityError: there is not enough memory.
     """
@@ -104,7 +104,7 @@ def time_model(
 
 
 def num_parts(num_workers: int, num_shards: int, *, has_devices: bool = False) -> int:
-    """Parts that `time_model` goes through. `num_shards`: into which the model can be cut at most."""
+    """Number of parts that `time_model` times. `num_shards` is the most shards into which the model can be split."""
     if has_devices:
         return 2
     return 5 if num_workers > 1 and num_shards > 1 else 3
@@ -118,18 +118,18 @@ def _workers(team: ProfileTeam) -> str:
 
 
 def timed_layers(model: ModelToTime) -> set[tuple[int, int]]:
-    """[first, last) of all parts of a model that are timed on one worker, and on workers that share layers."""
+    """The layer ranges [first, last) of all parts of a model that are timed, with and without shards."""
     parts = plan_parts(model.blocks, model.atoms, LIMITS, with_shards=True, has_clips=model.clip is not None)
     return {(part.first_layer, part.last_layer) for part in parts}
 
 
 def typical_seconds(seconds: Sequence[float], slot: Slot) -> float:
-    """Of many runs, the median; under a CPU quota, where some wait for long and the others not at all, the mean."""
+    """The median of many runs; the mean under a CPU quota, where some runs wait long and the others not at all."""
     return statistics.median(seconds) if slot.cpu_quota == 1 else statistics.fmean(seconds)
 
 
 def _time_busy(team: ProfileTeam, steps: Sequence[TimeStep], ranks: Sequence[int], effort: Effort) -> list[Seconds]:
-    """Every step on all workers at once, round after round; none stops before all have been timed."""
+    """Time every step on all workers at once, in rounds; all workers keep computing until all have been timed."""
     rounds = [_one_round(team, steps, ranks) for _ in range(effort.num_rounds)]
     team.pause()
     return [
@@ -213,7 +213,7 @@ def _timed_model(busy: dict[str, list[PartPoints]], alone: dict[str, list[PartPo
 
 
 def _clip_s(part: PartPoints | None) -> float | None:
-    """What a clip adds to a step."""
+    """Seconds that a clip adds to a step."""
     if part is None:
         return None
     seconds = {kind.num_clips: one for kind, one in part.seconds.items()}

@@ -1,4 +1,4 @@
-"""Which parts of a model are timed, and which steps through them. Pure: sizes in, requests out."""
+"""The parts of a model to time, and the steps through them. Pure functions from sizes to requests."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from shoal.protocol.profile_messages import TimeLimits, TimeStep
 from shoal.protocol.stage_config import ShardPart
 
 _SHORT_BYTES = 8 << 20
-"""Weights of the short part: multiplying them by many rows takes much longer than reading them from anywhere."""
+"""Weights of the short part, few because multiplying many rows takes much longer than reading weights anyway."""
 _PROMPT_TOKENS, _PROMPT_OF_CLIP = 128, 32
-"""rows of one sequence among prompt rows; before the text of a clip there are few"""
+"""Prompt rows of one sequence; few for models with clips, whose prompts are short."""
 _NEAR_TOKENS, _FAR_TOKENS, _FAR_OF_CLIP = 32, 480, 256
-"""Contexts. Far: keys and values of many sequences then come from memory, as they do while a model decodes. Texts of a
-clip are shorter: Whisper's have 448 tokens at most."""
+"""Short and long contexts. With long ones, keys and values come from memory instead of a cache, as in real decoding.
+Texts of clips are shorter: at most 448 tokens for Whisper."""
 
 LONG, SHORT, HALF, COLUMNS, NOTHING, CLIP = "long", "short", "half", "columns", "nothing", "clip"
-"""Names of parts: see planner.step_points. NOTHING is the smallest shard there is, for what a step costs by itself;
-CLIP the encoder with one layer."""
+"""Names of parts. NOTHING is the smallest possible shard, to measure the fixed cost of a step; CLIP is the encoder with
+one layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much of a model is timed, and how many rows the timed steps have, a step each."""
+    """How much of a model is timed, and the rows of the timed steps, one step for each number."""
 
     long_bytes: int
-    """weights of the long part's layers, where the model has more"""
+    """Most bytes of weights in the long part."""
     decode: tuple[int, ...]
-    """output rows of the long part"""
+    """Output rows of the long part."""
     alone_decode: tuple[int, ...]
-    """some of them, again while all other workers are idle"""
+    """Output rows that are also timed while all other workers are idle."""
     shard_decode: tuple[int, ...]
-    """some of them, on shards; empty: shards are not timed"""
+    """Output rows that are also timed on shards; empty: shards are not timed."""
     far_decode: tuple[int, ...]
-    """output rows of the short part, at two lengths of context each"""
+    """Output rows of the short part, each at two context lengths."""
     few_prefill: tuple[int, ...]
-    """prompt rows of the long part"""
+    """Prompt rows of the long part."""
     many_prefill: tuple[int, ...]
-    """prompt rows of the short part"""
+    """Prompt rows of the short part."""
     num_rounds: int = 1
-    """how often all steps are timed while all workers compute, one after the other"""
+    """Number of rounds in which all steps are timed while all workers compute."""
 
 
 FULL = Effort(
@@ -60,7 +60,7 @@ FULL = Effort(
     many_prefill=(128, 256, 512),
 )
 QUICK = Effort(
-    long_bytes=32 << 20,  # loading takes most of the time; a large cache flatters these figures
+    long_bytes=32 << 20,  # small, as loading takes most of the time; a large cache makes these figures too good
     decode=(1, 4),
     alone_decode=(1,),
     shard_decode=(1,),
@@ -68,7 +68,7 @@ QUICK = Effort(
     few_prefill=(64,),
     many_prefill=(256,),
 )
-"""What a decision for one request at a time needs."""
+"""The steps that matter for planning one request at a time."""
 AGAIN = replace(
     FULL,
     decode=(1, 16),
@@ -79,14 +79,14 @@ AGAIN = replace(
     many_prefill=(256,),
     num_rounds=6,
 )
-"""A few of the steps of FULL, by which a worker's speed of now is compared with what was measured before. Again and
-again, since the speed of a shared machine swings within a second."""
+"""A few steps of FULL, to compare a worker's current speed with earlier measurements. They are repeated often, as the
+speed of a shared machine varies within a second."""
 _ALONE_PREFILL_ROWS, _SHARD_PREFILL_ROWS, _FAR_PREFILL_ROWS = (256,), (64,), (64,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedPart:
-    """Layers, or a shard of them, and the steps to time, in order."""
+    """A range of layers, or a shard of it, and the steps to time, in order."""
 
     name: str
     first_layer: int
@@ -95,7 +95,7 @@ class TimedPart:
     has_head: bool
     steps: tuple[TimeStep, ...]
     alone_steps: tuple[TimeStep, ...] = ()
-    """those to time again while all other workers are idle"""
+    """Steps to time again while all other workers are idle."""
 
     @property
     def num_layers(self) -> int:
@@ -116,12 +116,12 @@ def plan_parts(
 
     Args:
         blocks: embedding, layers, head.
-        atoms: into what the model can be cut.
+        atoms: the units into which the model can be split.
         limits: how often to repeat a step.
-        with_shards: whether there is anybody to share a layer with.
+        with_shards: whether there are several workers to share a layer.
         effort: FULL, QUICK or AGAIN.
-        whole_layers: whether somebody takes no shards at all, not even the smallest.
-        has_clips: whether the model has an encoder; then it is not cut into shards.
+        whole_layers: whether some worker takes no shards, not even the smallest.
+        has_clips: whether the model has an encoder; it is then not split into shards.
     """
     num_layers = len(blocks) - 2
     steps = _Steps(limits, _PROMPT_OF_CLIP if has_clips else _PROMPT_TOKENS)
@@ -136,7 +136,7 @@ def plan_parts(
         ),
         alone_steps=steps.decode(LONG, effort.alone_decode, (True,)),
     )
-    first_short = 1 if num_layers > 2 else 0  # neither the embedding nor, where there are layers enough, the head
+    first_short = 1 if num_layers > 2 else 0  # without the embedding and, if there are enough layers, the head
     last_short = min(max(1, num_layers - 1), first_short + _layers_of(blocks, _SHORT_BYTES))
     short = TimedPart(
         name=SHORT,
@@ -167,7 +167,7 @@ def plan_parts(
 
 
 def kind_of(step: TimeStep) -> StepKind:
-    """A request as the fit sees it."""
+    """The kind of a timed step, for the fit."""
     own = min(step.prompt_rows, step.prompt_tokens) if step.prompt_rows else 1
     return StepKind(
         output_rows=step.output_rows,
@@ -179,7 +179,7 @@ def kind_of(step: TimeStep) -> StepKind:
 
 
 class _Steps:
-    """Requests to time steps, always with the same limits."""
+    """Makes requests to time steps, all with the same limits."""
 
     def __init__(self, limits: TimeLimits, prompt_tokens: int) -> None:
         self._limits, self._prompt_tokens = limits, prompt_tokens
@@ -187,18 +187,18 @@ class _Steps:
     def decode(
         self, part: str, rows: Iterable[int], sampled: Iterable[bool], past_tokens: int = _NEAR_TOKENS
     ) -> tuple[TimeStep, ...]:
-        """Output rows, sampled or not."""
+        """Steps of output rows, sampled or not."""
         return tuple(
             self._step(part, output_rows=count, past_tokens=past_tokens, is_sampled=is_sampled)
             for count, is_sampled in product(rows, sampled)
         )
 
     def prefill(self, part: str, rows: Iterable[int], past_tokens: int = 0) -> tuple[TimeStep, ...]:
-        """Prompt rows, never sampled."""
+        """Steps of prompt rows, never sampled."""
         return tuple(self._step(part, prompt_rows=count, past_tokens=past_tokens) for count in rows)
 
     def contexts(self, part: str, decode_rows: Iterable[int], far_tokens: int) -> tuple[TimeStep, ...]:
-        """The same rows, near and far."""
+        """Steps of output rows with short and with long contexts."""
         rows = tuple(decode_rows)
         return (
             *self.decode(part, rows, (False,), _NEAR_TOKENS),
@@ -242,7 +242,7 @@ def _clip_part(steps: _Steps, num_layers: int) -> TimedPart:
 def _shards_of(
     long: TimedPart, atoms: ShardAtoms, steps: _Steps, decode_rows: tuple[int, ...]
 ) -> tuple[TimedPart, TimedPart]:
-    """The larger half of the long part, and the same without its KV heads."""
+    """The larger half of the long part, and this half without its KV heads."""
     half = shard_parts(atoms, (1, 1))[0]
     columns = ShardPart(kv_heads=(0, 0), columns=half.columns, vocabulary=half.vocabulary)
     return (
@@ -280,7 +280,7 @@ def _smallest_shard(atoms: ShardAtoms) -> ShardPart:
 
 
 def _layers_of(blocks: Sequence[Block], num_bytes: int) -> int:
-    """Layers that make so many bytes, at least 1, at most all."""
+    """The number of layers that have about `num_bytes`, at least 1, at most all."""
     layers = blocks[1:-1]
     mean_bytes = max(1.0, sum(layer.weight_bytes for layer in layers) / len(layers))
     return max(1, min(len(layers), -int(-num_bytes // mean_bytes)))

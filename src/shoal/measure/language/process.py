@@ -1,4 +1,4 @@
-"""Processes that measure: one a slot, started together, with the links that workers have."""
+"""Measuring processes: one per slot, started together, with the same links as workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from shoal.protocol.worker_messages import Shutdown, StageFailed
 
 _SEND_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 300.0
-"""Loading a part of a large model from a slow disk, or the slowest step on a worker with a small quota."""
+"""Time limit for loading a part of a large model from a slow disk, or the slowest step under a small quota."""
 _RING_BYTES = 16 << 20
 
 
@@ -41,11 +41,11 @@ class ProfileProcess(Worker[Answer]):
     """A child that runs `shoal.worker.measuring.profile_main`."""
 
     def __init__(self, name: str, fds: Sequence[tuple[str, int]], python: str | None = None) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            name: for messages.
-            fds: options with the descriptors to hand over; they stay the caller's to close.
+            name: the name in messages.
+            fds: command-line options with the descriptors that they pass; the caller still closes its own.
             python: path of the Python that runs it; None: this one.
 
         Raises:
@@ -61,11 +61,12 @@ class ProfileProcess(Worker[Answer]):
         super().__init__(child, self._link)
 
     def send(self, request: Request) -> None:
-        """Raises WorkerLost, or the error that the process ended with."""
+        """Send a request. Raises WorkerLost, or the error with which the process ended."""
         self._attempt(lambda: self._link.send([encode_profile(request)], timeout_s=_SEND_TIMEOUT_S))
 
     def answer(self) -> Done | Times | Echo:
-        """The answer to the oldest request. Raises WorkerLost where it does not come, or what measuring failed with."""
+        """Receive the answer to the oldest request. Raises WorkerLost if none comes, or the error of the
+        measurement."""
         received = self.receive(_ANSWER_TIMEOUT_S)
         if received is None or isinstance(received, StageFailed):
             raise WorkerLost(f"{self.name} did not answer within {_ANSWER_TIMEOUT_S:.0f} s")
@@ -83,13 +84,13 @@ class ProfileProcess(Worker[Answer]):
 
 
 class ProfileTeam:
-    """A process a slot. Close it; nothing is left then, whatever happened."""
+    """One measuring process per slot. Must be closed, which ends all of them."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
-        """Start all processes and wait until they are up, pinned and held to their quotas.
+        """Start all processes and wait until they run, are pinned and have their quotas.
 
         Raises:
-            ConfigError: a quota that cannot be kept here.
+            ConfigError: a quota cannot be set here.
             WorkerLost: a process died.
         """
         self.slots = tuple(slots)
@@ -112,25 +113,25 @@ class ProfileTeam:
         return tuple(process.pid for process in self._processes)
 
     def ask(self, rank: int, request: Request) -> Done | Times | Echo:
-        """One process's answer. Raises as `ProfileProcess.answer`."""
+        """Send a request to one process and return its answer. Raises: as `ProfileProcess.answer`."""
         self._processes[rank].send(request)
         return self._processes[rank].answer()
 
     def ask_all(self, request: Request) -> list[Done | Times | Echo]:
-        """The same request to all at once; their answers."""
+        """Send the same request to all at once and return their answers."""
         return self.ask_each(lambda rank: request)
 
     def ask_each(self, request_of: Callable[[int], Request]) -> list[Done | Times | Echo]:
-        """A request to each at once, by rank; their answers."""
+        """Send a request to each at once, made from its rank, and return their answers."""
         return _ask_each(self._processes, request_of)
 
     def ask_pair(self, request_of: Callable[[int], Request]) -> tuple[Done | Times | Echo, Done | Times | Echo]:
-        """A request to each of the first two, who have links, by rank; their answers."""
+        """As `ask_each`, for the first two, which have links."""
         first, second = _ask_each(self._processes[:PAIR], request_of)
         return first, second
 
     def pause(self) -> None:
-        """Stop what keeps going."""
+        """Stop steps that keep going after they were timed."""
         for process in self._processes:
             process.send(Pause())
 
@@ -159,15 +160,15 @@ class ProfileTeam:
 
 
 def seconds_of(answer: Done | Times | Echo) -> tuple[float, ...]:
-    """The times in an answer. Raises WorkerLost where it is another."""
+    """The times in an answer. Raises WorkerLost if it is of another type."""
     if not isinstance(answer, Times):
         raise WorkerLost(f"a measuring process answered {type(answer).__name__}, not Times")
     return answer.seconds
 
 
 def _connect(size: int, fds: ExitStack) -> list[list[tuple[str, int]]]:
-    """What the first two processes have in common: a ring and a TCP connection from one to the other, and the memory of
-    a group. More pairs would only say the same again."""
+    """The options of the first two processes: a ring and a TCP connection between them, and the memory of a group.
+    Other pairs would give the same figures."""
     links: list[list[tuple[str, int]]] = [[] for _ in range(size)]
     if size > 1:
         ring, group = _kept(create_ring(_RING_BYTES), fds), _kept(create_group_memory(PAIR), fds)
@@ -186,7 +187,7 @@ def _tcp_pair(fds: ExitStack) -> tuple[int, int]:
 
 
 def _kept(fd: int, fds: ExitStack) -> int:
-    """This descriptor, to be closed with `fds`."""
+    """The descriptor, which is then closed with `fds`."""
     fds.callback(os.close, fd)
     return fd
 

@@ -1,4 +1,4 @@
-"""What workers do whatever the model, at one division of the machine: `shoal profile` without a model."""
+"""Rates of workers that do not depend on a model, for one layout: `shoal profile` without a model."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from shoal.protocol.stage_config import Precision
 
 _LIMITS = TimeLimits(min_runs=3, max_runs=20, enough_s=0.1)
 _MEMORY_BYTES = 64 << 20
-"""Copied, and of a matrix that one row is multiplied by: more than a worker's part of most last-level caches."""
+"""Bytes that are copied, and bytes of the matrix for one row: more than a worker's share of most last-level caches."""
 _SIDE = 2048
-"""Rows of a matrix, and columns of one that many rows are multiplied by."""
+"""Rows of the matrices, and columns of the one for many rows."""
 _MANY_ROWS = 256
-"""Prompt rows that are multiplied at once."""
+"""Number of prompt rows that are multiplied at once."""
 _WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4.0, "int8": 1 + 4 / BLOCK, "int4": 0.5 + 4 / BLOCK}
-"""with the scale that a block has"""
+"""Bytes per weight, including the scale of its block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductRates:
-    """Matrix products at one precision."""
+    """Rates of matrix products at one precision."""
 
     read_bytes_per_s: float
-    """of weights, one row, the other workers idle"""
+    """Weights read for one row while the other workers are idle."""
     busy_read_bytes_per_s: float
-    """the same while all workers do it"""
+    """Weights read for one row while all workers compute."""
     flops_per_s: float
-    """many rows, the other workers idle"""
+    """Speed for many rows while the other workers are idle."""
     busy_flops_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutRates:
-    """One worker among those that share the machine."""
+    """Rates of one worker among those that share the machine."""
 
     num_workers: int
     threads: int
-    """of each"""
+    """Threads of each worker."""
     copy_bytes_per_s: float
-    """alone; every byte is read once and written once"""
+    """Bytes copied per second while the other workers are idle; each byte is read and written once."""
     products: dict[str, ProductRates]
-    """by precision: fp32, int8, int4"""
+    """By precision: fp32, int8, int4."""
     message_s: float
-    """from the head to a worker and back"""
+    """Seconds of a round trip between the head and a worker."""
     pair: PairSpeeds | None = None
-    """links of two workers; None where there is one"""
+    """Speeds of the links between two workers; None: there is only one."""
 
 
 def measure_layout(team: ProfileTeam, *, memory_bytes: int = _MEMORY_BYTES) -> LayoutRates:
-    """All rates of a team's first worker. Raises WorkerLost.
+    """Measure all rates of a team's first worker. Raises WorkerLost.
 
     Args:
-        team: of a layout.
-        memory_bytes: to read and to copy; too few would come from a cache.
+        team: the team of a layout.
+        memory_bytes: bytes to read and to copy; they must exceed the caches.
     """
     return LayoutRates(
         num_workers=len(team.slots),

@@ -1,4 +1,4 @@
-"""What measuring needs to know of a model at one precision."""
+"""The properties of a model at one precision that measuring needs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ModelToTime:
     path: Path
     precision: Precision
     blocks: Sequence[Block]
-    """embedding, layers, head"""
+    """Embedding, layers, head."""
     atoms: ShardAtoms
     weights: LayerWeights
     clip: ClipWork | None = None
-    """of its encoder; None: it has none"""
+    """The work of its encoder for a clip; None: it has no encoder."""
     shape: str
-    """digest of all that its speed depends on"""
+    """Digest of everything on which its speed depends."""
 
     @property
     def num_layers(self) -> int:
@@ -40,7 +40,7 @@ class ModelToTime:
 
 
 def model_to_time(model: ModelOnDisk, precision: Precision) -> ModelToTime:
-    """What is timed of a model. Raises ModelLoadError."""
+    """Read a model's headers for measuring. Raises ModelLoadError."""
     blocks, config = model.blocks(precision), model.config
     clip = clip_work(config)
     figures = (asdict(config), [block.weight_bytes for block in blocks], precision, *([clip] if clip else []))
@@ -56,7 +56,7 @@ def model_to_time(model: ModelOnDisk, precision: Precision) -> ModelToTime:
 
 
 def clip_work(config: DecoderConfig) -> ClipWork | None:
-    """What a clip takes of a model with an encoder."""
+    """The work for a clip in a model with an encoder; None: it has no encoder."""
     if config.encoder is None:
         return None
     return ClipWork(
@@ -67,7 +67,7 @@ def clip_work(config: DecoderConfig) -> ClipWork | None:
 
 
 def layer_weights(config: DecoderConfig) -> LayerWeights:
-    """How the weights of a layer that a token goes through are divided over its matrices, on average."""
+    """The average distribution of a layer's weights over its matrices, counting the weights that a token uses."""
     heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     into_attention = config.hidden_size * (heads + 2 * kv_heads)
     out_of_attention = config.hidden_size * heads

@@ -1,4 +1,4 @@
-"""What Shoal does on one machine of a Ray cluster: an actor there, which the head calls. No tokens pass through it."""
+"""The actor on each machine of a Ray cluster, which the head calls to start workers. No tokens pass through it."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineFacts:
-    """What is to be known of a machine."""
+    """Facts about a machine."""
 
     hostname: str
     boot_id: str
-    """the same for machines that are containers or namespaces of one"""
+    """The kernel's boot id, equal for containers and namespaces of one computer."""
     cores: tuple[int, ...]
-    """CPU ids that workers may use there"""
+    """CPU ids that workers may use."""
     free_memory_bytes: int
     version: str
-    """of Shoal"""
+    """Shoal's version."""
 
 
 class MachineAgent:
-    """Ray makes an actor of it. Calls may come from several threads at once."""
+    """Runs as a Ray actor. Thread-safe."""
 
     def __init__(self, address: str, ports: str) -> None:
         """
         Args:
-            address: of this machine, by which the others reach it.
-            ports: at which its processes may listen, see `comm.links.ports.parse_ports`.
+            address: the address by which other machines reach this one.
+            ports: the ports at which its processes may listen, see `comm.links.ports.parse_ports`.
         """
         self._address, self._ports = address, parse_ports(ports)
         self._host = LocalHost(address, self._ports)
 
     def facts(self) -> MachineFacts:
-        """Of this machine, now. Raises MachineGone while a drill has its cable pulled."""
+        """The current facts of this machine. Raises MachineGone while a drill has pulled its cable."""
         self._host.cable.check()
         return MachineFacts(
             hostname=socket.gethostname(),
@@ -72,11 +72,11 @@ class MachineAgent:
         )
 
     def signing_request(self) -> bytes:
-        """For the key of this machine's processes, which stays here. Raises ConfigError."""
+        """A signing request for the key of this machine's processes, which never leaves it. Raises ConfigError."""
         return self._host.key.request()
 
     def start(self, membership: Membership, python: str | None = None) -> StartedWorker:
-        """Start a worker with what the head has made of the signing request. Raises WorkerLost, ConfigError."""
+        """Start a worker with the membership that the head has signed. Raises WorkerLost, ConfigError."""
         return self._host.start(lambda request: membership, python=python)
 
     def end(self, worker: StartedWorker) -> None:
@@ -88,13 +88,13 @@ class MachineAgent:
         self._host.strike(strike)
 
     def wait_for_end(self, worker: StartedWorker) -> int | None:
-        """Returns when it has ended: its exit status, None where it is not known."""
+        """Wait until a worker has ended. Returns its exit status; None: not known."""
         while (status := self._host.exit_status(worker, _POLL_S)) is None and not self._host.has_ended(worker):
             pass
         return status
 
     def find_model(self, path: str, identity: ModelIdentity) -> tuple[bool, str]:
-        """Whether that model is at that path here, and where it will be if it has to be brought."""
+        """Whether the model is at that path here, and the path at which it is stored if it must be sent."""
         here, folder = Path(path), store_folder(identity)
         has_it = here.exists() and identify(here) == identity
         is_file = here.name in [name for name, *_ in identity.files]
@@ -107,11 +107,11 @@ class MachineAgent:
         return receive_model(self._address, self._host.key.credentials(membership), identity, wanted, self._ports)
 
     def measure(self, path: str, precisions: Sequence[Precision], slot: Slot, refresh: bool) -> Fleet:
-        """How fast one worker here runs a model. Raises: as `measure_fleet`."""
+        """Measure one worker here with a model. Raises: as `measure_fleet`."""
         return measure_fleet(ModelOnDisk(Path(path)), precisions, [slot], Measuring(refresh=refresh))
 
     def measure_graph(self, path: str, sample: Tensors, rows: int, refresh: bool) -> GraphWorkerTimes:
-        """How fast one worker here runs an ONNX graph on a sample. Raises: as `measure_worker`."""
+        """Measure one worker here with an ONNX graph and a sample. Raises: as `measure_worker`."""
         graph, cores = open_graph(Path(path)), tuple(sorted(os.sched_getaffinity(0)))
         setting = GraphSetting(graph=graph, model=path, sample=sample, rows=rows, cores=cores, is_in_process=False)
         measurer = ReplicaMeasurer(graph, sample, cores, None)

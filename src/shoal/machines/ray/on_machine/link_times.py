@@ -1,4 +1,4 @@
-"""How fast bytes go from one machine to another, over a link as workers have it."""
+"""Measuring the latency and bandwidth between two machines, over the kind of link that workers use."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from shoal.planner.speeds.speeds import LinkSpeed
 _KEY = "ping"
 _TIMEOUT_S = 30.0
 _COUNTS = {SMALL_BYTES: 30, LARGE_BYTES: 6}
-"""The first of each is not counted."""
+"""Number of pings of each size. The first of each is not counted."""
 
 
 def answer_pings(address: str, credentials: Credentials, ports: range = ANY_PORT) -> Address:
-    """Listen for one `time_pings`, in a thread that ends with it, at one of some ports. Returns where."""
+    """Listen for one `time_pings`, in a thread that ends with it. Returns the address at which it listens."""
     listener = TlsListener(credentials, host=address, ports=ports)
 
     def answer() -> None:
@@ -41,7 +41,8 @@ def answer_pings(address: str, credentials: Credentials, ports: range = ANY_PORT
 
 
 def time_pings(address: Address, credentials: Credentials) -> LinkSpeed:
-    """One way: what a frame and a tiny answer take, less the answer's half of a tiny round trip. Raises WorkerLost."""
+    """The speed of one direction: the time of a frame with a tiny answer, less half of a tiny round trip. Raises
+    WorkerLost."""
     link = connect_tls(address, credentials, key=_KEY, timeout_s=_TIMEOUT_S)
     try:
         tiny_s = _round_trip_s(link, 1, _COUNTS[SMALL_BYTES])
