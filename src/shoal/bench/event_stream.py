@@ -1,7 +1,7 @@
 """A small HTTP/1.1 client for server-sent events.
 
-The load generator shares its machine with the server that it measures, so a received token must cost it little: the
-C parser of httptools and one scan for line ends, nothing else.
+The load generator shares its machine with the server that it measures, so receiving a token must be cheap: it takes
+only the C parser of httptools and one scan for line ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shoal.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """The address that requests are sent to, taken apart once."""
+    """The parsed address to which requests are sent."""
 
     host: str
     port: int
@@ -28,7 +28,7 @@ class Endpoint:
 
 
 def parse_endpoint(base_url: str, path: str) -> Endpoint:
-    """`path` under a base URL that may or may not end in /v1. Raises ConfigError."""
+    """The endpoint `path` below a base URL that may end in /v1. Raises ConfigError if the URL is invalid."""
     parts = urlsplit(base_url)
     try:
         port = parts.port
@@ -42,11 +42,11 @@ def parse_endpoint(base_url: str, path: str) -> Endpoint:
 
 
 class _EventReader(asyncio.Protocol):
-    """Reads one response; hands on the data of every event with the time at which its bytes came."""
+    """Reads one response and passes on the data of every event with the arrival time of its bytes."""
 
     def __init__(self, on_event: Callable[[bytes, float], None]) -> None:
         self.done: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        """status, and the body where it is not a stream"""
+        """The status, and the body if it is not a stream."""
         self._on_event = on_event
         self._parser = httptools.HttpResponseParser(self)
         self._received_s = 0.0
@@ -59,7 +59,7 @@ class _EventReader(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            cause = error.__context__  # set where it was `on_event` that raised
+            cause = error.__context__  # set if `on_event` raised
             self._fail(cause if isinstance(cause, Exception) else ConnectionError(f"not HTTP: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -90,13 +90,13 @@ class _EventReader(asyncio.Protocol):
 async def post_for_events(
     endpoint: Endpoint, body: bytes, *, api_key: str | None, on_event: Callable[[bytes, float], None]
 ) -> tuple[int, bytes]:
-    """Post JSON on a connection of its own and read the answer to its end.
+    """Post JSON on a new connection and read the answer to its end.
 
     Args:
         on_event: called with the data of each event and the `time.perf_counter` of its arrival.
 
     Returns:
-        The status, and the body where it is not a stream of events.
+        The status, and the body if it is not a stream of events.
 
     Raises:
         OSError: the server cannot be reached, or closed the connection early.

@@ -1,4 +1,4 @@
-"""Run requests on an engine and time what a client would see."""
+"""Run requests on an engine and measure the latencies that a client would see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TURN_S = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class FinishedRequest:
-    """One finished request. Times in seconds on the engine's clock, since the request was added."""
+    """One finished request. Times in seconds on the engine's clock."""
 
     request: Request
     added_s: float
@@ -50,7 +50,7 @@ def generate(
     """Run requests with at most `concurrency` unfinished at any time. Returns them in the given order.
 
     Raises:
-        RequestError: one of them failed.
+        RequestError: a request failed.
         WorkerLost: no replica is left.
     """
     waiting = deque(requests)

@@ -1,4 +1,4 @@
-"""What load to put on a server, and the prompts it is made of."""
+"""The load to put on a server, and its prompts."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ WORDS = (
     "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
     "program", "question", "work", "government", "number", "night", "point",
 )  # fmt: skip
-"""Common words that byte-pair tokenisers keep whole, so that a word is about a token."""
+"""Common words that byte-pair tokenizers keep whole, so that a word is about one token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A closed loop: `concurrency` clients that each send a request, read the answer and send the next. Or an open one:
-    requests come by chance, `request_rate` a second on average, whether those before them are answered or not."""
+    """A closed loop of `concurrency` clients, each of which sends its next request after the last answer, or an open
+    loop: requests arrive at random, `request_rate` per second on average, regardless of earlier answers."""
 
     base_url: str
-    """of the server, with or without /v1"""
+    """The server's base URL, with or without /v1."""
     model: str
     concurrency: int | None = None
-    """clients of a closed loop, >= 1; None: an open loop"""
+    """Clients of a closed loop, >= 1; None: an open loop."""
     request_rate: float | None = None
-    """requests/s of an open loop, > 0; None: a closed loop"""
+    """Requests/s of an open loop, > 0; None: a closed loop."""
     num_prompts: int
     prompt_tokens: int = 128
     output_tokens: int = 64
     seed: int = 0
-    """prompts are a function of (seed, concurrency or rate, index): no two runs of a sweep share a prefix"""
+    """Prompts depend on (seed, concurrency or rate, index), so that the runs of a sweep share no prefixes."""
     prompt_kind: PromptKind = "tokens"
-    """tokens: exact length as ids; text: about the length in words, for servers that take no ids"""
+    """tokens: ids of the exact length; text: words of about the length, for servers that accept no ids."""
     num_warmups: int = 1
-    """requests sent before the clock starts"""
+    """Requests sent before the measurement starts."""
     token_id_range: tuple[int, int] = (1000, 20_000)
-    """ids are drawn from first <= id < second: inside every common vocabulary, clear of special tokens"""
+    """Range [first, second) of random ids, inside every common vocabulary and without special tokens."""
     api_key: str | None = None
     timeout_s: float = 600.0
-    """for one request"""
+    """Seconds for one request."""
 
 
 def prompts(load: Load) -> Sequence[list[int] | str]:
-    """Prompts for the warm-up and then for the run, none a prefix of another beyond chance."""
+    """Random prompts for the warm-up, then for the run."""
     rng = random.Random(f"{load.seed}/{load.concurrency or load.request_rate}")
     return [_prompt(load, rng) for _ in range(load.num_warmups + load.num_prompts)]
 
 
 def arrival_times(rate: float, count: int, seed: int) -> list[float]:
-    """Seconds from the start at which `count` requests come: a Poisson process of `rate` a second."""
+    """Arrival times of `count` requests in seconds from the start: a Poisson process of `rate` per second."""
     rng = random.Random(f"{seed}/{rate}/arrivals")
     return list(itertools.accumulate(rng.expovariate(rate) for _ in range(count)))
 

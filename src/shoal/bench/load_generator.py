@@ -1,4 +1,4 @@
-"""Puts a load on an OpenAI-compatible server and measures what its clients see.
+"""Puts a load on an OpenAI-compatible server and measures the latencies of its clients.
 
 Works with every server that streams /v1/completions: Shoal, vLLM, llama.cpp.
 """
@@ -27,7 +27,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    """The part of a chunk that matters here."""
+    """The fields of a chunk that are used here."""
 
     choices: list[msgspec.Raw] = []
     usage: _Usage | None = None
@@ -39,12 +39,12 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 @dataclass(slots=True, kw_only=True)
 class RequestOutcome:
-    """What one request came to. Mutable: filled in while it runs."""
+    """The result of one request. Mutable: filled in while it runs."""
 
     started_s: float
-    """when it was to be sent, on time.perf_counter, as all times here"""
+    """Time at which it was due to be sent. All times are of `time.perf_counter`."""
     arrivals_s: list[float] = field(default_factory=list[float])
-    """of each chunk with text; a chunk is a token on all the servers named above, save where two came at once"""
+    """Arrival times of the chunks with text. On the servers named above a chunk is a token, unless two came at once."""
     client: int = 0
     """which one of a closed loop sent it, from 0 on; 0 in an open loop"""
     prompt_tokens: int = 0
@@ -66,7 +66,7 @@ class RequestOutcome:
 
 
 def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) -> ServeReport:
-    """Run the load to its end in an event loop of its own, and sum it up. Arguments and errors as `run_requests`."""
+    """Run the whole load in a new event loop and summarize it. Arguments and errors as of `run_requests`."""
     outcomes, duration_s = run_requests(load, on_progress=on_progress)
     return summarize(load, outcomes, duration_s=duration_s)
 
@@ -74,13 +74,13 @@ def run_load(load: Load, *, on_progress: Callable[[int], None] | None = None) ->
 def run_requests(
     load: Load, *, on_progress: Callable[[int], None] | None = None
 ) -> tuple[Sequence[RequestOutcome], float]:
-    """What each request of a load came to, in the order in which they ended, and seconds from the first to the end.
+    """The results of all requests of a load, in the order of their ends, and the duration in seconds.
 
     Args:
         on_progress: called with the number of requests that have ended.
 
     Raises:
-        ConfigError: the load makes no sense, or the very first request fails.
+        ConfigError: the load is invalid, or a warm-up request fails.
     """
     if (load.concurrency is None) == (load.request_rate is None):
         raise ConfigError("a load has either a concurrency or a request rate")
@@ -114,7 +114,7 @@ async def _run(load: Load, on_progress: Callable[[int], None]) -> tuple[Sequence
 async def _send_all(
     load: Load, bodies: Sequence[bytes], answer: Callable[[bytes, float, int], Awaitable[None]], started_s: float
 ) -> None:
-    """Returns when the last request is answered."""
+    """Send all requests and wait until the last one is answered."""
     queue = iter(bodies)
 
     async def client(number: int) -> None:

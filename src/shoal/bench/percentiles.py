@@ -1,4 +1,4 @@
-"""A latency distribution in the few numbers that people compare."""
+"""Mean and percentiles of latencies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """Mean and percentiles of a set of durations; all 0 where the set is empty."""
+    """Mean and percentiles of a set of durations; all 0 if the set is empty."""
 
     mean_s: float
     median_s: float
@@ -18,7 +18,7 @@ class Distribution:
 
 
 def distribution(durations_s: Sequence[float]) -> Distribution:
-    """Percentiles are interpolated linearly between the two nearest durations, as NumPy and vLLM do."""
+    """Mean and percentiles, the latter interpolated linearly between the two nearest durations as in NumPy and vLLM."""
     if not durations_s:
         return Distribution(mean_s=0.0, median_s=0.0, p99_s=0.0)
     values = np.asarray(durations_s, np.float64)

@@ -1,4 +1,4 @@
-"""The figures of one serving benchmark: as vLLM's familiar block and as JSON."""
+"""The report of a serving benchmark, as JSON and as a block like vLLM's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shoal.bench.load import Load
 from shoal.bench.percentiles import Distribution, distribution
 
 WIDTH = 50
-"""columns; source: `vllm bench serve`, whose readers compare the blocks side by side"""
+"""Columns of the block, as in `vllm bench serve`, so that both can be compared side by side."""
 
 
 class MeasuredRequest(Protocol):
-    """What the report needs to know of one request."""
+    """The properties of a request that the report uses."""
 
     started_s: float
     arrivals_s: list[float]
@@ -26,13 +26,13 @@ class MeasuredRequest(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeReport:
-    """All figures of one run. Latencies and token counts are those of the successful requests."""
+    """All figures of a run. Latencies and token counts are those of successful requests."""
 
     model: str
     concurrency: int | None
-    """None: an open loop"""
+    """Clients of a closed loop; None: an open loop."""
     request_rate: float | None
-    """requests/s that were sent; None: a closed loop"""
+    """Requests/s of an open loop; None: a closed loop."""
     num_successful: int
     num_failed: int
     first_error: str | None
@@ -43,13 +43,13 @@ class ServeReport:
     output_tokens_per_s: float
     total_tokens_per_s: float
     ttft: Distribution
-    """time to first token"""
+    """Time to first token."""
     tpot: Distribution
-    """time per output token after the first, one value a request"""
+    """Time per output token after the first, one value per request."""
     itl: Distribution
-    """time between two chunks, one value a gap"""
+    """Inter-token latency: time between two chunks, one value per gap."""
     e2el: Distribution
-    """time from sending to the last token"""
+    """End-to-end latency: time from sending to the last token."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
@@ -57,7 +57,7 @@ class ServeReport:
 
 
 def summarize(load: Load, requests: Sequence[MeasuredRequest], *, duration_s: float) -> ServeReport:
-    """The report of a run that took duration_s."""
+    """The report of a run that took `duration_s` seconds."""
     good = [request for request in requests if request.error is None]
     errors = [request.error for request in requests if request.error is not None]
     prompt_tokens = sum(request.prompt_tokens for request in good)

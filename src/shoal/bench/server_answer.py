@@ -1,4 +1,4 @@
-"""What a server says of itself, as the commands that ask it read it."""
+"""Reading a server's answers, for the commands that query it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.errors import ConfigError
 
 
 def key_header(api_key: str | None) -> dict[str, str]:
-    """The header that carries a key; none where there is no key. Raises ConfigError: no header could carry it."""
+    """The header with a key; empty without a key. Raises ConfigError if the key is invalid in a header."""
     if not api_key:
         return {}
     if not (api_key.isascii() and api_key.isprintable()):
@@ -20,7 +20,7 @@ def key_header(api_key: str | None) -> dict[str, str]:
 
 
 def check_address(url: str) -> None:
-    """Raises ConfigError where it names a port that cannot be, of which httpx says nothing before it connects."""
+    """Raises ConfigError if the address is invalid, such as its port, which httpx checks only when connecting."""
     try:
         _ = urlsplit(url).port
     except ValueError as error:
@@ -31,12 +31,12 @@ def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:
     """The JSON of an answer.
 
     Args:
-        response: of any status.
-        url: of the server, for errors.
-        part: a list that must be in it, such as `models`.
+        response: an answer with any status.
+        url: the server's address, for errors.
+        part: the name of a list that must be in it, such as `models`.
 
     Raises:
-        ConfigError: the server wants a key or refuses what was asked, or it is none of Shoal's.
+        ConfigError: the server requires a key, refuses the request, or is not a Shoal server.
     """
     if response.status_code == 401:
         raise ConfigError(f"the server at {url} requires a key: give --api-key or set SHOAL_API_KEY")

@@ -1,4 +1,4 @@
-"""Offline throughput: a closed loop of equal requests on an engine, without HTTP."""
+"""Offline throughput: a closed loop of requests of equal length on an engine, without HTTP."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 
 _FIRST_ORDINARY_TOKEN = 100
-"""Ids below are special tokens in most vocabularies."""
+"""Lower ids are special tokens in most vocabularies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """What a closed loop of `concurrency` streams reached. Medians where not said otherwise."""
+    """The throughput and latencies of a closed loop of `concurrency` streams. Latencies are medians unless named
+    p99."""
 
     concurrency: int
     num_prompts: int
@@ -34,7 +35,7 @@ class Throughput:
     tpot_p99_s: float
 
     def to_dict(self) -> dict[str, float]:
-        """Plain data for JSON."""
+        """The figures as plain data, for JSON."""
         return asdict(self)
 
 
@@ -50,8 +51,8 @@ def measure_throughput(
     num_adapters: int = 0,
     on_finished: Callable[[FinishedRequest], None] | None = None,
 ) -> Throughput:
-    """Random prompts of exact length, greedy, no end token; one short warm-up round is not counted. Where there are
-    adapters, requests have each of them in turn."""
+    """Measure with random prompts of exact length, greedy sampling and no end token, after a short warm-up round. With
+    adapters, requests use each of them in turn."""
     rng = random.Random(seed)
 
     def request(kind: str, index: int, num_output: int) -> Request:

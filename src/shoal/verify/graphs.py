@@ -1,7 +1,6 @@
-"""Does a split graph compute what plain ONNX Runtime computes on the whole file?
+"""Checking that a split graph computes the same as plain ONNX Runtime on the whole file.
 
-Both run the same rows at a time: for other numbers of rows ONNX Runtime itself chooses other kernels, which round
-differently, and that is not the split's doing.
+Both run the same batches, as ONNX Runtime chooses other kernels, which round differently, for other numbers of rows.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ from shoal.model.graph.stage.ort_values import NUMPY_KINDS, to_array, to_value
 from shoal.model.runtime_sessions import session_options, start_session
 
 RELATIVE_TOLERANCE = 1e-5
-"""Rounding that another order of the same sums explains, relative to the output's largest value: a cut may keep ONNX
-Runtime from fusing nodes across it."""
+"""Difference explained by another order of sums, relative to the output's largest value. It occurs because a cut may
+keep ONNX Runtime from fusing nodes across it."""
 _HALF_TOLERANCE = 1e-2
-"""The same for 16-bit floats: a few units in the last of their 8 to 11 bits. Smaller floats: their own last unit."""
+"""The tolerance of 16-bit floats: a few units in the last of their 8 to 11 bits. Smaller floats: one last unit."""
 DEVICE_TOLERANCE = 1e-3
-"""The same where a device computes: it has other kernels, which add up in another order and round functions otherwise.
-16-bit floats keep theirs."""
+"""The tolerance with a device, whose kernels sum in another order and round functions differently. 16-bit floats keep
+their own tolerance."""
 _OWN_ROUNDING_FACTOR = 4.0
-"""Rounding of a split, over the rounding of the whole graph when nothing but the order of its arithmetic changes. A
-sigmoid far below its middle, for example, is exact to 2^-24 of 1, not of its small value. Source: the OCR detector on
-made-up inputs, 2.4e-4 for both; 1.4 at most on the other models of tests/real_models.py."""
+"""Allowed rounding of a split relative to that of the whole graph computed in another order. A sigmoid far below its
+middle, for example, is exact to 2^-24 of 1, not of its small value. Source: the OCR detector on made-up inputs, 2.4e-4
+for both; a ratio of at most 1.4 on the other models of tests/real_models.py."""
 _LARGEST_TOLERANCE = 1e-2
-"""Where the graph's own rounding is larger than this, nothing can be said."""
+"""The most that the graph's own rounding may raise the tolerance to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputComparison:
-    """One output, split against whole."""
+    """The comparison of one output of the split graph with that of the whole one."""
 
     name: str
     is_equal: bool
-    """bit by bit, or the same NaNs"""
+    """Whether all bits are equal, or both have the same NaNs."""
     max_difference: float
-    """largest absolute difference; infinite where shapes, types, NaNs or whole numbers differ"""
+    """Largest absolute difference; infinite if shapes, types, NaNs or integers differ."""
     relative_difference: float
-    """the same, divided by the whole output's largest magnitude"""
+    """`max_difference` divided by the largest magnitude in the whole graph's output."""
     tolerance: float
 
     @property
@@ -57,10 +56,10 @@ class OutputComparison:
 
 
 class PlainRuntime:
-    """Nothing but ONNX Runtime on the whole file. Implements `executor.graph_in_process.GraphRunner`."""
+    """Plain ONNX Runtime on the whole file. Implements `executor.graph_in_process.GraphRunner`."""
 
     def __init__(self, path: Path, *, threads: int, is_optimized: bool = True) -> None:
-        """Without its optimizations ONNX Runtime computes the same in another order. Raises ModelLoadError."""
+        """Load a file. Unless `is_optimized`, sums may be computed in another order. Raises ModelLoadError."""
         options = session_options(threads)
         if not is_optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -72,7 +71,7 @@ class PlainRuntime:
         self._outputs = _dtypes(self._session.get_outputs())
 
     def run(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Every output of the graph. Raises InvalidRequest."""
+        """Compute all outputs of the graph, by name. Raises InvalidRequest."""
         try:
             if NUMPY_KINDS.issuperset((*self._inputs.values(), *self._outputs.values())):
                 outputs: Sequence[Any] = self._session.run(list(self._outputs), dict(tensors))
@@ -82,7 +81,7 @@ class PlainRuntime:
             raise InvalidRequest(f"plain ONNX Runtime: {str(error).splitlines()[0]}") from error
 
     def _run_typed(self, tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """The same for types that NumPy itself does not have."""
+        """As `run`, for types that NumPy itself lacks."""
         given = {name: to_value(tensors[name], dtype) for name, dtype in self._inputs.items()}
         values = self._session.run_with_ort_values(list(self._outputs), given)
         return {name: to_array(value, self._outputs[name]) for name, value in zip(self._outputs, values, strict=True)}
@@ -100,13 +99,14 @@ def compare_outputs(
     *,
     has_devices: bool = False,
 ) -> list[OutputComparison]:
-    """Compare every output of the whole graph with the split one's.
+    """Compare every output of the whole graph with that of the split one.
 
     Args:
-        whole: from plain ONNX Runtime.
-        split: from the workers.
-        reordered: as `whole`, but not optimized, to learn the graph's own rounding from; None allows the usual.
-        has_devices: whether a worker computes on something else than a processor.
+        whole: the outputs of plain ONNX Runtime.
+        split: the outputs of the workers.
+        reordered: the outputs of unoptimized ONNX Runtime, which show the graph's own rounding; None: the usual
+            tolerance applies.
+        has_devices: whether a worker computes on a device other than a processor.
     """
     least = DEVICE_TOLERANCE if has_devices else 0.0
     return [

@@ -1,11 +1,12 @@
-"""Does a split model say what the whole one says? Greedy tokens and raw logits of the same prompts, compared.
+"""Checking that a split model gives the same greedy tokens and raw logits as the whole one for the same prompts.
 
-Both sides use the same precision, so the arithmetic is the same and tokens must be equal. Requests run alone, one a
-replica at a time, so that both sides see the same batches. Logits may still differ in the last bits, where a split
-cuts a prompt into other chunks and ONNX Runtime picks another kernel for another number of rows.
+Both sides use the same precision, so tokens must be equal. Each replica runs one request at a time, so that both sides
+see the same batches. Logits may still differ in the last bits if a split cuts a prompt into other chunks, as ONNX
+Runtime uses other kernels for other numbers of rows.
 
-Shards add the terms of a sum in another order, in every layer. Rounding activations to 8 bits blows such last bits up
-to its own error, which says nothing about the split: shards are compared with exact (fp32) activations on both sides.
+Shards add the terms of sums in another order, in every layer. Rounding activations to 8 bits would amplify these
+differences to its own error, which says nothing about the split. Shards are therefore compared with exact (fp32)
+activations on both sides.
 """
 
 from __future__ import annotations
@@ -22,42 +23,43 @@ from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
 
 LOGIT_TOLERANCE = {"fp32": 1e-3, "int8": 0.5, "int4": 0.5, "auto": 0.5}
-"""Largest logit difference that rounding explains. Quantized kernels round activations to 8 bits, and a difference in
-the last bit of a sum can move one of them by a whole step. Source: docs/decisions/0007."""
+"""Largest logit difference that rounding explains, by precision. Quantized kernels round activations to 8 bits, and a
+difference in the last bit of a sum can change one by a whole quantization step. Source: docs/decisions/0007."""
 EXACT_TOLERANCE = 1e-3
-"""The same with fp32 activations at any precision: sums of thousands of terms in another order, logits up to 30. Two
-tokens whose logits are closer than this are a tie, and which comes first is no mismatch."""
+"""The tolerance with fp32 activations, for any precision of weights: sums of thousands of terms in another order, with
+logits up to 30. Two tokens whose logits are closer than this are a tie; either may be chosen."""
 
 HALF_TOLERANCE = 0.3
-"""The same where a device computes with 16-bit floats: a hundredth of logits up to 30."""
+"""The tolerance of a device with 16-bit floats: a hundredth of logits up to 30."""
 LINK_TOLERANCE = {"fp16": 0.05, "int8": 1.0}
-"""The same where hidden states lose bits between machines, for logits and ties: five times what SmolLM2 showed."""
+"""The tolerance of logits and ties if links between machines reduce precision: five times the difference measured with
+SmolLM2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """How far two runs of the same prompts agree."""
+    """The agreement of two runs of the same prompts."""
 
     num_prompts: int
     num_tokens: int
-    """compared: both runs' output positions"""
+    """Number of compared output positions."""
     num_equal_tokens: int
     num_ties: int
-    """runs that parted where the whole model puts both tokens close together"""
+    """Number of outputs that first differ at a tie of the whole model."""
     num_mismatches: int
-    """runs that parted elsewhere"""
+    """Number of outputs that first differ elsewhere."""
     max_logit_difference: float
-    """over the positions whose prefixes are equal"""
+    """Largest logit difference over the positions with equal prefixes."""
     tolerance: float
 
     @property
     def token_agreement(self) -> float:
-        """Share of equal tokens, 0 to 1."""
+        """Fraction of equal tokens, 0 to 1."""
         return self.num_equal_tokens / self.num_tokens
 
     @property
     def agrees(self) -> bool:
-        """Whether the split is right."""
+        """Whether the split model is correct: no mismatches, and logits within the tolerance."""
         return self.num_mismatches == 0 and self.max_logit_difference <= self.tolerance
 
 
@@ -70,8 +72,8 @@ def greedy_with_logits(
     num_adapters: int = 0,
     on_finished: Callable[[FinishedRequest], None] | None = None,
 ) -> list[FinishedRequest]:
-    """Greedy continuations of every prompt, with the logits of every position: without an adapter, and with each of
-    them in turn."""
+    """Generate greedy outputs of every prompt with the logits of all positions, without an adapter and with each of the
+    adapters."""
     requests = [
         Request(
             request_id=RequestId(f"verify-{index}"),
@@ -92,13 +94,13 @@ def compare(
     tolerance: float,
     tie_tolerance: float = EXACT_TOLERANCE,
 ) -> Verification:
-    """Token agreement and the largest logit difference up to where the runs part.
+    """Compare tokens, and logits up to the first different token.
 
     Args:
-        reference: of the whole model.
-        split: of the same prompts.
-        tolerance: that the logit difference may have.
-        tie_tolerance: runs may part where the whole model puts both tokens closer together than this.
+        reference: the outputs of the whole model.
+        split: the outputs of the split model for the same prompts.
+        tolerance: the largest allowed logit difference.
+        tie_tolerance: two tokens whose logits in the whole model are closer than this are a tie.
     """
     pairs = list(zip(reference, split, strict=True))
     equal = [_num_equal(whole.token_ids, part.token_ids) for whole, part in pairs]
@@ -127,7 +129,8 @@ def _num_equal(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _gap(whole: FinishedRequest, part: FinishedRequest, position: int) -> float:
-    """How much likelier the whole model finds its own token than the other's, in logits; infinite where one ended."""
+    """The logit of the whole model's token minus that of the split model's token, both in the whole model; infinite if
+    one output has ended."""
     if position >= min(len(whole.token_ids), len(part.token_ids)):
         return float("inf")
     logits_V = np.frombuffer(whole.logits[position], "<f4")

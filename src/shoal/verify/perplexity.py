@@ -19,12 +19,12 @@ from shoal.router.engine import Engine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perplexity:
-    """The result and what it was computed over."""
+    """The perplexity, and the number of windows and tokens over which it was computed."""
 
     perplexity: float
     num_windows: int
     num_targets: int
-    """scored tokens"""
+    """Number of scored tokens."""
 
 
 def perplexity(
@@ -37,9 +37,9 @@ def perplexity(
     adapter: int = NO_ADAPTER,
     on_window: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Score `token_ids` in full windows, with an adapter or without.
+    """Score `token_ids` in full windows, with or without an adapter.
 
-    Raises InvalidRequest when the text is shorter than one window.
+    Raises InvalidRequest if the text is shorter than one window.
     """
     num_windows = min(len(token_ids) // window_tokens, max_windows or len(token_ids))
     if num_windows == 0:
@@ -63,7 +63,7 @@ def perplexity(
 
 
 def _window_request(index: int, window: Sequence[int], adapter: int) -> Request:
-    """All tokens but the first are forced, and their log-probabilities asked for."""
+    """A request that forces all tokens but the first and asks for their log-probabilities."""
     return Request(
         request_id=RequestId(f"window-{index}"),
         prompt_ids=(window[0],),

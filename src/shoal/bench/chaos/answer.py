@@ -1,4 +1,4 @@
-"""What one request came to, and whether that is what it would have been."""
+"""The answer to one request, and its comparison with the answer without kills."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from shoal.arrays import Array
 
 _RELATIVE_TOLERANCE = 1e-3
-"""Of a graph's outputs: rows are computed in other company after a loss, and ONNX Runtime's sums then differ in their
-last bits (docs/log.md, other rows, other bits); through many layers in more than those."""
+"""Tolerance for a graph's outputs. After a loss, rows are batched differently, which changes the last bits of ONNX
+Runtime's sums (docs/log.md, other rows, other bits), and more than those after many layers."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ChaosAnswer:
-    """What one request came to. Mutable: filled in while it runs. Times on the clock that it is given."""
+    """The answer to one request. Mutable: filled in while it runs. Times are those of the clock given to `ask`."""
 
     started_s: float
     ended_s: float = 0.0
     arrivals_s: list[float] = field(default_factory=list[float])
-    """of each piece of text"""
+    """Arrival times of the pieces of text."""
     text: str = ""
     finish_reason: str | None = None
     num_tokens: int = 0
     token_logprobs: list[float] = field(default_factory=list[float])
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
-    """of a graph: some elements of each output, always the same ones"""
+    """For a graph: some elements of each output, always the same ones."""
     error: str | None = None
 
     @property
@@ -35,7 +35,7 @@ class ChaosAnswer:
         return self.ended_s - self.started_s
 
     def equals(self, other: ChaosAnswer) -> bool:
-        """Whether a client could not tell them apart, but for log-probabilities' last bits."""
+        """Whether both answers are the same for a client, up to rounding of log-probabilities and outputs."""
         return (
             self.text == other.text
             and self.finish_reason == other.finish_reason
@@ -46,7 +46,7 @@ class ChaosAnswer:
         )
 
     def difference(self, other: ChaosAnswer) -> float:
-        """The largest between log-probabilities or elements of outputs, of answers that are equal."""
+        """The largest difference of log-probabilities or output elements of two equal answers."""
         pairs = zip(self.token_logprobs, other.token_logprobs, strict=True)
         outputs = (_distance(mine, other.outputs[name]) for name, mine in self.outputs.items())
         return max((*(abs(mine - theirs) for mine, theirs in pairs), *outputs), default=0.0)

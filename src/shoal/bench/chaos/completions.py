@@ -1,4 +1,4 @@
-"""Completions whose answers can be compared: the same body gets the same answer, whatever happens meanwhile."""
+"""Completions with reproducible answers: the same body always gets the same answer, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shoal.bench.event_stream import Endpoint, parse_endpoint, post_for_events
 from shoal.bench.load import Load, prompts
 
 _LOGPROBS_EVERY = 4
-"""Every so many requests want log-probabilities, which must be right as well."""
+"""One of so many requests asks for log-probabilities, which are also compared."""
 
 
 class StreamedAnswer(ChaosAnswer):
-    """One that is put together from the events of a stream."""
+    """An answer that is assembled from the events of a stream."""
 
     __slots__ = ()
 
@@ -62,7 +62,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 def question_prompts(config: ChaosConfig, model: str) -> list[str]:
-    """Words, one text a request."""
+    """The prompts of all requests, made of random words."""
     load = Load(
         base_url="",
         model=model,
@@ -77,7 +77,8 @@ def question_prompts(config: ChaosConfig, model: str) -> list[str]:
 
 
 def request_bodies(config: ChaosConfig, model: str) -> list[bytes]:
-    """Streamed completions, greedy and drawn with a seed in turn, of the model and of each adapter in turn."""
+    """Requests for streamed completions, alternately greedy and sampled with a seed, in turn of the model and each
+    adapter."""
     return [_body(config, model, index, prompt) for index, prompt in enumerate(question_prompts(config, model))]
 
 
@@ -101,7 +102,8 @@ class CompletionQuestions:
 async def ask_for_stream(
     endpoint: Endpoint, body: bytes, answer: StreamedAnswer, clock: Callable[[], float]
 ) -> ChaosAnswer:
-    """Ask and read to the end; whatever goes wrong is in the answer. Times are of `time.perf_counter`."""
+    """Send a request and read the answer to its end. Errors are stored in the answer. `clock` is
+    `time.perf_counter`."""
     try:
         status, rest = await post_for_events(endpoint, body, api_key=None, on_event=answer.on_event)
         if status != 200:

@@ -1,4 +1,4 @@
-"""What to do to a server while it is used."""
+"""Settings of a chaos run, which kills workers of a server that is in use."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ SignalName = Literal["kill", "stop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosConfig:
-    """A closed loop of clients, and workers that are killed meanwhile. Raises ConfigError for what makes no sense."""
+    """A closed loop of clients, and workers that are killed meanwhile. Raises ConfigError for invalid values."""
 
     model: str
     server_options: tuple[str, ...] = ()
-    """for `shoal serve`, such as ("--split", "dp=2,pp=2")"""
+    """Options of `shoal serve`, such as ("--split", "dp=2,pp=2")."""
     kill_every_s: float = 2.0
-    """between two kills, > 0"""
+    """Seconds between two kills, > 0."""
     signal_name: SignalName = "kill"
-    """kill: the worker is gone; stop: it hangs"""
+    """kill: the worker ends; stop: it hangs."""
     clients: int = 8
-    """requests that are always under way, >= 1"""
+    """Number of clients, each with one request in flight, >= 1."""
     requests: int = 100
-    """of each client, >= 1"""
+    """Requests of each client, >= 1."""
     prompt_tokens: int = 32
-    """words of each prompt, about a token each, >= 1"""
+    """Words of each prompt, about one token each, >= 1."""
     output_tokens: int = 24
-    """of each request, >= 1"""
+    """Output tokens of each request, >= 1."""
     adapters: tuple[str, ...] = ()
-    """names that requests of a language model ask for in turn, beside the model's own"""
+    """Names of adapters that requests use in turn, besides the language model itself."""
     guided: bool = False
-    """ask a language model for outputs of a given form and calls of tools, up to three choices a request"""
+    """Whether to ask a language model for guided outputs and tool calls, with up to three choices per request."""
     seed: int = 0
-    """of the prompts, of what is drawn and of who is killed"""
+    """Seed of the prompts, of sampling and of the choice of killed workers."""
     minutes: float | None = None
-    """go on for so long, with the same requests again and again; None: until each has been answered once"""
+    """Duration with kills, in which the requests are repeated; None: until each has been answered once."""
 
     def __post_init__(self) -> None:
         if min(self.clients, self.requests, self.prompt_tokens, self.output_tokens) < 1:
@@ -46,5 +46,5 @@ class ChaosConfig:
 
     @property
     def num_requests(self) -> int:
-        """Different ones, of all clients."""
+        """Number of different requests of all clients."""
         return self.clients * self.requests

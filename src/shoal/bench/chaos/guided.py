@@ -1,4 +1,4 @@
-"""Requests whose outputs have a form: schemas, expressions, choices and calls of tools, up to three choices each."""
+"""Requests for guided outputs (schemas, regular expressions, choices, tool calls), with up to three choices each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "find", "parameters": _WORD}},
     {"type": "function", "function": {"name": "count", "parameters": _AMOUNT}},
 ]
-"""Small ones, for a model of a short context too."""
+"""Tools with small schemas, which also fit models with a short context."""
 _FORMS: tuple[dict[str, Any], ...] = (
     {"response_format": {"type": "json_schema", "json_schema": {"name": "thing", "schema": _SCHEMA}}},
     {"tools": _TOOLS, "tool_choice": "required"},
@@ -40,7 +40,7 @@ _FORMS: tuple[dict[str, Any], ...] = (
     {"structured_outputs": {"choice": ["the tide comes in", "the tide goes out", "there is no tide"]}},
     {"response_format": {"type": "json_object"}},
 )
-"""Fields that say what an output looks like. Those with tools are for chats, the others for both endpoints."""
+"""Request fields that guide the output. Those with tools are for chats, the others for both endpoints."""
 
 
 class _Function(msgspec.Struct):
@@ -80,11 +80,11 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 @dataclass(slots=True, kw_only=True)
 class GuidedAnswer(StreamedAnswer):
-    """One whose choices come in any order. `text` and `finish_reason` are those of all of them in turn."""
+    """An answer whose choices arrive in any order. `text` and `finish_reason` join those of all choices."""
 
     texts: dict[int, str] = field(default_factory=dict[int, str])
     reasons: dict[int, str] = field(default_factory=dict[int, str])
-    """of the choices that have ended"""
+    """Finish reasons of the choices that have ended."""
 
     def on_event(self, data: bytes, received_s: float) -> None:
         """Take the data of one event."""

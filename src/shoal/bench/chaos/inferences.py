@@ -1,4 +1,4 @@
-"""Inferences whose answers can be compared: rows of given inputs, a few at a time, in binary tensors."""
+"""Inference requests with comparable answers: a few rows of given inputs each, as binary tensors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from shoal.server.oip.tensor_bytes import array_from_bytes, bytes_of_array
 
 _SIZE_HEADER = "inference-header-content-length"
 _MOST_ROWS = 4
-"""of one request: some take one row, some several, so that batches differ"""
+"""Most rows of a request. Their numbers vary, so that batches differ."""
 _TIMEOUT_S = 300.0
 _NUM_COMPARED = 4096
-"""Elements of each output that are kept and compared, at equal distances: outputs may have millions."""
+"""Elements of each output that are kept and compared, evenly spaced, as outputs may have millions."""
 
 
 class InferenceQuestions:
@@ -35,12 +35,12 @@ class InferenceQuestions:
     ) -> None:
         """
         Args:
-            client: with as many connections as there are clients.
-            config: of the run.
-            url: of the server.
-            model: its name there.
-            inputs: by name, rows along their first axes. If these are of different lengths, the arrays belong together
-                and every request has all of them as they are.
+            client: an HTTP client with as many connections as there are clients in the run.
+            config: the settings of the run.
+            url: the server's address.
+            model: the model's name on the server.
+            inputs: arrays by name, with rows along the first axis. If the arrays have different numbers of rows, each
+                request sends all of them unchanged.
 
         Raises:
             ConfigError: an input has no rows.

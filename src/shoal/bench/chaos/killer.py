@@ -1,4 +1,4 @@
-"""Kills workers on a schedule, at random but by a seed, and notes when it did."""
+"""Killing seeded random workers at fixed intervals, and recording the kills."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from shoal.server.switch.server_process import ServerProcess
 
 @dataclass(slots=True, kw_only=True)
 class Kill:
-    """One worker that was killed or stopped. Times of time.perf_counter."""
+    """A worker that was killed or stopped. Times are of `time.perf_counter`."""
 
     pid: int
     at_s: float
     num_serving: int
-    """replicas that had all their workers just before, as far as was known"""
+    """Replicas that had all their workers just before, as far as was known."""
     num_recovering: int
-    """replicas that had not"""
+    """Replicas that lacked workers just before."""
     gone_s: float | None = None
-    """when the process had ended: for a stopped worker, when the server had noticed"""
+    """Time at which the process ended; for a stopped worker, when the server had noticed and killed it."""
 
     @property
     def is_first(self) -> bool:
-        """Whether everything worked before."""
+        """Whether all replicas had their workers before."""
         return not self.num_recovering
 
     @property
     def leaves_others(self) -> bool:
-        """Whether there was another replica to go to."""
+        """Whether another replica could take over the requests."""
         return self.is_first and self.num_serving > 1
 
 
 class Killer:
-    """Kills while `run` runs."""
+    """Kills workers while `run` runs."""
 
     def __init__(self, config: ChaosConfig, server: ServerProcess) -> None:
         self.kills: list[Kill] = []
         self.num_serving = self.num_recovering = 0
-        """replicas with and without all their workers, to be kept up to date"""
+        """Replicas with and without all their workers; the caller keeps both up to date."""
         self._server = server
         self._period_s = config.kill_every_s
         self._signal = signal.SIGKILL if config.signal_name == "kill" else signal.SIGSTOP
         self._rng = random.Random(f"{config.seed}/kills")
 
     async def run(self) -> None:
-        """Kill workers until it is cancelled. There is no kill in a period in which all of them are being started."""
+        """Kill workers until cancelled. Skips a kill if all workers are being started."""
         next_s = time.perf_counter()
         while True:
             next_s += self._period_s

@@ -1,4 +1,4 @@
-"""What clients ask a server whose workers are killed, whatever its model is."""
+"""The interface of the requests that clients send during a chaos run, for any kind of model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from shoal.bench.chaos.answer import ChaosAnswer
 
 
 class Questions(Protocol):
-    """Requests by number, whose answers can be compared: the same one gets the same answer, whatever happens."""
+    """Numbered requests with reproducible answers: the same request always gets the same answer."""
 
     @property
     def metrics_prefix(self) -> str:
-        """The prefix of the server's metrics that count these questions."""
+        """The prefix of the server's metrics for these requests."""
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of requests."""
         ...
 
     async def ask(self, index: int, clock: Callable[[], float]) -> ChaosAnswer:
-        """Ask one and read to the end; whatever goes wrong is in the answer, whose times are of `clock`."""
+        """Send a request and read its answer to the end. Errors are stored in the answer, whose times are of
+        `clock`."""
         ...

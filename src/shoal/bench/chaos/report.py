@@ -1,4 +1,4 @@
-"""The figures of one run, as JSON and as a table in the form that NVIDIA Dynamo publishes for its fault tests."""
+"""The report of a chaos run, as JSON and as a table like those of NVIDIA Dynamo's fault tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shoal.bench.percentiles import Distribution, distribution
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerComparison:
-    """One request while workers were killed, and its answer when none was."""
+    """The answer to a request while workers were killed, and the one without kills."""
 
     answer: ChaosAnswer
     undisturbed: ChaosAnswer
@@ -23,33 +23,33 @@ class AnswerComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosReport:
-    """All figures of one run. Latencies are those of successful requests."""
+    """All figures of a run. Latencies are those of successful requests."""
 
     success: int
     failed: int
     mismatched: int
-    """successful, but not as they would have been"""
+    """Successful requests whose answers differ from those without kills."""
     kills: int
     tokens_replayed: int
     recovery_s_p50: float
-    """for how long a replica had no workers; 0 where none was rebuilt"""
+    """Seconds for which a replica had no workers; 0: none was rebuilt."""
     recovery_s_max: float
     recoveries: int
     losses: int
-    """times that a replica lost workers: several kills may be one loss"""
+    """Times that a replica lost workers; several kills may be one loss."""
     requests_replayed: int
     max_difference: float
-    """the largest between log-probabilities, or elements of outputs, of equal answers"""
+    """Largest difference of log-probabilities or output elements of equal answers."""
     first_error: str | None
     latency_before: Distribution
-    """of whole requests, without kills"""
+    """Latency of whole requests without kills."""
     latency_after: Distribution
-    """with kills"""
+    """Latency of whole requests with kills."""
     pause_s_p50: float
     """from a kill to the next token, of the stream that waited longest for it; 0 where no stream was under way"""
     pause_s_max: float
     moved_pause_s_p50: float
-    """the same where another replica had its workers, so that streams could move"""
+    """The same for kills after which streams could move to another replica."""
     moved_pause_s_max: float
     noticed_s_max: float | None
     """from stopping a worker to its end at the server's hands, of workers that were in use and not being started;
@@ -65,9 +65,9 @@ class ChaosReport:
 
 
 def pauses_s(kills: Sequence[Kill], answers: Sequence[ChaosAnswer]) -> list[float]:
-    """For each kill in the middle of streams: from it to the next piece of the one that waited longest.
+    """For each kill during streams, seconds until the next piece of the stream that waited longest.
 
-    A stream counts if it had begun before the kill and went on after it.
+    A stream counts if it had begun before the kill and continued after it.
     """
     longest: list[float] = []
     for kill in kills:
@@ -98,14 +98,14 @@ def summarize(
     """The report of a run.
 
     Args:
-        comparisons: of every request that was sent while workers were killed.
-        undisturbed: every answer without kills.
-        kills: in order.
-        recoveries_s: one a recovery.
-        num_losses, num_replays, tokens_replayed: as the server counted them.
-        resources: of the server, before the first kill and after the last recovery.
-        server_exit_status: after SIGTERM.
-        is_stopping: workers were stopped and not killed.
+        comparisons: the answers to all requests that were sent while workers were killed.
+        undisturbed: all answers without kills.
+        kills: all kills, in order.
+        recoveries_s: seconds of each recovery.
+        num_losses, num_replays, tokens_replayed: the server's counts.
+        resources: the server's resources before the first kill and after the last recovery.
+        server_exit_status: the server's exit status after SIGTERM.
+        is_stopping: whether workers were stopped instead of killed.
     """
     good = [one for one in comparisons if one.answer.error is None]
     equal = [one for one in good if one.answer.equals(one.undisturbed)]
@@ -142,7 +142,7 @@ def summarize(
 
 
 def format_report(report: ChaosReport) -> str:
-    """A Markdown table, and what does not fit into it."""
+    """The report as a Markdown table, followed by further lines."""
     before, after = report.resources_before, report.resources_after
     cells = {
         "Success": f"{report.success}",

@@ -1,4 +1,4 @@
-"""What a process holds of the system's resources."""
+"""System resources that a process holds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Resources:
     fds: int
     threads: int
     children: int
-    """zombies included"""
+    """Child processes, zombies included."""
     memfds: int
-    """descriptors of anonymous shared memory"""
+    """Descriptors of anonymous shared memory."""
     memfd_bytes: int
     shm_files: int
-    """names in /dev/shm, of whatever process"""
+    """Files in /dev/shm, of all processes."""
     rss_bytes: int
 
     def to_dict(self) -> dict[str, int]:
@@ -31,7 +31,7 @@ class Resources:
 
 
 def resources_of(pid: int) -> Resources:
-    """What it holds now. Raises psutil.NoSuchProcess."""
+    """The current resources of a process. Raises psutil.NoSuchProcess."""
     process = psutil.Process(pid)
     memfd_bytes = _memfd_bytes(pid)
     with process.oneshot():
@@ -47,7 +47,7 @@ def resources_of(pid: int) -> Resources:
 
 
 def _memfd_bytes(pid: int) -> list[int]:
-    """Size of each descriptor's anonymous memory."""
+    """Bytes of anonymous memory of each such descriptor."""
     sizes: list[int] = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Use a server, kill its workers meanwhile, and compare every answer with what it would have been."""
+"""Send requests to a server while killing its workers, and compare every answer with the one without kills."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from shoal.server.switch.server_process import MODEL_NAME, running_server
 _SCRAPE_TIMEOUT_S = 10.0
 
 Progress = Callable[[int, int], None]
-"""told how many requests have ended, of how many: each once without kills and once with them"""
+"""Called with the numbers of ended and of all requests; each counts once without kills and once with them."""
 
 
 def run_chaos(
     config: ChaosConfig, on_progress: Progress | None = None, inputs: Mapping[str, Array] | None = None
 ) -> ChaosReport:
-    """The whole run in an event loop of its own: without kills first, then with them.
+    """Do a whole run in a new event loop: first without kills, then with them.
 
     Args:
-        config: of the run.
-        on_progress: told how far it is.
+        config: the settings of the run.
+        on_progress: called whenever a request has ended.
         inputs: rows for an ONNX graph, along the first axes; None: the model is a language model.
 
     Raises:
-        ConfigError: the server did not even answer without kills.
+        ConfigError: the server failed a request without kills.
         WorkerLost: it did not start, or did not recover.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -93,7 +93,7 @@ async def _run(config: ChaosConfig, on_progress: Progress, inputs: Mapping[str, 
 
 
 async def _undisturbed(config: ChaosConfig, questions: Questions, on_progress: Progress) -> list[ChaosAnswer]:
-    """The answer to every request, in order. Raises ConfigError where one fails."""
+    """The answers to all requests without kills, in order. Raises ConfigError if a request fails."""
     answers: dict[int, ChaosAnswer] = {}
 
     def take(index: int, answer: ChaosAnswer) -> None:
@@ -137,7 +137,7 @@ async def _ask_all(
     numbers: Iterable[int],
     take: Callable[[int, ChaosAnswer], None],
 ) -> None:
-    """Every client asks one after the other, until nothing is left to ask."""
+    """Let each client send one request after the other until none is left."""
     waiting = iter(numbers)
 
     async def client() -> None:
@@ -150,7 +150,7 @@ async def _ask_all(
 
 
 def _numbers(count: int, minutes: float | None) -> Iterator[int]:
-    """Each once, or all again and again while there is time."""
+    """Request numbers: each once, or repeated until the time is over."""
     if minutes is None:
         yield from range(count)
         return

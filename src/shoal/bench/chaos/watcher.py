@@ -1,4 +1,4 @@
-"""Follows what the server counts while workers are killed."""
+"""Following the server's metrics while workers are killed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from shoal.errors import WorkerLost
 from shoal.server.switch.server_process import ServerProcess
 
 _PERIOD_S = 0.2
-"""Between two looks: recoveries that end closer together are told by their mean."""
+"""Seconds between two reads. Recoveries that end closer together are recorded with their mean."""
 _SETTLE_TIMEOUT_S = 120.0
 
 
 class Watcher:
-    """Reads /metrics, again and again."""
+    """Reads the server's /metrics repeatedly."""
 
     def __init__(self, server: ServerProcess, killer: Killer, client: httpx.AsyncClient, prefix: str) -> None:
-        """`prefix`: of the names of what the server counts."""
+        """`prefix`: the prefix of the metrics' names."""
         self.recoveries_s: list[float] = []
-        """for how long replicas had no workers, one a recovery"""
+        """Seconds without workers of each recovery."""
         self._server = server
         self._killer = killer
         self._client = client
@@ -33,16 +33,16 @@ class Watcher:
         self._last: Mapping[str, float] = {}
 
     def grown(self, name: str) -> int:
-        """The difference between a counter now and at the first look."""
+        """The growth of a counter since the first read."""
         return round(self._last.get(name, 0.0) - self._first.get(name, 0.0))
 
     @property
     def num_losses(self) -> int:
-        """Times that a replica lost workers since the first look."""
+        """Times that a replica lost workers since the first read."""
         return self.grown("worker_losses_total") or self.grown("worker_losses")
 
     async def look(self) -> None:
-        """Look at the server once. Raises httpx.HTTPError."""
+        """Read the metrics once. Raises httpx.HTTPError."""
         samples = await self._server.metrics(self._client)
         own = {name.removeprefix(self._prefix): value for name, value in samples.items()}
         before, self._last = self._last, own
@@ -55,7 +55,7 @@ class Watcher:
             self.recoveries_s += [mean_s] * round(num_new)
 
     async def run(self) -> None:
-        """Look at the server again and again, until it is cancelled or the server is gone."""
+        """Read the metrics repeatedly, until cancelled or the server is gone."""
         while self._server.exit_status is None:
             with suppress(httpx.HTTPError):
                 await self.look()
@@ -65,7 +65,7 @@ class Watcher:
         """Wait until every replica has its workers again.
 
         Args:
-            use: puts work on all replicas: a worker that is not asked anything is not missed.
+            use: sends requests to all replicas, as an idle replica does not notice the loss of a worker.
 
         Raises:
             WorkerLost: the server has ended, or does not recover.

@@ -1,4 +1,4 @@
-"""Requests of the drill's own, which are always under way, so that every pause is seen and every loss felt."""
+"""The clients of a drill, whose requests are always in flight, so that every pause and every lost request is seen."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shoal.bench.drill.pauses import ClientPace
 
 CLIENTS_A_REPLICA = 2
 _PACE_GAPS = 8
-"""of each client, from which its pace is known"""
+"""Gaps per client that are needed to know the pace."""
 
 
 class DrillClients(ABC):
-    """Some clients in a closed loop. Use as an async context."""
+    """Clients in a closed loop, as an async context manager."""
 
     least_running = 0
-    """Requests that a replica has at any time while nothing is wrong."""
+    """Requests that a replica always has while nothing is wrong."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -37,7 +37,7 @@ class DrillClients(ABC):
         await asyncio.wait(self._tasks)
 
     async def finish(self) -> None:
-        """Let the requests under way end, and begin no others."""
+        """Wait for the requests in flight and start no others."""
         self._is_ending = True
         await asyncio.wait(self._tasks)
 
@@ -48,34 +48,34 @@ class DrillClients(ABC):
 
     @property
     def first_error(self) -> str | None:
-        """Why the first of them did."""
+        """The error of the first failed request; None: none has failed."""
         return next((error for error in self.errors() if error is not None), None)
 
     @abstractmethod
     def errors(self) -> Sequence[str | None]:
-        """What has become of every request, those under way included; None: nothing bad."""
+        """The error of each request, also of those in flight; None: no error."""
 
     @abstractmethod
     def arrivals(self) -> list[Sequence[float]]:
-        """Times of the tokens of every stream, or of the answers of every client."""
+        """Arrival times of the tokens of each stream, or of the answers of each client."""
 
     @abstractmethod
     def pace(self, since_s: float) -> ClientPace | None:
-        """The pace of the clients since then; None while too little has come."""
+        """The pace of the clients since a time; None: too few arrivals."""
 
     @abstractmethod
     def again(self, num_running: int) -> float:
-        """See `predict_pause`, were as many requests lost now."""
+        """The argument `again` of `predict_pause` if `num_running` requests were lost now."""
 
     @abstractmethod
     async def ask(self, index: int) -> bool:
-        """Send a request of one of the clients and follow it to its end; returns whether it came to a good one."""
+        """Send a request of a client and read its answer to the end. Returns whether it succeeded."""
 
     async def _run(self, index: int) -> None:
         while not self._is_ending and await self.ask(index):
             pass
 
     def median_gap_s(self, arrivals: Sequence[Sequence[float]]) -> float | None:
-        """Between two arrivals of the same client; None while there are too few."""
+        """Median seconds between two arrivals of the same client; None: too few arrivals."""
         gaps = [later - earlier for times in arrivals for earlier, later in pairwise(times)]
         return median(gaps) if len(gaps) >= _PACE_GAPS * self.count else None

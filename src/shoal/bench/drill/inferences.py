@@ -19,22 +19,22 @@ from shoal.errors import ConfigError
 from shoal.server.oip.datatypes import DTYPES
 
 _QUESTIONS = 64
-"""Different requests; they are asked again and again."""
+"""Number of different requests, which are repeated."""
 
 
 class DrillInferences(DrillClients):
-    """Clients that send rows, one request after the other."""
+    """Clients that send one request with rows after the other."""
 
     def __init__(
         self, http: httpx.AsyncClient, url: str, model: str, inputs: Mapping[str, Array], *, count: int
     ) -> None:
         """
         Args:
-            http: with the server's key.
-            url: of the server.
-            model: its name there.
+            http: an HTTP client with the server's key.
+            url: the server's address.
+            model: the model's name on the server.
             inputs: see `InferenceQuestions`.
-            count: of clients.
+            count: the number of clients.
 
         Raises:
             ConfigError: an input has no rows.
@@ -58,26 +58,26 @@ class DrillInferences(DrillClients):
         return None if gap_s is None else ClientPace(gap_s=gap_s, again_s=gap_s)
 
     def again(self, num_running: int) -> float:
-        """A request begins from its start."""
+        """See `DrillClients.again`. A request is computed again as a whole."""
         return 1.0
 
     async def ask(self, index: int) -> bool:
         """See `DrillClients.ask`."""
         answers = self._answers[index]
         answer = await self._questions.ask((len(answers) + index) % len(self._questions), time.perf_counter)
-        answer.outputs = {}  # nobody looks at them, and a drill may last
+        answer.outputs = {}  # unused, and a drill may take long
         answers.append(answer)
         return answer.error is None
 
 
 def made_up_inputs(metadata: Mapping[str, Any]) -> dict[str, Array]:
-    """One row for a model; axes of any length are 1 long.
+    """Make up one row for a model, with length 1 for open axes.
 
     Args:
-        metadata: of the model, as the server tells it.
+        metadata: the model's metadata from the server.
 
     Raises:
-        ConfigError: an input has elements for which nothing can be made up.
+        ConfigError: no values can be made up for an input's type.
     """
     rng = np.random.default_rng(0)
     inputs: dict[str, Array] = {}

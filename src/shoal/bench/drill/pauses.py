@@ -1,4 +1,4 @@
-"""The pause that a loss causes: foretold from what was seen so far, and read off the clients that met it."""
+"""The pause that a loss causes: predicted from earlier losses, and measured from the clients' arrival times."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from shoal.executor.remote.strikes import StrikeKind
 from shoal.planner.predict.load_seconds import load_seconds
 
 _NOTICED_S = 0.003
-"""Until a dead worker's link is seen to be broken."""
+"""Seconds until a dead worker's broken link is noticed."""
 _AGENT_START_S = 3.0
-"""Until Ray has started a machine's agent again. Source: benchmarks/drill.py."""
+"""Seconds until Ray has restarted a machine's agent. Source: benchmarks/drill.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillTimes:
-    """The times that the server and the drill keep to."""
+    """Timeouts of the server and the drill."""
 
     patience_s: float
-    """silence after which workers count as lost"""
+    """Seconds of silence after which workers count as lost."""
     cable_s: float
-    """for how long a cable is pulled"""
+    """Seconds for which a cable is pulled."""
 
 
 def drill_times(worker_timeout_s: float | None, cable_s: float | None) -> DrillTimes:
-    """What the command line says of them; None: the defaults. Raises ConfigError: no pulled cable would be noticed."""
+    """The times from the command line; None: the default. Raises ConfigError if a pulled cable would not be noticed."""
     patience_s = RecoveryConfig().worker_timeout_s if worker_timeout_s is None else worker_timeout_s
     cable_s = 2.0 * patience_s + 1.0 if cable_s is None else cable_s
     if cable_s <= patience_s:
@@ -43,42 +43,42 @@ def drill_times(worker_timeout_s: float | None, cable_s: float | None) -> DrillT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientPace:
-    """The pace of the drill's own clients while nothing is wrong."""
+    """The pace of the drill's clients while nothing is wrong."""
 
     gap_s: float
-    """between two tokens of a stream, or two answers of a graph, the median"""
+    """Median seconds between two tokens of a stream, or two answers of a graph."""
     again_s: float
-    """of computing anew one prompt token, or one request of a graph"""
+    """Seconds to recompute one prompt token, or one request of a graph."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SeenPauses:
-    """What this drill has learned so far: for how long replicas had no workers once that was noticed."""
+    """The restart times of this drill so far: seconds from noticing a loss until replicas have workers again."""
 
     restarts_s: dict[tuple[StrikeKind, bool], list[float]] = field(
         default_factory=dict[tuple[StrikeKind, bool], list[float]]
     )
-    """by how it was done, and whether to a machine"""
+    """Restart times by kind of strike and whether a whole machine was lost."""
     ratios: list[float] = field(default_factory=list[float])
-    """all of them over `usual_restart_s`: this server's machines may be slower than others, or busier"""
+    """Ratios of all restart times to `usual_restart_s`, as this server's machines may be slower or busier."""
 
     def restart_s(self, how: StrikeKind, target: DrillTarget, times: DrillTimes) -> float:
-        """Expected: as it took before, or as is usual, as much slower as everything was here."""
+        """The expected restart time: the median of earlier ones, or the usual one scaled by the median ratio."""
         if seen := self.restarts_s.get((how, target.worker is None)):
             return median(seen)
         return usual_restart_s(how, target, times) * (median(self.ratios) if self.ratios else 1.0)
 
     def note(self, how: StrikeKind, target: DrillTarget, times: DrillTimes, restart_s: float) -> None:
-        """Replicas have workers again."""
+        """Note a restart time after replicas have workers again."""
         self.restarts_s.setdefault((how, target.worker is None), []).append(restart_s)
         self.ratios.append(restart_s / usual_restart_s(how, target, times))
 
 
 def usual_restart_s(how: StrikeKind, target: DrillTarget, times: DrillTimes) -> float:
-    """Seconds until there are workers again, where nothing is known of the server.
+    """Expected seconds until a replica has workers again, before anything is known about the server.
 
-    A killed worker is replaced alone; of a hung one's replica nobody is trusted again; a machine that cannot be reached
-    is done without, or waited for where there is no other.
+    A killed worker is replaced alone. If one hangs, all workers of its replica are replaced. Workers of an unreachable
+    machine are moved to others; if there are none, the replica waits for the machine.
     """
     is_forked = target.machine is None
     if how == "kill":
@@ -94,18 +94,18 @@ def usual_restart_s(how: StrikeKind, target: DrillTarget, times: DrillTimes) -> 
 def predict_pause(
     target: DrillTarget, how: StrikeKind, pace: ClientPace, seen: SeenPauses, times: DrillTimes, *, again: float
 ) -> float:
-    """Seconds for which the slowest client waits for its next token or answer.
+    """Predict the seconds for which the slowest client waits for its next token or answer.
 
-    It is noticed that workers are gone; then requests are computed again from their prompts and the tokens so far,
-    elsewhere at once, or here when there are workers again.
+    The loss must be noticed. Then requests are recomputed from their prompts and the tokens so far, at once on another
+    replica, or on this one after its restart.
 
     Args:
-        target: what is taken away.
-        how: in which way.
-        pace: of the clients before.
-        seen: what was learned from earlier losses.
-        times: that the server and the drill keep to.
-        again: how much is computed again: tokens, prompts and outputs so far of the replicas' streams; of a graph 1.
+        target: the lost worker or machine.
+        how: the kind of strike.
+        pace: the pace of the clients before.
+        seen: the restart times of earlier losses.
+        times: the timeouts of the server and the drill.
+        again: the amount of recomputation: prompt and output tokens so far of the replicas' streams; 1 for a graph.
     """
     noticed_s = _NOTICED_S if how == "kill" else times.patience_s
     restart_s = 0.0 if target.has_others else seen.restart_s(how, target, times)
@@ -113,11 +113,11 @@ def predict_pause(
 
 
 def seen_pause(clients: Sequence[Sequence[float]], struck_s: float) -> float:
-    """The longest wait for the next token or answer of any client that was under way.
+    """The longest wait for the next token or answer over all clients with a request in flight.
 
     Args:
-        clients: times at which the tokens of each stream came, or the answers of each client.
-        struck_s: when the worker was taken away.
+        clients: arrival times of the tokens of each stream, or of the answers of each client.
+        struck_s: the time of the strike.
     """
     gaps = [
         later - earlier

@@ -1,5 +1,4 @@
-"""Take workers and machines of a running server away, one after the other, and compare the pauses with what was
-foretold."""
+"""Take workers and machines of a running server away, one after the other, and compare the pauses with predictions."""
 
 from __future__ import annotations
 
@@ -34,30 +33,30 @@ _RECOVERED_WITHIN_S = 120.0
 _PACE_WITHIN_S = 120.0
 _LOOK_S = 0.1
 _SETTLED_ARRIVALS = 4
-"""Tokens or answers that clients get after a loss before the next one."""
+"""Tokens or answers that each client must get after a loss before the next one."""
 _IS_THERE = ("has workers", "has no workers")
-"""States of machines. Source: machines.machines.describe_machines."""
+"""States of machines that are there. Source: machines.machines.describe_machines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillPlan:
-    """What a drill takes away and how."""
+    """The workers and machines that a drill takes away, and how."""
 
     every: bool = False
-    """take every worker, instead of the first of each replica"""
+    """Whether to take every worker away instead of only the first of each replica."""
     hows: tuple[StrikeKind, ...] = STRIKE_KINDS
-    """in turn for each worker and machine, as far as each can be taken so"""
+    """Kinds of strikes, all of which are done to each worker and machine where possible."""
     worker_timeout_s: float | None = None
-    """the server's, where it is not the default"""
+    """The server's worker timeout; None: the default."""
     cable_s: float | None = None
-    """for how long cables are pulled; None: for twice the patience and a second"""
+    """Seconds for which cables are pulled; None: twice the worker timeout and a second."""
     inputs: Mapping[str, Array] | None = None
-    """rows that a graph is asked about, along the first axes; None: one is made up"""
+    """Rows for a graph, along the first axes; None: one row is made up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillRow:
-    """What was predicted and seen of one loss."""
+    """The predicted and measured pause of one loss."""
 
     target: DrillTarget
     how: StrikeKind
@@ -66,7 +65,7 @@ class DrillRow:
 
     @property
     def error(self) -> float:
-        """The error of the prediction, as a part of what was seen."""
+        """The error of the prediction relative to the measured pause."""
         return abs(self.predicted_s - self.seen_s) / self.seen_s if self.seen_s else 0.0
 
 
@@ -91,16 +90,16 @@ def run_drill(
     api_key: str | None = None,
     tell: Callable[[DrillRow], None] = lambda row: None,
 ) -> DrillReport:
-    """The whole drill of the first model that is loaded, in an event loop of its own.
+    """Drill the first loaded model of a server, in a new event loop.
 
     Args:
-        url: of the server.
-        plan: what to take away; None: as `DrillPlan` has it.
-        api_key: of the server, if it has one.
-        tell: told of each loss when it is over.
+        url: the server's address.
+        plan: what to take away; None: the defaults of `DrillPlan`.
+        api_key: the server's key, if it has one.
+        tell: called after each loss.
 
     Raises:
-        ConfigError: the server may not be drilled, or has no model.
+        ConfigError: the server does not allow drills, or has no model.
         WorkerLost: it does not answer, or does not recover.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -108,7 +107,7 @@ def run_drill(
 
 
 def check_drilled(url: str, api_key: str | None) -> None:
-    """Whether there is a server at all. Raises ConfigError, WorkerLost."""
+    """Check that a server answers. Raises ConfigError, WorkerLost."""
 
     async def check() -> None:
         server = DrilledServer(url, api_key)
@@ -146,7 +145,7 @@ async def _run(url: str, plan: DrillPlan, api_key: str | None, tell: Callable[[D
 async def _clients(
     server: DrilledServer, model: Mapping[str, Any], plan: DrillPlan, api_key: str | None
 ) -> DrillClients:
-    """For the model's kind of work."""
+    """Make the clients for the model's kind of work."""
     name, count = model["name"], CLIENTS_A_REPLICA * len(model["replicas"])
     if model["kind"] == "language model":
         return DrillStreams(parse_endpoint(server.url, "/v1/completions"), name, count=count, api_key=api_key)
@@ -155,7 +154,7 @@ async def _clients(
 
 
 async def _find_pace(clients: DrillClients) -> ClientPace:
-    """Of clients that nothing disturbs. Raises ConfigError, WorkerLost where there is none."""
+    """The pace of undisturbed clients. Raises ConfigError if requests fail, WorkerLost if too few are answered."""
     started_s = time.perf_counter()
     while time.perf_counter() < started_s + _PACE_WITHIN_S:
         await asyncio.sleep(_LOOK_S)
@@ -167,14 +166,14 @@ async def _find_pace(clients: DrillClients) -> ClientPace:
 
 
 class _Drill:
-    """What goes on between two losses, and what was learned from those so far."""
+    """A drill in progress, with the restart times of its losses so far."""
 
     def __init__(self, server: DrilledServer, clients: DrillClients, times: DrillTimes, pace: ClientPace) -> None:
         self._server, self._clients, self._times, self._pace = server, clients, times, pace
         self._seen = SeenPauses()
 
     async def lose(self, target: DrillTarget, how: StrikeKind) -> DrillRow:
-        """Foretell a loss, cause it, and wait until everything is as it was. Raises ConfigError, WorkerLost."""
+        """Predict the pause of a loss, cause it, and wait for full recovery. Raises ConfigError, WorkerLost."""
         again = self._clients.again(await self._wait_for_work(target))
         predicted_s = predict_pause(target, how, self._pace, self._seen, self._times, again=again)
         seen_s = await self._strike(target, how)
@@ -184,8 +183,8 @@ class _Drill:
         return DrillRow(target=target, how=how, predicted_s=predicted_s, seen_s=seen_s)
 
     async def _wait_for_work(self, target: DrillTarget) -> int:
-        """Until the replicas have their share of the requests, which were elsewhere while they had no workers. Returns
-        how many they have. Raises WorkerLost where they get none."""
+        """Wait until the replicas have their share of the requests, which moved away while they had no workers. Returns
+        the number of their requests. Raises WorkerLost if they get none."""
         deadline_s = time.perf_counter() + _PACE_WITHIN_S
         while time.perf_counter() < deadline_s:
             replicas = (await self._server.model(target.model))["replicas"]
@@ -196,7 +195,7 @@ class _Drill:
         raise WorkerLost(f"{target.name}: no request came to its replica within {_PACE_WITHIN_S:.0f} s")
 
     async def _strike(self, target: DrillTarget, how: StrikeKind) -> float:
-        """Returns the pause that clients had."""
+        """Cause a loss and wait for recovery. Returns the pause of the clients."""
         losses = await self._num_losses(target)
         struck_s = time.perf_counter()
         await self._server.strike(target, how, self._times.cable_s)
@@ -207,11 +206,11 @@ class _Drill:
         raise WorkerLost(f"{target.name} was taken away and has not come back after {_RECOVERED_WITHIN_S:.0f} s")
 
     async def _num_losses(self, target: DrillTarget) -> int:
-        """How often replicas have lost workers."""
+        """Number of times that replicas have lost workers."""
         return (await self._server.model(target.model))["counters"].get("losses", 0)
 
     async def _is_whole(self, target: DrillTarget, losses_before: int) -> bool:
-        """Whether the loss was noticed and every replica has its workers again, and machines are there."""
+        """Whether the loss was noticed, every replica has its workers again, and all machines are there."""
         model = await self._server.model(target.model)
         replicas = model["replicas"]
         return (
@@ -222,7 +221,7 @@ class _Drill:
         )
 
     def _have_gone_on(self, since_s: float) -> bool:
-        """Whether tokens or answers come again."""
+        """Whether enough tokens or answers have arrived since a time."""
         late = [
             time_s for times in self._clients.arrivals() for time_s in times[-_SETTLED_ARRIVALS:] if time_s >= since_s
         ]

@@ -1,4 +1,4 @@
-"""A running server, as a drill asks it what it is made of and takes workers away from it."""
+"""A client of a running server that reads its workers and machines and takes them away."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from shoal.errors import ConfigError, WorkerLost
 from shoal.executor.remote.strikes import StrikeKind
 
 _TIMEOUT_S = 20.0
-"""For an answer; another machine has 10 s to do what a drill asks for."""
+"""Longest wait for an answer; another machine has 10 s to carry out a strike."""
 
 
 class DrilledServer:
-    """A server at some address that may be drilled."""
+    """A server that may be drilled."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        """Raises ConfigError: it is no address, or no header could carry the key."""
+        """Raises ConfigError if the address or the key is invalid."""
         check_address(url)
         self.url = url.rstrip("/")
         self.http = httpx.AsyncClient(timeout=_TIMEOUT_S, headers=key_header(api_key))
 
     async def models(self) -> list[dict[str, Any]]:
-        """The models that `/status` tells of. Raises ConfigError, WorkerLost."""
+        """The models in `/status`. Raises ConfigError, WorkerLost."""
         return told_by(await self._ask("GET", "/status"), self.url, "models")["models"]
 
     async def model(self, name: str) -> dict[str, Any]:
-        """One of them. Raises ConfigError; WorkerLost: it is not loaded any more, or the server does not answer."""
+        """A model in `/status`. Raises ConfigError; WorkerLost if it is no longer loaded or the server does not
+        answer."""
         found = next((one for one in await self.models() if one["name"] == name and "replicas" in one), None)
         if found is None:
             raise WorkerLost(f"{name} is not loaded any more by the server at {self.url}")
         return found
 
     async def first_loaded(self) -> dict[str, Any]:
-        """The first model that is loaded. Raises ConfigError: there is none; WorkerLost."""
+        """The first loaded model in `/status`. Raises ConfigError if there is none; WorkerLost."""
         found = next((one for one in await self.models() if one.get("replicas")), None)
         if found is None:
             raise ConfigError(f"the server at {self.url} has no loaded model")
         return found
 
     async def metadata(self, model: str) -> dict[str, Any]:
-        """Inputs and outputs of a graph. Raises ConfigError, WorkerLost."""
+        """The metadata of a graph: its inputs and outputs. Raises ConfigError, WorkerLost."""
         return told_by(await self._ask("GET", f"/v2/models/{model}"), self.url, "inputs")
 
     async def strike(self, target: DrillTarget, how: StrikeKind, cable_s: float) -> None:
-        """Take a worker or a machine away. Raises ConfigError where the server does not let it be done."""
+        """Take a worker or a machine away. Raises ConfigError if the server refuses; WorkerLost."""
         if target.worker is None:
             path, fields = "/status/strike", {"machine": target.machine, "for_s": cable_s}
         else:

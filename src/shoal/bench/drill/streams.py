@@ -40,7 +40,7 @@ class DrillStreams(DrillClients):
         return [one.arrivals_s for one in self._outcomes]
 
     def pace(self, since_s: float) -> ClientPace | None:
-        """See `DrillClients.pace`. What a prompt token takes is told by prompts of two lengths."""
+        """See `DrillClients.pace`. Prompts of two lengths give the time of a prompt token."""
         gap_s = self.median_gap_s([one.arrivals_s for one in self._outcomes if one.started_s >= since_s])
         ttft_s = [
             [one.arrivals_s[0] - one.started_s for one in of_length if one.prompt_tokens]
@@ -52,13 +52,13 @@ class DrillStreams(DrillClients):
         return ClientPace(gap_s=gap_s, again_s=max(0.0, median(ttft_s[1]) - median(ttft_s[0])) / max(1, long - short))
 
     def again(self, num_running: int) -> float:
-        """Prompts and outputs so far of as many streams, as they are now on average."""
+        """See `DrillClients.again`. Tokens of `num_running` average streams: their prompts and outputs so far."""
         prompt_tokens = [max(one.prompt_tokens for one in of_length) for of_length in self._by_words()]
         running = [len(one.arrivals_s) for one in self._outcomes[-self.count :]]
         return num_running * (sum(prompt_tokens) / len(prompt_tokens) + sum(running) / max(1, len(running)))
 
     def _by_words(self) -> list[list[RequestOutcome]]:
-        """Requests by the lengths of their prompts, which alternate."""
+        """Requests grouped by the lengths of their prompts, which alternate."""
         return [self._outcomes[first :: len(_PROMPT_WORDS)] for first in range(len(_PROMPT_WORDS))]
 
     async def ask(self, index: int) -> bool:
@@ -78,7 +78,9 @@ class DrillStreams(DrillClients):
         return outcome.error is None
 
     def _body(self, num_words: int) -> bytes:
-        """Prompts differ, so that none is found in a cache; ends are by length, so that each is as long."""
+        """The body of a request. Prompts differ, so that none is cached; outputs end by length, so that all are equally
+        long.
+        """
         fields = {
             "model": self._model,
             "prompt": " ".join(self._rng.choices(WORDS, k=num_words)),

@@ -1,4 +1,4 @@
-"""What a drill takes away, of what `/status` tells: workers one by one, and other machines with all their workers."""
+"""The targets of a drill from `/status`: single workers, and other machines with all their workers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ class DrillTarget:
 
     model: str
     replicas: tuple[int, ...]
-    """those that lose workers"""
+    """Indices of the replicas that lose workers."""
     worker: int | None
-    """of the only replica, stage by stage, rank by rank; None: all workers of the machine"""
+    """Index of the worker in its replica, stage by stage, rank by rank; None: all workers of the machine."""
     machine: str | None
-    """None: the server's own"""
+    """Name of the machine; None: the server's own."""
     weight_bytes: int
-    """of the largest worker that is lost"""
+    """Weights of the largest lost worker."""
     replica_weight_bytes: int
-    """of the largest worker of these replicas"""
+    """Weights of the largest worker of these replicas."""
     reduced_weight_bytes: int | None
-    """of a worker where the replicas do without the machine; None: they have none but this one"""
+    """Weights of a worker after the replicas are planned without the machine; None: they have no other machine."""
     has_others: bool
-    """whether a replica goes on serving, to which requests can go"""
+    """Whether another replica keeps serving and can take over requests."""
 
     @property
     def name(self) -> str:
-        """The numbers that `/status` gives to a worker, or the machine's name."""
+        """The target in words: the indices of a worker as in `/status`, or the machine's name."""
         return f"machine {self.machine}" if self.worker is None else f"replica {self.replicas[0]} worker {self.worker}"
 
     def ways_of(self, hows: Sequence[StrikeKind]) -> list[StrikeKind]:
-        """Those of these ways in which it can be taken away: only machines have cables."""
+        """The kinds of strikes that are possible here; only machines have cables."""
         return [how for how in hows if self.worker is None or how != "cable"]
 
 
 def targets_of(model: Mapping[str, Any], *, every: bool) -> list[DrillTarget]:
-    """Of each replica the first worker, or every one, and then each other machine. `model`: from `/status`."""
+    """The first worker of each replica, or all of them, followed by each other machine. `model` is from `/status`."""
     workers = model["plan"]["workers"]
     found: list[DrillTarget] = []
     for replica in range(len(model["replicas"])):
@@ -56,7 +56,7 @@ def targets_of(model: Mapping[str, Any], *, every: bool) -> list[DrillTarget]:
 def _target(
     model: Mapping[str, Any], lost: Sequence[Mapping[str, Any]], worker: int | None, machine: str | None
 ) -> DrillTarget:
-    """`lost`: the workers that are taken away."""
+    """Make a target; `lost` are the workers that it takes away."""
     replicas = tuple(sorted({one["replica"] for one in lost}))
     of_replicas = [one for one in model["plan"]["workers"] if one["replica"] in replicas]
     weights = [one["weight_bytes"] for one in of_replicas]

@@ -24,8 +24,8 @@ _NEAR_TOKENS, _FAR_TOKENS, _FAR_OF_CLIP = 32, 480, 256
 Texts of clips are shorter: at most 448 tokens for Whisper."""
 
 LONG, SHORT, HALF, COLUMNS, NOTHING, CLIP = "long", "short", "half", "columns", "nothing", "clip"
-"""Names of parts. NOTHING is the smallest possible shard, to measure the fixed cost of a step; CLIP is the encoder with
-one layer."""
+"""Names of parts, see planner.speeds.step_points. NOTHING is the smallest possible shard, to measure the fixed cost of
+a step; CLIP is the encoder with one layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
