@@ -46,7 +46,7 @@ class RequestOutcome:
     arrivals_s: list[float] = field(default_factory=list[float])
     """Arrival times of the chunks with text. On the servers named above a chunk is a token, unless two came at once."""
     client: int = 0
-    """which one of a closed loop sent it, from 0 on; 0 in an open loop"""
+    """Index of the client of a closed loop that sent it; 0 in an open loop."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None

@@ -31,7 +31,7 @@ class Machines(Protocol):
 
     @property
     def later_bytes(self) -> Sequence[int]:
-        """Weights of each model of this process that is still to come."""
+        """Bytes of the weights of each model that this process has yet to load."""
         ...
 
     def for_another_model(self, later_bytes: Sequence[int] = ()) -> Machines:

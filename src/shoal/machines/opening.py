@@ -31,8 +31,8 @@ class SharedMachines:
         self._expected: dict[str, int] = {}
 
     def expect(self, places: Iterable[str | Path]) -> None:
-        """Models that will be opened: those before them leave room for their weights. What is no file here counts as
-        nothing."""
+        """Announce models that will be opened, so that earlier ones leave room for their weights. A place that is no
+        file on this machine counts as 0 bytes."""
         for place in map(str, places):
             path = Path(place)
             files = model_files(path) if path.exists() else ()
@@ -40,7 +40,7 @@ class SharedMachines:
                 self._expected[place] = num_bytes
 
     def open(self, name: str | None, place: str | Path) -> Machines | None:
-        """For one more model, which lies at `place`, to be closed by itself; see `open_machines`."""
+        """See `open_machines`. The result is for the model at `place` and must be closed separately."""
         self._expected.pop(str(place), None)
         if name != RAY:
             return None

@@ -46,14 +46,14 @@ class ChaosReport:
     latency_after: Distribution
     """Latency of whole requests with kills."""
     pause_s_p50: float
-    """from a kill to the next token, of the stream that waited longest for it; 0 where no stream was under way"""
+    """Seconds from a kill to the next token, of the stream that waited longest; 0: no stream was in flight."""
     pause_s_max: float
     moved_pause_s_p50: float
     """The same for kills after which streams could move to another replica."""
     moved_pause_s_max: float
     noticed_s_max: float | None
-    """from stopping a worker to its end at the server's hands, of workers that were in use and not being started;
-    None where workers were killed, or none was noticed"""
+    """Seconds from stopping a worker until the server killed it, for workers in use; None: workers were killed instead,
+    or no stop was noticed."""
     duration_s: float
     resources_before: Resources
     resources_after: Resources

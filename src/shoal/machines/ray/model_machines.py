@@ -44,8 +44,8 @@ class RayMachines:
     """
 
     def __init__(self, cluster: RayCluster, later_bytes: Sequence[int] = ()) -> None:
-        """The machines that are there now; `cluster` is left when the last model that uses it is closed.
-        `later_bytes`: see `Machines.later_bytes`."""
+        """Take the machines that are there now. The last model to be closed also leaves `cluster`. `later_bytes`: see
+        `Machines.later_bytes`."""
         self._cluster = cluster
         self.later_bytes = later_bytes
         self._roster, self._ray = cluster.roster, cluster.connection.ray
