@@ -146,7 +146,7 @@ def test_copies_are_made_where_there_is_memory_and_undone_by_the_next_move(plann
     running.tell((9000, *(70,) * 7))
     watch.for_s(60)
     (moved,) = running.changes
-    assert "and copying 4, " in watch.lines[0]
+    assert "and copying 4; " in watch.lines[0]
     assert shares(running, moved) == pytest.approx((0.5, 0.5), abs=0.05)
     check_plan(replace(planned.plan, replicas=(moved,)), num_layers=NUM_LAYERS, atoms=planned.model.atoms)
     running.made()
