@@ -5,7 +5,7 @@ see the same batches. Logits may still differ in the last bits if a split cuts a
 Runtime uses other kernels for other numbers of rows.
 
 Shards add the terms of sums in another order, in every layer. Rounding activations to 8 bits would amplify these
-differences to its own error, which says nothing about the split. Shards are therefore compared with exact (fp32)
+differences to its own error, which says nothing about the split. Shards are therefore compared with exact (15 bits)
 activations on both sides.
 """
 
