@@ -191,6 +191,7 @@ def test_a_loss_that_is_over_before_the_page_looks_again_is_told(tab: Page) -> N
         replica(tab).get_by_text("serving").wait_for()
         first, other = well.work
         engine.base_stats = replace(well, work=(replace(first, pids=(11, 13)), other), num_losses=1)
+        replica(tab).get_by_text("serving again, with new workers").wait_for()
         events = tab.get_by_role("region", name="What has happened")
         events.get_by_text("replica 0 has lost workers").wait_for()
         events.get_by_text("replica 0 serves again").wait_for()
@@ -202,7 +203,7 @@ def test_curves_of_a_model_that_is_not_loaded_now_have_no_value_now(tab: Page, u
     series = {"name": "tiny", "age_s": [10.0, 5.0], **{field: [2.0, None] for field in fields}}
     tab.route("**/status/history", lambda route: route.fulfill(json={"period_s": 5.0, "models": [series]}))
     tab.goto(f"{url}/#load")
-    tab.get_by_role("img", name="Replicas that serve: \N{EN DASH} now, 2 at most").wait_for()
+    tab.get_by_role("img", name="Serving replicas: \N{EN DASH} now, 2 at most").wait_for()
 
 
 def test_stories_are_told_and_closed_with_the_keyboard(tab: Page) -> None:

@@ -1,6 +1,6 @@
 /** Machines, workers and the links between them, as they are now. */
 import { useSignal } from "@preact/signals";
-import { isSlow, models, page, rates, shares, unloaded } from "./live";
+import { backKey, isSlow, justBack, models, page, rates, shares, unloaded } from "./live";
 import { lineOf, post } from "./server";
 import { LANGUAGE, holdings, nameOf, type Link, type Model, type Replica, type Worker } from "./status";
 import { tellStory } from "./story";
@@ -123,12 +123,14 @@ function ReplicaRow({ model, index, replica }: RowProps) {
   const workers = model.plan.workers.filter((worker) => worker.replica === index);
   const stages = [...Map.groupBy(workers, (worker) => worker.stage).values()];
   const state = replica?.state ?? "unknown";
+  const isBack = justBack.value.has(backKey(model.name, index));
   return (
-    <section class={`replica ${state === "serving" ? "good" : "bad"}`} aria-label={`Replica ${index}`}>
+    <section class={`replica ${state === "serving" && !isBack ? "good" : "bad"}`} aria-label={`Replica ${index}`}>
       <header>
         <h4>Replica {index}</h4>
         <span class="state">
           {state}
+          {isBack && " again, with new workers"}
           {replica?.is_reduced && ", replanned"}
         </span>
         {replica && (

@@ -29,6 +29,13 @@ export const rates = signal<Record<string, number>>({});
 export const trouble = signal("");
 export const events = signal<Event[]>([]);
 
+/** Replicas that have lost workers and got new ones since the previous poll, by `backKey`. */
+export const justBack = signal<ReadonlySet<string>>(new Set());
+
+export function backKey(model: string, replica: number): string {
+  return `${replica} ${model}`;
+}
+
 interface Look {
   atMs: number;
   models: Model[];
@@ -79,6 +86,7 @@ function sameModels(now: Status, known: Page): boolean {
 
 function compare(earlier: Look, now: Look): void {
   const elapsedS = (now.atMs - earlier.atMs) / 1000;
+  const newlyBack = new Set<string>();
   const newShares: Shares = {};
   const newRates: Record<string, number> = {};
   for (const old of earlier.models)
@@ -92,8 +100,13 @@ function compare(earlier: Look, now: Look): void {
     newShares[model.name] = model.replicas.map((replica, index) => busy(old.replicas[index], replica, elapsedS));
     newRates[model.name] = Math.max(0, (done(model) - done(old)) / elapsedS);
     const hasLost = lost(model) > lost(old);
-    model.replicas.forEach((replica, index) => tell(model, index, old.replicas[index], replica, hasLost));
+    model.replicas.forEach((replica, index) => {
+      const isBack = hasLost && isAnother(old.replicas[index], replica);
+      if (isBack) newlyBack.add(backKey(model.name, index));
+      tell(model, index, old.replicas[index], replica, isBack);
+    });
   }
+  justBack.value = newlyBack;
   shares.value = newShares;
   rates.value = newRates;
 }
@@ -114,10 +127,10 @@ function busy(old: Replica | undefined, now: Replica, elapsedS: number): number[
   });
 }
 
-function tell(model: Model, index: number, old: Replica | undefined, now: Replica, hasLost: boolean): void {
+function tell(model: Model, index: number, old: Replica | undefined, now: Replica, isBack: boolean): void {
   const who = `${model.name}, replica ${index}`;
   if (old === undefined) note("good", `${who} has joined`);
-  else if (hasLost && isAnother(old, now)) {
+  else if (isBack) {
     note("bad", `${who} has lost workers`);
     void tellWhy(model.name, index, who).then(() => note("good", `${who} serves again`));
   } else if (old.state !== now.state) {
@@ -133,8 +146,8 @@ function tell(model: Model, index: number, old: Replica | undefined, now: Replic
 }
 
 /** Whether a serving replica's processes have changed between two polls: it was lost and has recovered meanwhile. */
-function isAnother(old: Replica, now: Replica): boolean {
-  return old.state === "serving" && now.state === "serving" && old.pids.join() !== now.pids.join();
+function isAnother(old: Replica | undefined, now: Replica): boolean {
+  return old?.state === "serving" && now.state === "serving" && old.pids.join() !== now.pids.join();
 }
 
 /** Adds an event with the reason of a loss, from the replica's story. */
