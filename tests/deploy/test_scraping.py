@@ -38,12 +38,13 @@ def prometheus(folder: Path, servers: list[str]) -> Generator[httpx.Client, None
 
 
 def known(http: httpx.Client, instance: str) -> set[str]:
-    """Names of the series of a server, but for Prometheus's own; none before it listens."""
+    """Names of the series of a server, but for Prometheus's own; none before it is ready."""
     query = {"match[]": f'{{instance="{instance}",__name__!~"up|scrape_.*"}}'}
     try:
-        return set(http.get("/api/v1/label/__name__/values", params=query).json()["data"])
+        answer = http.get("/api/v1/label/__name__/values", params=query)
     except httpx.TransportError:
         return set()
+    return set(answer.json()["data"]) if answer.is_success else set()
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Debian's prometheus")
