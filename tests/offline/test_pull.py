@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.core.batching.events import BatchLimits
@@ -240,6 +240,7 @@ def test_no_chunks_no_results() -> None:
 scripts = st.lists(st.integers(0, 3) | st.just(-1), max_size=30)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.lists(st.tuples(scripts, st.integers(1, 3)), max_size=4), scripts, st.booleans())
 def test_whatever_the_order_of_answers_and_losses_every_chunk_has_one_result(
     count: int, others: list[tuple[list[int], int]], survivor: list[int], copy_last: bool
