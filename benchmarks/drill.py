@@ -91,7 +91,7 @@ def _drill(run: Run, url: str) -> dict[str, Any]:
 
 def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1) or not done.stdout:  # 1 with a report: a request was lost
         raise SystemExit(done.stderr)
     return done.stdout
 
