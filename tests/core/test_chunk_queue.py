@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shoal.core.chunk_queue import MAX_LOSSES, Assignment, ChunkQueue, Ticket
+from shoal.core.chunk_queue import Assignment, ChunkQueue, Ticket
+from shoal.core.recovery.config import MAX_LOSSES
 
 
 def make_queue(*widths: int) -> ChunkQueue:

@@ -16,12 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NewType
 
+from shoal.core.recovery.config import MAX_LOSSES
+
 Ticket = NewType("Ticket", int)
 """The id of a chunk within one queue, ascending in the order in which chunks were added."""
-
-MAX_LOSSES = 3
-"""A chunk that was in flight on this many lost replicas is given up: one loss is blamed on the machine, three on the
-chunk. Requests of a server have the same bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

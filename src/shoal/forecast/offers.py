@@ -17,7 +17,8 @@ import msgspec
 from shoal.config import LaunchConfig
 from shoal.errors import CapacityError, ConfigError
 from shoal.launch.cluster_places import read_cluster_file
-from shoal.launch.language.auto_plan import AutoPlanner, limits_of
+from shoal.launch.language.asked import limits_of
+from shoal.launch.language.auto_plan import AutoPlanner
 from shoal.launch.language.fleets import fleet_from_file
 from shoal.machines.opening import RAY
 from shoal.measure.measuring import Measuring

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shoal.core.batching.events import BatchLimits
-from shoal.core.chunk_queue import MAX_LOSSES, ChunkQueue, Ticket
+from shoal.core.chunk_queue import ChunkQueue, Ticket
 from shoal.core.plan.graph import BatchAxes
-from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.recovery.config import MAX_LOSSES, RecoveryConfig
 from shoal.core.recovery.events import RecoveryEffect, ReplicaJoined, ReplicaLost, ReplicaReady, WorkersProgressed
 from shoal.core.recovery.recovery import Recovery, RecoveryStats
 from shoal.core.speed.work_size import WorkSize

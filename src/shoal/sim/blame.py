@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from shoal.core.recovery.config import MAX_LOSSES
 from shoal.core.sequences.request import RequestId
-from shoal.core.sequences.strikes import MAX_LOSSES
 
 
 class BlameWatch:

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shoal.core.batching.events import MAX_LOSSES, SubmitBatch
-from shoal.core.recovery.config import RecoveryConfig
+from shoal.core.batching.events import SubmitBatch
+from shoal.core.recovery.config import MAX_LOSSES, RecoveryConfig
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestAborted, WorkerLost
 from tests.core.batching.driver import FOUR_ROWS, FREE_ROWS, NEVER_AGAIN, NO_ROWS, BatchingDriver

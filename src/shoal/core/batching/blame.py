@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shoal.core.batching.events import MAX_LOSSES, Part
+from shoal.core.batching.events import Part
+from shoal.core.recovery.config import MAX_LOSSES
 from shoal.core.recovery.events import ReplicaLost
 from shoal.errors import InvalidRequest, ShoalError, WorkerLost
 

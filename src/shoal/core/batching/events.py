@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from shoal.core.recovery.config import MAX_LOSSES
 from shoal.core.recovery.events import (
     RecoveryEffect,
     ReplicaJoined,
@@ -14,9 +15,6 @@ from shoal.core.recovery.events import (
     WorkersProgressed,
 )
 from shoal.errors import ShoalError
-
-MAX_LOSSES = 3
-"""A request that was in flight on this many lost replicas in a row is blamed for the losses and failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

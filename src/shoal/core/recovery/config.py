@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 from shoal.errors import ConfigError
 
+MAX_LOSSES = 3
+"""Losses of workers in a row after which the work that they had is given up, be it a request or a chunk of a map: one
+loss is blamed on the machine, three on the work. A judgment."""
 _DEVICE_STEP_S, _DEVICE_LOAD_S = 10.0, 120.0
 """Minimum time-outs for workers on devices, whose providers silently compile kernels while they load and for new
 shapes. A judgment."""

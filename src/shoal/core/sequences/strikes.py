@@ -8,9 +8,7 @@ its first token, within one prefill.
 
 from __future__ import annotations
 
-MAX_LOSSES = 3
-"""Losses in a row after which a request fails. Source: the same bound as for a graph's requests
-(core/batching/events)."""
+from shoal.core.recovery.config import MAX_LOSSES
 
 
 def is_suspect(num_losses: int) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from shoal.config import LaunchConfig, PlanningConfig
+from shoal.config import PlanningConfig
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.state_room import HYPOTHESES
 from shoal.errors import ConfigError
 from shoal.launch.devices import Offer
+from shoal.launch.language.asked import precisions_of, workload_of
 from shoal.launch.language.device_fleets import DeviceFleets, measure_devices
 from shoal.launch.language.fleets import find_fleets, whole_processor
 from shoal.launch.language.sizes import model_sizes
@@ -34,11 +35,8 @@ from shoal.planner.speeds.figures import Figures, figures_of
 from shoal.planner.speeds.speeds import ExpertRouting, Fleet
 from shoal.planner.what_if import PlanQuestion
 from shoal.protocol.hidden_codec import LinkPrecision
-from shoal.protocol.stage_config import BLOCK_SIZE
 
 NOTHING_OFFERED = Offer()
-_LOWER: tuple[Precision, ...] = ("int8", "int4")
-"""Precisions below fp32, in descending order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +106,10 @@ class AutoPlanner:
         self._limits, self._measuring, self._machines, self._offer = limits, measuring, machines, offer
         self._shares_weights = shares_weights and machines is None and planning.cluster is None
         hypotheses = HYPOTHESES if model.config.encoder is not None else 1
-        self._workload = _workload(planning, hypotheses)
+        self._workload = workload_of(planning, hypotheses)
         self._goal = make_goal(planning.objective, planning.latency_slo_s)
         self._link_precisions = parse_link_precisions(planning.link_precision) if machines is not None else ("fp32",)
-        self._precisions = _precisions(precision, planning.precision_floor)
+        self._precisions = precisions_of(precision, planning.precision_floor)
         self._sizes = model_sizes(model, self._precisions, max_seqs=limits.max_seqs)
 
     def plan(self) -> AutoPlan:
@@ -281,37 +279,3 @@ class AutoPlanner:
 def _what(placed: PlacedFleet) -> str:
     classes = placed.fleet.classes
     return named_together([one.name if not one.takes_shards else "the processor" for one in classes])
-
-
-def limits_of(config: LaunchConfig, model: ModelOnDisk) -> Limits:
-    """The limits that every replica of a chosen plan must meet."""
-    planning = config.planning
-    return Limits(
-        block_size=BLOCK_SIZE,
-        max_context=model.longest_context(config.max_context),
-        max_step_tokens=config.max_step_tokens,
-        max_seqs=config.max_seqs,
-        kv_memory_bytes=config.kv_memory_bytes,
-        least_kv_tokens=planning.streams * (planning.prompt_tokens + planning.output_tokens),
-    )
-
-
-def _workload(planning: PlanningConfig, hypotheses: int) -> Workload:
-    return Workload(
-        streams=planning.streams,
-        prompt_tokens=planning.prompt_tokens,
-        output_tokens=planning.output_tokens,
-        hypotheses=hypotheses,
-    )
-
-
-def _precisions(precision: Precision, floor: str | None) -> tuple[Precision, ...]:
-    """The precision that was asked for, and all lower ones down to the floor."""
-    if floor is None or floor == precision:
-        return (precision,)
-    if floor not in _LOWER:
-        raise ConfigError(f"the precision floor is {floor!r}; use one of {', '.join(_LOWER)}")
-    lower = _LOWER[: _LOWER.index(floor) + 1]
-    if precision in lower:
-        lower = lower[lower.index(precision) + 1 :]
-    return (precision, *lower)

@@ -242,7 +242,8 @@ def _auto_plan(
     machines: Machines | None,
     on_progress: Callable[[str], None],
 ) -> AutoPlan:
-    from shoal.launch.language.auto_plan import AutoPlanner, limits_of  # imports all that measures and searches
+    from shoal.launch.language.asked import limits_of  # these two import all that measures and searches
+    from shoal.launch.language.auto_plan import AutoPlanner
 
     is_elsewhere = machines is not None or config.planning.cluster is not None
     planner = AutoPlanner(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from shoal.core.batching.events import MAX_LOSSES, Part, SubmitBatch
+from shoal.core.batching.events import Part, SubmitBatch
 from shoal.core.batching.scheduler import BatchScheduler
+from shoal.core.recovery.config import MAX_LOSSES
 from shoal.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestAborted, ShoalError, WorkerLost
 from shoal.sim.batches.scenario import SimulatedRequest
 
