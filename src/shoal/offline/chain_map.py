@@ -13,10 +13,10 @@ from typing import Any
 from shoal.chains.values import json_of
 from shoal.errors import ConfigError, RequestError
 from shoal.offline.files.fingerprint import fingerprint
-from shoal.offline.files.out_files import naming, prepare_folder, sync_file, whole_file
 from shoal.offline.journal import Journal, open_journal
 from shoal.offline.map_job import JOURNAL, MapSummary
 from shoal.offline.work import Failure
+from shoal.out_files import naming, prepare_folder, sync_file, whole_file
 
 UNDER_WAY = 32
 """Files in progress at once: enough to fill the graphs' batches, few enough to hold in memory."""

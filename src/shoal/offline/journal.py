@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shoal.errors import ConfigError
-from shoal.offline.files.out_files import naming
+from shoal.out_files import naming
 
 Record = dict[str, Any]
 _VERSION = 1

@@ -16,7 +16,6 @@ from shoal.model.graph.sample.empty_batch import empty_outputs
 from shoal.offline.files.fingerprint import fingerprint
 from shoal.offline.files.item_sink import ItemSink
 from shoal.offline.files.item_source import scan_folder
-from shoal.offline.files.out_files import prepare_folder
 from shoal.offline.files.parquet_rows import load_arrow
 from shoal.offline.files.row_sink import RowSink
 from shoal.offline.files.row_source import open_rows
@@ -26,6 +25,7 @@ from shoal.offline.parquet_work import ParquetWork, staging_folder
 from shoal.offline.pull import ChunkRunner
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure, MapWork
+from shoal.out_files import prepare_folder
 from shoal.router.graph_executor import Tensors
 
 JOURNAL = ".shoal-map.jsonl"

@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from shoal.offline.files.out_files import naming, sync_file
 from shoal.offline.files.parquet_rows import write_parquet
 from shoal.offline.files.row_sink import RowSink
 from shoal.offline.pull import Chunk, ChunkResult
 from shoal.offline.row_work import RowWork
 from shoal.offline.work import Failure
+from shoal.out_files import naming, sync_file
 from shoal.router.graph_executor import Tensors
 
 

@@ -13,7 +13,7 @@ from shoal.cli.show.output import note, print_json
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.launch.planned import AutoT, Planned, PlanT
 from shoal.machines.machines import Machines
-from shoal.offline.files.out_files import whole_file
+from shoal.out_files import whole_file
 from shoal.planner.split.cores import thread_warnings
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from shoal.errors import ConfigError, MissingExtra
 from shoal.forecast.simulate import Simulated
-from shoal.offline.files.out_files import whole_file
+from shoal.out_files import whole_file
 from shoal.planner.files.fault_file import DescribedFault
 
 _ENDINGS = (".png", ".svg", ".pdf")

@@ -119,7 +119,7 @@ def transcribe(
     from shoal.cli.language.launch_config import language_config, speech_options
     from shoal.cli.language.loading import load_planned, plan_for
     from shoal.model.formats.speech_files import speech_model
-    from shoal.offline.files.out_files import whole_file
+    from shoal.out_files import whole_file
     from shoal.speech.transcript import TEXT_FORMS, as_verbose
 
     config = language_config(context, speech_model(model), is_rough=True, **speech_options(context))

@@ -12,8 +12,8 @@ from shoal.arrays import Array
 from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError
 from shoal.offline.files.item_source import Item
-from shoal.offline.files.out_files import sync_file, whole_file
 from shoal.offline.files.tensor_values import as_stored
+from shoal.out_files import sync_file, whole_file
 
 
 class ItemSink:

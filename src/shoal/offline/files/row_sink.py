@@ -15,8 +15,8 @@ from shoal.core.plan.graph import BatchAxes
 from shoal.errors import ConfigError, InvalidRequest
 from shoal.offline.files.array_rows import ArrayRows, open_npy
 from shoal.offline.files.npy_header import NpyHeader, as_bytes, row_spans
-from shoal.offline.files.out_files import naming, sync_file
 from shoal.offline.files.tensor_values import as_stored
+from shoal.out_files import naming, sync_file
 
 _COPY_ROWS = 4096
 """Rows copied at once if strings are longer than those before."""
