@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shoal.server.web import history
 from shoal.server.web.history import FIELDS, MAX_MODELS, NUM_SAMPLES, LoadHistory
 from tests.server.fakes import FakeEngine
 from tests.server.running_server import run_server
@@ -99,3 +100,25 @@ def test_a_server_samples_itself_from_the_start() -> None:
     assert answer["period_s"] == 5.0
     (series,) = answer["models"]
     assert (series["name"], series["running"], series["kv_usage"]) == ("tiny", [0.0], [0.25])
+
+
+def test_a_first_sample_is_waited_for_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "PERIOD_S", 0.01)
+    told = asyncio.Event()
+
+    async def describe() -> list[dict[str, Any]]:
+        await told.wait()
+        return [language()]
+
+    async def ask() -> list[int]:
+        counts, watched = [], LoadHistory(describe)
+        watched.start()
+        for _ in range(2):
+            await watched.first_sample()
+            counts.append(len(watched.series()))
+            told.set()
+            await asyncio.sleep(0)
+        await watched.close()
+        return counts
+
+    assert asyncio.run(ask()) == [0, 1]

@@ -64,6 +64,8 @@ class LoadHistory:
         self._before: dict[str, tuple[float, Mapping[str, float]]] = {}
         """When each model was last sampled, and its counters at that time."""
         self._task: asyncio.Task[None] | None = None
+        self._has_tried = asyncio.Event()
+        """Whether the first sample has been taken, or could not be."""
 
     def start(self) -> None:
         """Take samples from now on, in the running loop."""
@@ -91,6 +93,11 @@ class LoadHistory:
             self._rings.setdefault(name, _Ring()).add(now_s, values)
             self._before[name] = now_s, counters
 
+    async def first_sample(self) -> None:
+        """Wait for the first sample after `start`, but no longer than until the next one is due."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_tried.wait(), PERIOD_S)
+
     def series(self) -> list[dict[str, Any]]:
         """For each model: `name`, `age_s` of each sample, the oldest first, and values by `FIELDS`; None: unknown."""
         now_s = self._clock()
@@ -109,6 +116,7 @@ class LoadHistory:
                 await self.sample()
             except Exception:  # the outermost loop of this task: a curve with a gap is better than none
                 _logger.exception("cannot sample the load for the page's history")
+            self._has_tried.set()
             await asyncio.sleep(PERIOD_S)
 
 

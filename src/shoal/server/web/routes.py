@@ -92,6 +92,7 @@ class PageApi:
 
     async def history(self, request: Request) -> Response:
         """GET /status/history: the load of the last hour."""
+        await self._history.first_sample()
         return JSONResponse({"period_s": PERIOD_S, "models": self._history.series()})
 
     async def what_if(self, request: Request) -> Response:
