@@ -45,9 +45,14 @@ class Form(Protocol):
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
+def event_of(body: bytes) -> bytes:
+    """An answer of its own as the event of a stream."""
+    return b"data: " + body + b"\n\n"
+
+
 def failure_event(body: bytes) -> bytes:
     """The events with which a stream ends after an error. `body`: the error as an answer of its own."""
-    return b"data: " + body + b"\n\n" + DONE_EVENT
+    return event_of(body) + DONE_EVENT
 
 
 def usage_fields(usage: Usage) -> dict[str, object]:

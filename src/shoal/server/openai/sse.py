@@ -18,7 +18,7 @@ from shoal.generation.generation import Generation
 from shoal.generation.output.choice import ChoiceDelta
 from shoal.server.http.disconnect import ClientGone, run_until_disconnect
 from shoal.server.openai.errors import from_exception
-from shoal.server.openai.form import Form, note_usage
+from shoal.server.openai.form import Form, event_of, note_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,6 @@ async def send_pieces(
     finally:
         beat.cancel()
     await sender.end()
-
-
-def event_of(body: bytes) -> bytes:
-    """An event without a name. `body`: one line."""
-    return b"data: " + body + b"\n\n"
 
 
 def _error_event(error: ShoalError) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shoal.model.text.answer.parts import AnswerPart, CallArguments, CallStarted, Content, Reasoning
-from shoal.server.responses.tools import full_name
+from shoal.server.responses.tools import chat_call
 
 Emit = Callable[[str, dict[str, Any]], None]
 """Called with the type of an event, without `response.`, and its fields."""
@@ -98,8 +98,6 @@ def answer_message(output: Sequence[dict[str, Any]]) -> dict[str, Any]:
             case "reasoning":
                 message["reasoning_content"] = item["content"][0]["text"]
             case _:
-                name = full_name(item.get("namespace"), item["name"])
-                function = {"name": name, "arguments": item["arguments"]}
-                call = {"id": item["call_id"], "type": "function", "function": function}
+                call = chat_call(item["call_id"], item.get("namespace"), item["name"], item["arguments"])
                 message.setdefault("tool_calls", []).append(call)
     return message

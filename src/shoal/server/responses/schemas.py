@@ -15,7 +15,7 @@ from shoal.errors import InvalidRequest
 from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.body.chat_body import MAX_MESSAGES, ChatBody
 from shoal.server.openai.body.tool_schemas import MAX_TOOLS
-from shoal.server.responses.tools import NamedTool, Tool, full_name
+from shoal.server.responses.tools import NamedTool, Tool, chat_call, full_name
 
 Message = Mapping[str, Any]
 """A message of a chat completion."""
@@ -227,9 +227,7 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
             case MessageItem():
                 messages.append({"role": item.role, "content": _content(item.content)})
             case CallItem():
-                name = full_name(item.namespace, item.name)
-                function = {"name": name, "arguments": item.arguments}
-                call = {"id": item.call_id, "type": "function", "function": function}
+                call = chat_call(item.call_id, item.namespace, item.name, item.arguments)
                 _answer(messages).setdefault("tool_calls", []).append(call)
             case CallOutputItem():
                 messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _joined(item.output)})

@@ -107,7 +107,16 @@ def full_name(namespace: str | None, name: str) -> str:
     return f"{namespace}{_SEPARATOR}{name}" if namespace else name
 
 
-def known_names(tools: Iterable[FunctionTool | Namespace | HostedTool]) -> dict[str, dict[str, str]]:
+def chat_call(call_id: str, namespace: str | None, name: str, arguments: str) -> dict[str, Any]:
+    """A call as the messages of a chat completion have it."""
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": full_name(namespace, name), "arguments": arguments},
+    }
+
+
+def known_names(tools: Iterable[Tool]) -> dict[str, dict[str, str]]:
     """By the full name of each function in a namespace, the fields that identify it to the client in a call."""
     return {
         full_name(space.name, tool.name): {"name": tool.name, "namespace": space.name}
@@ -117,6 +126,6 @@ def known_names(tools: Iterable[FunctionTool | Namespace | HostedTool]) -> dict[
     }
 
 
-def offered(tools: Sequence[FunctionTool | Namespace | HostedTool]) -> list[dict[str, Any]]:
+def offered(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """The tools that the model is told of, as they were sent."""
     return [tool.model_dump(by_alias=True, exclude_none=True) for tool in tools if not isinstance(tool, HostedTool)]

@@ -10,8 +10,8 @@ from shoal.server.anthropic.routes import MESSAGES_PATH
 from shoal.server.ollama.errors import failure_line
 from shoal.server.ollama.form import in_message, in_response, line_framing
 from shoal.server.ollama.routes import API_PATH
-from shoal.server.openai.form import failure_event
-from shoal.server.openai.sse import EVENTS, Framing, event_of
+from shoal.server.openai.form import event_of, failure_event
+from shoal.server.openai.sse import EVENTS, Framing
 from shoal.server.responses.form import failure_of_stream
 from shoal.server.responses.routes import RESPONSES_PATH
 from shoal.server.speech.paths import AUDIO_PATHS

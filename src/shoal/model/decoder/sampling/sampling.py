@@ -9,6 +9,7 @@ Shapes: R rows, V vocabulary, or one shard's part of it, C tokens among which on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,7 +79,7 @@ def can_be_drawn_from(best_logit: np.float32) -> bool:
 
 
 def _sample_row(logits_V: F32, row: SampleRow, found: Found, raw: bytes) -> SampledToken:
-    if not can_be_drawn_from(logits_V[found.best]) or np.isnan(found.log_sum):
+    if not can_be_drawn_from(logits_V[found.best]) or math.isnan(found.log_sum):
         return SampledToken(token_id=NO_TOKEN)
     token_id = _choose(logits_V, found.best, row) if row.target is None else row.target
     logprobs = None

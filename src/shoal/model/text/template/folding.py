@@ -8,7 +8,7 @@ alternate, some know no system role, names of calls have nine characters, or arg
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -23,17 +23,22 @@ def stricter_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
     Each has at most one system message, which comes first, or none: its text then begins the user's first message. What
     follows from one side is one message. Calls are as they were, or have other names, or arguments as text.
     """
-    forms: list[Callable[[Sequence[Message]], list[Message]]] = [list, _renamed_calls, _text_arguments]
-    for form in forms:
-        changed = form(messages)
-        if form is not list and changed == [*messages]:
-            continue
-        leading = [*takewhile(_is_system, changed)]
-        others = [{**one, "role": "user"} if _is_system(one) else one for one in changed[len(leading) :]]
-        system = _joined(leading)
-        yield [*system, *_joined(others)]
-        if system:
-            yield _joined([{**system[0], "role": "user"}, *others])
+    tried = [[*messages]]
+    for changed in (tried[0], _renamed_calls(messages), _text_arguments(messages)):
+        for form in _ordered(changed):
+            if form not in tried:
+                tried.append(form)
+                yield form
+
+
+def _ordered(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """One system message, then turns of one side as one message; the same without a system message, if there is one."""
+    leading = [*takewhile(_is_system, messages)]
+    others = [{**one, "role": "user"} if _is_system(one) else one for one in messages[len(leading) :]]
+    system = _joined(leading)
+    yield [*system, *_joined(others)]
+    if system:
+        yield _joined([{**system[0], "role": "user"}, *others])
 
 
 def _is_system(message: Message) -> bool:
