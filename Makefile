@@ -135,7 +135,7 @@ test-deploy: $(VENV)/.deploy ## Check deploy/ and .github/ by the schemas of the
 	$(BIN)/python -m pytest tests/deploy
 
 bench: $(VENV)/.demo ## Measure the splits against each other (minutes; keep the machine quiet)
-	$(BIN)/python benchmarks/splits.py
+	$(BIN)/python benchmarks/peers.py --only tp pp memory start --sizes small --rounds 3
 
 clean: ## Remove the environments and what was built
 	rm -rf $(VENV) $(PLAIN) .venv-devices build site

