@@ -60,8 +60,8 @@ def _section(name: str, command: Any) -> list[str]:
     parts = [f"## {name}", "", *_paragraphs(command.help)]
     parts += ["```", " ".join([name, *map(_argument, arguments), "[OPTIONS]"]), "```", ""]
     if command.epilog:
-        examples = re.sub(r"^Examples?: ", "", command.epilog.strip()).split("   |   ")
-        parts += ["For example:", "```", *(line.strip() for line in examples), "```", ""]
+        _, *commands = command.epilog.split("\\\n")
+        parts += ["For example:", "```", *commands, "```", ""]
     if arguments:
         parts += ["| argument | |", "|---|---|"]
         parts += [f"| `{_argument(one)}` | {_cell(one.help)} |" for one in arguments] + [""]

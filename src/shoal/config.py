@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from shoal.errors import ConfigError
 
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_MOST_NEIGHBORS = 10_000
+"""Files of a folder among which a near name is looked for: comparing as many takes a tenth of a second."""
+_MOST_NAME_CHARACTERS = 255
 
 
 def cache_root() -> Path:
@@ -27,6 +32,16 @@ def cache_root() -> Path:
 def user_path(name: str | Path) -> Path:
     """Return a path that may begin with `~` or `~user`. If nobody knows that home, it stays as it was given."""
     return Path(os.path.expanduser(name))
+
+
+def near_file(path: Path) -> str:
+    """Return ` (did you mean NAME?)`, for messages, if a file that is not there has a neighbor of nearly its name."""
+    try:
+        names = [one.name for one in islice(path.parent.iterdir(), _MOST_NEIGHBORS)]
+    except OSError:
+        return ""
+    close = get_close_matches(path.name[:_MOST_NAME_CHARACTERS], names, n=1)
+    return f" (did you mean {close[0]}?)" if close and close[0] != path.name else ""
 
 
 def parse_size(size: str | int, what: str) -> int:

@@ -139,6 +139,8 @@ _MAX_LOGPROBS = 20
 _MAX_TIMEOUT_S = 1e9
 _MAX_BIAS = 100.0
 """Source: OpenAI API reference, `logit_bias`."""
+_SMALL = 1e-30
+"""A least value below it is shown as "above 0"."""
 _RANGES: Mapping[str, tuple[type, float, float, bool]] = {
     "max_tokens": (int, 1, _MAX_COUNT, True),
     "temperature": (float, 0.0, 1e6, False),
@@ -169,7 +171,8 @@ def check_sampling(given: SamplingOptions) -> SamplingOptions:
         if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
             raise InvalidRequest(f"{name} is {value!r}, but it must be {_KIND_WORDS[kind]}", param=name)
         if not least <= value <= greatest:
-            shown = "above 0 and at most 1" if name == "top_p" else f"from {least:g} to {greatest:g}"
+            is_open = 0 < least < _SMALL
+            shown = f"above 0 and at most {greatest:g}" if is_open else f"from {least:g} to {greatest:g}"
             raise InvalidRequest(f"{name} is {value!r}, but it must be {shown}", param=name)
     stop = values.get("stop", ())
     stops = (stop,) if isinstance(stop, str) else stop

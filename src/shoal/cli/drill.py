@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 
-EXAMPLE = (
-    "Example: shoal serve model.gguf --split dp=2 --allow-drill   and then   shoal drill http://127.0.0.1:8000 --all"
+EXAMPLE = examples(
+    "shoal serve model.gguf --split dp=2 --allow-drill",
+    "shoal drill http://127.0.0.1:8000 --all",
 )
 
 

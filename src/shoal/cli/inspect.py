@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 from shoal.cli.shared.model_kind import is_graph
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from shoal.model.decoder_config import DecoderConfig
     from shoal.model.graph.inspect import GraphReport
 
-EXAMPLE = "Example: shoal inspect model.onnx"
+EXAMPLE = examples("shoal inspect model.onnx")
 
 _MB = 1e6
 

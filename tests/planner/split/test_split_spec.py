@@ -47,6 +47,7 @@ def test_forms(text, spec, canonical):
     [
         ("auto,dp=2", "auto plans the whole split"),
         ("tpp=2", "'tpp=2' (did you mean tp?)"),
+        ("auot", "'auot' (did you mean auto?); give auto, 1"),
         ("DP=2", "'DP=2'; give"),
         ("tp=17", "17 shards; there can be at most 16"),
         ("tp=" + ":".join("1" * 17), "17 shards"),

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 
-EXAMPLE = "Example: shoal convert hf:org/model-GPTQ model.gguf"
+EXAMPLE = examples("shoal convert hf:org/model-GPTQ model.gguf")
 
 
 def convert(

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 
-EXAMPLE = (
-    "Examples: shoal simulate config.json --cluster machines.yaml --traffic poisson:20   |   "
-    "shoal simulate hf:org/name --cluster machines.yaml --traffic AzureLLMInferenceTrace_conv.csv --faults faults.yaml"
-    "   |   shoal simulate model.gguf --split pp=2 --traffic closed:16 --json"
+EXAMPLE = examples(
+    "shoal simulate config.json --cluster machines.yaml --traffic poisson:20",
+    "shoal simulate hf:org/name --cluster machines.yaml --traffic AzureLLMInferenceTrace_conv.csv --faults faults.yaml",
+    "shoal simulate model.gguf --split pp=2 --traffic closed:16 --json",
 )
 
 _MOST_TOKENS = 10_000_000

@@ -6,11 +6,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 
 if TYPE_CHECKING:
     from shoal.core.plan.devices.description import MachineDevices
 
-EXAMPLE = "Examples: shoal devices   |   shoal devices --worker-python ~/webgpu/bin/python --json"
+EXAMPLE = examples(
+    "shoal devices",
+    "shoal devices --worker-python ~/webgpu/bin/python --json",
+)
 
 _GB = 1e9
 

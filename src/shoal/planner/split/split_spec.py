@@ -14,8 +14,8 @@ AUTO = "auto"
 """The value for a split that Shoal plans. It cannot be combined with others."""
 AXES = ("dp", "pp", "tp", "ep")
 FORMS = (
-    "1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), ep=2, ep=3:1 (whole experts), dp=2, or several as in "
-    "dp=2,pp=2,tp=2"
+    "auto, 1, pp=2, pp=10:20 (layers per stage), tp=2, tp=3:1 (shares), ep=2, ep=3:1 (whole experts), dp=2, or several "
+    "as in dp=2,pp=2,tp=2"
 )
 """The forms that error messages offer."""
 
@@ -93,9 +93,9 @@ def parse_split(text: str) -> SplitSpec:
 
 def _check_axis(axis: str, part: str, text: str) -> None:
     if axis == AUTO:
-        raise ConfigError(f"--split {text}: auto plans the whole split and must stand alone; give auto, or {FORMS}")
+        raise ConfigError(f"--split {text}: auto plans the whole split and must stand alone; give {FORMS}")
     if axis not in AXES:
-        close = get_close_matches(axis, AXES, n=1)
+        close = get_close_matches(axis, (AUTO, *AXES), n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigError(f"--split {text}: cannot read {part!r}{hint}; give {FORMS}")
 

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from shoal.arrays import Array
+from shoal.config import near_file
 from shoal.errors import ModelLoadError, while_reading
 from shoal.model.file_states import file_states, state_of
 from shoal.model.graph.file.dataflow import Dataflow, nested_nodes, sort_nodes, trace, weight_names
@@ -120,7 +121,9 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, FileState]:
         with path.open("rb") as file:
             state, content = state_of(file, path.name), file.read()
     except OSError as error:
-        raise ModelLoadError(f"cannot read {str(path)!r}: {error.strerror}; give the path of an ONNX file") from None
+        raise ModelLoadError(
+            f"cannot read {str(path)!r}: {error.strerror}{near_file(path)}; give the path of an ONNX file"
+        ) from None
     try:
         model = onnx.ModelProto.FromString(content)
     except DecodeError:
