@@ -88,3 +88,26 @@ def die(marks: str) -> str:
 def process(x: Any) -> int:
     """Where it runs."""
     return os.getpid()
+
+
+def forked(x: Any) -> tuple[int, bool]:
+    """The process that calls it, and whether a copy of it that returns, too, has ended quietly."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        if x == "raise":
+            raise ValueError("from the copy")
+        return 0, False
+    return parent, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def forgotten(x: Any) -> None:
+    """Forks a copy that never ends, and dies."""
+    if os.fork() == 0:
+        threading.Event().wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def many(count: int) -> list[int]:
+    """So many numbers."""
+    return list(range(count))

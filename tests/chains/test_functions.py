@@ -36,7 +36,7 @@ def step(function: str, *outputs: str) -> FunctionStep:
 
 def call(pool: FunctionPool, function: str, *outputs: str, **values: Any) -> tuple[Any, ...]:
     async def run() -> tuple[Any, ...]:
-        return await pool.call(step(function, *outputs), values)
+        return (await pool.call(step(function, *outputs), values))[0]
 
     return asyncio.run(run())
 
@@ -137,6 +137,33 @@ def test_processes_that_die_while_they_have_nothing_to_do_are_replaced(pool: Fun
 def test_a_call_that_kills_every_process(pool: FunctionPool, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="died 1 times in a row"):
         asyncio.run(_once(tmp_path))
+
+
+@pytest.mark.parametrize("end", ["return", "raise"])
+def test_a_copy_that_a_function_forks_does_not_answer(pool: FunctionPool, end: str) -> None:
+    own, has_ended = call(pool, "forked", "own", "has_ended", x=end)
+    assert has_ended
+    assert call(pool, "own_pid") == (own,), "nor does it take the next call"
+
+
+def test_the_end_of_a_process_is_seen_though_it_has_forked() -> None:
+    """The copy would keep the pipes open until the call's time is up."""
+    pool = FunctionPool(1, 30.0, max_tries=1)
+    try:
+        with pytest.raises(RequestError, match="in a row, by signal 9, as when memory runs out"):
+            call(pool, "forgotten", x=0)
+    finally:
+        pool.close()
+
+
+def test_values_that_take_too_much_memory() -> None:
+    pool = FunctionPool(1, 30.0, most_bytes=1 << 20)
+    try:
+        assert call(pool, "many", count=1000) == (list(range(1000)),)
+        with pytest.raises(RequestError, match="step 'many': it returned values of more than 1 MiB: see `value_mib`"):
+            call(pool, "many", count=1 << 16)
+    finally:
+        pool.close()
 
 
 async def _once(marks: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
@@ -13,10 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from shoal.chains.value_size import size_of
 from shoal.worker.process.parent import die_with_parent
 
 _modules: dict[str, ModuleType] = {}
 """Loaded files by path; each process has its own."""
+_is_main = False
+"""Whether the main thread was the last that forked."""
 _NO_VALUE = "it returned what no other process can read: return arrays, strings, numbers, lists and dictionaries"
 
 
@@ -33,12 +38,51 @@ class FunctionFailed(Exception):
 def prepare() -> None:
     """Prepare the process: it ends with its parent, and leaves Ctrl+C to it."""
     die_with_parent()
+    os.register_at_fork(before=_note_thread, after_in_child=_end_with_process)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) -> bytes:
-    """Call a function of a file. Returns its values, one for each output, encoded for `values_of`. Raises
-    FunctionFailed."""
+def _note_thread() -> None:
+    """Note whether the main thread forks: Linux ends a child with the thread that forked it."""
+    global _is_main
+    _is_main = threading.current_thread() is threading.main_thread()
+
+
+def _end_with_process() -> None:
+    """What a function forks and forgets would keep the process's pipes open, and its end unseen."""
+    if _is_main:
+        die_with_parent()
+
+
+def call(
+    file: str, function: str, values: Mapping[str, Any], num_outputs: int, most_bytes: int | None = None
+) -> tuple[bytes, int]:
+    """Call a function of a file.
+
+    Args:
+        file: the path of the file.
+        function: its name there.
+        values: its arguments.
+        num_outputs: of values that it must return.
+        most_bytes: that these values may take; None: any number.
+
+    Returns:
+        Its values, one for each output, encoded for `values_of`, and the bytes that they take in memory.
+
+    Raises:
+        FunctionFailed: it raised an error, or returned something else.
+    """
+    process = os.getpid()
+    try:
+        return _called(file, function, values, num_outputs, sys.maxsize if most_bytes is None else most_bytes)
+    finally:
+        if os.getpid() != process:  # a copy that the function has forked: it would answer, and take calls, too
+            os._exit(0)
+
+
+def _called(
+    file: str, function: str, values: Mapping[str, Any], num_outputs: int, most_bytes: int
+) -> tuple[bytes, int]:
     try:
         result = getattr(_module(file), function)(**values)
     except ValueError as error:
@@ -50,8 +94,13 @@ def call(file: str, function: str, values: Mapping[str, Any], num_outputs: int) 
         raise FunctionFailed(
             f"it returned {len(outputs)} values, but the step has {num_outputs} outputs", is_input=False
         )
+    num_bytes = size_of(outputs, most_bytes)
+    if num_bytes > most_bytes:
+        raise FunctionFailed(
+            f"it returned values of more than {most_bytes >> 20} MiB: see `value_mib` in docs/chains.md", is_input=False
+        )
     try:
-        return pickle.dumps(outputs, pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(outputs, pickle.HIGHEST_PROTOCOL), num_bytes
     except Exception as error:
         raise FunctionFailed(f"{_NO_VALUE} ({error})", is_input=False) from None
 

@@ -17,12 +17,15 @@ from shoal.planner.files.yaml_text import read_yaml
 
 CHAIN_FILE = "chain.yaml"
 _MAX_FILE_BYTES = 1 << 20
-_CHAIN_KEYS = ("name", "inputs", "steps", "outputs", "workers", "timeout")
+_CHAIN_KEYS = ("name", "inputs", "steps", "outputs", "workers", "timeout", "value_mib")
 MAX_STEPS = 256
 _MAX_WORKERS = 1024
 """Most processes for functions; each imports what the functions need."""
 _MAX_TIMEOUT_S = 86_400.0
 """A day: nobody waits longer."""
+_MIB = 1 << 20
+_MAX_MIB = 1 << 20
+"""One TiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,8 @@ class Chain:
     """Processes for functions."""
     timeout_s: float = 60.0
     """Time limit for one call of a function."""
+    most_bytes: int = 1 << 30
+    """Bytes that the values of one request's steps may take."""
 
     @property
     def graphs(self) -> dict[str, Path]:
@@ -122,6 +127,8 @@ def parse_chain(data: object, file: Path) -> Chain:
             fields.get("workers", 1), f"{file}: workers", least=1, most=_MAX_WORKERS, is_whole=True
         ),
         timeout_s=read_number(fields.get("timeout", 60.0), f"{file}: timeout", least=0.001, most=_MAX_TIMEOUT_S),
+        most_bytes=_MIB
+        * read_number(fields.get("value_mib", 1024), f"{file}: value_mib", least=1, most=_MAX_MIB, is_whole=True),
     )
     _check_flow(chain, str(file))
     return chain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 3
 """Tries of a call whose process dies: if a call kills every process, its input is to blame."""
-
-
+_LARGE_BYTES = 1 << 20
+"""Values from this size on are decoded in a thread."""
 _RUN_TIMEOUT_S = 60.0
 """Time limit for running a file of functions once, which may import a lot. A judgment."""
 
@@ -27,12 +28,15 @@ _RUN_TIMEOUT_S = 60.0
 class FunctionPool:
     """Calls functions in a few processes. Belongs to one event loop."""
 
-    def __init__(self, num_workers: int, timeout_s: float, *, max_tries: int = MAX_TRIES) -> None:
+    def __init__(
+        self, num_workers: int, timeout_s: float, *, max_tries: int = MAX_TRIES, most_bytes: int | None = None
+    ) -> None:
         """
         Args:
             num_workers: processes, >= 1; started with the first call, or `check`.
             timeout_s: time limit for one call, > 0; its process is killed then.
             max_tries: of a call whose process dies, >= 1.
+            most_bytes: that the values of one call may take; None: any number.
 
         Raises:
             MissingExtra: pebble is not installed.
@@ -40,6 +44,7 @@ class FunctionPool:
         self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._max_tries = max_tries
+        self._most_bytes = most_bytes
         self._is_closed = False
         self._pool = self._new_pool()
 
@@ -65,8 +70,8 @@ class FunctionPool:
             if fault is not None:
                 raise ConfigError(f"step {step.name!r}: {step.file}: {fault}")
 
-    async def call(self, step: FunctionStep, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A function's values, one for each of the step's outputs.
+    async def call(self, step: FunctionStep, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], int]:
+        """A function's values, one for each of the step's outputs, and the bytes that they take.
 
         Raises:
             InvalidRequest: the function raised ValueError, which means that its input is invalid.
@@ -74,6 +79,7 @@ class FunctionPool:
             RequestError: the function raised anything else, or its processes died.
             WorkerLost: the pool is closed.
         """
+        died: _Died | None = None
         for _ in range(self._max_tries):
             try:
                 return await self._call(step.file, step.function, values, len(step.outputs))
@@ -83,9 +89,10 @@ class FunctionPool:
             except TimeoutError:
                 message = f"step {step.name!r} took more than {self._timeout_s:g} s"
                 raise DeadlineExceeded(message) from None
-            except _Died:
-                continue
-        raise RequestError(f"step {step.name!r}: its process has died {self._max_tries} times in a row")
+            except _Died as error:
+                died = error
+        assert died is not None
+        raise RequestError(f"step {step.name!r}: its process has died {self._max_tries} times in a row{died}")
 
     def close(self) -> None:
         """Stop the processes. Running calls end with WorkerLost. Idempotent."""
@@ -111,19 +118,33 @@ class FunctionPool:
             broken.join()
             self._pool = self._new_pool()
 
-    async def _call(self, file: Path, function: str, values: Mapping[str, Any], num_outputs: int) -> tuple[Any, ...]:
-        pool, arguments = self._pool, (str(file), function, dict(values), num_outputs)
+    async def _call(
+        self, file: Path, function: str, values: Mapping[str, Any], num_outputs: int
+    ) -> tuple[tuple[Any, ...], int]:
+        pool, arguments = self._pool, (str(file), function, dict(values), num_outputs, self._most_bytes)
         try:
             future = pool.schedule(child.call, args=arguments, timeout=self._timeout_s)
         except RuntimeError as error:
             self._replace(pool)
-            raise _Died from error
+            raise _Died("") from error
         try:
-            return child.values_of(await asyncio.wrap_future(future))
+            content, num_bytes = await asyncio.wrap_future(future)
+            if len(content) > _LARGE_BYTES:
+                return await asyncio.to_thread(child.values_of, content), num_bytes
+            return child.values_of(content), num_bytes
         except _process_ended() as error:
             if isinstance(error, BrokenProcessPool):
                 self._replace(pool)
-            raise _Died from error
+            raise _Died(_how(error)) from error
+
+
+def _how(error: Exception) -> str:
+    """The signal that has ended a process, if one did; as the end of a sentence."""
+    exit_code = getattr(error, "exitcode", None)
+    if not isinstance(exit_code, int) or exit_code >= 0:
+        return ""
+    hint = ", as when memory runs out" if -exit_code == signal.SIGKILL else ""
+    return f", by signal {-exit_code}{hint}"
 
 
 def _process_ended() -> tuple[type[Exception], ...]:
@@ -134,4 +155,4 @@ def _process_ended() -> tuple[type[Exception], ...]:
 
 
 class _Died(Exception):
-    """The process of a call ended during the call."""
+    """The process of a call ended during the call. Its text is the end of a sentence."""

@@ -14,10 +14,10 @@ from shoal.chains.run import run_chain
 from shoal.chains.steps import EncoderStep, FunctionStep, InputKind, LanguageStep, SpeechStep
 from shoal.embeddings.graph_encoder import GraphEncoder
 from shoal.embeddings.ranking import scores_of
-from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError
-from shoal.inference.decoded_room import DecodedRoom
+from shoal.errors import DeadlineExceeded, InvalidRequest, RequestError, ShoalError
 from shoal.inference.repository import ModelRepository
 from shoal.inference.request_counts import RequestCounts
+from shoal.inference.value_room import Holding, ValueRoom
 from shoal.model.vision.pixels import decode_picture, pixel_bytes
 from shoal.speech.sound.audio import decode_audio
 from shoal.speech.transcript import Transcript
@@ -67,7 +67,7 @@ class ServedChain:
         answerers: Mapping[str, TextAnswerer] | None = None,
         transcribers: Mapping[str, SoundTranscriber] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        room: DecodedRoom | None = None,
+        room: ValueRoom | None = None,
     ) -> None:
         """Prepare the chain and check its functions.
 
@@ -77,7 +77,7 @@ class ServedChain:
             answerers: language models by the names of their steps; None: there are no such steps.
             transcribers: speech models by the names of their steps; None: there are no such steps.
             clock: gives monotonic seconds.
-            room: holds the memory of decoded files; None: one of the usual size.
+            room: holds the memory of calls' values; None: one of the usual size.
 
         Raises:
             MissingExtra: the chain has functions and pebble is not installed.
@@ -89,7 +89,7 @@ class ServedChain:
         self._repository = repository
         self._clock = clock
         self._pool = _function_pool(chain)
-        self._room = room or DecodedRoom()
+        self._room = room or ValueRoom()
 
     @property
     def failure(self) -> str | None:
@@ -130,9 +130,11 @@ class ServedChain:
         self._check_names(given)
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._room.held(await asyncio.to_thread(self._decoded_bytes, given)):
+                async with self._room.held(await asyncio.to_thread(self._decoded_bytes, given)) as memory:
                     decoded = {name: await self._decode(name, given[name]) for name in self.chain.inputs}
-                    steps = _Steps(self._repository, self._pool, self._models, call_id)
+                    steps = _Steps(
+                        self._repository, self._pool, self._models, _Memory(memory, self.chain.most_bytes), call_id
+                    )
                     return await run_chain(self.chain, steps, decoded)
         except TimeoutError:
             raise DeadlineExceeded(f"the chain was not finished within {timeout_s:g} s") from None
@@ -177,7 +179,7 @@ def _function_pool(chain: Chain) -> FunctionPool | None:
     functions = [step for step in chain.steps if isinstance(step, FunctionStep)]
     if not functions:
         return None
-    pool = FunctionPool(chain.num_workers, chain.timeout_s)
+    pool = FunctionPool(chain.num_workers, chain.timeout_s, most_bytes=chain.most_bytes)
     try:
         pool.check(functions)
     except BaseException:
@@ -221,32 +223,57 @@ class _StepModels:
             encoder.close()
 
 
+class _Memory:
+    """What the steps of one request have made."""
+
+    def __init__(self, holding: Holding, most_bytes: int) -> None:
+        self._holding = holding
+        self._most_bytes = self._left_bytes = most_bytes
+
+    async def take(self, step: str, num_bytes: int) -> None:
+        """Count a step's values. Raises RequestError if they are too many; QueueFull."""
+        self._left_bytes -= num_bytes
+        if self._left_bytes < 0:
+            raise RequestError(
+                f"step {step!r}: the values of this request take more than {self._most_bytes >> 20} MiB: see "
+                "`value_mib` in docs/chains.md"
+            )
+        await self._holding.grow(num_bytes)
+
+
 class _Steps:
     """Runs the steps of one request. Implements `chains.run.StepRunner`."""
 
     def __init__(
-        self, repository: ModelRepository, pool: FunctionPool | None, models: _StepModels, call_id: str
+        self, repository: ModelRepository, pool: FunctionPool | None, models: _StepModels, memory: _Memory, call_id: str
     ) -> None:
         self._repository = repository
         self._pool = pool
         self._models = models
+        self._memory = memory
         self._call_id = call_id
 
     async def run_graph(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the served model of this name."""
-        return await self._repository.get(model).infer(inputs, None, self._call_id)
+        outputs = await self._repository.get(model).infer(inputs, None, self._call_id)
+        await self._memory.take(model, sum(array.nbytes for array in outputs.values()))
+        return outputs
 
     async def call_function(self, step: FunctionStep, values: Mapping[str, Any]) -> Sequence[Any]:
         """Call a function in one of the chain's processes."""
         assert self._pool is not None
-        return await self._pool.call(step, values)
+        result, num_bytes = await self._pool.call(step, values)
+        await self._memory.take(step.name, num_bytes)
+        return result
 
     async def encode(self, step: EncoderStep, texts: Sequence[str], query: str | None) -> F32:
         """Encode texts by the encoder whose graph is served under the step's name."""
         encoder = self._models.encoder(step)
         if query is not None:
             return (await scores_of(encoder, [(query, text) for text in texts])).values
-        return (await encoder.embed(texts, kind=step.kind, cuts=True)).values
+        vectors_NH = (await encoder.embed(texts, kind=step.kind, cuts=True)).values
+        await self._memory.take(step.name, vectors_NH.nbytes)
+        return vectors_NH
 
     async def transcribe(self, step: SpeechStep, samples_S: F32) -> tuple[str, list[dict[str, Any]]]:
         """Transcribe a sound with the step's speech model."""

@@ -1,0 +1,33 @@
+"""The memory that a chain's values take: estimated, and only as far as a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+_ITEM_BYTES = 32
+"""Of a number, or what a text or a list takes besides its content: a CPython object and the pointer to it. Rounded
+down."""
+
+
+def size_of(value: Any, most: int) -> int:
+    """Bytes of a value with everything in it; counting stops above `most`, as lists may contain themselves."""
+    total, waiting = 0, [value]
+    while waiting and total <= most:
+        item = waiting.pop()
+        total += _ITEM_BYTES
+        if isinstance(item, np.ndarray):
+            if item.dtype.hasobject:
+                waiting += cast(list[Any], item.reshape(-1).tolist())
+            else:
+                total += item.nbytes
+        elif isinstance(item, str | bytes | bytearray):
+            total += len(item)
+        elif isinstance(item, Mapping):
+            for pair in cast(Mapping[Any, Any], item).items():
+                waiting += pair
+        elif isinstance(item, list | tuple | set | frozenset):
+            waiting += cast(list[Any], item)
+    return total
