@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from tests.device_environments import SWIFTSHADER, device_python
 from tests.lazy_imports import import_lazily
@@ -25,6 +26,8 @@ def pytest_configure() -> None:
     times as long waiting for each other, in loops, on cores that other tests need."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    settings.register_profile("any-load", deadline=None)  # how long an example takes says how busy the machine is
+    settings.load_profile("any-load")
     import_lazily(("anthropic", "compressed_tensors", "ollama", "openai", "torch", "transformers"))
 
 

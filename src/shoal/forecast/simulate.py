@@ -201,7 +201,7 @@ def simulate(
 
 def _cost(cluster: PlannedCluster, outcome: SimulationOutcome) -> float | None:
     """The cost per million output tokens; machines of the plan are paid for the whole time, busy or not."""
-    used = set(cluster.machines) & cluster.prices_per_hour.keys()
+    used = sorted(set(cluster.machines) & cluster.prices_per_hour.keys())
     if not used or not outcome.output_tokens:
         return None
     price_per_s = sum(cluster.prices_per_hour[name] for name in used) / _HOUR_S

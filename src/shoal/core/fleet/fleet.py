@@ -147,10 +147,15 @@ class ReplicaFleet:
             case ReplicaLost():
                 return self._lose(event, now_s)
             case Tick(heard_s=heard_s):
-                silent = self._recovery.find_silent(now_s if heard_s is None else heard_s)
-                silences = [effect for lost in silent for effect in self._lose(lost, now_s)]
-                turns = self._take_turns(now_s)
-                return [*silences, *turns, *self._share_with_newcomer(now_s), *self._recovery.start_due(now_s)]
+                effects: list[FleetEffect] = []
+                for lost in self._recovery.find_silent(now_s if heard_s is None else heard_s):
+                    effects += self._lose(lost, now_s)
+                if self._changes.told:
+                    effects += self._take_turns(now_s)
+                if self._has_newcomer:
+                    effects += self._share_with_newcomer(now_s)
+                effects += self._recovery.start_due(now_s)
+                return effects
             case _:
                 assert_never(event)
 
@@ -217,8 +222,6 @@ class ReplicaFleet:
 
     def _share_with_newcomer(self, now_s: float) -> list[FleetEffect]:
         """After a replica has joined, place the requests that wait for room again, the oldest first."""
-        if not self._has_newcomer:
-            return []
         self._has_newcomer = False
         serving = self._candidates()
         effects = self._place_anew([(one, one.withdraw_waiting(now_s)) for one in serving.replicas], serving, now_s)
@@ -253,8 +256,6 @@ class ReplicaFleet:
 
     def _take_told(self) -> list[FleetReplica]:
         """The replicas with events in their inbox, ordered by index."""
-        if not self._changes.told:
-            return []
         told = sorted(self._changes.told)
         self._changes.told.clear()
         return [self.replicas[index] for index in told if self.replicas[index].inbox]

@@ -76,18 +76,13 @@ class FleetReplica:
 
     def load(self, now_s: float) -> ReplicaLoad:
         """The expected work, including requests in the inbox."""
-        load = self.scheduler.load()
-        prefill_tokens, num_decoding = load.prefill_tokens, load.num_decoding
+        prefill_tokens = num_decoding = 0
         for event in self.inbox:
             if isinstance(event, RequestAdded):
                 prefill_tokens += _known_tokens(event)
                 num_decoding += not event.request.targets
-        return ReplicaLoad(
-            prefill_tokens=prefill_tokens,
-            num_decoding=num_decoding,
-            speed=self.meter.speed(now_s),
-            is_slow=self.meter.is_slow,
-            is_overloaded=load.is_overloaded,
+        return self.scheduler.load(
+            prefill_tokens, num_decoding, speed=self.meter.speed(now_s), is_slow=self.meter.is_slow
         )
 
     def take_turn(self, now_s: float) -> list[Effect]:

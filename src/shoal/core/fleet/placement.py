@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import KeysView, Sequence
+from itertools import compress, count, repeat
+from operator import contains
 
 from shoal.core.fleet.candidates import Candidates
 from shoal.core.fleet.fleet_replica import Changes, FleetReplica
@@ -83,5 +85,4 @@ class Placement:
             return range(len(self._replicas))
         if not digests:
             return ()
-        first = digests[0]
-        return [index for index, cached in enumerate(self._cached) if first in cached]
+        return list(compress(count(), map(contains, self._cached, repeat(digests[0]))))

@@ -32,7 +32,7 @@ from shoal.core.generation.step_forming import form_step
 from shoal.core.sequences.request import Clip, RequestId, RequestProgress
 from shoal.core.sequences.sequence import Sequence
 from shoal.core.sequences.strikes import failure_message, is_given_up
-from shoal.core.speed.routing import ReplicaLoad
+from shoal.core.speed.routing import ReplicaLoad, ReplicaSpeed
 from shoal.errors import ShoalError
 from shoal.protocol.worker_messages import Generation
 
@@ -70,9 +70,16 @@ class Scheduler:
         """Counts for metrics."""
         return take_stats(self._state)
 
-    def load(self) -> ReplicaLoad:
-        """The remaining work, with the replica's speed left unknown."""
-        return measure_load(self._state)
+    def load(
+        self,
+        new_prefill_tokens: int = 0,
+        num_new_decoding: int = 0,
+        *,
+        speed: ReplicaSpeed | None = None,
+        is_slow: bool = False,
+    ) -> ReplicaLoad:
+        """The remaining work and the speed of the replica; see `measure_load`."""
+        return measure_load(self._state, new_prefill_tokens, num_new_decoding, speed=speed, is_slow=is_slow)
 
     def cached_tokens(self, digests: Seq[bytes], clip: Clip | None = None) -> int:
         """The number of cached leading tokens of a prompt, given by the digests of its blocks, plus the rows of its

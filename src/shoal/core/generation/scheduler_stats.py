@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shoal.core.generation.scheduler_state import SchedulerState
-from shoal.core.speed.routing import ReplicaLoad
+from shoal.core.speed.routing import ReplicaLoad, ReplicaSpeed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,24 +51,41 @@ def take_stats(state: SchedulerState) -> SchedulerStats:
     )
 
 
-def measure_load(state: SchedulerState) -> ReplicaLoad:
-    """The known rows still to be computed, and the outputs still to come. Given outputs (targets) count as known."""
-    prefill_tokens = num_decoding = 0
+def measure_load(
+    state: SchedulerState,
+    new_prefill_tokens: int = 0,
+    num_new_decoding: int = 0,
+    *,
+    speed: ReplicaSpeed | None = None,
+    is_slow: bool = False,
+) -> ReplicaLoad:
+    """The known rows still to be computed, and the outputs still to come. Given outputs (targets) count as known.
+
+    Args:
+        state: the scheduler's state.
+        new_prefill_tokens: known tokens of requests that the scheduler has not taken in yet.
+        num_new_decoding: those of them whose outputs are sampled.
+        speed: the replica's speed; None: not known.
+        is_slow: whether one of its workers has slowed down.
+    """
+    prefill_tokens, num_decoding = new_prefill_tokens, num_new_decoding
     for sequence in state.sequences.values():
         request = sequence.request
         prefill_tokens += len(sequence.token_ids) - sequence.num_computed
-        prefill_tokens += sum(len(branch.token_ids) - branch.num_computed for branch in sequence.branches)
-        prefill_tokens += state.kv.rows_to_encode(request.clip)
+        for branch in sequence.branches:
+            prefill_tokens += len(branch.token_ids) - branch.num_computed
+        if request.clip is not None:
+            prefill_tokens += state.kv.rows_to_encode(request.clip)
         num_decoding += 0 if request.targets else request.num_places
     return ReplicaLoad(
         prefill_tokens=prefill_tokens,
         num_decoding=num_decoding,
-        is_overloaded=_is_overloaded(state),
+        speed=speed,
+        is_slow=is_slow,
+        is_overloaded=bool(state.waiting) and _is_overloaded(state),
     )
 
 
 def _is_overloaded(state: SchedulerState) -> bool:
-    """Whether requests wait for a place or for memory, not just for the next step."""
-    if not state.waiting:
-        return False
+    """Whether the requests that wait do so for a place or for memory, not just for the next step."""
     return state.num_places >= state.config.max_seqs or state.kv.blocks.num_free <= len(state.running)

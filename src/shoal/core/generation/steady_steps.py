@@ -47,7 +47,7 @@ def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
     Mutates: `state`, which must have more than `count` steady steps.
     """
     ((step_id, step),) = state.in_flight.items()
-    sequences, tokens = [chunk.sequence for chunk in step.chunks], array("i", [token_id]) * count
+    sequences, tokens = [chunk.sequence for chunk in step.chunks], array("i", (token_id,)) * count
     for sequence in sequences:
         sequence.token_ids.extend(tokens)
         sequence.num_outputs += count
@@ -59,6 +59,24 @@ def advance(state: SchedulerState, count: int, token_id: int) -> StepId:
     in_flight = StepInFlight(chunks, num_prefill=0, num_samples=len(chunks), num_attention_bytes=0)
     state.in_flight = {following: in_flight}
     return following
+
+
+def _move_lone(kv: KvCache, sequence: Sequence, count: int) -> None:
+    """`_move_blocks` for a single sequence, without a list of what is due."""
+    block_size, rows, table = kv.block_size, sequence.num_scheduled, sequence.block_table
+    has_room = True
+    if sequence.num_computed // block_size < rows // block_size:
+        sequence.num_computed = rows
+        kv.register(sequence)
+    if len(table) * block_size == rows:
+        has_room = kv.grow(sequence)
+    for full in range(rows - rows % block_size + block_size, rows + count, block_size):
+        sequence.num_computed = sequence.num_scheduled = full
+        kv.register(sequence)
+        if len(table) * block_size == full:
+            has_room = has_room and kv.grow(sequence)
+    assert has_room, "memory ran out in steady steps"
+    sequence.num_computed, sequence.num_scheduled = rows + count - 1, rows + count
 
 
 def _may_end_early(sequence: Sequence) -> bool:
@@ -78,6 +96,9 @@ def _move_blocks(kv: KvCache, sequences: list[Sequence], count: int) -> None:
 
     The first answer means that all rows in flight are computed, each further one that one more row is.
     """
+    if len(sequences) == 1:
+        _move_lone(kv, sequences[0], count)
+        return
     block_size = kv.block_size
     due: list[tuple[int, bool, int]] = []
     in_flight = [one.num_scheduled for one in sequences]

@@ -48,6 +48,20 @@ class KvBlocks:
         self._references[block] = 1
         return block
 
+    def allocate_all(self, count: int) -> list[int]:
+        """`allocate` so many blocks, of which there must be enough."""
+        if count <= len(self._free):
+            taken = self._free[: -count - 1 : -1]
+            del self._free[len(self._free) - count :]
+        else:
+            taken = self._free[::-1]
+            self._free.clear()
+            taken += [self.index.evict() for _ in range(count - len(taken))]
+        references = self._references
+        for block in taken:
+            references[block] = 1
+        return taken
+
     def share(self, block: int) -> None:
         """Add a reference to a block of the prefix index."""
         if self._references[block] == 0:
@@ -56,11 +70,16 @@ class KvBlocks:
 
     def release(self, block: int) -> None:
         """Drop a reference. After the last one the block is free, or cached if the prefix index has it."""
-        references = self._references
-        assert references[block] > 0, f"block {block} released more often than held"
-        references[block] -= 1
-        if not references[block] and not self.index.retire(block):
-            self._free.append(block)
+        self.release_all((block,))
+
+    def release_all(self, blocks: Iterable[int]) -> None:
+        """`release` these blocks in order."""
+        references, free, retire = self._references, self._free, self.index.retire
+        for block in blocks:
+            count = references[block] = references[block] - 1
+            assert count >= 0, f"block {block} released more often than held"
+            if not count and not retire(block):
+                free.append(block)
 
     def num_unreferenced(self, blocks: Iterable[int]) -> int:
         """How many of these cached blocks would stop being free if they were shared."""

@@ -73,8 +73,7 @@ class KvCache:
         sequence.block_table = cached
         sequence.num_registered = len(cached)
         sequence.num_scheduled = sequence.num_computed = len(cached) * block_size
-        for _ in range(num_new):
-            self._append_block(sequence)
+        sequence.block_table += self.blocks.allocate_all(num_new)
         if states is not None:
             states.admit(sequence, num_found=len(found), num_reused=sequence.num_registered)
         if self.memories is not None and clip:
@@ -134,20 +133,21 @@ class KvCache:
 
     def register(self, sequence: Sequence) -> None:
         """Enter the blocks that are full and computed by now into the prefix index."""
-        num_full = sequence.num_computed // self.block_size
-        if num_full == sequence.num_registered:
+        first, num_full = sequence.num_registered, sequence.num_computed // self.block_size
+        if num_full == first:
             return
         self._extend_digests(sequence, num_full)
-        for i in range(sequence.num_registered, num_full):
-            self.blocks.index.register(sequence.digests[i], sequence.block_table[i])
+        digests, table = sequence.digests, sequence.block_table
+        register = self.blocks.index.register
+        for i in range(first, num_full):
+            register(digests[i], table[i])
         sequence.num_registered = num_full
         if self.states is not None:
             self.states.register(sequence)
 
     def release(self, sequence: Sequence) -> None:
         """Release every block. The last ones are evicted first, so that a prefix outlives its continuations."""
-        for block in reversed(sequence.block_table):
-            self.blocks.release(block)
+        self.blocks.release_all(reversed(sequence.block_table))
         sequence.block_table = []
         if self.states is not None:
             self.states.release(sequence)

@@ -44,8 +44,8 @@ def extend_digests(
         return
     block_bytes = block_size * token_ids.itemsize
     content = token_ids[first * block_size : num_full_blocks * block_size].tobytes()
-    for place, block in enumerate(range(first, num_full_blocks)):
-        told = parent + content[place * block_bytes : (place + 1) * block_bytes]
+    for block, at in enumerate(range(0, len(content), block_bytes), first):
+        told = parent + content[at : at + block_bytes]
         if pictures is not None:
             told += pictures.keys_within(block * block_size, (block + 1) * block_size)
         parent = blake2b(told, digest_size=DIGEST_BYTES).digest()

@@ -66,10 +66,10 @@ class Patience:
 
     def note_sent(self, work_id: int, size: WorkSize, now_s: float) -> None:
         """Note that work was sent."""
+        allowance_s = self.allowance_s(size, now_s)
         if not self._out:
-            self._since_s = now_s
-            self._overdue_s = None
-        self._out[work_id] = _Sent(size, self.allowance_s(size, now_s))
+            self._since_s, self._overdue_s = now_s, now_s + allowance_s
+        self._out[work_id] = _Sent(size, allowance_s)
 
     def note_answered(self, work_id: int, compute_s: Sequence[float], now_s: float) -> None:
         """Note answered work. Ignored if it is not in flight.
@@ -84,8 +84,12 @@ class Patience:
             return
         self._since_s, self._overdue_s = now_s, None
         if seconds := sum(compute_s):
-            self._times.setdefault(sent.size.kind, BatchTimes()).observe(sent.size.amount, seconds, now_s)
-            self._known_row_cost = max(self._known_row_cost, sent.size.row_cost)
+            size = sent.size
+            times = self._times.get(size.kind)
+            if times is None:
+                times = self._times[size.kind] = BatchTimes()
+            times.observe(size.amount, seconds, now_s)
+            self._known_row_cost = max(self._known_row_cost, size.row_cost)
 
     def note_pause(self, pause_s: float) -> None:
         """Exclude a time during which nobody listened."""
@@ -129,7 +133,9 @@ class Patience:
         Rows that cost more than any known one are expected to take more than in proportion, as attention does.
         """
         stretch = max(1.0, size.row_cost / self._known_row_cost)
-        times = self._times.get(size.kind) or next(iter(self._times.values()), None)
+        times = self._times.get(size.kind)
+        if times is None:
+            times = next(iter(self._times.values()), None)
         if times is None:
             return self._row_s * size.rows * stretch**2 or None
         return times.predict(size.amount) * stretch

@@ -130,13 +130,15 @@ class Recovery:
 
         `heard_s`: the time up to which all messages of workers have been passed on.
         """
-        if not _is_past(self.wake_s(), heard_s):
+        wake_s = self._wakes.earliest_s(self._wake_of)
+        if wake_s is None or wake_s > heard_s:
             return []
         return [one.mistrust(heard_s) for one in self.replicas if _is_past(one.overdue_s(), heard_s)]
 
     def start_due(self, now_s: float) -> list[StartWorkers]:
         """Start the replicas whose restart is due."""
-        if not _is_past(self.wake_s(), now_s):
+        wake_s = self._wakes.earliest_s(self._wake_of)
+        if wake_s is None or wake_s > now_s:
             return []
         due = [one for one in self.replicas if one.life.is_due(now_s)]
         for one in due:

@@ -7,7 +7,7 @@ the lowest index.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf, nan
 from statistics import fmean
 
@@ -46,9 +46,9 @@ class RoutingTable:
         self._known: list[ReplicaSpeed | None] = []
         """The speed that was last noted for each replica."""
         self._among: _Indices | None = None
-        self._comparable: F64 = np.zeros((3, 0))
-        """Speeds as they are compared: levelled for the replicas in `_among`, infinite for others. Valid until a speed
-        changes."""
+        self._comparable: Sequence[F64] = ()
+        """The fields of speeds as they are compared: levelled for the replicas in `_among`, infinite for others. Valid
+        until a speed changes."""
         self._lone_outputs_s: dict[int, F64] = {}
         """Seconds of so many outputs on idle replicas, by their number. Valid until a speed changes."""
 
@@ -58,7 +58,8 @@ class RoutingTable:
             self._grow()
         self._prefill[index], self._decoding[index] = load.prefill_tokens, load.num_decoding * OUTPUT_TOKENS
         self._lures[index] = not (load.is_slow or load.is_overloaded)
-        if load.speed != self._known[index]:
+        known = self._known[index]
+        if load.speed is not known and load.speed != known:
             self._known[index] = load.speed
             self._speeds[:, index] = _UNKNOWN if load.speed is None else _seconds(load.speed)
             self._among = None
@@ -83,7 +84,7 @@ class RoutingTable:
                 replica that is slow or overloaded.
         """
         if among is not self._among:
-            self._among, self._comparable = among, self._compare(among)
+            self._among, self._comparable = among, tuple(self._compare(among))
             self._lone_outputs_s.clear()
         prompt_token_s, _, output_row_s = self._comparable
         finish_s = self._prefill + prompt_tokens

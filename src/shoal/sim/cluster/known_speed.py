@@ -22,6 +22,11 @@ class KnownSpeedMeter(SpeedMeter):
         super().__init__()
         self._speed = speed
 
+    @property
+    def is_slow(self) -> bool:
+        """False: the speed never changes."""
+        return False
+
     def note_sent(self, step_id: StepId, shape: StepShape, now_s: float) -> None:
         """Do nothing."""
 

@@ -115,7 +115,8 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
             seconds = times.output_steps(rows, context, count)
         if self._factor != 1.0:
             seconds = [one * self._factor for one in seconds]
-        answers_s = list(accumulate(seconds, initial=now_s))[1:]
+        answers_s = list(accumulate(seconds, initial=now_s))
+        del answers_s[0]
         self.note_computed(seconds[:1], answers_s[0])
         return answers_s, seconds
 
@@ -123,12 +124,12 @@ class PredictedWorkers(SimulatedWorkers[StepWork, StepResult, SchedulerConfig]):
         """Note steps that the only stage has computed, the last of them at `done_s`."""
         self._stage_free_s[0] = done_s
         busy_s = self._head.busy_s
-        after_s: dict[float, float] = {}
+        before_s, after_s = -1.0, 0.0
         for machine in self._machines[0]:  # most of which have computed equally long
-            before_s = busy_s.get(machine, 0.0)
-            if before_s not in after_s:
-                after_s[before_s] = sum(seconds, start=before_s)
-            busy_s[machine] = after_s[before_s]
+            machine_s = busy_s.get(machine, 0.0)
+            if machine_s != before_s:
+                before_s, after_s = machine_s, sum(seconds, start=machine_s)
+            busy_s[machine] = after_s
 
     def answer(self, step_id: StepId, num_samples: int, generation: Generation, seconds: float) -> StepResult:
         """The answer to a step of a single stage."""

@@ -71,10 +71,10 @@ class StepBuilder:
         adapters = self._sort_by_adapter()
         chunks = self._chunks
         shape = StepShape.of(
-            ((chunk.end - chunk.start, chunk.end) for chunk in chunks),
-            (encoding.num_rows for encoding in self._encodings),
+            [(chunk.end - chunk.start, chunk.end) for chunk in chunks],
+            [encoding.num_rows for encoding in self._encodings],
         )
-        num_samples = sum(chunk.num_samples for chunk in chunks)
+        num_samples = sum([chunk.num_samples for chunk in chunks])
         if self._packs:
             step, guided = self._pack(step_id, generation, adapters)
         else:
@@ -123,13 +123,14 @@ class StepBuilder:
     def _sort_by_adapter(self) -> bytes:
         """Sort the chunks by adapter, whose rows are computed together. Returns their adapters, int32 [B], or b"" if no
         sequence has one."""
-        if all(chunk.sequence.request.adapter == NO_ADAPTER for chunk in self._chunks):
+        adapters = [chunk.sequence.request.adapter for chunk in self._chunks]
+        if adapters.count(NO_ADAPTER) == len(adapters):
             return b""
-        order = sorted(range(len(self._chunks)), key=lambda i: self._chunks[i].sequence.request.adapter)
+        order = sorted(range(len(adapters)), key=adapters.__getitem__)
         self._chunks = [self._chunks[i] for i in order]
         if self._states is not None:
             self._chunk_states = [self._chunk_states[i] for i in order]
-        return array("i", [chunk.sequence.request.adapter for chunk in self._chunks]).tobytes()
+        return array("i", [adapters[i] for i in order]).tobytes()
 
     def _add(self, sequence: Sequence, num_rows: int) -> None:
         start = sequence.num_scheduled
