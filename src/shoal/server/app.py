@@ -15,7 +15,7 @@ from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.dialects import API_PATHS, answer_in_dialect
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.generation.metrics import ServerMetrics
-from shoal.server.ollama.card import ModelCard
+from shoal.server.ollama.card import UNKNOWN_CARD, ModelCard
 from shoal.server.ollama.routes import OllamaApi
 from shoal.server.openai.answerer import Answerer
 from shoal.server.openai.answers import AnswerForms
@@ -28,7 +28,6 @@ from shoal.server.speech.paths import AUDIO_PATHS
 MAX_PICTURES_BYTES = 64 << 20
 """Largest body that may contain pictures, in base64: one picture of the largest size, or twenty from a phone's
 camera."""
-_UNKNOWN_CARD = ModelCard(family="", format="", precision="")
 
 
 def create_app(
@@ -62,7 +61,7 @@ def create_app(
         *MessagesApi(answerer, names, answers).routes(),
         *ResponsesApi(answerer, names, answers).routes(),
         *TokenizeApi(answerer, names).routes(),
-        *OllamaApi(answerer, names, answers, card or _UNKNOWN_CARD).routes(),
+        *OllamaApi(answerer, names, answers, card or UNKNOWN_CARD).routes(),
         *_embedding_routes(data_plane, bodies, model_name, sentences, strict_fields=strict_fields),
         *refusing(AUDIO_PATHS, f"The model `{model_name}` answers texts; sound is for models of speech"),
     ]

@@ -186,6 +186,19 @@ def test_errors(client: anthropic.Anthropic, fields: dict[str, Any], kind: str, 
     assert refusal.value.body["type"] == "error"
 
 
+def test_a_tool_runner_is_told_to_send_the_whole_conversation(server: RunningServer) -> None:
+    body = {
+        "model": MODEL,
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "a"}],
+        "thread": {"type": "create"},
+    }
+    answer = httpx.post(f"{server.url}/v1/messages", json=body, headers={"x-api-key": "secret"})
+    told = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert (answer.status_code, answer.json()["error"]["details"]) == (400, told)
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
 def test_the_key_is_wanted(server: RunningServer) -> None:
     body = {"model": MODEL, "max_tokens": 5, "messages": say("x")}
     answers = [

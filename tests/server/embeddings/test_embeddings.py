@@ -107,6 +107,9 @@ def test_fewer_dimensions_have_length_1_again(client: openai.OpenAI) -> None:
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert [one.id for one in client.models.list()] == ["letters"]
+    assert client.models.retrieve("letters").id == "letters"
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.models.retrieve("other")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,19 @@ def test_ollamas_client(url: str) -> None:
         ):
             with pytest.raises(ollama.ResponseError, match=said):
                 client.embed(**fields)
+
+
+def test_ollamas_client_finds_the_model(url: str) -> None:
+    with ollama.Client(host=url, headers={"authorization": "Bearer k"}) as client:
+        assert [one.model for one in client.list().models] == ["letters"]
+        assert [one.model for one in client.ps().models] == ["letters"]
+        assert client.show("letters:latest").capabilities == ["embedding"]
+        assert client.pull("letters").status == "success"
+        for ask in (client.show, client.pull):
+            with pytest.raises(ollama.ResponseError, match="does not exist"):
+                ask("other")
+    assert httpx.get(f"{url}/api/version", headers={"authorization": "Bearer k"}).json()["version"]
+    assert httpx.get(f"{url}/api/version").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])

@@ -166,7 +166,9 @@ def test_another_model_and_other_endpoints(client: ollama.Client, server: Runnin
         client.chat(model="other", messages=say("a"))
     assert refused.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="started with"):
-        client.pull(MODEL)
+        client.pull("other")
+    assert client.pull(f"{MODEL}:latest").status == "success"
+    assert [step.status for step in client.pull(MODEL, stream=True)] == ["success"]
     assert httpx.get(f"{server.url}/api/tags").status_code == 401
 
 

@@ -152,6 +152,8 @@ def test_a_conversation_goes_on_from_what_is_stored(client: openai.OpenAI, serve
     second = client.responses.create(model=MODEL, instructions="Two.", previous_response_id=first.id, input="say b")
     assert last_prompt(server) == "<system>Two.<user>say a<assistant>a<user>say b<assistant>"
     assert client.responses.retrieve(second.id).output_text == "b"
+    with pytest.raises(openai.BadRequestError, match="`stream`"):
+        client.responses.retrieve(second.id, stream=True)
     client.responses.delete(second.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(second.id)

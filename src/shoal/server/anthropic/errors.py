@@ -18,12 +18,18 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_THREAD = "thread"
+"""The field that asks the server to keep the conversation. Anthropic's tool runners send it, and after an error with
+the details below they send the whole conversation every time instead."""
 
 
 def error_body(error: ApiError) -> bytes:
     """The JSON object of an error, as an answer or as a stream's last event."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": str(error)}})
+    told: dict[str, object] = {"type": kind, "message": str(error)}
+    if error.param == _THREAD:
+        told["details"] = {"error_code": "thread_unsupported_request", "unsupported": [_THREAD]}
+    return msgspec.json.encode({"type": "error", "error": told})
 
 
 def failure_event(body: bytes) -> bytes:

@@ -16,7 +16,11 @@ from shoal.errors import InvalidRequest
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.embeddings.calls import answered, bounded_body
 from shoal.server.embeddings.schemas import texts_of
+from shoal.server.http.health.probes import server_version
+from shoal.server.ollama.card import UNKNOWN_CARD
+from shoal.server.ollama.description import PullBody, ShowBody, pulled
 from shoal.server.ollama.errors import answer_api_exception
+from shoal.server.ollama.routes import API_PATH
 from shoal.server.ollama.schemas import Options
 from shoal.server.openai.body.api_schema import ApiSchema
 from shoal.server.openai.errors import unknown_model
@@ -64,6 +68,45 @@ class OllamaEmbedApi:
             answered(old_embed, self.old_embed, answer_api_exception),
         ]
 
+    def description_routes(self) -> list[Route]:
+        """The routes with which Ollama's clients find the model, for a server that has no such routes yet."""
+        return [
+            Route(f"{API_PATH}tags", self.tags, methods=["GET"]),
+            Route(f"{API_PATH}ps", self.running, methods=["GET"]),
+            Route(f"{API_PATH}version", self.version, methods=["GET"]),
+            answered(f"{API_PATH}show", self.show, answer_api_exception),
+            answered(f"{API_PATH}pull", self.pull, answer_api_exception),
+        ]
+
+    async def tags(self, request: Request) -> Response:
+        """GET /api/tags"""
+        return JSONResponse({"models": [UNKNOWN_CARD.listed(self._model_name)]})
+
+    async def running(self, request: Request) -> Response:
+        """GET /api/ps"""
+        return JSONResponse({"models": [UNKNOWN_CARD.running(self._model_name)]})
+
+    async def version(self, request: Request) -> Response:
+        """GET /api/version"""
+        return JSONResponse({"version": server_version()})
+
+    async def show(self, request: Request) -> Response:
+        """POST /api/show"""
+        async with bounded_body(request, self._bodies) as content:
+            body = ShowBody.model_validate_json(content)
+        self._check_name(body.named)
+        details = {"details": UNKNOWN_CARD.details(), "modified_at": UNKNOWN_CARD.modified_at()}
+        texts = {"template": "", "modelfile": "", "parameters": ""}
+        capabilities = [] if self._encoder.compares else ["embedding"]
+        return JSONResponse({**details, **texts, "model_info": {}, "capabilities": capabilities})
+
+    async def pull(self, request: Request) -> Response:
+        """POST /api/pull, which has nothing to do for the model that is served."""
+        async with bounded_body(request, self._bodies) as content:
+            body = PullBody.model_validate_json(content)
+        self._check_name(body.named)
+        return pulled(body)
+
     async def embed(self, request: Request) -> Response:
         """POST /api/embed"""
         begun_s = time.monotonic()
@@ -89,8 +132,11 @@ class OllamaEmbedApi:
         return JSONResponse({"embedding": encoded.values[0].tolist()})
 
     async def _encode(self, model: str, texts: tuple[str, ...], *, cuts: bool) -> Encoded:
-        if model.removesuffix(":latest") != self._model_name.removesuffix(":latest"):
-            raise unknown_model(model)
+        self._check_name(model)
         if self._encoder.compares:
             raise InvalidRequest("this model compares texts and makes no vectors: use /v1/rerank or /v1/score")
         return await self._encoder.embed(texts, cuts=cuts)
+
+    def _check_name(self, model: str) -> None:
+        if model.removesuffix(":latest") != self._model_name.removesuffix(":latest"):
+            raise unknown_model(model)

@@ -24,6 +24,7 @@ from shoal.server.embeddings.ollama_api import EMBED_PATHS, OllamaEmbedApi
 from shoal.server.embeddings.schemas import EmbeddingsBody, RerankBody, ScoreBody
 from shoal.server.openai.body.fields import STRICT_FIELDS
 from shoal.server.openai.errors import from_exception, unknown_model
+from shoal.server.openai.models import either_slash, model_card, model_list
 
 _PATHS = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score")
 PATHS = (*_PATHS, *EMBED_PATHS)
@@ -58,13 +59,23 @@ class EmbeddingApi:
         ]
 
     def model_routes(self) -> list[Route]:
-        """/v1/models, for a server that has no such route yet."""
-        return [Route("/v1/models", self.models, methods=["GET"])]
+        """The routes that describe the model, for a server that has no such routes yet."""
+        return [
+            *either_slash("/v1/models", self.models, "GET"),
+            Route("/v1/models/{name:path}", self.model, methods=["GET"]),
+            *OllamaEmbedApi(self._encoder, self._bodies, self._model_name).description_routes(),
+        ]
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""
-        card = {"id": self._model_name, "object": "model", "created": self._created_s, "owned_by": "shoal"}
-        return JSONResponse({"object": "list", "data": [card]})
+        return JSONResponse(model_list([model_card(self._model_name, self._created_s)]))
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}"""
+        name = request.path_params["name"]
+        if name != self._model_name:
+            return unknown_model(name).response()
+        return JSONResponse(model_card(name, self._created_s))
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings"""

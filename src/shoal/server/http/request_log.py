@@ -12,6 +12,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
+_ANTHROPIC_HEADER = b"request-id"
+"""The name under which Anthropic's clients look for the id in answers."""
 MAX_ID_CHARS = 128
 """A judgment: four UUIDs."""
 _ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID_CHARS}}}")
@@ -50,14 +52,14 @@ class RequestLog:
             return
         started_s = time.perf_counter()
         request_id = scope[_ID_KEY] = accepted_id(_header(scope["headers"]))
-        name = (HEADER, request_id.encode())
+        names = [(header, request_id.encode()) for header in (HEADER, _ANTHROPIC_HEADER)]
         status = 0
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), name]
+                message["headers"] = [*message.get("headers", ()), *names]
             await send(message)
 
         try:

@@ -29,6 +29,7 @@ from shoal.server.oip.repository_calls import RepositoryCalls
 from shoal.server.oip.rest.errors import HANDLED, answer_exception, from_exception, wrong_host, wrong_key
 from shoal.server.oip.rest.routes import RestApi
 from shoal.server.oip.status import RepositoryStatus
+from shoal.server.ollama.routes import API_PATH
 from shoal.server.web.routes import PageApi, PageOptions, page_at_work, page_routes
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 64 << 20
 """Larger requests are refused by default. Source: Triton, `--http-max-input-size`."""
 
-_API = ("/v2", *EMBEDDING_PATHS, "/v1/models")
+_API = ("/v2", *EMBEDDING_PATHS, "/v1/models", API_PATH)
 """Paths whose requests need the key if there is one, are counted, and are refused while the server drains."""
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Paths that orchestrators use without a key, also while the server drains."""

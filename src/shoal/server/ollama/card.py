@@ -10,6 +10,9 @@ from typing import Any
 
 from shoal.protocol.worker_messages import FileState
 
+_NEVER = "2318-10-01T00:00:00Z"
+"""Expiry of a model that stays loaded. Source: Ollama's answer if `keep_alive` is negative."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
@@ -30,6 +33,7 @@ class ModelCard:
             "format": self.format,
             "family": self.family,
             "families": [self.family],
+            "parameter_size": "",
             "quantization_level": self.precision,
         }
 
@@ -47,7 +51,17 @@ class ModelCard:
             "details": self.details(parent),
         }
 
+    def running(self, name: str, parent: str | None = None, *, max_context: int | None = None) -> dict[str, Any]:
+        """An entry of /api/ps. `max_context`: in tokens; None: unknown."""
+        state: dict[str, Any] = {"expires_at": _NEVER, "size_vram": 0}
+        context = {} if max_context is None else {"context_length": max_context}
+        return {**self.listed(name, parent), **state, **context}
+
     def modified_at(self) -> str:
         """Modification time of the newest file."""
         newest_ns = max((file.mtime_ns for file in self.files), default=0)
         return datetime.fromtimestamp(newest_ns / 1e9, UTC).isoformat().replace("+00:00", "Z")
+
+
+UNKNOWN_CARD = ModelCard(family="", format="", precision="")
+"""The description of a model whose files are unknown."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -14,6 +13,7 @@ from shoal.errors import InvalidRequest
 from shoal.generation.generation import GenerationSpec
 from shoal.server.http.health.probes import server_version
 from shoal.server.ollama.card import ModelCard
+from shoal.server.ollama.description import PullBody, ShowBody, pulled
 from shoal.server.ollama.form import OllamaForm, Place, in_message, in_response
 from shoal.server.ollama.schemas import ApiBody, ApiChatBody, ApiGenerateBody
 from shoal.server.openai.answerer import Answerer
@@ -24,21 +24,10 @@ from shoal.server.openai.errors import ApiError
 from shoal.server.openai.models import ModelNames, NamedModel
 
 API_PATH = "/api/"
-_MANAGED = ("pull", "push", "create", "copy", "delete", "blobs/{digest}")
+_MANAGED = ("push", "create", "copy", "delete", "blobs/{digest}")
 """Endpoints that manage the models of an Ollama server."""
-_NEVER = "2318-10-01T00:00:00Z"
-"""Expiry of a model that stays loaded. Source: Ollama's answer if `keep_alive` is negative."""
 
 Body = TypeVar("Body", bound=ApiBody)
-
-
-class ShowBody(BaseModel):
-    """POST /api/show."""
-
-    model: str | None = None
-    name: str | None = None
-    """What older clients send instead of `model`."""
-    verbose: bool | None = None
 
 
 class OllamaApi:
@@ -60,6 +49,7 @@ class OllamaApi:
             Route("/api/ps", self.running, methods=["GET"]),
             Route("/api/show", self.show, methods=["POST"]),
             Route("/api/version", self.version, methods=["GET"]),
+            Route("/api/pull", self.pull, methods=["POST"]),
             *(Route(API_PATH + path, self.manage, methods=["POST", "DELETE", "HEAD"]) for path in _MANAGED),
         ]
 
@@ -86,17 +76,18 @@ class OllamaApi:
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags"""
-        return JSONResponse({"models": self._cards()})
+        return JSONResponse({"models": [self._card.listed(model.name, model.parent) for model in self._names.all]})
 
     async def running(self, request: Request) -> Response:
         """GET /api/ps"""
-        state = {"expires_at": _NEVER, "size_vram": 0, "context_length": self._data_plane.max_context}
-        return JSONResponse({"models": [{**card, **state} for card in self._cards()]})
+        context = self._data_plane.max_context
+        cards = [self._card.running(model.name, model.parent, max_context=context) for model in self._names.all]
+        return JSONResponse({"models": cards})
 
     async def show(self, request: Request) -> Response:
         """POST /api/show"""
         body = await self._answerer.read(request, ShowBody)
-        model = self._find(body.model or body.name or "")
+        model = self._find(body.named)
         family = self._card.family
         tokenizer = self._data_plane.tokenizer
         capabilities = ["completion", *(["tools"] if tokenizer.has_chat_template else [])]
@@ -122,6 +113,13 @@ class OllamaApi:
         """GET /api/version"""
         return JSONResponse({"version": server_version()})
 
+    async def pull(self, request: Request) -> Response:
+        """POST /api/pull, which has nothing to do for a model that is served."""
+        body = await self._answerer.read(request, PullBody)
+        if self._names.has(body.named, suffix=":latest"):
+            return pulled(body)
+        return await self.manage(request)
+
     async def manage(self, request: Request) -> Response:
         """Refuse other endpoints of Ollama."""
         raise ApiError(
@@ -136,9 +134,6 @@ class OllamaApi:
 
     def _find(self, name: str) -> NamedModel:
         return self._names.find(name, suffix=":latest")
-
-    def _cards(self) -> list[dict[str, Any]]:
-        return [self._card.listed(model.name, model.parent) for model in self._names.all]
 
     def _loaded(self, body: ApiBody, model: NamedModel, place: Place) -> Response:
         """The answer to a request that only loads the model, or asks to unload it."""

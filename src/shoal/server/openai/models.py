@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -52,10 +53,17 @@ class ModelNames:
         """
         if name is None:
             return self.base
-        found = [one for one in self.all if one.name.removesuffix(suffix) == name.removesuffix(suffix)]
+        found = self._named(name, suffix)
         if not found:
             raise unknown_model(name)
         return found[0]
+
+    def has(self, name: str, *, suffix: str = "") -> bool:
+        """Whether there is a model of this name, see `find`."""
+        return bool(self._named(name, suffix))
+
+    def _named(self, name: str, suffix: str) -> list[NamedModel]:
+        return [one for one in self.all if one.name.removesuffix(suffix) == name.removesuffix(suffix)]
 
 
 class ModelsApi:
@@ -74,7 +82,7 @@ class ModelsApi:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""
-        return JSONResponse({"object": "list", "data": [self._card(model) for model in self._names.all]})
+        return JSONResponse(model_list([self._card(model) for model in self._names.all]))
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}"""
@@ -82,14 +90,39 @@ class ModelsApi:
 
     def _card(self, model: NamedModel) -> dict[str, object]:
         return {
-            "id": model.name,
-            "object": "model",
-            "created": self._created_s,
-            "owned_by": "shoal",
+            **model_card(model.name, self._created_s),
             "root": self._names.base.name,
             "parent": model.parent,
             "max_model_len": self._max_context,
+            "max_input_tokens": self._max_context,
         }
+
+
+def model_card(name: str, created_s: int) -> dict[str, object]:
+    """A model in the list, with what OpenAI's and Anthropic's clients expect: the names of their fields differ.
+
+    Sources: OpenAI API reference, "The model object"; Anthropic API reference, "Get a Model".
+
+    Args:
+        name: of the model.
+        created_s: when its server started, in seconds since 1970.
+    """
+    return {
+        "id": name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "shoal",
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created_s, UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+    }
+
+
+def model_list(cards: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """All models as one page, for clients of both dialects. Source: Anthropic API reference, "List Models"."""
+    ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"]}
+    return {"object": "list", "data": cards, "has_more": False, **ends}
 
 
 def either_slash(path: str, handler: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:

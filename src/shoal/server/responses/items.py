@@ -56,7 +56,7 @@ class OutputItems:
         else:
             (part,) = item["content"]
             place = {**self._place(), "content_index": 0}
-            self._emit(f"{part['type']}.done", {**place, "text": part["text"]})
+            self._emit(f"{part['type']}.done", {**place, "text": part["text"], **_logprobs(part["type"])})
             self._emit("content_part.done", {**place, "part": part})
         self._emit("output_item.done", {"output_index": len(self.output) - 1, "item": item})
 
@@ -81,11 +81,15 @@ class OutputItems:
 
     def _append(self, text: str, kind: str, event: str) -> None:
         self.output[-1]["content"][0]["text"] += text
-        more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
-        self._emit(event, {**self._place(), "content_index": 0, "delta": text, **more})
+        self._emit(event, {**self._place(), "content_index": 0, "delta": text, **_logprobs(kind)})
 
     def _place(self) -> dict[str, Any]:
         return {"item_id": self.output[-1]["id"], "output_index": len(self.output) - 1}
+
+
+def _logprobs(kind: str) -> dict[str, Any]:
+    """A field that events of visible text must have."""
+    return {"logprobs": []} if kind == "output_text" else {}
 
 
 def answer_message(output: Sequence[dict[str, Any]]) -> dict[str, Any]:

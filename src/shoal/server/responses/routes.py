@@ -63,6 +63,8 @@ class ResponsesApi:
 
     async def get(self, request: Request) -> Response:
         """GET /v1/responses/{id}"""
+        if request.query_params.get("stream", "false") != "false":
+            raise ApiError(400, "the events of an answer are not kept: leave `stream` out", param="stream")
         return JSONResponse(dict(self._find(request.path_params["name"]).response))
 
     async def delete(self, request: Request) -> Response:

@@ -16,8 +16,10 @@ from starlette.types import Receive, Scope, Send
 from shoal.server.bodies.bodies import MAX_BODY_BYTES, RequestBodies
 from shoal.server.bodies.forms import form_field
 from shoal.server.http.health.probes import server_version
+from shoal.server.ollama.card import UNKNOWN_CARD
 from shoal.server.ollama.routes import API_PATH
 from shoal.server.openai.errors import ApiError, unknown_model
+from shoal.server.openai.models import model_card, model_list
 from shoal.server.openai.sse import Rhythm
 from shoal.server.speech.paths import AUDIO_PATHS, MAX_UPLOAD_BYTES
 from shoal.server.switch.forwarding import ForwardedAnswer, ForwardedCall, ForwardedStream
@@ -78,7 +80,7 @@ class SwitchCalls:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""
-        return JSONResponse({"object": "list", "data": [self._card(name) for name in self._switchboard.names]})
+        return JSONResponse(model_list([self._card(name) for name in self._switchboard.names]))
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}"""
@@ -89,7 +91,7 @@ class SwitchCalls:
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags"""
-        return JSONResponse({"models": [{"name": name, "model": name} for name in self._switchboard.names]})
+        return JSONResponse({"models": [UNKNOWN_CARD.listed(name) for name in self._switchboard.names]})
 
     async def running(self, request: Request) -> Response:
         """GET /api/ps"""
@@ -126,7 +128,7 @@ class SwitchCalls:
 
     def _card(self, name: str) -> dict[str, object]:
         state = self._switchboard.residency.phase(name).value
-        return {"id": name, "object": "model", "created": self._created_s, "owned_by": "shoal", "state": state}
+        return {**model_card(name, self._created_s), "state": state}
 
 
 def _of_json(body: bytes | bytearray) -> _Named:
