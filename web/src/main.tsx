@@ -66,7 +66,7 @@ function Page() {
       <StoryDialog />
       <footer>
         {version.value && <>Shoal {version.value} · </>}
-        <a href="/web/licenses.txt">Licenses</a>
+        <a href="web/licenses.txt">Licenses</a>
       </footer>
     </>
   );

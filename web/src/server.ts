@@ -31,12 +31,13 @@ function headers(more: Record<string, string>): Record<string, string> {
   return usable ? { authorization: `Bearer ${key.value}`, ...more } : more;
 }
 
-/** Calls the server. Throws a Refusal if it answers with an error. */
+/** Calls a path of the server, which may stand behind a prefix of a proxy. Throws a Refusal if it answers with an
+ * error. */
 export async function call(
   path: string,
   init: RequestInit & { headers?: Record<string, string> } = {},
 ): Promise<Response> {
-  const response = await fetch(path, { ...init, headers: headers(init.headers ?? {}), cache: "no-store" });
+  const response = await fetch(`.${path}`, { ...init, headers: headers(init.headers ?? {}), cache: "no-store" });
   if (response.status === 401) wantsKey.value = true;
   if (!response.ok) throw new Refusal(await reasonOf(response), response.status);
   return response;

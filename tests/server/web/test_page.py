@@ -67,7 +67,14 @@ def test_other_hosts_get_no_page() -> None:
 def test_scripts_and_styles_stand_in_files() -> None:
     text = (ASSETS / "index.html").read_text()
     assert re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", text) is None
-    assert re.search(r"(src|href)=\"(?!/web/)", text) is None
+    assert re.search(r"(src|href)=\"(?!web/)", text) is None
+
+
+def test_the_page_works_behind_a_prefix_of_a_proxy() -> None:
+    """Links and calls are relative to the page's own address."""
+    script = (ASSETS / "app.js").read_text()
+    assert re.findall(r"fetch\((..)", script) == ["`."]
+    assert '"/web/' not in script
 
 
 def test_the_page_asks_no_other_host() -> None:
