@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.chains.values import json_of
-from shoal.errors import ConfigError, RequestError
+from shoal.errors import ConfigError, QueueFull, RequestError
 from shoal.offline.files.fingerprint import fingerprint
 from shoal.offline.journal import Journal, open_journal
 from shoal.offline.map_job import JOURNAL, MapSummary
@@ -26,6 +26,7 @@ _COMMIT_EVERY = 16
 """Files between two commits of the journal, which is the most work that a kill costs."""
 
 Submit = Callable[[bytes], "Future[dict[str, Any]]"]
+_Result = dict[str, Any] | RequestError | QueueFull
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,8 @@ class ChainMap:
             summary = MapSummary(
                 unit="files", total=len(files), num_done_before=len(files) - len(todo), outputs=[str(self.output)]
             )
-            for file, result in _computed(todo, submit):
-                self._take(file, result, journal, summary, on_failure)
+            for file, content, result in _computed(todo, submit):
+                self._take(file, content, result, journal, summary, on_failure)
                 on_progress(summary.num_done_before + summary.num_done + summary.num_failed, summary.total)
             self._commit(journal)
         summary.elapsed_s = time.monotonic() - begun_s
@@ -94,22 +95,28 @@ class ChainMap:
         return {"model": self.identity, "input": "folder"}
 
     def _is_done(self, file: Path, done: Mapping[str, str]) -> bool:
-        return file.name in done and self.path(file).exists() and fingerprint([file]) == done[file.name]
+        if file.name not in done or not self.path(file).exists():
+            return False
+        try:
+            return fingerprint([file]) == done[file.name]
+        except ConfigError:  # it cannot be read, which is said when its turn comes
+            return False
 
     def _take(
         self,
         file: Path,
-        result: dict[str, Any] | RequestError,
+        content: str,
+        result: _Result,
         journal: Journal,
         summary: MapSummary,
         on_failure: Callable[[Failure], None],
     ) -> None:
         written = _written(result)
-        if not isinstance(written, RequestError):
+        if isinstance(written, bytes):
             with whole_file(self.path(file)) as opened, naming(self.path(file)):
                 opened.write(written)
             sync_file(self.path(file))
-            journal.add({"item": file.name, "content": fingerprint([file])})
+            journal.add({"item": file.name, "content": content})
             summary.num_done += 1
         else:
             failure = Failure(name=file.name, reason=str(written))
@@ -125,9 +132,9 @@ class ChainMap:
             journal.commit()
 
 
-def _written(result: dict[str, Any] | RequestError) -> bytes | RequestError:
+def _written(result: _Result) -> bytes | RequestError | QueueFull:
     """The content of a file's output, or the error if there is none."""
-    if isinstance(result, RequestError):
+    if isinstance(result, RequestError | QueueFull):
         return result
     try:
         return json_of(result, "what comes of it") + b"\n"
@@ -135,33 +142,44 @@ def _written(result: dict[str, Any] | RequestError) -> bytes | RequestError:
         return error
 
 
-def _computed(files: Sequence[Path], submit: Submit) -> Iterator[tuple[Path, dict[str, Any] | RequestError]]:
-    """Compute files and yield them with their results, in the order in which they finish."""
+def _computed(files: Sequence[Path], submit: Submit) -> Iterator[tuple[Path, str, _Result]]:
+    """Compute files and yield them with the fingerprints of what was read, and their results, in the order in which
+    they finish."""
     waiting = iter(files)
-    under_way: dict[Future[dict[str, Any]], Path] = {}
+    under_way: dict[Future[dict[str, Any]], tuple[Path, str]] = {}
     try:
         while True:
             for file in waiting:
                 try:
-                    under_way[submit(_content(file))] = file
+                    content = _fingerprint(file)  # before it is read: what is written meanwhile counts as a change
+                    under_way[submit(_content(file))] = file, content
                 except RequestError as error:
-                    yield file, error
+                    yield file, "", error
                 if len(under_way) >= UNDER_WAY:
                     break
             if not under_way:
                 return
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                file = under_way.pop(future)
+                file, content = under_way.pop(future)
                 try:
-                    yield file, future.result()
-                except RequestError as error:
-                    yield file, error
+                    yield file, content, future.result()
+                except (RequestError, QueueFull) as error:
+                    yield file, content, error
     finally:
         for future in under_way:
             future.cancel()
 
 
+def _fingerprint(file: Path) -> str:
+    """Raises RequestError."""
+    try:
+        return fingerprint([file])
+    except ConfigError as error:
+        raise RequestError(str(error)) from None
+
+
 def _content(file: Path) -> bytes:
+    """Raises RequestError."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise RequestError(f"it has more than {MAX_FILE_BYTES:,} bytes")

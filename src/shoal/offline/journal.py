@@ -135,4 +135,4 @@ def _compare(path: Path, found: Record, header: Mapping[str, str]) -> None:
 
 
 def _line(record: Record) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(record).encode() + b"\n"  # in ASCII, which can also hold names that are not UTF-8
