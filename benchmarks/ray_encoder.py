@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import tempfile
 
 import numpy as np
 import onnxruntime as ort
@@ -27,11 +28,15 @@ def main() -> None:
     parser.add_argument("--batch-wait", type=float, default=0.0, help="seconds")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    ray.init(include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": options.port})
-    deployment = _deployment(options.max_batch, options.batch_wait, options.replicas)
-    serve.run(deployment.bind(options.model, options.threads))
-    signal.pause()
+    with tempfile.TemporaryDirectory(prefix="shoal-ray-", ignore_cleanup_errors=True) as folder:
+        ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+            deployment = _deployment(options.max_batch, options.batch_wait, options.replicas)
+            serve.run(deployment.bind(options.model, options.threads))
+            signal.pause()
+        finally:
+            ray.shutdown()
 
 
 def _stop(*_: object) -> None:

@@ -69,15 +69,20 @@ def covered(states: FleetStates, farthest: I64 | U16, num_stages: int) -> list[I
     _, num_places, num_limits = farthest.shape
     flat = farthest.reshape(-1)
     offsets: I64 = np.arange(int(num_limits), dtype=np.int64)
+    place_at = np.broadcast_to(offsets, (states.num_states, num_limits)).copy()
+    """Index in `flat`, within the first group, of the place that each state has reached."""
     current = np.full((states.num_states, num_limits), -1)
     current[0] = 0
     all_covered = [current]
     for stage in range(num_stages):
         layer = states.layer(stage)
-        at = (current[layer.before] + (layer.group * num_places)[:, np.newaxis]) * num_limits + offsets
         current = np.full((states.num_states, num_limits), -1)
         if len(layer.starts):
-            current[layer.targets] = np.maximum.reduceat(flat[at], layer.starts, axis=0)
+            at = place_at[layer.before]
+            at += (layer.group * (num_places * num_limits))[:, np.newaxis]
+            reached = np.maximum.reduceat(flat.take(at), layer.starts, axis=0).astype(np.int64)
+            current[layer.targets] = reached
+            place_at[layer.targets] = reached * num_limits + offsets
         all_covered.append(current)
     return all_covered
 
