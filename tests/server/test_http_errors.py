@@ -180,6 +180,12 @@ def test_large_body_that_is_allowed_reaches_the_checks(http: httpx.Client) -> No
     assert check_error(response, 400, param="prompt")["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/api/embed"])
+def test_vectors_of_a_model_that_makes_none(http: httpx.Client, path: str) -> None:
+    answer = http.post(path, json={"input": "x"})
+    assert (answer.status_code, "vectors and ranks are for encoders" in answer.text) == (400, True)
+
+
 def test_unknown_model(http: httpx.Client) -> None:
     response = http.post(COMPLETIONS, json={"model": "other", "prompt": "x"})
     assert check_error(response, 404, param="model")["code"] == "model_not_found"

@@ -13,6 +13,7 @@ from shoal.server.anthropic.routes import MessagesApi
 from shoal.server.assembly import AppOptions, assemble
 from shoal.server.bodies.bodies import RequestBodies
 from shoal.server.dialects import API_PATHS, answer_in_dialect
+from shoal.server.embeddings.routes import PATHS as EMBEDDING_PATHS
 from shoal.server.embeddings.routes import EmbeddingApi
 from shoal.server.generation.metrics import ServerMetrics
 from shoal.server.ollama.card import UNKNOWN_CARD, ModelCard
@@ -86,6 +87,6 @@ def _embedding_routes(
     strict_fields: bool,
 ) -> list[Route]:
     if sentences is None:
-        return []
+        return refusing(EMBEDDING_PATHS, f"The model `{model_name}` writes texts; vectors and ranks are for encoders")
     encoder = language_encoder(data_plane, sentences)
     return EmbeddingApi(encoder, bodies, model_name, strict_fields=strict_fields).routes()

@@ -32,7 +32,7 @@ class ModelCard:
             "parent_model": parent or "",
             "format": self.format,
             "family": self.family,
-            "families": [self.family],
+            "families": [self.family] if self.family else [],
             "parameter_size": "",
             "quantization_level": self.precision,
         }
