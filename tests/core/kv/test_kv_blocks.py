@@ -1,5 +1,6 @@
 """Blocks are conserved, whatever is done with them."""
 
+import random
 from array import array
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from shoal.core.kv.first_blocks import FirstBlocks
 from shoal.core.kv.kv_blocks import KvBlocks
 from shoal.core.kv.prefix_index import PrefixIndex, extend_digests
 from shoal.core.sequences.request import Request, RequestId
@@ -106,6 +108,31 @@ def test_lookup_ends_at_the_first_gap():
     index.register(b"a", 5)
     index.register(b"c", 7)
     assert index.lookup([b"a", b"b", b"c"]) == [5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_fleet_knows_who_has_a_first_block(seed: int) -> None:
+    rng, told = random.Random(seed), FirstBlocks()
+    replicas = [KvBlocks(4) for _ in range(3)]
+    for number, blocks in enumerate(replicas[:2]):
+        blocks.index.tell(told, number)
+    for step in range(200):
+        number = rng.randrange(3)
+        block = replicas[number].allocate()
+        assert block is not None
+        is_first = rng.random() < 0.5
+        replicas[number].index.register(b"%d%d" % (is_first, rng.randrange(6)), block, is_first=is_first)
+        replicas[number].release(block)
+        if step == 50:
+            replicas[2].index.tell(told, 2)
+        if step == 150:
+            replicas[0].index.stop_telling()
+            replicas[0] = KvBlocks(4)
+            replicas[0].index.tell(told, 0)
+        listened = range(2 if step < 50 else 3)
+        for first in (b"1%d" % one for one in range(6)):
+            assert sorted(told.holders(first)) == [one for one in listened if replicas[one].index.lookup([first])]
+        assert not any(told.holders(b"0%d" % one) for one in range(6))
 
 
 def test_digests_cover_everything_before_a_block():

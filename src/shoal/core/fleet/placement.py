@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView, Sequence
-from itertools import compress, count, repeat
-from operator import contains
+from collections.abc import Sequence
 
 from shoal.core.fleet.candidates import Candidates
 from shoal.core.fleet.fleet_replica import Changes, FleetReplica
-from shoal.core.kv.prefix_index import reusable_digests
+from shoal.core.kv.first_blocks import FirstBlocks
+from shoal.core.kv.prefix_index import PrefixIndex, reusable_digests
 from shoal.core.sequences.request import Request, RequestProgress
 from shoal.core.speed.routing import Routing, next_in_turn
 from shoal.core.speed.routing_table import RoutingTable
@@ -17,15 +16,17 @@ from shoal.core.speed.routing_table import RoutingTable
 class Placement:
     """Chooses replicas by one routing rule."""
 
-    __slots__ = ("_cached", "_changes", "_previous", "_replicas", "_routing", "_slow", "_table")
+    __slots__ = ("_changes", "_first_blocks", "_indices", "_previous", "_replicas", "_routing", "_slow", "_table")
 
     def __init__(self, routing: Routing, replicas: Sequence[FleetReplica], changes: Changes) -> None:
         """`replicas`: the fleet's own list, which may grow. `changes`: which of them must be looked at again."""
         self._routing: Routing = routing
         self._replicas, self._changes = replicas, changes
         self._table = RoutingTable()
-        self._cached: list[KeysView[bytes]] = []
-        """The digests of each replica's cached blocks."""
+        self._indices: dict[int, PrefixIndex] = {}
+        """The prefix index of each replica."""
+        self._first_blocks = FirstBlocks()
+        """The first blocks in all of them."""
         self._slow: set[int] = set()
         """Replicas with a slow worker, whose expected speed changes while they are idle."""
         self._previous = -1
@@ -75,9 +76,18 @@ class Placement:
             replica = self._replicas[index]
             load = replica.load(now_s)
             self._table.note(index, load)
-            self._cached[index : index + 1] = [replica.scheduler.state.kv.blocks.index.digests]
+            self._listen(index, replica.scheduler.state.kv.blocks.index)
             self._slow.add(index) if load.is_slow else self._slow.discard(index)
         self._changes.loads.clear()
+
+    def _listen(self, replica: int, index: PrefixIndex) -> None:
+        """Let a replica's prefix index tell its first blocks; new workers have a new one."""
+        known = self._indices.get(replica)
+        if known is not index:
+            if known is not None:
+                known.stop_telling()
+            self._indices[replica] = index
+            index.tell(self._first_blocks, replica)
 
     def _may_have_cached(self, digests: Sequence[bytes], request: Request) -> Sequence[int]:
         """Replicas that may have the start of the prompt cached, or the request's clip."""
@@ -85,4 +95,4 @@ class Placement:
             return range(len(self._replicas))
         if not digests:
             return ()
-        return list(compress(count(), map(contains, self._cached, repeat(digests[0]))))
+        return self._first_blocks.holders(digests[0])

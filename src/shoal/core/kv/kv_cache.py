@@ -139,7 +139,9 @@ class KvCache:
         self._extend_digests(sequence, num_full)
         digests, table = sequence.digests, sequence.block_table
         register = self.blocks.index.register
-        for i in range(first, num_full):
+        if not first:
+            register(digests[0], table[0], is_first=True)
+        for i in range(first or 1, num_full):
             register(digests[i], table[i])
         sequence.num_registered = num_full
         if self.states is not None:

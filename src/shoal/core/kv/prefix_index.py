@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import KeysView, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
+from shoal.core.kv.first_blocks import FirstBlocks
 from shoal.core.sequences.pictures import Pictures
 
 DIGEST_BYTES = 16
@@ -64,13 +65,18 @@ def reusable_digests(
 class PrefixIndex:
     """A map from digests to blocks, with the order in which unreferenced blocks are evicted."""
 
-    __slots__ = ("_block_of", "_digest_of", "_unreferenced")
+    __slots__ = ("_block_of", "_digest_of", "_first", "_replica", "_told", "_unreferenced")
 
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
         self._digest_of: dict[int, bytes] = {}
         self._unreferenced: OrderedDict[int, None] = OrderedDict()
         """Blocks that can be evicted, least recently used first."""
+        self._first: set[bytes] = set()
+        """Digests of the first blocks of contexts."""
+        self._told: FirstBlocks | None = None
+        """What is told of changes in `_first`, and by which replica; None: nobody asks."""
+        self._replica = -1
 
     @property
     def num_cached(self) -> int:
@@ -85,10 +91,17 @@ class PrefixIndex:
     def __contains__(self, block: int) -> bool:
         return block in self._digest_of
 
-    @property
-    def digests(self) -> KeysView[bytes]:
-        """Those of all indexed blocks, now and later."""
-        return self._block_of.keys()
+    def tell(self, told: FirstBlocks, replica: int) -> None:
+        """Tell which first blocks the index has, now and after each change, as those of this replica."""
+        self._told, self._replica = told, replica
+        for digest in self._first:
+            told.add(digest, replica)
+
+    def stop_telling(self) -> None:
+        """Withdraw what was told, because the index is no longer used."""
+        if self._told is not None:
+            self._told.drop(self._first, self._replica)
+            self._told = None
 
     def lookup(self, digests: Sequence[bytes]) -> list[int]:
         """The blocks of the longest indexed prefix of the chain, in order."""
@@ -100,10 +113,17 @@ class PrefixIndex:
             found.append(block)
         return found
 
-    def register(self, digest: bytes, block: int) -> bool:
-        """Enter a referenced, fully computed block. Returns False if its digest or the block itself is already in."""
+    def register(self, digest: bytes, block: int, *, is_first: bool = False) -> bool:
+        """Enter a referenced, fully computed block. Returns False if its digest or the block itself is already in.
+
+        `is_first`: whether it is the first block of its context.
+        """
         if digest in self._block_of or block in self._digest_of:
             return False
+        if is_first:
+            self._first.add(digest)
+            if self._told is not None:
+                self._told.add(digest, self._replica)
         self._block_of[digest] = block
         self._digest_of[block] = digest
         return True
@@ -123,5 +143,10 @@ class PrefixIndex:
     def evict(self) -> int:
         """Remove and return the least recently used unreferenced block. There must be one."""
         block, _ = self._unreferenced.popitem(last=False)
-        del self._block_of[self._digest_of.pop(block)]
+        digest = self._digest_of.pop(block)
+        del self._block_of[digest]
+        if digest in self._first:
+            self._first.remove(digest)
+            if self._told is not None:
+                self._told.drop((digest,), self._replica)
         return block

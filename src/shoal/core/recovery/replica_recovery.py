@@ -77,7 +77,10 @@ class ReplicaRecovery:
 
     def wake_s(self) -> float | None:
         """The next time at which something is due for its workers if nothing else happens; None: never."""
-        return self.life.due_s if self.life.phase is Phase.WAITING else self.overdue_s()
+        phase = self.life.phase
+        if phase is Phase.SERVING:
+            return self.patience.overdue_s()
+        return self.life.due_s if phase is Phase.WAITING else self.life.loading_overdue_s()
 
     def mistrust(self, now_s: float) -> ReplicaLost:
         """Take silence for a loss. Returns the event of the loss, which the caller must pass on."""
