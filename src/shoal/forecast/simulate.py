@@ -27,6 +27,9 @@ from shoal.sim.traffic.visit import Clients, Traffic, poisson
 _DAY_S = 86_400.0
 _HOUR_S = 3600.0
 _MILLION = 1e6
+_MOST_CLIENTS = 1_000_000
+_HIGHEST_RATE_PER_S = 1e6
+"""Bounds on generated traffic that keep typing errors from becoming hours of work. Judgments."""
 _MAX_FAULT_BYTES = 1 << 24
 """The largest fault file. A judgment: enough for the largest number of faults, one per line."""
 _USUAL_S = 600.0
@@ -74,8 +77,11 @@ class TrafficSpec:
         kind, colon, number = self.text.partition(":")
         if not (colon and kind == "closed"):
             return None
-        if not number.isdecimal() or not 1 <= int(number) <= 1_000_000:
-            raise ConfigError(f"--traffic {self.text}: give closed:N with a number of clients, such as closed:16")
+        if not number.isdecimal() or len(number) > 7 or not 1 <= int(number) <= _MOST_CLIENTS:
+            raise ConfigError(
+                f"--traffic {self.text}: give closed:N with a number of clients from 1 to {_MOST_CLIENTS}, such as "
+                "closed:16"
+            )
         return int(number)
 
     @property
@@ -88,9 +94,10 @@ class TrafficSpec:
             rate = float(number)
         except ValueError:
             rate = 0.0
-        if not 0.0 < rate < 1e6:
+        if not 0.0 < rate < _HIGHEST_RATE_PER_S:
             raise ConfigError(
-                f"--traffic {self.text}: give poisson:RATE with a number of requests a second, such as poisson:2.5"
+                f"--traffic {self.text}: give poisson:RATE with a number of requests a second above 0 and below "
+                f"{_HIGHEST_RATE_PER_S:g}, such as poisson:2.5"
             )
         return rate
 

@@ -57,7 +57,7 @@ def test_a_person_sees_a_table(shoal: Shoal, model: Path, machines: Path, tmp_pa
     assert "split pp=" in result.stdout
     assert "time to first token" in result.stdout
     assert "requests lost: 0" in result.stdout
-    assert "replicas lost their workers 1 times" in result.stdout
+    assert "losses of a replica's workers: 1, the longest without workers for" in result.stdout
     assert "per million output tokens" in result.stdout
 
 
@@ -85,7 +85,9 @@ def test_a_trace_is_planned_for_and_run(shoal: Shoal, model: Path, machines: Pat
     ("arguments", "said"),
     [
         (("--traffic", "poisson:x"), "give poisson:RATE with a number of requests a second"),
-        (("--traffic", "closed:0"), "give closed:N with a number of clients"),
+        (("--traffic", "poisson:1e9"), "a second above 0 and below 1e+06"),
+        (("--traffic", "closed:0"), "give closed:N with a number of clients from 1 to 1000000"),
+        (("--traffic", "closed:" + 5000 * "9"), "--traffic closed:999"),
         (("--traffic", "poisson:1e5"), "makes 60 million requests in 600 s"),
         (("--traffic", "nowhere.csv"), "no such file"),
         (("--traffic", "poisson:1", "--days", "-1"), "--days is -1"),
@@ -102,6 +104,13 @@ def test_what_makes_no_sense_gets_one_line(
 ) -> None:
     cluster = () if "--cluster" in arguments else ("--cluster", machines)
     assert said in shoal("simulate", model, *cluster, *arguments).complaint
+
+
+def test_refused_requests_are_told_with_their_reason(shoal: Shoal, model: Path, machines: Path) -> None:
+    arguments = ("--cluster", machines, "--traffic", "poisson:30", "--days", TWO_SECONDS, "--prompt-tokens", 1_000_000)
+    said = shoal("simulate", model, *arguments).stdout
+    assert "requests lost: 0; refused: " in said
+    assert "the first of the refused requests: the prompt has 1000000 tokens" in said
 
 
 def test_a_fault_that_names_no_machine_of_the_plan(shoal: Shoal, model: Path, machines: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """What a person reads who waits for measuring, in a pipe."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from rich.table import Table
 
@@ -25,6 +28,41 @@ def test_nothing_is_said_where_nothing_is_measured(capfd: pytest.CaptureFixture[
     with measuring(quiet=True) as tell:
         tell("step 1 of 2: a")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("measures", [False, True])
+def test_a_long_search_for_a_plan_is_not_silent(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, measures: bool
+) -> None:
+    timers: list[SteppedTimer] = []
+    monkeypatch.setattr("shoal.cli.show.output.Timer", lambda *given: timers.append(SteppedTimer(*given)) or timers[-1])
+    with measuring() as tell:
+        if measures:
+            tell("step 1 of 1: a")
+        timers[0].let_it_end()
+    timers[0].let_it_end()
+    assert ("still planning" in capfd.readouterr().err) is not measures
+
+
+class SteppedTimer:
+    """A timer that ends when the test says so, unless it was canceled."""
+
+    daemon = False
+
+    def __init__(self, seconds: float, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self._end: Callable[[], None] | None = lambda: function(*arguments)
+        assert seconds > 1.0
+
+    def start(self) -> None:
+        """Nothing passes by itself."""
+
+    def cancel(self) -> None:
+        self._end = None
+
+    def let_it_end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
 
 
 def test_doubtful_figures_are_named_with_the_way_out(capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,10 +21,16 @@ def test_faults_come_in_the_order_of_their_times() -> None:
     )
 
 
+def test_an_empty_file_is_no_list_of_faults() -> None:
+    with pytest.raises(ConfigError, match=r"f.yaml is empty; give `faults:` with a list, or `faults: \[\]` for none"):
+        parse_fault_file("", "f.yaml")
+    assert parse_fault_file("faults: []", "f.yaml") == ()
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("{at_s: 1, machine: m, kind: burn}", "kind"),
+        ("{at_s: 1, machine: m, kind: burn}", "the kinds are kill, hang, cable, return"),
         ("{at_s: -1, machine: m, kind: kill}", "fault 1: at_s is -1"),
         ("{at_s: .inf, machine: m, kind: kill}", "fault 1: at_s is inf"),
         ("{at_s: 1, kind: kill}", "fault 1: give either machine"),

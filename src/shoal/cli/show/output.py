@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from shoal.core.plan.language import Plan, PredictedSpeed
 
 _PIPE_WIDTH = 130
 """columns that a table takes where there is no terminal"""
+_SILENT_S = 5.0
+"""Seconds of silence in a pipe after which a person is told that a plan is still being searched for. A judgment."""
 
 
 def note(text: str) -> None:
@@ -55,7 +58,10 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[str], None]]:
-    """Yields what is told what is being measured: a spinner on a terminal, a line each in a pipe, nothing if quiet."""
+    """Yields what is told what is being measured: a spinner on a terminal, a line each in a pipe, nothing if quiet.
+
+    In a pipe, a wait without measurements is explained after some seconds.
+    """
     if quiet:
         yield lambda what: None
     elif sys.stderr.isatty():
@@ -63,15 +69,22 @@ def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[s
             yield lambda what: status.update(f"measuring this machine with the model, once{way_out}: {what}")
     else:
         has_begun = False
+        silence = Timer(_SILENT_S, note, ("still planning; that takes minutes for hundreds of unlike machines",))
+        silence.daemon = True
+        silence.start()
 
         def tell(what: str) -> None:
             nonlocal has_begun
+            silence.cancel()
             if not has_begun:
                 note(f"measuring this machine with the model; the measurements are kept{way_out}")
             has_begun = True
             note(what)
 
-        yield tell
+        try:
+            yield tell
+        finally:
+            silence.cancel()
 
 
 def print_table(table: Table, *, to_stderr: bool = False) -> None:

@@ -49,12 +49,14 @@ def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
         _print_sample(within)
     _print_machines(outcome.busy_share)
     print(f"requests lost: {outcome.num_lost}; refused: {outcome.num_refused}; preempted: {outcome.num_preemptions}")
+    if outcome.first_refusal:
+        print(f"the first of the refused requests: {outcome.first_refusal}")
     if outcome.num_losses:
         pauses = outcome.recoveries_s
         longest = f", the longest without workers for {max(pauses):.2f} s" if pauses else ""
         print(
-            f"replicas lost their workers {outcome.num_losses} times{longest}; {outcome.replayed_tokens} tokens "
-            f"computed again; {outcome.num_given_up} given up"
+            f"losses of a replica's workers: {outcome.num_losses}{longest}; tokens computed again: "
+            f"{outcome.replayed_tokens}; replicas given up: {outcome.num_given_up}"
         )
     if result.cost_per_million is not None:
         print(f"cost: {result.cost_per_million:.3f} per million output tokens")

@@ -10,7 +10,7 @@ faults:
 from __future__ import annotations
 
 from math import isfinite
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -54,11 +54,14 @@ def parse_fault_file(text: str, name: str) -> tuple[DescribedFault, ...]:
         ConfigError: the file is invalid. The message says, in one line, what is wrong and where.
     """
     content = parse_yaml(text, name)
+    if content is None:
+        raise ConfigError(f"{name} is empty; give `faults:` with a list, or `faults: []` for none")
     with while_reading(name, ConfigError):
         try:
             faults = msgspec.convert(content, FaultFile, strict=False).faults
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{name}: {error}") from error
+            kinds = f"; the kinds are {', '.join(get_args(FaultKind))}" if "enum" in str(error) else ""
+            raise ConfigError(f"{name}: {error}{kinds}") from error
         if len(faults) > _MOST_FAULTS:
             raise ConfigError(f"{name}: more than {_MOST_FAULTS} faults")
         for number, fault in enumerate(faults, 1):

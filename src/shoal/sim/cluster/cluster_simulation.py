@@ -216,8 +216,8 @@ class ClusterSimulation(VirtualShell[StepWork, StepResult, SchedulerConfig]):
             self._check_queue(now_s)
             request = visit.request(number)
             self._fleet.check(request)
-        except ShoalError:
-            self._log.num_refused += 1
+        except ShoalError as error:
+            self._log.refuse(str(error))
             return
         self._stretches.take_prompts(now_s)
         self._open[request.request_id] = _Open(visit.at_s)

@@ -34,6 +34,8 @@ class SimulationOutcome:
     """Requests that were answered completely."""
     num_refused: int
     """Requests that a server would have refused: too long, or the queue was full."""
+    first_refusal: str
+    """Why the first of them would have been refused; empty: none was."""
     num_lost: int
     """Requests that were accepted and not answered completely."""
     prompt_tokens: int
@@ -80,7 +82,13 @@ class AnsweredRequests:
     prompt_tokens: int = 0
     output_tokens: int = 0
     num_refused: int = 0
+    first_refusal: str = ""
     num_lost: int = 0
+
+    def refuse(self, reason: str) -> None:
+        """Count a request that a server would have refused."""
+        self.num_refused += 1
+        self.first_refusal = self.first_refusal or reason
 
     def add(self, *, arrived_s: float, first_s: float, ended_s: float, num_prompt: int, num_output: int) -> None:
         """Add a request that was answered completely."""
@@ -120,6 +128,7 @@ def make_outcome(
         duration_s=duration_s,
         num_requests=len(log.e2e_s),
         num_refused=log.num_refused,
+        first_refusal=log.first_refusal,
         num_lost=log.num_lost,
         prompt_tokens=log.prompt_tokens,
         output_tokens=log.output_tokens,
