@@ -133,6 +133,25 @@ def test_settings_that_are_no_numbers_are_pointed_at(tab: Page, url: str, engine
     assert engine.requests[-1].sampling.seed == 7
 
 
+def test_settings_that_are_being_typed_outlast_the_next_look_at_the_server(
+    tab: Page, url: str, engine: FakeEngine
+) -> None:
+    """The page is drawn anew whenever it has looked."""
+    tab.goto(f"{url}/#chat")
+    tab.get_by_role("button", name="Settings: tiny").click()
+    tab.get_by_label("System prompt").press_sequentially("be")
+    tab.get_by_label("seed").press_sequentially("1")
+    for _ in range(2):  # the first may have been under way
+        with tab.expect_response("**/status"):
+            pass
+    tab.get_by_label("seed").press_sequentially("7")
+    tab.get_by_label("System prompt").press_sequentially(" brief")
+    ask(tab, "a")
+    tab.get_by_role("article", name="Answer", exact=True).wait_for()
+    assert engine.requests[-1].sampling.seed == 17
+    assert bytes(engine.requests[-1].prompt_ids).decode() == "<system>be brief<user>a<assistant>"
+
+
 def test_thoughts_are_shown_and_not_sent_again(tab: Page) -> None:
     class Thinking(ByteTokenizer):
         template_source = "<think>"

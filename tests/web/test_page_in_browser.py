@@ -126,7 +126,7 @@ def test_settings_go_with_the_request(tab: Page) -> None:
         tab.get_by_label("seed").fill("17")
         tab.get_by_label("max_tokens").fill("3")
         ask(tab, "hello")
-        tab.get_by_role("article", name="Answer", exact=True).get_by_text("length").wait_for()
+        tab.get_by_role("article", name="Answer", exact=True).get_by_text("token limit").wait_for()
         (request,) = engine.requests
     assert (request.sampling.temperature, request.sampling.seed, request.max_tokens) == (0.3, 17, 3)
     assert bytes(request.prompt_ids).decode() == "<system>be brief<user>hello<assistant>"

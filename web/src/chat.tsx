@@ -2,11 +2,12 @@
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { complete, type Progress } from "./completion";
-import { add, areKept, begin, change, conversations, forget, openId, type Conversation, type Message, type Settings } from "./conversations";
-import { models, page, unloaded } from "./live";
+import { add, areKept, begin, conversations, forget, openId, type Conversation, type Message } from "./conversations";
+import { models, page } from "./live";
 import { Markdown } from "./markdown";
 import { readPictures, Thumbnails } from "./pictures";
 import { lineOf, post } from "./server";
+import { FirstSettings, nextModel, SettingsForm } from "./settings";
 import { LANGUAGE } from "./status";
 import { tellStory } from "./story";
 import { rate } from "./words";
@@ -16,6 +17,8 @@ const DRAW_MS = 100;
 const TITLE_CHARACTERS = 40;
 /** Shortest time for which a rate is shown: in less, all tokens may have arrived in one packet. */
 const LEAST_S = 0.05;
+/** What is said of an answer's end, where the API's word does not explain itself. */
+const END_WORDS: Partial<Record<string, string>> = { length: "cut off at the token limit" };
 
 /** The answer that is being streamed. */
 interface Answer {
@@ -26,23 +29,19 @@ interface Answer {
 const answering = signal<Answer | null>(null);
 const problem = signal("");
 
-/** Names of the language models, including those that a request would load. */
-function languageModels(): string[] {
-  return [...models.value, ...unloaded.value].filter((model) => model.kind === LANGUAGE).map((model) => model.name);
-}
-
 export function Chat() {
   const open = conversations.value.find((one) => one.id === openId.value);
   return (
     <div class="chat">
       <h2>Chat</h2>
       <aside aria-label="Conversations">
-        <button onClick={() => begin(languageModels()[0]!)}>New conversation</button>
+        <button onClick={() => begin(nextModel())}>New conversation</button>
         <ul>
           {conversations.value.map((one) => (
             <li key={one.id}>
               <button
                 class="link"
+                dir="auto"
                 aria-current={one.id === openId.value ? "true" : undefined}
                 onClick={() => (openId.value = one.id)}
               >
@@ -57,67 +56,11 @@ export function Chat() {
         {!areKept.value && <p>The browser's storage is full or forbidden: not all conversations outlast this tab.</p>}
       </aside>
       <section aria-label="Conversation">
-        {open && <SettingsForm conversation={open} />}
+        {open ? <SettingsForm key={open.id} conversation={open} /> : <FirstSettings />}
         <Messages conversation={open} />
         <Prompt conversation={open} />
       </section>
     </div>
-  );
-}
-
-function SettingsForm({ conversation }: { conversation: Conversation }) {
-  const { settings, id } = conversation;
-  const set = (edit: Partial<Settings>) => change(id, (one) => ({ ...one, settings: { ...one.settings, ...edit } }));
-  const number = (name: "temperature" | "top_p", min: number, max: number, step: number) => (
-    <label>
-      {name}
-      <input
-        type="number"
-        min={min}
-        max={max}
-        step={step}
-        value={settings[name]}
-        onChange={(event) => {
-          const value = event.currentTarget.valueAsNumber;
-          if (!Number.isNaN(value)) set({ [name]: Math.min(max, Math.max(min, value)) });
-        }}
-      />
-    </label>
-  );
-  const count = (name: "max_tokens" | "seed", placeholder: string) => (
-    <label>
-      {name}
-      <input
-        inputMode="numeric"
-        pattern="\d{0,15}"
-        placeholder={placeholder}
-        value={settings[name]}
-        onChange={(event) => event.currentTarget.reportValidity() && set({ [name]: event.currentTarget.value.trim() })}
-      />
-    </label>
-  );
-  return (
-    <details>
-      <summary>Settings: {settings.model}</summary>
-      <label class="wide">
-        System prompt
-        <textarea rows={2} value={settings.system} onChange={(event) => set({ system: event.currentTarget.value })} />
-      </label>
-      <div class="row">
-        <label>
-          model
-          <select value={settings.model} onChange={(event) => set({ model: event.currentTarget.value })}>
-            {[...new Set([settings.model, ...languageModels()])].map((name) => (
-              <option key={name}>{name}</option>
-            ))}
-          </select>
-        </label>
-        {number("temperature", 0, 2, 0.1)}
-        {number("top_p", 0.01, 1, 0.01)}
-        {count("max_tokens", "as many as fit")}
-        {count("seed", "any")}
-      </div>
-    </details>
   );
 }
 
@@ -174,11 +117,11 @@ function MessageBox({ message }: { message: Message }) {
     <article class={message.role} aria-label={message.role === "user" ? "Question" : "Answer"}>
       <Thumbnails pictures={message.pictures ?? []} />
       <Thoughts text={message.thoughts ?? ""} isOpen={false} />
-      {message.role === "user" ? <p class="plain">{message.content}</p> : <Markdown text={message.content} />}
+      {message.role === "user" ? <p class="plain" dir="auto">{message.content}</p> : <Markdown text={message.content} />}
       {told && (
         <footer>
           <Speed tokens={told.tokens} seconds={told.seconds} />
-          {told.end !== "stop" && <small> · {told.end}</small>}
+          {told.end !== "stop" && <small> · {END_WORDS[told.end] ?? told.end}</small>}
           {told.requestId && (
             <button class="link" onClick={() => tellStory(told.requestId)}>
               Story
@@ -225,7 +168,9 @@ function Demo() {
       <button type="button" class="danger" onClick={kill}>
         Kill a worker
       </button>
-      <span role="status">{told.value}</span>
+      <span role="status" class="told">
+        {told.value}
+      </span>
     </>
   );
 }
@@ -233,7 +178,7 @@ function Demo() {
 function Prompt({ conversation }: { conversation: Conversation | undefined }) {
   const text = useSignal("");
   const pictures = useSignal<string[]>([]);
-  const asked = conversation?.settings.model ?? languageModels()[0];
+  const asked = conversation?.settings.model ?? nextModel();
   const sees = models.value.some((model) => model.name === asked && model.takes_pictures);
   function send(): void {
     const content = text.value.trim();
@@ -241,7 +186,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
     const shown = sees ? pictures.value : [];
     text.value = "";
     pictures.value = [];
-    void answer(conversation?.id ?? begin(languageModels()[0]!), content, shown);
+    void answer(conversation?.id ?? begin(nextModel()), content, shown);
   }
   /** Takes files that were chosen, pasted or dropped; returns whether there were any. */
   function take(files: FileList | undefined): boolean {
@@ -268,6 +213,7 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
         Message
         <textarea
           rows={3}
+          dir="auto"
           value={text.value}
           placeholder="Enter sends, Shift+Enter starts a new line"
           onInput={(event) => (text.value = event.currentTarget.value)}
@@ -307,11 +253,16 @@ function Prompt({ conversation }: { conversation: Conversation | undefined }) {
   );
 }
 
+function titleOf(question: string): string {
+  const characters = [...question];
+  return characters.length > TITLE_CHARACTERS ? `${characters.slice(0, TITLE_CHARACTERS).join("").trimEnd()}…` : question;
+}
+
 /** Sends a question and stores the answer, also a partial one if it was stopped or failed or the page was left. */
 async function answer(id: string, content: string, pictures: string[]): Promise<void> {
   problem.value = "";
   const isFirst = !conversations.value.find((one) => one.id === id)?.messages.length;
-  const title = isFirst ? [...content].slice(0, TITLE_CHARACTERS).join("") : undefined;
+  const title = isFirst ? titleOf(content) : undefined;
   add(id, { role: "user", content, ...(pictures.length && { pictures }) }, title);
   const { settings, messages } = conversations.value.find((one) => one.id === id)!;
   const stop = new AbortController();

@@ -130,7 +130,7 @@ function InputFields({ spec, given, onChange }: FieldsProps) {
   return (
     <fieldset>
       <legend>
-        {spec.name} <small>{`${spec.datatype} [${spec.shape.join(", ")}]`}</small>
+        {spec.name} <small>{`${spec.datatype} [${spec.shape.map((length) => (length < 0 ? "any" : length)).join(", ")}]`}</small>
       </legend>
       {!isText && (
         <label>

@@ -14,7 +14,7 @@ from shoal.cli.graphs.files import check_writable, read_arrays, write_arrays
 from shoal.cli.graphs.loading import load_graph
 from shoal.cli.show.graph_output import describe
 from shoal.cli.show.graph_plan_output import describe_error, predicted_dict
-from shoal.cli.show.output import note, print_json
+from shoal.cli.show.output import counted, note, print_json
 from shoal.config import GraphLaunchConfig
 from shoal.errors import ConfigError
 from shoal.model.graph.file.graph_file import open_graph
@@ -65,7 +65,7 @@ def run_graph(config: GraphLaunchConfig, *, inputs: Path | None, output: Path | 
     for name, array in outputs.items():
         print(_line(name, array))
     rate = f"{num_rows / run_s:.1f} rows/s{describe_error(predicted, num_rows / run_s)}"
-    note(f"\n{num_rows} rows in {run_s * 1e3:.1f} ms ({rate}), loaded in {load_s:.1f} s")
+    note(f"\n{counted(num_rows, 'row')} in {run_s * 1e3:.1f} ms ({rate}), loaded in {load_s:.1f} s")
 
 
 def _summary(array: Array) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from shoal.cli.show.output import note, print_table
+from shoal.cli.show.output import counted, note, print_table
 from shoal.core.plan.graph import PredictedRows
 from shoal.launch.graph.auto_plan import GraphAutoPlan
 from shoal.planner.choice.compare import Alternative
@@ -21,10 +21,9 @@ _MB = 1e6
 def print_graph_choice(auto: GraphAutoPlan[GraphSplit]) -> None:
     """What was chosen, what is expected of it, and how much better anything could be."""
     best, choice, predicted = auto.choice.best, auto.choice, auto.choice.best.prediction
-    rows = f"{auto.rows} row{'' if auto.rows == 1 else 's'}"
     note(
-        f"{best.kind}: {predicted.rows_per_s:.1f} rows/s with {rows} at once, {predicted.latency_s * 1e3:.1f} ms for "
-        f"those alone (predicted); it waits for {predicted.bottleneck}"
+        f"{best.kind}: {predicted.rows_per_s:.1f} rows/s with {counted(auto.rows, 'row')} at once, "
+        f"{predicted.latency_s * 1e3:.1f} ms for those alone (predicted); it waits for {predicted.bottleneck}"
     )
     note(
         f"no split of these workers exceeds {choice.bound_rows_per_s:.1f} rows/s by the same measurements "

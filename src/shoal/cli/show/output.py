@@ -27,6 +27,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, which has an `s` unless there is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def describe_drain(num_open: int, timeout_s: float) -> str:
     """What a person wants to read when a server got a signal and is still there."""
     return f"no new requests; {num_open} open ones may finish within {timeout_s:g} s; another signal ends them now"

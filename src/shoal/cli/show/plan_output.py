@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from shoal.cli.show.links import links_between
-from shoal.cli.show.output import note, print_table
+from shoal.cli.show.output import counted, note, print_table
 from shoal.planner.files.plan_data import plan_dict
 
 if TYPE_CHECKING:  # what a split said by hand does without
@@ -31,9 +31,9 @@ def print_choice(auto: AutoPlan) -> None:
     clips_per_s = predicted.output_tokens_per_s / workload.output_tokens
     clips = f"{clips_per_s:.2f} clips/s, " if workload.hypotheses > 1 else ""
     note(
-        f"{best.kind}: {clips}{predicted.output_tokens_per_s:.1f} tokens/s with {workload.streams} streams of "
-        f"{workload.prompt_tokens} + {workload.output_tokens} tokens, first token after {predicted.ttft_s:.3f} s, then "
-        f"one every {predicted.tpot_s * 1e3:.1f} ms (predicted); it waits for {predicted.bottleneck}"
+        f"{best.kind}: {clips}{predicted.output_tokens_per_s:.1f} tokens/s with {counted(workload.streams, 'stream')} "
+        f"of {workload.prompt_tokens} + {workload.output_tokens} tokens, first token after {predicted.ttft_s:.3f} s, "
+        f"then one every {predicted.tpot_s * 1e3:.1f} ms (predicted); it waits for {predicted.bottleneck}"
     )
     note(
         f"no plan for these workers exceeds {choice.bound_tokens_per_s:.1f} tokens/s by the same measurements "

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from shoal.cli.show.output import note, print_table
+from shoal.cli.show.output import counted, note, print_table
 from shoal.cli.show.plan_rows import MOST_ROWS, brief_split
 from shoal.forecast.planned_cluster import InService, PlannedCluster
 from shoal.forecast.simulate import Simulated
@@ -28,8 +28,9 @@ _NUMBERED = re.compile(r"(.+)-\d+")
 def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
     """All of it for a person, on stdout."""
     plan, outcome = planned.plan, result.outcome
+    machines = counted(len(set(planned.machines)), "machine")
     print(
-        f"{plan.model}  split {brief_split(plan.split, plan.num_workers)}  on {len(set(planned.machines))} machines\n"
+        f"{plan.model}  split {brief_split(plan.split, plan.num_workers)}  on {machines}\n"
         f"{outcome.num_requests} requests in {outcome.duration_s:.1f} s: {outcome.requests_per_s:.2f} requests/s, "
         f"{outcome.output_tokens_per_s:.1f} output tokens/s"
     )
