@@ -80,7 +80,7 @@ class SchedulerState:
     @property
     def num_places(self) -> int:
         """Taken places for sequences. A request with beam search takes all that it may need."""
-        return sum(one.request.num_places for one in self.running.values() if one.lead is one)
+        return sum([one.request.num_places for one in self.running.values() if one.lead is one])
 
     @property
     def num_decoding(self) -> int:

@@ -34,6 +34,7 @@ class StepBuilder:
         "_encodings",
         "_memories",
         "_packs",
+        "_reports_attention",
         "_states",
         "num_prefill",
         "num_tokens",
@@ -49,13 +50,14 @@ class StepBuilder:
         self._chunk_states: list[ChunkStates] = []
         self._chunks: list[SequenceChunk] = []
         self._copies = array("i")
+        self._reports_attention = False
         self.num_tokens = 0
         self.num_prefill = 0
 
     @property
     def is_laden(self) -> bool:
         """Whether the step encodes a clip or reports attention over one; a second of those would make it too long."""
-        return bool(self._encodings) or any(chunk.sequence.request.attention for chunk in self._chunks)
+        return self._reports_attention or bool(self._encodings)
 
     def add_decode(self, sequence: Sequence) -> None:
         """Append the one row of a decoding sequence. Mutates: its scheduled rows."""
@@ -142,6 +144,8 @@ class StepBuilder:
         if sequence.block_copy is not None:
             self._copies.extend(sequence.block_copy)
             sequence.block_copy = None
+        if sequence.request.attention is not None:
+            self._reports_attention = True
         clip = sequence.request.clip
         if self._memories is not None and clip is not None and self._memories.encode_once(clip.key):
             encoding = Encoding(slot=sequence.memory_slot, num_rows=clip.num_rows, features=clip.features)
