@@ -7,9 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx.helper import make_node
+from onnx.numpy_helper import from_array
 
-from shoal.errors import ConfigError, RemoteProtocolError
+from shoal.errors import ConfigError, ModelLoadError, RemoteProtocolError
+from shoal.model.formats.model_file import GENAI_FILE
 from shoal.model.language_graph.stage import GraphDecoder
 from shoal.protocol.language_messages import SampledToken, SampleRow, Sampling, Step, StepId
 from shoal.protocol.stage_config import ShardPart, StageConfig
@@ -66,6 +70,25 @@ def test_any_rows_of_a_prompt_have_logits_where_the_graph_computes_those_of_last
     found = logits(open_stage(GENAI / "model.onnx").process(make_step([text], [0], wanted=[1, 3, 5])))
     for length, logits_V in zip((2, 4, 6), found, strict=True):
         np.testing.assert_allclose(logits_V, plain_logits(GENAI / "model.onnx", text[:length]), atol=1e-4)
+
+
+def test_caches_that_keep_only_the_latest_tokens_are_refused(tmp_path: Path) -> None:
+    """As an export with a sliding window returns them. Within the window all is well."""
+    model = onnx.load(GENAI / "model.onnx")
+    graph, cut = model.graph, ["present.0.key", "present.0.value"]
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name in cut:
+                node.output[place] = f"whole.{name}"
+    graph.initializer.extend(
+        from_array(np.array([number]), name) for name, number in (("from", -16), ("to", 1 << 30), ("axis", 2))
+    )
+    graph.node.extend(make_node("Slice", [f"whole.{name}", "from", "to", "axis"], [name]) for name in cut)
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / GENAI_FILE).write_bytes((GENAI / GENAI_FILE).read_bytes())
+    open_stage(tmp_path / "model.onnx", num_blocks=4)
+    with pytest.raises(ModelLoadError, match="key has 16 tokens after a text of 20; caches that keep only the latest"):
+        open_stage(tmp_path / "model.onnx", num_blocks=5)
 
 
 def test_a_mixed_step_computes_each_sequence_as_if_it_were_alone() -> None:

@@ -26,6 +26,8 @@ _LONG, _SHORT = 5, 2
 _TOLERANCE = {"float32": 5e-3, "float16": 3e-2, "bfloat16": 1e-1}
 """Tolerance for logits, relative to their range, by the type of the caches. A judgment: kernels for other numbers of
 rows round differently, and a wrong mask or position changes random models' logits by tenths of their range."""
+_MADE_UP_BYTES = 128 << 20
+"""Most bytes of a made-up past. A judgment: 4096 tokens of a small model, about as many as sliding windows have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,27 @@ class Abilities:
     """Whether several tokens can follow a past in one run."""
     last_only: bool
     """Whether the graph returns logits of each row's last token only."""
+
+
+def check_whole_caches(what: object, session: LanguageSession, max_cells: int) -> None:
+    """Check that the caches keep all tokens of a text of `max_cells`, by a run of one token after a made-up past.
+
+    Args:
+        what: the graph's name in errors.
+        session: of the graph.
+        max_cells: tokens of the longest text that will come; the past is shorter if it would take much memory.
+
+    Raises:
+        ModelLoadError: they keep only the latest tokens.
+    """
+    caches = session.form.caches
+    bytes_per_cell = sum(cache.num_heads * cache.dim * np.dtype(cache.dtype).itemsize for cache in caches)
+    past = min(max_cells, session.config.max_context, _MADE_UP_BYTES // bytes_per_cell) - 1
+    mask_BC = np.ones((1, past + 1), np.int32)
+    try:
+        session.run(np.array([[_TOKENS[0]]], np.int32), mask_BC, np.array([[past]], np.int32), no_past(caches, 1, past))
+    except InvalidRequest as error:
+        raise ModelLoadError(f"{what}: {error}") from error
 
 
 def try_abilities(what: object, session: LanguageSession) -> Abilities:

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from shoal.arrays import F32, I32, Array
+from shoal.errors import InvalidRequest
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.graph_file import GraphFile
@@ -86,7 +87,7 @@ class LanguageSession:
             pasts: [B, H, P, D] each, in the order of the form's caches; P may be 0.
 
         Raises:
-            InvalidRequest: ONNX Runtime refuses the run; one line with its reason.
+            InvalidRequest: ONNX Runtime refuses the run, or the graph keeps only the latest tokens; one line.
         """
         has_past = mask_BC.shape[1] > ids_BT.shape[1]
         given = {
@@ -101,12 +102,22 @@ class LanguageSession:
         feed |= {cache.past: past for cache, past in zip(self.form.caches, pasts, strict=True)}
         with refusing(self._device):
             logits, *presents = self._session.run_with_ort_values(self._names, feed)
+        num_cells = mask_BC.shape[1]
+        for cache, present in zip(self.form.caches, presents, strict=True):
+            if present.shape()[2] != num_cells:
+                raise InvalidRequest(
+                    f"{cache.present} has {present.shape()[2]} tokens after a text of {num_cells}; caches that keep "
+                    "only the latest tokens are not supported: export the model with whole caches"
+                )
         return Computed(logits=as_array(logits), presents=tuple(presents))
 
 
-def no_past(caches: Sequence[CacheTensor], num_rows: int) -> list[ort.OrtValue]:
-    """The past of new sequences, which has no cells."""
-    return [to_value(np.zeros((num_rows, cache.num_heads, 0, cache.dim), cache.dtype), cache.dtype) for cache in caches]
+def no_past(caches: Sequence[CacheTensor], num_rows: int, num_cells: int = 0) -> list[ort.OrtValue]:
+    """The past of new sequences, which has no cells; or one of zeros, for a trial."""
+    return [
+        to_value(np.zeros((num_rows, cache.num_heads, num_cells, cache.dim), cache.dtype), cache.dtype)
+        for cache in caches
+    ]
 
 
 def as_logits(rows: Array) -> F32:

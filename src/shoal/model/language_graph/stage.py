@@ -20,7 +20,7 @@ from shoal.errors import ConfigError, RemoteProtocolError
 from shoal.model.decoder.sampling.sampling import sample_rows
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.stage.stage_model import weight_bytes
-from shoal.model.language_graph.abilities import try_abilities
+from shoal.model.language_graph.abilities import check_whole_caches, try_abilities
 from shoal.model.language_graph.padding import Side, mask_of, new_cell
 from shoal.model.language_graph.pool import CachePool, NewTokens
 from shoal.model.language_graph.runs import RunLimits, SequencePiece, divide, pieces_of
@@ -97,6 +97,7 @@ class GraphDecoder:
             max_tokens=max_run_tokens(self.vocab_size),
             max_cells=config.num_blocks * config.block_size,
         )
+        check_whole_caches(path, self._session, min(self._limits.max_cells, config.max_context))
         self._pool = CachePool(form.caches, num_blocks=config.num_blocks, block_size=config.block_size)
         self.alignment = b""
         """See `LanguageStage`: a graph has no encoder."""
