@@ -113,6 +113,19 @@ def test_refused_requests_are_told_with_their_reason(shoal: Shoal, model: Path, 
     assert "the first of the refused requests: the prompt has 1000000 tokens" in said
 
 
+def test_a_fault_after_the_last_request_is_warned_of(shoal: Shoal, model: Path, machines: Path, tmp_path: Path) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text(
+        "faults: [{at_s: 0.5, machine: server-0, kind: cable}, {at_s: 1e6, machine: server-0, kind: return},"
+        " {at_s: 2e6, machine: server-1, kind: kill}]"
+    )
+    arguments = ("--cluster", machines, "--traffic", "closed:1", "--split", "dp=3", "--days", TWO_SECONDS, "--json")
+    result = shoal("simulate", model, *arguments, "--faults", faults)
+    assert result.status == 0
+    assert result.stderr.startswith("warning: 1 of 3 faults come after the last request has ended, at ")
+    assert result.stderr.endswith("the first of them at 2000000.0 s\n")
+
+
 def test_a_fault_that_names_no_machine_of_the_plan(shoal: Shoal, model: Path, machines: Path, tmp_path: Path) -> None:
     faults = tmp_path / "faults.yaml"
     faults.write_text("faults: [{at_s: 0, machine: sever-0, kind: kill}]")

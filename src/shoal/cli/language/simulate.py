@@ -99,7 +99,7 @@ def simulate(
     """
     from shoal.cli.language.launch_config import language_config
     from shoal.cli.show.output import measuring, print_json, progress_bar
-    from shoal.cli.show.simulation_output import print_simulation, simulation_dict
+    from shoal.cli.show.simulation_output import note_late_faults, print_simulation, simulation_dict
     from shoal.forecast.service_check import check_in_service
     from shoal.forecast.simulate import TrafficSpec, read_fault_file, simulate
     from shoal.forecast.speed_check import check_speeds
@@ -139,6 +139,7 @@ def simulate(
             sampling=sampling,
             on_progress=lambda now_s: update(int(now_s), int(spec.until_s)),
         )
+    note_late_faults(described, result.outcome.duration_s)
     if json:
         print_json(simulation_dict(planned, result))
     else:

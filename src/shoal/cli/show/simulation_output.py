@@ -14,6 +14,7 @@ from shoal.cli.show.output import counted, note, print_table
 from shoal.cli.show.plan_rows import MOST_ROWS, brief_split
 from shoal.forecast.planned_cluster import InService, PlannedCluster
 from shoal.forecast.simulate import Simulated
+from shoal.planner.files.fault_file import DescribedFault
 from shoal.planner.files.plan_data import plan_dict
 from shoal.planner.speeds.drift import Drift
 from shoal.planner.speeds.unevenness import Unevenness, factor_beyond
@@ -63,6 +64,16 @@ def print_simulation(planned: PlannedCluster, result: Simulated) -> None:
         print(f"cost: {result.cost_per_million:.3f} per million output tokens")
     if outcome.num_lost:
         note("warning: requests were lost; in `shoal simulate` that means that no replica was left for them")
+
+
+def note_late_faults(faults: Sequence[DescribedFault], duration_s: float) -> None:
+    """Warn of faults that befall nobody. `duration_s`: when the last request had ended."""
+    late = [fault.at_s for fault in faults if fault.kind != "return" and fault.at_s > duration_s]
+    if late:
+        note(
+            f"warning: {len(late)} of {len(faults)} faults come after the last request has ended, at "
+            f"{duration_s:.1f} s, the first of them at {min(late):.1f} s"
+        )
 
 
 def describe_drift(drift: Drift) -> str:
