@@ -8,27 +8,26 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import settings
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from tests.device_environments import SWIFTSHADER, device_python
 from tests.lazy_imports import import_lazily
 from tests.log_lines import replica_lines
 from tests.real_models import kept_minilm
-from tests.sampling import sample_items
+from tests.sampling import choose_examples, sample_items
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="run sweeps whole, not as samples")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """One thread for NumPy and torch, before they are imported: tests compute so little that threads would spend four
     times as long waiting for each other, in loops, on cores that other tests need."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    settings.register_profile("any-load", deadline=None)  # how long an example takes says how busy the machine is
-    settings.load_profile("any-load")
     import_lazily(("anthropic", "compressed_tensors", "ollama", "openai", "torch", "transformers"))
+    choose_examples(anew=config.getoption("whole"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,6 +51,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests measure does not go into the user's cache, and nothing comes from it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_clients() -> Iterator[None]:
+    """Clients that name no timeout wait for longer than 5 s: a busy machine may need that for an answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
         yield
 
 

@@ -3,6 +3,9 @@
 A sample is every n-th case in the order in which the test has them, the same ones in every run: the test says
 `@pytest.mark.sample(every=4)`. One that loops over its cases has parts of them as its parameter. What has failed once
 is no part of a sweep: it gets a test of its own.
+
+The same holds for the examples that Hypothesis draws: the same ones in every `make test`, so that it fails only of what
+has changed, and others each time in `make test-all`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 FirstT = TypeVar("FirstT")
 SecondT = TypeVar("SecondT")
@@ -40,3 +45,25 @@ def sample_items(items: list[pytest.Item]) -> list[pytest.Item]:
         num_seen[test] += 1
     items[:] = kept
     return left
+
+
+def choose_examples(*, anew: bool) -> None:
+    """Let Hypothesis draw other examples in each run, or the same ones in every run. None of them has to be quick.
+
+    Beside random values Hypothesis draws constants of whichever modules of ours are imported by then, which differ
+    between the processes that share the tests of a run. Without `anew` it leaves them out.
+
+    Mutates: the settings of Hypothesis, which those that tests declare are based on.
+    """
+    settings.register_profile(
+        "shoal",
+        derandomize=not anew,
+        database=None,
+        deadline=None,  # how long an example takes says how busy the machine is
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("shoal")
+    if not anew:
+        no_constants = providers.Constants()
+        providers._get_local_constants = lambda: no_constants
