@@ -19,14 +19,14 @@ from shoal.errors import ConfigError, ModelLoadError
 from shoal.server.http.serve import bind
 from shoal.server.oip.app import MAX_REQUEST_BYTES
 from tests.cli.conftest import Shoal
+from tests.comm.loopback import free_port, own_loopback_address
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler
 from tests.server.oip.rest.test_rest_errors import GOOD
-from tests.server.oip.running import free_port
 
 
 def options(*, port: int | None = None, **changes: Any) -> GraphServeOptions:
     server = ServerOptions(
-        host="127.0.0.1",
+        host=own_loopback_address(),
         port=free_port() if port is None else port,
         api_key=None,
         tls=None,
@@ -55,9 +55,9 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, caplog: pytest.LogCaptu
     def use() -> None:
         """The address is taken before a model is loaded, so a client may come early and is answered later."""
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.server.port}", timeout=30) as http:
+            with httpx.Client(base_url=f"http://{chosen.server.host}:{chosen.server.port}", timeout=30) as http:
                 answers.append(http.post("/v2/models/twice/infer", json=GOOD).json()["outputs"][0]["data"])
-            with triton.InferenceServerClient(f"127.0.0.1:{chosen.grpc_port}") as grpc_client:
+            with triton.InferenceServerClient(f"{chosen.server.host}:{chosen.grpc_port}") as grpc_client:
                 answers.append(grpc_client.is_model_ready("twice"))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -74,7 +74,8 @@ def test_a_server_from_files_to_a_signal(tmp_path: Path, caplog: pytest.LogCaptu
     clients[0].join(30)
     assert answers == [[2, 4, 6, 8], True]
     assert loader.loaded["doubler"][0].num_closed
-    assert f"serving twice at http://127.0.0.1:{chosen.server.port}/v2, gRPC at 127.0.0.1:" in caplog.text
+    host, port = chosen.server.host, chosen.server.port
+    assert f"serving twice at http://{host}:{port}/v2, gRPC at {host}:" in caplog.text
 
 
 def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_options_of_one_model_are_its_own_and_a_wrong_file_takes_out_one_model(t
 
     def use() -> None:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.server.port}", timeout=30) as http:
+            with httpx.Client(base_url=f"http://{chosen.server.host}:{chosen.server.port}", timeout=30) as http:
                 for name in ("small", "large"):
                     found[name] = http.get(f"/v2/models/{name}/config").json()["max_batch_size"]
                 found["index"] = http.post("/v2/repository/index", json={}).json()
@@ -115,7 +116,7 @@ def test_a_broken_model_is_listed_while_the_others_serve(caplog: pytest.LogCaptu
 
     def use() -> None:
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{chosen.server.port}", timeout=30) as http:
+            with httpx.Client(base_url=f"http://{chosen.server.host}:{chosen.server.port}", timeout=30) as http:
                 index.extend(http.post("/v2/repository/index", json={}).json())
         finally:
             os.kill(os.getpid(), signal.SIGTERM)

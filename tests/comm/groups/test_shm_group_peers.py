@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -71,9 +71,18 @@ class Ranks:
         """Wait for a child's end; what it wrote to stderr."""
         return self.children[rank].communicate(timeout=_WAIT_S)[1].decode()
 
+    def num_rounds(self, rank: int) -> int:
+        """How many a rank has published."""
+        return int.from_bytes(os.pread(self.fd, 8, rank * RANK_BYTES), "little")
+
     def wait_for_round(self, rank: int) -> None:
         """Until a rank has published a round: then it waits for the others."""
-        while not any(os.pread(self.fd, 8, rank * RANK_BYTES)):
+        while not self.num_rounds(rank):
+            assert self.children[rank].poll() is None
+
+    def wait_until_ahead(self, rank: int) -> None:
+        """Until a rank has published the round that rank 0 has not: then it waits for rank 0."""
+        while self.num_rounds(rank) == self.num_rounds(0):
             assert self.children[rank].poll() is None
 
     def close(self) -> None:
@@ -94,8 +103,12 @@ def call(group: SharedMemoryGroup, *, timeout_s: float = _WAIT_S) -> None:
     group.all_reduce(np.ones(_NUM_FLOATS, np.float32), timeout_s=timeout_s)
 
 
-def call_until_lost(group: SharedMemoryGroup, *, timeout_s: float = _WAIT_S) -> str:
+def call_until_lost(
+    group: SharedMemoryGroup, *, timeout_s: float = _WAIT_S, before: Callable[[], None] = lambda: None
+) -> str:
+    """`before`: what is waited for before each call; others may have no processor for longer than the time-out."""
     while True:
+        before()
         try:
             call(group, timeout_s=timeout_s)
         except WorkerLost as error:
@@ -150,7 +163,8 @@ def test_a_hung_rank_is_lost_at_the_deadline_and_learns_of_it(ranks: Ranks) -> N
     group = ranks.join()
     call(group)
     ranks.children[2].send_signal(signal.SIGSTOP)
-    assert call_until_lost(group, timeout_s=1.0) == "rank 2 of the group did not come within 1 s"
+    complaint = call_until_lost(group, timeout_s=1.0, before=lambda: ranks.wait_until_ahead(1))
+    assert complaint == "rank 2 of the group did not come within 1 s"
     assert "WorkerLost: rank 2 of the group is gone" in ranks.end(1)
     ranks.children[2].send_signal(signal.SIGCONT)
     assert "WorkerLost: rank" in ranks.end(2)

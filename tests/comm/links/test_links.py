@@ -22,7 +22,7 @@ from shoal.comm.links.ring_link import RingReceiver, RingSender, create_ring
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import LocalProtocolError, RemoteProtocolError, WorkerLost
 
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 _RING_BYTES = 1000
 Pair = tuple[Link, Link]
 

@@ -12,7 +12,7 @@ from shoal.comm.links.posting_link import PostingLink
 from shoal.comm.links.socket_link import SocketLink
 from shoal.errors import WorkerLost
 
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 LARGE = 1 << 20
 """Bytes that no socket takes at once here."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import os
+import re
 import select
 import socket
 import ssl
@@ -84,6 +85,15 @@ def _received(link: Link) -> bytes:
 def _send_several(link: Link, frames: list[bytes]) -> None:
     for frame in frames:
         link.send([frame], timeout_s=WAIT_S)
+
+
+def _refusal(listener: TlsListener) -> str:
+    """What is said of a peer that was refused; it may know that sooner than the listener."""
+    while True:
+        with pytest.raises(WorkerLost) as missed:
+            listener.take("peer", timeout_s=_SHORT_S)
+        if "was refused" in str(missed.value):
+            return str(missed.value)
 
 
 def _assert_linked(listener: TlsListener, credentials: Credentials) -> None:
@@ -178,8 +188,8 @@ def test_a_stranger_is_refused_before_a_byte_of_it_is_read(
         with sock:
             sock.sendall(_FRAME)  # in version 1.3 the client has finished before the server has seen its certificate
             assert sock.recv(1) == b"", "it was let in"
-    with pytest.raises(WorkerLost, match=r"nobody came as 'peer' before the deadline; 127.0.0.1:\d+ was refused"):
-        listener.take("peer", timeout_s=_SHORT_S)
+    complaint = _refusal(listener)
+    assert re.match(r"nobody came as 'peer' before the deadline; 127.0.0.1:\d+ was refused", complaint)
     assert heard == []
     _assert_linked(listener, authority.issue())
     assert heard
@@ -195,8 +205,7 @@ def test_an_expired_certificate_is_refused(authority: ClusterAuthority, heard: l
     ):
         sock.sendall(_FRAME)
         assert sock.recv(1) == b"", "it was let in"
-    with pytest.raises(WorkerLost, match="expired"):
-        listener.take("peer", timeout_s=_SHORT_S)
+    assert "expired" in _refusal(listener)
     assert heard == []
     with pytest.raises(RemoteProtocolError, match="expired"):
         connect_tls(listener.address, expired.issue(), key="peer", timeout_s=WAIT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import pytest
 
 pytest.importorskip("ray")
 
+from shoal.comm.tls.tls_link import format_address
 from shoal.errors import ConfigError, WorkerLost
 from shoal.machines.ray import connection as connection_module
 from shoal.machines.ray.connection import RayConnection
+from tests.comm.loopback import own_loopback_address
 from tests.machines.ray.fake_ray import FakeRay
 
 
@@ -49,13 +52,14 @@ class Ray(FakeRay):
 
 @pytest.fixture
 def head() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    """At an address where nobody else takes its port while it is gone."""
+    with socket.create_server((own_loopback_address(), 0)) as listening:
         yield listening
 
 
 @pytest.fixture
 def ray(head: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Ray:
-    address = f"127.0.0.1:{head.getsockname()[1]}"
+    address = format_address(head.getsockname())
     fake = Ray(address)
     monkeypatch.setattr(connection_module, "_import_ray", lambda: fake)
     monkeypatch.setenv("RAY_USE_TLS", "1")  # the fake head speaks nothing
@@ -86,7 +90,7 @@ def test_the_cluster_of_this_machine_is_the_default(
 
 def test_a_head_that_refuses_is_named_with_its_reason(ray: Ray, head: socket.socket) -> None:
     ray.init_error = RuntimeError("\x1b[31mVersion mismatch: The cluster was started with:\x1b[0m\n    Ray: 2.1\n")
-    where = f"RAY_ADDRESS=127.0.0.1:{head.getsockname()[1]}"
+    where = f"RAY_ADDRESS={format_address(head.getsockname())}"
     with pytest.raises(ConfigError) as caught:
         RayConnection()
     assert str(caught.value).startswith(f"{where} cannot be used: ")
@@ -100,9 +104,9 @@ def test_a_head_that_is_gone_is_told_until_it_is_back(ray: Ray, head: socket.soc
     where = head.getsockname()
     head.close()
     for _ in range(2):
-        with pytest.raises(WorkerLost, match=rf"^Ray's head at 127\.0\.0\.1:{where[1]} does not answer$"):
+        with pytest.raises(WorkerLost, match=f"^Ray's head at {re.escape(format_address(where))} does not answer$"):
             connection.nodes()
-        assert connection.trouble == f"Ray's head at 127.0.0.1:{where[1]} does not answer"
+        assert connection.trouble == f"Ray's head at {format_address(where)} does not answer"
     assert len(ray.asked) == 1, "Ray would wait for it for a minute"
     with socket.create_server(where):
         assert connection.nodes()
@@ -110,9 +114,12 @@ def test_a_head_that_is_gone_is_told_until_it_is_back(ray: Ray, head: socket.soc
 
 
 def test_a_head_that_hangs_is_not_waited_for(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "_HEAD_TIMEOUT_S", 0.05)
     connection = RayConnection()
+    monkeypatch.setattr(connection_module, "_HEAD_TIMEOUT_S", 0.05)
     ray.may_answer.clear()
+    while len(ray.asked) < 2:
+        with pytest.raises(WorkerLost, match="does not answer"):
+            connection.nodes()
     for _ in range(3):
         with pytest.raises(WorkerLost, match="does not answer"):
             connection.nodes()

@@ -19,6 +19,7 @@ from shoal.server.http.serve import AppServer, bind, url_of
 from shoal.server.http.tls import TlsFiles
 from shoal.server.oip.app import MAX_REQUEST_BYTES, ServedEncoder, create_graph_app
 from shoal.server.web.routes import PageOptions
+from tests.comm.loopback import free_port, own_loopback_address
 from tests.server.oip.fakes import FakeGraph, FakeLoader, doubler, echo
 
 _INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
@@ -65,7 +66,7 @@ def run_server(
     repository = ModelRepository(lambda: files, loader, lambda file: batching or BatchingConfig())
     for name in loader.makers if load is None else load:
         repository.load_now(name)
-    grpc_address = ("127.0.0.1", free_port())
+    grpc_address = (own_loopback_address(), free_port())
     app = create_graph_app(
         repository,
         api_key=api_key,
@@ -101,8 +102,3 @@ def run_server(
         thread.join(30)
     assert not thread.is_alive()
     assert all(graph.num_closed for graphs in loader.loaded.values() for graph in graphs)
-
-
-def free_port() -> int:
-    with bind("127.0.0.1", 0) as sock:
-        return sock.getsockname()[1]

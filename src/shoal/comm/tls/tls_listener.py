@@ -230,13 +230,13 @@ class _Entrance:
             try:
                 self._admit(key, caller.sock)
             except OSError as error:
-                caller.sock.close()
                 self._refuse(caller.peer, error)
+                caller.sock.close()
 
     def _drop(self, caller: _Caller, why: Exception) -> None:
         self._forget(caller)
+        self._refuse(caller.peer, why)  # first: when a peer sees that it was refused, the reason is known here
         caller.sock.close()
-        self._refuse(caller.peer, why)
 
     def _forget(self, caller: _Caller) -> None:
         self._poll.unregister(caller.sock)

@@ -16,6 +16,17 @@ from shoal.core.sequences.request import RequestId
 from shoal.router.story.request_traces import RequestPhase, RequestTrace
 
 _NS = 1_000_000_000
+_NUM_LOOKS = 5
+
+
+def _offset_ns(clock: Callable[[], float], wall_clock_ns: Callable[[], int]) -> int:
+    """Nanoseconds from the zero of `clock` to that of the wall clock, from the quickest of a few looks at both: what
+    interrupts a look makes it wrong by as much."""
+    looks: list[tuple[float, int]] = []
+    for _ in range(_NUM_LOOKS):
+        before_s, wall_ns, after_s = clock(), wall_clock_ns(), clock()
+        looks.append((after_s - before_s, wall_ns - round((before_s + after_s) / 2 * _NS)))
+    return min(looks)[1]
 
 
 class RequestSpans:
@@ -37,7 +48,7 @@ class RequestSpans:
             wall_clock_ns: nanoseconds since 1970.
         """
         self._tracer, self._model_name = tracer, model_name
-        self._offset_ns = wall_clock_ns() - round(clock() * _NS)
+        self._offset_ns = _offset_ns(clock, wall_clock_ns)
         self._parents: dict[RequestId, Context] = {}
 
     def begin(self, request_ids: Iterable[RequestId]) -> None:
