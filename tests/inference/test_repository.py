@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from shoal.server.oip.app import create_graph_app
 from tests.server.oip.fakes import FakeLoader, doubler
 from tests.server.oip.rest.test_rest_errors import GOOD, check_error
 from tests.server.oip.running import ModelFile, Path, RunningServer, run_server
+from tests.server.test_streaming import raw_post
 
 TWO = {"one": doubler, "two": doubler}
 
@@ -139,8 +141,9 @@ def test_a_client_that_goes_away_takes_its_waiting_request_with_it() -> None:
             busy = [pool.submit(infer, http, "one") for _ in range(2)]
             for _ in busy:
                 executor.submitted.acquire(timeout=30)
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{running.url}/v2/models/one/infer", json=GOOD, timeout=0.5)
+            pending = 'pending_request_count{model="one",version="1"}'
+            with raw_post(running.url, json.dumps(GOOD).encode(), path="/v2/models/one/infer"):
+                until(lambda: f"{pending} 1\n" in http.get("/metrics").text)
             until(lambda: 'failure{model="one",version="1",reason="CANCELED"} 1\n' in http.get("/metrics").text)
             executor.release()
             assert [request.result(30).status_code for request in busy] == [200, 200]

@@ -7,7 +7,8 @@ The loop is asked to tick every two milliseconds. What counts of the time betwee
 * the processor time of the whole process: Python's lock is held by one thread at a time, so a library that keeps it
   while it works in another thread counts as what it is for the loop.
 
-Neither grows because other programs keep the machine busy, so the figure can be asserted anywhere.
+Neither grows because other programs keep the machine busy. Both do while a hypervisor runs another machine in the place
+of this one, which is told to nobody here: what is asserted is the least lag of a few attempts.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 MAX_LAG_S = 0.05
+_NUM_ATTEMPTS = 5
 _TICK_S = 0.002
 _NS = 1e9
+T = TypeVar("T")
 
 
 @dataclass
@@ -70,6 +74,15 @@ class LagWatch:
         yield watch.lag
         self._loop.call_soon_threadsafe(watch.end)
         assert watch.ended.wait(60), "the event loop stands still"
+
+    def least_s(self, act: Callable[[], T]) -> tuple[float, T]:
+        """The worst lag while `act` runs, and what it returned. One that is too long is measured again, a few times."""
+        for _ in range(_NUM_ATTEMPTS):
+            with self.measure() as lag:
+                result = act()
+            if lag.worst_s < MAX_LAG_S:
+                break
+        return lag.worst_s, result
 
 
 class _Watch:

@@ -21,8 +21,9 @@ from tests.server.running_server import RunningServer, run_server
 from tests.server.test_streaming import raw_post, text_of, wait_for_requests
 
 COMPLETIONS = "/v1/completions"
-SHORT_S = 0.2
-"""A time that is up in any case, since the engine stands still; long enough for it to take the request first."""
+SHORT_S = 1.0
+"""A time that is up in any case, since the engine stands still; long enough for it to take the request first, and to
+begin with it, on a busy machine."""
 
 
 def small_engine(*, stall_after: int = 0) -> FakeEngine:
@@ -144,17 +145,17 @@ def test_time_that_is_up_while_waiting_is_a_503(stream: bool) -> None:
 def test_time_that_is_up_while_computing_is_a_504() -> None:
     engine = FakeEngine(stall_after=1)
     with run_server(engine) as running, httpx.Client(base_url=running.url, timeout=30) as http:
-        response = http.post(COMPLETIONS, json={"prompt": "{abc}", "timeout": 0.2})
+        response = http.post(COMPLETIONS, json={"prompt": "{abc}", "timeout": SHORT_S})
         assert engine.cancel_seen.wait(30)
     assert response.status_code == 504
     assert "retry-after" not in response.headers
-    assert "not finished within 0.2 s" in response.json()["error"]["message"]
+    assert "not finished within 1 s" in response.json()["error"]["message"]
 
 
 def test_time_that_is_up_while_streaming_is_an_error_event() -> None:
     engine = FakeEngine(stall_after=2)
     with run_server(engine) as running, httpx.Client(base_url=running.url, timeout=30) as http:
-        with http.stream("POST", COMPLETIONS, json={"prompt": "{abc}", "stream": True, "timeout": 0.2}) as response:
+        with http.stream("POST", COMPLETIONS, json={"prompt": "{abc}", "stream": True, "timeout": SHORT_S}) as response:
             *texts, error, done = (line for line in response.iter_lines() if line)
         assert engine.cancel_seen.wait(30)
     assert "".join(map(text_of, texts)) == "ab"
@@ -168,7 +169,7 @@ def test_the_servers_limit_holds_for_who_says_more_or_nothing() -> None:
         for timeout_s in (None, 1000.0):
             spec = GenerationSpec(prompt_ids=(1,), max_tokens=2)
             async with await data_plane.generate([spec], timeout_s) as generation:
-                with pytest.raises(DeadlineExceeded, match=f"waited for {SHORT_S} s"):
+                with pytest.raises(DeadlineExceeded, match="waited for 1 s"):
                     _ = [deltas async for deltas in generation]
         await data_plane.close()
 

@@ -62,6 +62,7 @@ def test_a_message_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatc
         never.set()
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert "did not arrive" in str(caught.value.details())
+        monkeypatch.setattr(rpc, "READ_TIMEOUT_S", 60.0)
         assert channel.unary_unary(READY)(b"", timeout=30)
 
 
