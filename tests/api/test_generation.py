@@ -319,9 +319,13 @@ def test_ctrl_c_reaches_a_call_that_waits(llm: LLM, tiny: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
+
+        def wait() -> None:
+            thread.start()  # in here: it may interrupt at once
             waited_for.generate([TIDE] * 10_000, **LONG)
+
+        with pytest.raises(KeyboardInterrupt):
+            wait()
         thread.join(DEADLINE_S)
         assert waited_for.generate(TIDE, max_tokens=2).finish_reason == "length"
         assert not loaded.engine.has_work

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.errors import CapacityError, ModelLoadError, WorkerLost
 from shoal.executor.process.living_workers import worker_processes
 from shoal.launch.language.planning import plan_model
@@ -28,7 +29,7 @@ from tests.integration.running import (
 )
 from tests.model.tiny_models import make_tiny_gguf, tiny_llama_tensors, write_gguf
 
-NO_RESTART = RecoveryConfig(max_failures=1, crash_loop_s=0.0)
+NO_RESTART = PATIENT.without_restart()
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -68,7 +69,7 @@ def test_the_other_replica_takes_over(split: str, tiny_model: Path, unsplit: Loa
 def test_workers_that_can_never_be_loaded_again_end_it(tmp_path: Path, told: list[str]) -> None:
     """Each failure in a row is told, then the last one is raised."""
     path = make_tiny_gguf(tmp_path, quant="F32")
-    recovery = RecoveryConfig(max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
+    recovery = replace(PATIENT, max_failures=3, crash_loop_s=0.0, backoff_s=0.01)
     with launch(plan_model(tiny_config(path, split="pp=2")), recovery=recovery) as loaded:
         loaded.engine.add(make_requests(1)[0])
         path.rename(tmp_path / "elsewhere.gguf")
@@ -169,8 +170,9 @@ def test_a_worker_killed_while_loading(tiny_model: Path) -> None:
 
     def kill_all(done: int, total: int) -> None:
         for child in worker_processes(psutil.Process()):
-            if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-                kill(child.pid)
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):  # an earlier call has killed it
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    kill(child.pid)
 
     with pytest.raises(WorkerLost, match="killed by signal 9"):
-        launch(planned, kill_all, recovery=RecoveryConfig(replan_after=1))
+        launch(planned, kill_all, recovery=replace(PATIENT, replan_after=1))

@@ -20,7 +20,6 @@ from shoal.config import GraphLaunchConfig, PlanningConfig
 from shoal.core.plan.graph import GraphPlan
 from shoal.core.plan.language import Plan, ReplicaPlan
 from shoal.core.plan.placement import WorkerPlacement
-from shoal.core.recovery.config import RecoveryConfig
 from shoal.core.recovery.worker_life import Phase
 from shoal.errors import CapacityError, ShoalError, WorkerLost
 from shoal.executor import launcher
@@ -50,7 +49,7 @@ from shoal.router.batch_engine import BatchEngine, InferenceRequest
 from shoal.router.engine_stats import EngineStats
 from shoal.router.executor import StepReplicaFactory
 from tests.executor.graphs import skip_chain
-from tests.integration.running import make_requests, transcribe
+from tests.integration.running import PATIENT, make_requests, transcribe
 from tests.log_lines import launch_lines
 from tests.planner.choice.example_fleets import SLOW_LINK, make_class, make_fleet
 
@@ -342,7 +341,7 @@ def test_a_map_gives_a_replica_its_workers_back_on_a_machine_that_returns(
     monkeypatch.setattr("shoal.launch.running.joining._EVERY_S", 0.05)
     machines = FakeMachines("a", "b")
     config = GraphLaunchConfig(model=str(skip_chain(tmp_path / "chain.onnx")), split="dp=2", in_process=False)
-    recovery = RecoveryConfig(max_failures=2, crash_loop_s=0.1, backoff_s=0.01)
+    recovery = replace(PATIENT, max_failures=2, crash_loop_s=0.1, backoff_s=0.01)
     with (
         launch_graph(plan_graph(config, machines=machines), recovery=recovery) as loaded,
         open_runner(loaded) as runner,

@@ -124,12 +124,19 @@ def test_what_a_client_sees_of_several_choices_does_not_change(tiny_model: Path)
         unstopped = _streamed(http, body)
         body["stop"] = unstopped.texts[0][100:106]
         undisturbed = _streamed(http, body)
-        disturbed = _streamed(http, body, lambda: os.kill(server.workers()[-1], signal.SIGKILL))
+        disturbed = _streamed(http, body, lambda: _kill_a_worker(server))
         losses = server.metric("worker_losses_total")
     assert undisturbed.reasons[0] == "stop"
     assert undisturbed.texts[0] in unstopped.texts[0]
     assert disturbed == undisturbed
     assert losses >= 3
+
+
+def _kill_a_worker(server: Served) -> None:
+    """Return once the server has noticed it, and has all of its workers again."""
+    num_losses = server.metric("worker_losses_total")
+    os.kill(server.workers()[-1], signal.SIGKILL)
+    wait_until(lambda: server.metric("worker_losses_total") > num_losses and server.metric("replicas") == 1)
 
 
 @dataclass
@@ -143,7 +150,7 @@ class _Seen:
 
 
 def _streamed(http: httpx.Client, body: dict[str, Any], strike: Callable[[], None] = lambda: None) -> _Seen:
-    """`strike` is called after every 20 events; the stream goes on with whatever is left."""
+    """`strike` is called after every 40 events; the stream goes on with whatever is left."""
     seen, num_events = _Seen(), 0
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     with http.stream("POST", COMPLETIONS, json=body) as response:
@@ -158,7 +165,7 @@ def _streamed(http: httpx.Client, body: dict[str, Any], strike: Callable[[], Non
                 seen.tokens[index] += (choice["logprobs"] or {"tokens": []})["tokens"]
             seen.usage = event["usage"] or seen.usage
             num_events += 1
-            if num_events % 20 == 0:
+            if num_events % 40 == 0:
                 strike()
     return seen
 

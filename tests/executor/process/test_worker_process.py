@@ -15,7 +15,7 @@ from shoal.executor.process.worker_process import WorkerProcess
 from shoal.protocol.codec import Message, encode
 from shoal.protocol.worker_messages import Generation, Progress, StageFailed
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @contextmanager

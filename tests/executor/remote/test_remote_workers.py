@@ -31,6 +31,7 @@ from shoal.executor.traffic import StepTraffic
 from shoal.launch.language.planning import plan_model
 from shoal.launch.launch import LoadedModel, launch
 from shoal.protocol.worker_messages import Generation
+from tests.comm.loopback import own_loopback_address
 from tests.executor.remote.delay_proxy import FarHost
 from tests.integration.leaks import no_leaks
 from tests.integration.running import PATIENT, QUICK, Transcript, executors, make_requests, tiny_config, transcribe
@@ -207,11 +208,12 @@ def test_workers_that_are_started_at_once_share_their_machines_key(monkeypatch: 
 
 
 def test_workers_keep_to_their_ports(tiny_model: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    address = own_loopback_address()
+    with socket.create_server((address, 0)) as taken:
         port = taken.getsockname()[1]
-        host = LocalHost("127.0.0.1", range(port, port + 1))
-        with pytest.raises(WorkerLost, match=f"started on 127.0.0.1: no port of SHOAL_PORTS={port}-{port} is free"):
+        host = LocalHost(address, range(port, port + 1))
+        with pytest.raises(WorkerLost, match=f"started on {address}: no port of SHOAL_PORTS={port}-{port} is free"):
             host.start(ClusterAuthority().admit)
     started = host.start(ClusterAuthority().admit)
-    assert started.address == ("127.0.0.1", port)
+    assert started.address == (address, port)
     host.close()

@@ -22,6 +22,7 @@ from shoal.offline.pull import Chunk
 from shoal.router.batch_engine import BatchEngine, InferenceRequest
 from tests.executor.graphs import skip_chain
 from tests.integration.leaks import no_leaks
+from tests.integration.running import PATIENT
 from tests.plain_runtime import plain_session
 
 TURN_S = 30.0
@@ -37,7 +38,7 @@ def chain(tmp_path: Path) -> Iterator[Path]:
 
 
 def launch(path: Path, split: str) -> LoadedGraph:
-    return launch_graph(plan_graph(GraphLaunchConfig(model=str(path), split=split, threads=1)))
+    return launch_graph(plan_graph(GraphLaunchConfig(model=str(path), split=split, threads=1)), recovery=PATIENT)
 
 
 def kill_worker(loaded: LoadedGraph, replica: int, worker: int, end: signal.Signals = signal.SIGKILL) -> None:
