@@ -11,7 +11,7 @@ from shoal.executor.process.child_process import module_command
 from shoal.model.attention.paged_attention import native_available
 
 pytestmark = pytest.mark.skipif(not native_available(), reason="without the extension, decoders run in ONNX Runtime")
-DEADLINE_S = 100.0
+DEADLINE_S = 250.0
 IMPORT = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 """Source: Python's documentation of PYTHONPROFILEIMPORTTIME"""
 FOREIGN = {

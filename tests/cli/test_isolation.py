@@ -9,7 +9,7 @@ import pytest
 
 from shoal.executor.process.child_process import module_command
 
-DEADLINE_S = 100.0
+DEADLINE_S = 250.0
 STRACE = ("strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", "trace")
 has_strace = shutil.which("strace") is not None
 

@@ -106,7 +106,7 @@ def test_a_conversation_remembers(shoal: Shoal, model: Path) -> None:
 def test_as_a_program(model: Path) -> None:
     """The whole way from the shell: exit status, both streams, no traceback."""
     command = [sys.executable, "-m", "shoal.cli.main", "run", str(model.with_name("none.gguf")), "--prompt", "x"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert "none.gguf" in done.stderr

@@ -16,7 +16,7 @@ from tests.server.running_server import run_server
 
 def shoal(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "shoal.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60.0, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250.0, stdin=subprocess.DEVNULL)
 
 
 def shoal_status(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run_example(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Its own process, in the examples' own folder: nothing of the tests is on the path."""
     command = (sys.executable, EXAMPLES / name, *map(str, arguments))
-    return subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLES, env=os.environ, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLES, env=os.environ, timeout=250)
 
 
 def printed(name: str, *arguments: object) -> list[str]:
@@ -79,7 +79,7 @@ def test_ocr_chain(tmp_path: Path) -> None:
     (photos / "notes.txt").write_text("no picture")
     chain = (EXAMPLES / "ocr_chain", photos, "-o", texts, "--split", "1", "--threads", "1", "--json")
     command = (sys.executable, "-m", "shoal.cli.main", "map", *map(str, chain))
-    first = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    first = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert first.returncode == 1, first.stderr
     summary = json.loads(first.stdout)
     assert (summary["done"], [failure["name"] for failure in summary["failures"]]) == (2, ["notes.txt"])
@@ -87,7 +87,7 @@ def test_ocr_chain(tmp_path: Path) -> None:
     assert page["lines"] == list(LINES)
     assert white == {"lines": [], "boxes": []}
     (photos / "notes.txt").unlink()
-    again = subprocess.run((*command, "--resume"), capture_output=True, text=True, timeout=100)
+    again = subprocess.run((*command, "--resume"), capture_output=True, text=True, timeout=250)
     assert json.loads(again.stdout)["done_before"] == 2, again.stderr
 
 

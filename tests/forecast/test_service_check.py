@@ -96,7 +96,7 @@ def test_what_a_slower_cluster_does_is_told_from_its_loads(cluster: PlannedClust
 def test_a_real_server_is_looked_at_and_leaves_nothing(cluster: PlannedCluster, model: str) -> None:
     before = psutil.Process().children(recursive=True)
     checked = check_in_service(cluster, model, enough_s=0.2)
-    assert psutil.Process().children(recursive=True) == before
+    assert set(psutil.Process().children(recursive=True)) <= set(before)  # a fork server of another test may end
     assert checked.in_service is not None
     assert factor_beyond(checked.unevenness, 0.01) > 1.0
     then, now = cluster.fleet.classes[0].busy["fp32"], checked.fleet.classes[0].busy["fp32"]

@@ -45,5 +45,5 @@ def test_a_server_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = serving_times(model, 320, ZERO)
     assert found.request_s + found.step_s + found.token_s > 0.0
     assert found.client_request_s > 0.0
-    assert psutil.Process().children(recursive=True) == before
+    assert set(psutil.Process().children(recursive=True)) <= set(before)  # a fork server of another test may end
     assert serving_times(model, 320, ZERO) == found  # to the last digit: it is the one that is kept

@@ -76,7 +76,7 @@ def run_program(
     *,
     more: Sequence[Path | str] = (),
     arguments: Sequence[str] = (),
-    timeout_s: float = 100,
+    timeout_s: float = 250,
 ) -> str:
     """What a program prints. Skips the test where it cannot be compiled or run.
 

@@ -16,7 +16,7 @@ from tests.executor.graphs import skip_chain
 
 
 def test_the_page_tells_what_the_plan_was_chosen_from(tmp_path: Path) -> None:
-    chain = skip_chain(tmp_path / "chain.onnx", width=16)
+    chain = skip_chain(tmp_path / "chain.onnx", width=512)  # so wide that workers take longer than the head
     command = [sys.executable, "-m", "shoal.cli.main", "serve", str(chain), "--split", "auto", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -30,7 +30,7 @@ def test_the_page_tells_what_the_plan_was_chosen_from(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert (model["name"], model["machines"]) == ("chain", ["this machine"])
-    assert twice["predicted"]["rows_per_s"] > 1.5 * model["choice"]["predicted"]["rows_per_s"]
+    assert twice["predicted"]["rows_per_s"] > model["choice"]["predicted"]["rows_per_s"]
     assert "of one more" in twice["split"]
     assert model["choice"]["plan"]["split"] == shown["plan"]["split"]
     assert len(model["choice"]["alternatives"]) == 4

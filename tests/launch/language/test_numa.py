@@ -17,7 +17,7 @@ import pytest
 from tests.model.tiny_models import make_tiny_model
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
-_TIMEOUT_S = 100.0
+_TIMEOUT_S = 250.0
 _NODES = "/sys/devices/system/node"
 _RUN = """
 import json, sys

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from shoal.errors import ConfigError
+from shoal.measure.graph import batch_times
 from shoal.measure.graph.batch_times import MedianBatch, quickest, time_batches, warm_up
 from shoal.router.graph_executor import Batch, BatchResult
 
@@ -50,7 +53,9 @@ INPUTS = {"x": np.zeros(1, np.float32)}
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_every_replica_is_kept_busy_and_left_idle(depth: int) -> None:
+def test_every_replica_is_kept_busy_and_left_idle(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count(step=1e-3)
+    monkeypatch.setattr(batch_times, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     replicas = [Instant(0.25), Instant(0.25)]
     warm_up(replicas, INPUTS)
     assert all(set(replica.depths) == {1} and not replica.waiting for replica in replicas)

@@ -226,7 +226,7 @@ def run_threads(models: list[onnx.ModelProto], x: np.ndarray) -> list[object]:
     def run(rank: int) -> None:
         group = ThreadGroup(rank, len(models), barrier, seen)
         try:
-            ends[rank] = GraphShard(loaded[rank], group, timeout_s=10.0).run({"x": x})
+            ends[rank] = GraphShard(loaded[rank], group, timeout_s=60.0).run({"x": x})
         except (InvalidRequest, WorkerLost, RemoteProtocolError) as error:
             ends[rank] = error
 
@@ -234,7 +234,7 @@ def run_threads(models: list[onnx.ModelProto], x: np.ndarray) -> list[object]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30.0)
+        thread.join(100.0)
     return ends
 
 
