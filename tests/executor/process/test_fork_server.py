@@ -30,6 +30,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[fork_server._ForkServer
     """Fork servers of a test's own, which it may break."""
     own = fork_server._ForkServers()
     monkeypatch.setattr(fork_server, "_servers", own)
+    monkeypatch.setattr(fork_server, "_ANSWER_TIMEOUT_S", WAIT_S)
     yield own
     own._close()
 
