@@ -2,7 +2,9 @@
 
 A matrix of 2048 inputs and 5632 outputs in GGUF's Q4_0. Many rows are compared with the best of PyTorch, NumPy and ONNX
 Runtime, those that are installed; a lone row, which is bound by memory, with copying as many bytes as its weights have.
-The activations' quantization counts as part of the product. Times are processor time of the one thread.
+Both sides take their weights from the same place: from memory, out of copies in turn, or the same matrix again and
+again, which a large last cache holds. The activations' quantization counts as part of the product. Times are processor
+time of the one thread, and contenders are called in turn.
 
 Sets without AVX-512 are compared with libraries that are held to AVX2 as well, in a process of their own: MKL and
 OpenBLAS then run their AVX2 and Haswell kernels (seen with perf); nothing holds ONNX Runtime. The cost of the fixed
@@ -13,13 +15,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import os
 import shlex
 import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +38,7 @@ from report import write_result
 from shoal import _native
 
 F32 = npt.NDArray[np.float32]
+Copy = TypeVar("Copy")
 _KIND = GGMLQuantizationType.Q4_0
 _NUM_OUTPUTS, _NUM_INPUTS = 5632, 2048
 _ROWS = (16, 64, 512)
@@ -39,6 +46,9 @@ _AT_LEAST = {"avx2": 1.3, "avx512vnni": 2.8, "amx": 6.0}
 """times fp32 GEMM on the same instruction set"""
 _LONE_ROW_AT_LEAST = 0.8
 _FP32 = "fp32 GEMM"
+_OUT_OF_MEMORY = "weights out of memory"
+_PLACES = (_OUT_OF_MEMORY, "the same weights again")
+"""where both sides have their weights: copies in turn, as layers of a model that no cache holds; or one matrix"""
 _NARROW = {"baseline", "avx2", "avxvnni"}
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _AVX2_ONLY = {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -92,38 +102,44 @@ class Products:
         _native.pack_gguf(self._pool, _KIND, raw, None, 0, num_inputs, parts[0])
         parts[1:] = parts[0]
         self._matrices = [_native.Matrix(form, part) for part in parts]
-        self._next = 0
         self.shape = (num_outputs, num_inputs)
         self._values = {rows: rng.standard_normal((rows, num_inputs), np.float32) for rows in (1, *_ROWS)}
         self._out = {rows: np.empty((rows, num_outputs), np.float32) for rows in (1, *_ROWS)}
 
-    def multiply(self, isa: str, rows: int) -> None:
-        """With the next copy."""
-        self._next = (self._next + 1) % len(self._matrices)
-        matrix, values, out = self._matrices[self._next], self._values[rows], self._out[rows]
-        _native.multiply(self._pool, matrix, values, False, isa, out)
+    def call(self, isa: str, rows: int, place: str) -> Callable[[], object]:
+        """A product, of another copy with each call if weights are to come from memory."""
+        matrices = _in_turn(self._matrices, place)
+        values, out = self._values[rows], self._out[rows]
+        return lambda: _native.multiply(self._pool, next(matrices), values, False, isa, out)
 
 
 def _many_rows(products: Products, sets: Sequence[str], rounds: int, *, is_narrow: bool) -> Iterator[str]:
     num_outputs, num_inputs = products.shape
-    libraries = _fp32_libraries(num_outputs, num_inputs, is_narrow=is_narrow)
+    libraries = _fp32_libraries(num_outputs, num_inputs, products.memory.nbytes, is_narrow=is_narrow)
     held = ", which may not use more than AVX2" if is_narrow else ""
     yield from ("", f"## Many rows: 4 bits over fp32 of {', '.join(libraries)}{held}", "")
-    contenders: dict[str, Callable[[], float]] = {}
+    samples: dict[str, list[float]] = defaultdict(list)
     targets: list[Target] = []
-    for rows in _ROWS:
+    for rows, place in itertools.product(_ROWS, _PLACES):
+        named = f"{rows} rows, {place}"
+        calls: dict[str, Callable[[], object]] = {name: copies.call(rows, place) for name, copies in libraries.items()}
+        calls |= {isa: products.call(isa, rows, place) for isa in sets}
         giga_ops = 2e-9 * rows * num_outputs * num_inputs
-        fp32 = [prepare(rows) for prepare in libraries.values()]
-        reference = f"{_FP32}, {rows} rows"
-        contenders[reference] = lambda fp32=fp32, ops=giga_ops: max(ops / _cpu_s(multiply) for multiply in fp32)
-        for isa in sets:
-            contender = f"{isa}, {rows} rows"
-            contenders[contender] = lambda isa=isa, rows=rows, ops=giga_ops: (
-                ops / _cpu_s(lambda: products.multiply(isa, rows))
+        for number in range(1, rounds + 1):
+            speeds = {name: giga_ops / seconds for name, seconds in _cpu_s_in_turn(calls).items()}
+            samples[f"{_FP32}, {named}"].append(max(speeds[name] for name in libraries))
+            for isa in sets:
+                samples[f"{isa}, {named}"].append(speeds[isa])
+            print(f"round {number} of {rounds}: {named}: {speeds}", file=sys.stderr, flush=True)
+        targets += [
+            Target(
+                what=f"{isa} over {_FP32}, {named}",
+                contender=f"{isa}, {named}",
+                reference=f"{_FP32}, {named}",
+                at_least=_AT_LEAST.get(isa),
             )
-            what = f"{isa} over {_FP32}, {rows} rows"
-            targets.append(Target(what=what, contender=contender, reference=reference, at_least=_AT_LEAST.get(isa)))
-    samples = measure_rounds(contenders, rounds, "GOP/s")
+            for isa in sets
+        ]
     yield from (*ratio_table(samples, targets), "", *sample_table(samples, "GOP/s"))
 
 
@@ -136,7 +152,7 @@ def _one_row(products: Products, sets: Sequence[str], rounds: int) -> Iterator[s
     contenders: dict[str, Callable[[], float]] = {
         "copy": lambda: 1e-9 * copied.nbytes / _cpu_s(lambda: np.copyto(copied, products.memory)),
         **{
-            isa: lambda isa=isa: 1e-9 * products.matrix_bytes / _cpu_s(lambda: products.multiply(isa, 1))
+            isa: lambda isa=isa: 1e-9 * products.matrix_bytes / _cpu_s(products.call(isa, 1, _OUT_OF_MEMORY))
             for isa in sets
         },
     }
@@ -147,59 +163,71 @@ def _one_row(products: Products, sets: Sequence[str], rounds: int) -> Iterator[s
     yield from (*ratio_table(samples, targets), "", *sample_table(samples, "GB/s", 1))
 
 
+def _in_turn(copies: Sequence[Copy], place: str) -> Iterator[Copy]:
+    return itertools.cycle(copies if place == _OUT_OF_MEMORY else copies[:1])
+
+
 def _cpu_s(work: Callable[[], object]) -> float:
     """Processor time of this thread for one call: the median of several, over `_MIN_S` altogether."""
-    work()
-    times_s: list[float] = []
-    while sum(times_s) < _MIN_S or len(times_s) < 3:
-        start_s = time.thread_time()
-        work()
-        times_s.append(time.thread_time() - start_s)
-    return statistics.median(times_s)
+    return _cpu_s_in_turn({"work": work})["work"]
 
 
-Prepare = Callable[[int], Callable[[], object]]
-"""From a number of rows to their product with a matrix of the library's own"""
+def _cpu_s_in_turn(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """The same of several, each called once and then the next, so that what disturbs one disturbs all."""
+    times_s: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    while any(sum(times) < _MIN_S or len(times) < 3 for times in times_s.values()):
+        for name, call in calls.items():
+            start_s = time.thread_time()
+            call()
+            times_s[name].append(time.thread_time() - start_s)
+    return {name: statistics.median(times) for name, times in times_s.items()}
 
 
-def _fp32_libraries(num_outputs: int, num_inputs: int, *, is_narrow: bool) -> Mapping[str, Prepare]:
+Multiply = Callable[[F32], object]
+"""A product of rows with one copy of the weights of a library"""
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Copies of one fp32 matrix, more than caches hold, in a library's own form."""
+
+    multiply: Sequence[Multiply]
+
+    def call(self, rows: int, place: str) -> Callable[[], object]:
+        """A product, of another copy with each call if weights are to come from memory."""
+        values_TK = np.random.default_rng(rows).standard_normal((rows, _NUM_INPUTS), np.float32)
+        copies = _in_turn(self.multiply, place)
+        return lambda: next(copies)(values_TK)
+
+
+def _fp32_libraries(num_outputs: int, num_inputs: int, weight_bytes: int, *, is_narrow: bool) -> Mapping[str, Copies]:
     weights_NK = np.random.default_rng(1).standard_normal((num_outputs, num_inputs), np.float32)
-    found: dict[str, Prepare] = {}
+    found: dict[str, Copies] = {}
     for name, make in {"PyTorch": _torch, "NumPy": _numpy, "ONNX Runtime": _onnx_runtime}.items():
         if is_narrow and make is _onnx_runtime:  # nothing holds it to AVX2
             continue
         try:
-            found[name] = make(weights_NK)
+            found[name] = Copies([make(weights_NK) for _ in range(max(1, weight_bytes // weights_NK.nbytes))])
         except ImportError:
             print(f"{name} is not installed", file=sys.stderr)
     return found
 
 
-def _rows(rows: int, weights_NK: F32) -> F32:
-    return np.random.default_rng(rows).standard_normal((rows, weights_NK.shape[1]), np.float32)
+def _numpy(weights_NK: F32) -> Multiply:
+    copied_NK = weights_NK.copy()
+    return lambda values_TK: np.matmul(values_TK, copied_NK.T)
 
 
-def _numpy(weights_NK: F32) -> Prepare:
-    def prepare(rows: int) -> Callable[[], object]:
-        values_TK, out_TN = _rows(rows, weights_NK), np.empty((rows, len(weights_NK)), np.float32)
-        return lambda: np.matmul(values_TK, weights_NK.T, out=out_TN)
-
-    return prepare
-
-
-def _torch(weights_NK: F32) -> Prepare:
+def _torch(weights_NK: F32) -> Multiply:
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
-    weights = torch.from_numpy(weights_NK)
-
-    def prepare(rows: int) -> Callable[[], object]:
-        values = torch.from_numpy(_rows(rows, weights_NK))
-        return lambda: torch.nn.functional.linear(values, weights)
-
-    return prepare
+    copied = torch.from_numpy(weights_NK.copy())
+    return lambda values_TK: torch.nn.functional.linear(torch.from_numpy(values_TK), copied)
 
 
-def _onnx_runtime(weights_NK: F32) -> Prepare:
+def _onnx_runtime(weights_NK: F32) -> Multiply:
     onnx, ort = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
@@ -213,12 +241,7 @@ def _onnx_runtime(weights_NK: F32) -> Prepare:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def prepare(rows: int) -> Callable[[], object]:
-        values_TK = _rows(rows, weights_NK)
-        return lambda: session.run(None, {"x": values_TK})
-
-    return prepare
+    return lambda values_TK: session.run(None, {"x": values_TK})
 
 
 def _aligned(num_bytes: int) -> npt.NDArray[np.uint8]:
