@@ -61,6 +61,7 @@ struct RowLoop {
   static uint8_t code_shift(const Matrix& m) { return uint8_t(-m.zero_point); }
   static int code_bias(const Matrix&) { return 0; }
   static int pair_depth(const Matrix&) { return 0; }  // see micro_avx2.h
+  static constexpr int kRowUnit = 1;  // rows that take as long as one
   // Puts unpacked blocks into the loop's own order.
   static void arrange(uint8_t*, int) {}
   // Held while a panel is multiplied.
@@ -96,12 +97,22 @@ inline void micro_rows(int rows, const Micro& u) {
   if constexpr (M > 1) micro_rows<Loop, kParts, kHasOffsets, kIsExact, M - 1>(rows, u);
 }
 
+// How many of the rows that are left the next call takes: about as many as the calls after it, since sums of few rows wait
+// for each other.
+template <typename Loop>
+inline int rows_of_call(int left) {
+  const int calls = (left + Loop::kRows - 1) / Loop::kRows;
+  const int units = (left + calls * Loop::kRowUnit - 1) / (calls * Loop::kRowUnit);
+  return units * Loop::kRowUnit < left ? units * Loop::kRowUnit : left;
+}
+
 template <typename Loop, int kParts, bool kHasOffsets, bool kIsExact>
 void all_rows(int num_rows, const int (&depth)[2], const Micro& u) {
   const bool is_one_call = num_rows <= Loop::kRows && Loop::kTiles == 2;
   int call = 0;
-  for (int row = 0; row < num_rows; row += Loop::kRows) {
-    const int rows = num_rows - row < Loop::kRows ? num_rows - row : Loop::kRows;
+  int rows = 0;
+  for (int row = 0; row < num_rows; row += rows) {
+    rows = rows_of_call<Loop>(num_rows - row);
     for (int t = 0; t < 2; t += Loop::kTiles, ++call) {
       Micro at = u;
       for (int i = 0; i < 2; ++i)  // the first two calls ask for a tile each

@@ -10,6 +10,7 @@ constexpr int kManyRows = 8;  // a tile takes as long for one row. Estimate: doc
 
 struct ManyRows : RowLoop {
   static constexpr int kRows = 16;  // 16 fp32 sums, of 32 registers
+  static constexpr int kRowUnit = 16;
   static constexpr int kTiles = 1;
 
   // Numbers of tiles. There are two for sums, so that one part's can be stored while the next part's are computed.

@@ -5,6 +5,7 @@ constexpr int kManyRows = 2;
 
 struct ManyRows : RowLoop {
   static constexpr int kRows = 4;  // 2 pairs x 8 registers of integer sums, of 32; fp32 sums stay in memory
+  static constexpr int kRowUnit = 2;
   static constexpr int kTiles = 1;
 
   // From four inputs of sixteen outputs a vector to eight inputs of two outputs a register.
