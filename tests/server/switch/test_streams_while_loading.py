@@ -15,7 +15,7 @@ import openai
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from shoal.server.http.draining import Drain
@@ -182,3 +182,32 @@ def test_a_client_that_goes_away_wants_no_model_any_more(loading: Models) -> Non
         loading.gates[SLOW].set()
         body = {"model": MODEL, "prompt": "{abc}"}
         assert client.post("/v1/completions", json=body).status_code == 200, "the other makes room for it"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_waiting_for_a_model_counts_as_time_of_the_call(loading: Models, streams: bool) -> None:
+    with switched(loading, max_loaded=1, rhythm=NEVER) as url, http(url) as client:
+        asked = {"model": SLOW, "prompt": "{abc}", "stream": streams, "timeout": 0.05}
+        answer = client.post("/v1/completions", json=asked)
+        loading.gates[SLOW].set()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "the model was not loaded within 0.05 s" in answer.text
+
+
+def test_the_server_of_a_model_gets_what_is_left_of_a_call_s_time() -> None:
+    given: list[dict[str, object]] = []
+
+    async def echo(request: Request) -> JSONResponse:
+        given.append(await request.json())
+        return JSONResponse({})
+
+    app = Starlette(routes=[Route("/v1/completions", echo, methods=["POST"])])
+    app.state.backend, app.state.drain = NoBackend(), Drain()
+    with running(app) as inner, switched(Models({MODEL: inner})) as url, http(url) as client:
+        for timeout in (1000, "soon", None, 10**400):
+            client.post("/v1/completions", json={"model": MODEL, "prompt": "\u00e9", "timeout": timeout})
+    assert [one["prompt"] for one in given] == ["\u00e9"] * 4
+    left = given[0]["timeout"]
+    assert isinstance(left, float)
+    assert 0 < left <= 1000
+    assert [one["timeout"] for one in given[1:]] == ["soon", None, 10**400]

@@ -25,17 +25,20 @@ from shoal.server.speech.paths import AUDIO_PATHS, MAX_UPLOAD_BYTES
 from shoal.server.switch.forwarding import ForwardedAnswer, ForwardedCall, ForwardedStream
 from shoal.server.switch.stream_forms import stream_form
 from shoal.server.switch.switchboard import Switchboard
+from shoal.server.switch.time_limit import TimeLimit
 
 _TIMEOUT_S = 15.0
 """Time limit for a question that a model's server answers in milliseconds."""
 
 
 class _Named(msgspec.Struct):
-    """The part of a body that says which model it is for, and whether it wants a stream."""
+    """The part of a body that says which model it is for, whether it wants a stream, and how long it may take."""
 
     model: Any = None
     name: Any = None
     stream: Any = None
+    timeout: Any = None
+    """Of JSON only."""
 
 
 class SwitchCalls:
@@ -73,8 +76,9 @@ class SwitchCalls:
                 named = await self._bodies.off_loop(lambda: _of_form(content_type, body))
             else:
                 named = _of_json(body)
+            limit = TimeLimit(named.timeout)
             name = self._served(named.model if named.model is not None else named.name)
-            call = ForwardedCall(self._switchboard, self._client, name, request, bytes(body))
+            call = ForwardedCall(self._switchboard, self._client, name, request, bytes(body), limit)
             form = stream_form(request.url.path, name, named.stream)
             yield ForwardedAnswer(call) if form is None else ForwardedStream(call, form, self._rhythm)
 

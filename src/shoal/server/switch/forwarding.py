@@ -12,13 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from shoal.errors import ShoalError, WorkerLost
+from shoal.errors import DeadlineExceeded, ShoalError, WorkerLost
 from shoal.server.dialects import answer_in_dialect
 from shoal.server.http.disconnect import ClientGone, DisconnectWatch
 from shoal.server.http.request_log import HEADER, request_id_of
 from shoal.server.openai.sse import Rhythm, send_stream
 from shoal.server.switch.stream_forms import StreamForm
 from shoal.server.switch.switchboard import ModelServer, ServerEnded, Switchboard
+from shoal.server.switch.time_limit import TimeLimit
 
 _HOP_BY_HOP = frozenset(
     {
@@ -56,10 +57,18 @@ class ForwardedCall:
     """A call that is forwarded to a model's server once that is started."""
 
     def __init__(
-        self, switchboard: Switchboard, client: httpx.AsyncClient, name: str, request: Request, body: bytes
+        self,
+        switchboard: Switchboard,
+        client: httpx.AsyncClient,
+        name: str,
+        request: Request,
+        body: bytes,
+        limit: TimeLimit,
     ) -> None:
+        """`limit`: what is left of it when the model is loaded goes to the model's server."""
         self.request = request
         self._switchboard, self._client, self._name, self._content = switchboard, client, name, body
+        self._limit = limit
 
     @asynccontextmanager
     async def answered(self, silent_s: float | None = None) -> AsyncGenerator[httpx.Response, None]:
@@ -71,6 +80,7 @@ class ForwardedCall:
 
         Raises:
             WorkerLost: the model cannot be loaded, or its server has ended again, ends within the block, or is silent.
+            DeadlineExceeded: the call's time was up before the model was loaded.
         """
         try:
             answer, held = await self._begun(silent_s)
@@ -87,7 +97,8 @@ class ForwardedCall:
         for _ in range(_ATTEMPTS):
             with suppress(ServerEnded):
                 async with AsyncExitStack() as held:
-                    server = await held.enter_async_context(self._switchboard.use(self._name))
+                    async with self._limit.waiting():
+                        server = await held.enter_async_context(self._switchboard.use(self._name))
                     return await self._answer_of(server, held, silent_s), held.pop_all()
         raise self._lost()
 
@@ -116,7 +127,7 @@ class ForwardedCall:
         timeout = httpx.Timeout(self._client.timeout)
         timeout.read = silent_s
         async with self._client.stream(
-            self.request.method, target, headers=headers, content=self._content, timeout=timeout
+            self.request.method, target, headers=headers, content=self._limit.left_in(self._content), timeout=timeout
         ) as answer:
             yield answer
 
@@ -137,7 +148,7 @@ class ForwardedAnswer(Response):
                     with DisconnectWatch(receive, 0.0):
                         answer = await held.enter_async_context(self._call.answered())
                     response = StreamingResponse(answer.aiter_raw(), answer.status_code, _kept(answer.headers))
-                except WorkerLost as error:
+                except (WorkerLost, DeadlineExceeded) as error:
                     response = await answer_in_dialect(self._call.request, error)
             try:
                 await response(scope, receive, send)
@@ -194,7 +205,7 @@ class ForwardedStream(Response):
                         yield whole + found
                 if rest:
                     yield rest
-        except WorkerLost as error:
+        except (WorkerLost, DeadlineExceeded) as error:
             raise _NoStream(await answer_in_dialect(self._call.request, error)) from error
 
     async def _whole(self, answer: httpx.Response, content_type: str) -> Response:
