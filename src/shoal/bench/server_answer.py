@@ -20,11 +20,14 @@ def key_header(api_key: str | None) -> dict[str, str]:
 
 
 def check_address(url: str) -> None:
-    """Raises ConfigError if the address is invalid, such as its port, which httpx checks only when connecting."""
+    """Raises ConfigError if the address is invalid: its scheme, its host, or its port, which httpx does not check."""
     try:
-        _ = urlsplit(url).port
+        parts = urlsplit(url)
+        _ = parts.port
     except ValueError as error:
         raise ConfigError(f"{url} is not the address of a server: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{url} is not the address of a server: give it as http://HOST:PORT")
 
 
 def told_by(response: httpx.Response, url: str, part: str) -> dict[str, Any]:

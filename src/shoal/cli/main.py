@@ -9,15 +9,18 @@ import traceback
 from functools import partial
 from io import TextIOWrapper
 
-import typer
+try:
+    import typer
 
-from shoal.cli import bench, drill, inspect, perplexity, plan, run, serve, status, verify
-from shoal.cli import map as map_rows
-from shoal.cli.language import convert, simulate
-from shoal.cli.machine import devices, profile
-from shoal.cli.shared.checked_command import CheckedCommand
-from shoal.cli.speech import transcribe
-from shoal.errors import ShoalError, WorkerLost
+    from shoal.cli import bench, drill, inspect, perplexity, plan, run, serve, status, verify
+    from shoal.cli import map as map_rows
+    from shoal.cli.language import convert, simulate
+    from shoal.cli.machine import devices, profile
+    from shoal.cli.shared.checked_command import CheckedCommand
+    from shoal.cli.speech import transcribe
+    from shoal.errors import ShoalError, WorkerLost
+except KeyboardInterrupt:  # before `main` could catch it
+    sys.exit(130)
 
 _LINE_CHARACTERS = 2000
 """of an error that are shown: names out of damaged files may have any length"""

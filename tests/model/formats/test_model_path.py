@@ -64,7 +64,7 @@ def test_model_directory_of_a_package(package: Path) -> None:
 
 
 def test_package_that_is_not_installed() -> None:
-    with pytest.raises(ModelLoadError, match="not installed; install it with: pip install no-such-fish"):
+    with pytest.raises(ModelLoadError, match="not installed; install it with: pip install --no-deps no-such-fish"):
         resolve_model("pkg:no_such_fish")
 
 

