@@ -149,7 +149,7 @@ def test_an_address_in_use_is_known_before_anything_is_loaded(which: str) -> Non
     if which == "grpc_port":
         pytest.importorskip("grpc")
     loader = FakeLoader({"doubler": doubler})
-    with bind("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
+    with bind(own_loopback_address(), 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
         serve_graphs(["doubler.onnx"], loader, options(**{which: taken.getsockname()[1]}))
     assert loader.threads == []
 
