@@ -15,6 +15,7 @@ from shoal.core.sequences.request import Output, Request, RequestFinished, Reque
 from shoal.executor.local_launcher import LocalLauncher
 from shoal.executor.pipeline_executor import PipelineExecutor
 from shoal.launch.language.planning import PlannedModel, plan_model
+from shoal.launch.language.process_memory import step_rows
 from shoal.launch.launch import LoadedModel, launch
 from shoal.protocol.language_messages import Sampling
 from shoal.router.engine import Engine
@@ -37,7 +38,7 @@ def launch_tiny(model: Path, *, split: str, max_seqs: int = 8, recovery: Recover
 
 def launcher_for(planned: PlannedModel) -> LocalLauncher:
     """What makes the workers of a plan."""
-    return LocalLauncher(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
+    return LocalLauncher(step_rows=step_rows(planned.plan), hidden_size=planned.model.config.hidden_size)
 
 
 def tiny_config(model: Path, *, split: str, max_seqs: int = 8) -> LaunchConfig:

@@ -166,7 +166,7 @@ def test_a_shard_that_cannot_load_says_why_itself(model: Path) -> None:
     loads = [load_message(planned.model.path, plan, plan.replicas[0], 0, rank, num_layers=layers) for rank in range(2)]
     loads[1] = structs.replace(loads[1], model_path="nowhere.gguf")
     places = [Place(label=f"shard {rank}", load=load, machine=None) for rank, load in enumerate(loads)]
-    launcher = LocalLauncher(max_step_tokens=plan.max_step_tokens, hidden_size=64)
+    launcher = LocalLauncher(step_rows=plan.max_step_tokens, hidden_size=64)
     executor = PipelineExecutor([places], launcher, StepTraffic(), Generation(0))
     try:
         with pytest.raises(ModelLoadError, match=r"shard 1: .*nowhere\.gguf"):

@@ -7,6 +7,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import cast
 
 from shoal.comm.groups.shm_group import close_group, create_group_memory
@@ -19,13 +20,11 @@ from shoal.executor.launcher import LoadMessage, Place, edges
 from shoal.executor.process.fork_server import GRAPH_WORKER, LANGUAGE_WORKER
 from shoal.executor.process.message_worker import MessageWorker
 from shoal.executor.process.worker_process import WorkerProcess
+from shoal.model.decoder.process_bytes import ring_bytes
 from shoal.protocol.codec import encode
 from shoal.protocol.graph_messages import LoadGraph
-from shoal.protocol.language_messages import LoadStage
 from shoal.protocol.worker_messages import Generation, Neighbor, Wire
 
-_RING_STEPS = 3
-"""The number of steps whose hidden states fit into a ring, so that a sender never waits for a computing receiver."""
 _Seat = tuple[int, int]
 """(stage, rank)."""
 
@@ -33,9 +32,10 @@ _Seat = tuple[int, int]
 class LocalLauncher:
     """Starts workers on this machine. Implements `executor.launcher.WorkerLauncher`."""
 
-    def __init__(self, *, max_step_tokens: int = 0, hidden_size: int = 0) -> None:
-        """`max_step_tokens`, `hidden_size`: rows and fp32 values of a step's hidden states; 0 for graphs."""
-        self._ring_bytes = _RING_STEPS * max_step_tokens * hidden_size * 4 + (1 << 16)
+    def __init__(self, *, step_rows: int = 0, hidden_size: int = 0) -> None:
+        """`step_rows`, `hidden_size`: rows and fp32 values of a step's hidden states; 0 for graphs. A step may have
+        more rows: then its sender waits until the receiver has taken some."""
+        self._ring_bytes = ring_bytes(step_rows, hidden_size)
 
     def start(self, place: Place) -> WorkerProcess:
         """See `WorkerLauncher.start`."""
@@ -191,5 +191,14 @@ def _has_tensors(place: Place) -> bool:
 
 
 def _modules(load: LoadMessage) -> Sequence[str]:
-    """The modules that a worker imports to load this, see `WorkerProcess`."""
-    return LANGUAGE_WORKER if isinstance(load, LoadStage) else GRAPH_WORKER
+    """The modules that a worker imports to load this, see `WorkerProcess`. What the server has imported, all of its
+    workers share."""
+    if isinstance(load, LoadGraph):
+        return GRAPH_WORKER
+    match Path(load.model_path).suffix:
+        case ".gguf":
+            return *LANGUAGE_WORKER, "shoal.model.formats.gguf.file"
+        case ".onnx":
+            return LANGUAGE_WORKER
+        case _:
+            return *LANGUAGE_WORKER, "shoal.model.formats.huggingface.safetensors_dir"

@@ -15,6 +15,7 @@ from shoal.executor.language_factory import LanguageFactory
 from shoal.executor.launcher import WorkerLauncher
 from shoal.executor.local_launcher import LocalLauncher
 from shoal.launch.language.planning import PlannedModel
+from shoal.launch.language.process_memory import step_rows
 from shoal.launch.loaded_model import LoadedModel, LoadProgress, load_tokenizer_of
 from shoal.launch.running.expert_replanner import ExpertReplanner
 from shoal.launch.running.growth import Growth
@@ -113,4 +114,4 @@ def growth_of(auto: AutoPlan) -> Growth[PlacedFleet, ReplicaPlan]:
 def _launcher(planned: PlannedModel) -> WorkerLauncher:
     if planned.machines is not None:
         return planned.machines.launcher()
-    return LocalLauncher(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.carried_width)
+    return LocalLauncher(step_rows=step_rows(planned.plan), hidden_size=planned.model.config.carried_width)

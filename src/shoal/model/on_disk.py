@@ -11,7 +11,7 @@ from shoal.core.plan.shard_atoms import ShardAtoms
 from shoal.model.adapter.adapter import Adapter
 from shoal.model.adapter.files import with_adapters
 from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.decoder.process_bytes import process_bytes
+from shoal.model.decoder.process_bytes import StageWork, process_parts
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.file_states import model_states
 from shoal.model.formats.open_weights import open_weights
@@ -150,10 +150,14 @@ class ModelOnDisk:
             )
         return self._blocks[key]
 
-    def process_bytes(self, *, max_step_tokens: int) -> int:
-        """Bytes of a worker's process beside weights and KV cache, for steps of at most `max_step_tokens` rows."""
+    def process_bytes(self, work: StageWork, part: ShardPart | None = None) -> int:
+        """Bytes of the process beside weights and KV cache of a worker that computes `work`.
+
+        `part`: the worker's part of every matrix; None: all of it.
+        """
         ranks = max((adapter.max_ranks for adapter in self._all[2]), default=0)
-        return process_bytes(self.config, max_step_tokens=max_step_tokens, adapter_ranks=ranks)
+        config = self.config if part is None else ShardSource(self.source, part).config
+        return process_parts(config, replace(work, adapter_ranks=ranks)).total
 
     def _beside(self, block: Block, part: ShardPart) -> int:
         """Bytes of adapters beside a block's own weights."""

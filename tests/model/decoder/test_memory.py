@@ -24,7 +24,7 @@ from shoal.config import LaunchConfig
 from shoal.core.plan.language import held_bytes
 from shoal.launch.language.planning import plan_model
 from shoal.model.decoder.blocks import decoder_blocks
-from shoal.model.decoder.process_bytes import PROCESS_BYTES, process_bytes
+from shoal.model.decoder.process_bytes import PROCESS_BYTES, StageWork, process_parts
 from shoal.model.decoder.stage import Stage
 from shoal.model.file_states import model_states
 from shoal.model.formats.huggingface.tensor_map import ITEM_BYTES
@@ -176,7 +176,15 @@ def measure(path: Path, case: dict[str, Any]) -> dict[str, float]:
     )
     blocks = decoder_blocks(source, precision, exact_activations=case.get("exact_activations", False))
     predicted = held_bytes(blocks) + rows * sum(block.kv_bytes_per_token for block in blocks)
-    predicted += process_bytes(source.config, max_step_tokens=max_step_tokens)
+    work = StageWork(
+        first_layer=0,
+        last_layer=NUM_LAYERS,
+        num_rows=max_step_tokens,
+        num_outputs=1,
+        num_positions=min(512, 16 * max(1, rows // 16)),
+        exact_activations=case.get("exact_activations", False),
+    )
+    predicted += process_parts(source.config, work).total
     if rows:
         stage.process(prompt_step(rows))
     weights = held_bytes(blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shoal.core.generation.steps.micro_batches import decode_share
 from shoal.core.sequences.request import Request
 from shoal.errors import CapacityError, ConfigError, InvalidRequest
 
@@ -79,6 +80,17 @@ def prefill_chunk(num_stages: int, max_step_tokens: int = MAX_STEP_TOKENS) -> in
     if num_stages == 1:
         return max_step_tokens
     return min(max_step_tokens, max(SMALLEST_CHUNK_TOKENS, max_step_tokens // (_CHUNKS_PER_STAGE * num_stages)))
+
+
+def usual_rows(num_stages: int, *, max_seqs: int, max_step_tokens: int) -> int:
+    """The most rows of a step of a replica, unless it has to hold a picture whole.
+
+    Args:
+        num_stages: of the replica, >= 1.
+        max_seqs: sequences that may run at once.
+        max_step_tokens: rows that no step exceeds.
+    """
+    return min(max_step_tokens, prefill_chunk(num_stages, max_step_tokens) + decode_share(max_seqs, num_stages))
 
 
 def output_limit(config: SchedulerConfig, request: Request) -> int:

@@ -14,7 +14,6 @@ from shoal.core.plan.language import Plan
 from shoal.core.plan.rebuilding import with_placements
 from shoal.core.speed.routing import Routing, parse_routing
 from shoal.errors import ConfigError
-from shoal.executor.process.fork_server import will_be_forked
 from shoal.launch.devices import Offer, devices_by_hand, offer_for
 from shoal.launch.language.by_hand import (
     check_processors,
@@ -24,6 +23,7 @@ from shoal.launch.language.by_hand import (
     spec_that_fits,
 )
 from shoal.launch.language.graph_spec import check_plannable, graph_spec
+from shoal.launch.language.process_memory import with_processes
 from shoal.launch.planned import Planned
 from shoal.machines.machines import Machines
 from shoal.machines.opening import open_machines
@@ -31,21 +31,18 @@ from shoal.measure.free_memory import free_memory_bytes
 from shoal.measure.measuring import Measuring
 from shoal.model.adapter.adapter import MAX_ADAPTERS
 from shoal.model.adapter.files import file_to_send, find_adapter
-from shoal.model.decoder.process_bytes import FORK_BYTES, PROCESS_BYTES
 from shoal.model.find_model import find_model
 from shoal.model.on_disk import ModelOnDisk
 from shoal.model.weights import Precision, parse_precision
 from shoal.planner.link_precision import parse_link_precisions
 from shoal.planner.memory.fit import check_memory
-from shoal.planner.memory.plan_memory import Forks, with_exact_activations, with_process_bytes
+from shoal.planner.memory.plan_memory import with_exact_activations
 from shoal.planner.split.split_spec import AUTO, parse_split
 from shoal.protocol.language_messages import AdapterFile
 
 if TYPE_CHECKING:
     from shoal.launch.language.auto_plan import AutoPlan
     from shoal.planner.speeds.speeds import Fleet
-
-_FORKS = Forks(includes=will_be_forked, python_bytes=PROCESS_BYTES, own_bytes=FORK_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +131,8 @@ def _plan_for(config: LaunchConfig, machines: Machines | None, on_progress: Call
     plan = replace(plan, shape=model.shape, has_memories=model.config.encoder is not None)
     if config.exact_activations:
         plan = with_exact_activations(plan)
-    beside = model.process_bytes(max_step_tokens=plan.max_step_tokens)
-    if config.keep_weights:  # copies share the model's weights, but have adapters of their own
-        beside += model.total_adapter_bytes * (len(plan.replicas) - 1) // plan.num_workers
-    plan = with_process_bytes(plan, beside, None if is_computed_here(plan, config.in_process) else _FORKS)
+    is_here = is_computed_here(plan, config.in_process)
+    plan = with_processes(plan, model, keeps_weights=config.keep_weights, are_forked=not is_here)
     if len(link_precisions) == 1:
         plan = replace(plan, link_precision=link_precisions[0])
     blocks = model.blocks(plan.precision, exact_activations=plan.exact_activations)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from shoal.core.plan.language import Block
 from shoal.model.attention.kv_storage import KvType, kv_bytes_per_token, kv_dtype, whole_kv_dtype
 from shoal.model.attention.paged_attention import native_available
-from shoal.model.decoder.process_bytes import CODES_BYTES
+from shoal.model.decoder.process_bytes import code_bytes
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.encoder_source import EncoderSource
 from shoal.model.formats.tensor_check import CONV_TAPS, Shape, first_shapes, last_shapes, layer_shapes
@@ -96,7 +96,7 @@ def encoder_bytes(source: WeightSource, precision: Precision) -> int:
     hidden, rows = layers.hidden_size, encoder.num_positions
     convolutions = CONV_TAPS * hidden * (encoder.num_mels + hidden)
     floats = 3 * hidden + 5 * hidden + layers.intermediate_size + 2 * hidden
-    codes = (2 * hidden + layers.intermediate_size) * CODES_BYTES
+    codes = code_bytes(2 * hidden + layers.intermediate_size, exact_activations=True)
     return matrices + _FP32_BYTES * (convolutions + rows * floats) + rows * codes
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shoal.core.plan.language import Block
 from shoal.errors import ConfigError
+from shoal.model.decoder.process_bytes import StageWork
 from shoal.model.decoder_config import DecoderConfig
 from shoal.model.graph.file.graph_file import open_graph
 from shoal.model.graph.identity import graph_digest
@@ -66,9 +67,9 @@ class GraphOnDisk(ModelOnDisk):
         """See `ModelOnDisk.blocks`. The result is the same for all arguments."""
         return graph_blocks(self._form, self._weight_bytes)
 
-    def process_bytes(self, *, max_step_tokens: int) -> int:
+    def process_bytes(self, work: StageWork, part: ShardPart | None = None) -> int:
         """See `ModelOnDisk.process_bytes`."""
-        return graph_process_bytes(self._config, max_step_tokens=max_step_tokens)
+        return graph_process_bytes(self._config, max_step_tokens=work.num_rows)
 
     def close(self) -> None:
         """Does nothing, since no file is open."""

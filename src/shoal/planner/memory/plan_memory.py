@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from shoal.core.plan.language import Plan, ShardPlan, StagePlan
+from shoal.core.plan.language import Plan, ReplicaPlan, ShardPlan, StagePlan
 from shoal.core.plan.placement import WorkerPlacement
 from shoal.protocol.stage_config import ShardPart
 
@@ -111,11 +111,10 @@ def with_exact_activations(plan: Plan) -> Plan:
     if plan.exact_activations:
         return plan
 
-    def stage_with(stage: StagePlan) -> StagePlan:
-        factor = 1 if stage.precision == "fp32" else _HALF_TO_FLOAT
-        return replace(stage, shards=tuple(replace(shard, kv_bytes=shard.kv_bytes * factor) for shard in stage.shards))
+    def in_floats(replica: ReplicaPlan, stage: StagePlan, shard: ShardPlan) -> ShardPlan:
+        return replace(shard, kv_bytes=shard.kv_bytes * (1 if stage.precision == "fp32" else _HALF_TO_FLOAT))
 
-    return replace(_with_stages(plan, stage_with), exact_activations=True)
+    return replace(_with_shards(plan, in_floats), exact_activations=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +129,9 @@ class Forks:
     """Bytes that a forked worker takes instead of `python_bytes`."""
 
 
-def with_process_bytes(plan: Plan, num_bytes: int, forks: Forks | None = None) -> Plan:
+def with_process_bytes(
+    plan: Plan, num_bytes: Callable[[ReplicaPlan, StagePlan, ShardPlan], int], forks: Forks | None = None
+) -> Plan:
     """The plan with the bytes that each worker's process takes beside weights and KV.
 
     Args:
@@ -139,16 +140,19 @@ def with_process_bytes(plan: Plan, num_bytes: int, forks: Forks | None = None) -
         forks: the forked workers; None: none is forked.
     """
 
-    def own_bytes(shard: ShardPlan) -> int:
-        return num_bytes - (forks.python_bytes - forks.own_bytes if forks and forks.includes(shard) else 0)
-
-    def stage_with(stage: StagePlan) -> StagePlan:
-        return replace(stage, shards=tuple(replace(shard, process_bytes=own_bytes(shard)) for shard in stage.shards))
+    def with_bytes(replica: ReplicaPlan, stage: StagePlan, shard: ShardPlan) -> ShardPlan:
+        shared = forks.python_bytes - forks.own_bytes if forks and forks.includes(shard) else 0
+        return replace(shard, process_bytes=num_bytes(replica, stage, shard) - shared)
 
     forking_bytes = forks.python_bytes if forks and any(map(forks.includes, plan.shards)) else 0
-    return replace(_with_stages(plan, stage_with), forking_bytes=forking_bytes)
+    return replace(_with_shards(plan, with_bytes), forking_bytes=forking_bytes)
 
 
-def _with_stages(plan: Plan, stage_with: Callable[[StagePlan], StagePlan]) -> Plan:
-    replicas = (replace(replica, stages=tuple(map(stage_with, replica.stages))) for replica in plan.replicas)
-    return replace(plan, replicas=tuple(replicas))
+def _with_shards(plan: Plan, changed: Callable[[ReplicaPlan, StagePlan, ShardPlan], ShardPlan]) -> Plan:
+    def stages(replica: ReplicaPlan) -> tuple[StagePlan, ...]:
+        return tuple(
+            replace(stage, shards=tuple(changed(replica, stage, shard) for shard in stage.shards))
+            for stage in replica.stages
+        )
+
+    return replace(plan, replicas=tuple(replace(replica, stages=stages(replica)) for replica in plan.replicas))
