@@ -10,9 +10,12 @@ from random import Random
 import msgspec
 
 from shoal.core.sequences.request import Request, RequestId
+from shoal.protocol.language_messages import Sampling
 
 HASHED_TOKENS = 512
 """Prompt tokens for which one hash of a Mooncake trace stands. Source: its README, "block size of 512"."""
+_SAMPLING = Sampling()
+"""That of every request, since the tokens themselves do not matter."""
 
 
 class Visit(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,13 +32,16 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
 
     def request(self, number: int) -> Request:
         """Make the `number`th request. Its tokens are artificial, and equal where the hashes are equal."""
-        hashes = self.hashes[: -(-self.prompt_tokens // HASHED_TOKENS)]
-        ids = tuple(chain.from_iterable(repeat(one, HASHED_TOKENS) for one in hashes))
+        ids: tuple[int, ...] = ()
+        if self.hashes:
+            hashes = self.hashes[: -(-self.prompt_tokens // HASHED_TOKENS)]
+            ids = tuple(chain.from_iterable(repeat(one, HASHED_TOKENS) for one in hashes))
         ids += (-1 - number,) * (self.prompt_tokens - len(ids))
         return Request(
             request_id=RequestId(f"r{number}"),
             prompt_ids=ids[: self.prompt_tokens],
             max_tokens=self.output_tokens,
+            sampling=_SAMPLING,
         )
 
 
