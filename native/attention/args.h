@@ -10,6 +10,8 @@ constexpr int kGroupKeys = 16;     // keys scored together; block sizes are mult
 constexpr int kChunkKeys = 128;    // keys between two updates of the running softmax: scores of a tile stay in L1
 constexpr int kSegmentKeys = 512;  // keys with a softmax of their own: threads may share out the segments of one row
 
+constexpr int kCopiedGroups = 4;   // of keys or values that a tile converts to fp32 at a time: they stay in L1
+
 // How the cache holds keys and values. They are rounded to the nearest when stored, and exact when read. Codes have 8
 // bits, and a scale for each token and head.
 enum class KvType : int32_t { kFloat, kHalf, kCodes };

@@ -24,6 +24,7 @@ namespace {
 
 #include "../lanes/lanes.h"
 #include "kernel/chunk.h"
+#include "kernel/copies.h"
 #include "kernel/tiles.h"
 #include "kernel/softmax.h"
 #include "kernel/append.h"
@@ -33,35 +34,71 @@ namespace {
 #include "kernel/coded_tiles.h"
 #include "kernel/coded.h"
 
-// Rows [first, first + count) see some keys in common, and each of them a few before and after.
+// Rows [first, first + count) see some keys of these in common, and each of them a few before and after.
 template <typename T>
-void add_chunk(const Tile& tile, const Chunk<T>& chunk, int first, int count, const Sums& sums) {
+void add_rows(const Tile& tile, const Chunk<T>& chunk, int first, int count, const Sums& sums) {
   const int dim = tile.layer.head_dim;
+  const Keys held{chunk.first_group * kGroupKeys, chunk.end_group * kGroupKeys};
+  const auto seen = [&](int row) {
+    const Keys keys = tile.seen(row, chunk.first_key);
+    return Keys{clamp(keys.first, held.first, held.end), clamp(keys.end, held.first, held.end)};
+  };
   const auto add = [&](int row, int rows, Keys keys) {
     if (keys.first >= keys.end) return;
     add_values(rows, tile.scores + row * kChunkKeys, chunk, keys, dim, sums.out + row * tile.width);
   };
-  const Keys shared{tile.seen(first + count - 1, chunk.first_key).first, tile.seen(first, chunk.first_key).end};
+  const Keys shared{seen(first + count - 1).first, seen(first).end};
   const bool has_shared = shared.first < shared.end;
   for (int row = first; row < first + count; ++row) {
-    const Keys seen = tile.seen(row, chunk.first_key);
-    add(row, 1, {seen.first, has_shared ? shared.first : seen.end});
+    const Keys own = seen(row);
+    add(row, 1, {own.first, has_shared ? shared.first : own.end});
   }
   if (!has_shared) return;
   add(first, count, shared);
-  for (int row = first; row < first + count; ++row) add(row, 1, {shared.end, tile.seen(row, chunk.first_key).end});
+  for (int row = first; row < first + count; ++row) add(row, 1, {shared.end, seen(row).end});
 }
 
 template <typename T>
-void attend_chunk(const Tile& tile, const Chunk<T>& chunk, const Sums& sums) {
-  const LayerView& layer = tile.layer;
-  for (int r = 0; r < tile.num_rows; r += kTileRows)
-    score(clamp(tile.num_rows - r, 0, kTileRows), tile.q + r * layer.head_dim, layer.head_dim, chunk, layer.block_size,
-          r == 0, tile.scores + r * kChunkKeys);
+void score_chunk(const Tile& tile, const Chunk<T>& chunk, const Ahead& ahead, int most_rows) {
+  const int dim = tile.layer.head_dim;
+  for (int r = 0; r < tile.num_rows; r += most_rows)
+    score(clamp(tile.num_rows - r, 0, most_rows), tile.q + r * dim, dim, chunk, r == 0 ? &ahead : nullptr,
+          tile.scores + r * kChunkKeys);
+}
+
+template <typename T>
+void add_chunk(const Tile& tile, const Chunk<T>& chunk, const Sums& sums, int most_rows) {
+  for (int r = 0; r < tile.num_rows; r += most_rows)
+    add_rows(tile, chunk, r, clamp(tile.num_rows - r, 0, most_rows), sums);
+}
+
+void soften_rows(const Tile& tile, int first_key, const Sums& sums) {
   for (int r = 0; r < tile.num_rows; ++r)
-    soften_row(layer, tile.scores + r * kChunkKeys, tile.seen(r, chunk.first_key), r, tile.width, sums);
-  for (int r = 0; r < tile.num_rows; r += kTileRows)
-    add_chunk(tile, chunk, r, clamp(tile.num_rows - r, 0, kTileRows), sums);
+    soften_row(tile.layer, tile.scores + r * kChunkKeys, tile.seen(r, first_key), r, tile.width, sums);
+}
+
+template <typename T>
+void attend_chunk(const Tile& tile, const Chunk<T>& chunk, const Ahead& ahead, const Sums& sums) {
+  const int most_rows = tile.num_rows <= kMostRows ? kMostRows : kTileRows;
+  score_chunk(tile, chunk, ahead, most_rows);
+  soften_rows(tile, chunk.first_key, sums);
+  add_chunk(tile, chunk, sums, most_rows);
+}
+
+// The same for many rows, which share fp32 copies of keys and values. They meet the keys in the same order.
+void attend_copied_chunk(const Tile& tile, const Chunk<uint16_t>& chunk, const Ahead& ahead, const Sums& sums) {
+  const int dim = tile.layer.head_dim;
+  const auto each_copied = [&](const auto& run) {
+    for (int g = chunk.first_group; g < chunk.end_group; g += kCopiedGroups)
+      run(g, clamp(g + kCopiedGroups, g, chunk.end_group));
+  };
+  each_copied([&](int first, int end) {
+    score_chunk(tile, copy_keys(chunk, first, end, dim, tile.copies), ahead, kTileRows);
+  });
+  soften_rows(tile, chunk.first_key, sums);
+  each_copied([&](int first, int end) {
+    add_chunk(tile, copy_values(chunk, first, end, dim, tile.copies), sums, kTileRows);
+  });
 }
 
 template <typename T>
@@ -69,10 +106,17 @@ void attend_segment(const Tile& tile, int segment, const Sums& sums) {
   const int first = clamp(tile.first_seen(0), segment * kSegmentKeys, (segment + 1) * kSegmentKeys);
   const int end = clamp(tile.end(), segment * kSegmentKeys, (segment + 1) * kSegmentKeys);
   Chunk<T> chunk;
+  Ahead ahead;
   clear(sums, tile.num_rows, tile.width);
   for (int key = first / kChunkKeys * kChunkKeys; key < end; key += kChunkKeys) {
-    find_chunk(tile.layer, tile.table, tile.kv_head, key, first, end, &chunk);
-    attend_chunk(tile, chunk, sums);
+    find_chunk(tile.layer, tile.table, tile.kv_head, key, first, end, tile.end(), &chunk, &ahead);
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+      if (tile.num_rows > kMostRows) {
+        attend_copied_chunk(tile, chunk, ahead, sums);
+        continue;
+      }
+    }
+    attend_chunk(tile, chunk, ahead, sums);
   }
 }
 
@@ -97,11 +141,12 @@ Tile load_tile(const LayerView& layer, const StepView& step, const CallView& cal
                const Memory& memory) {
   const int group = group_of(layer), rows = span.rows.num_rows * group, width = round_up(layer.head_dim);
   float* q = memory.scratch + 2 * sums_floats(rows, width);
+  float* scores = q + rows * layer.head_dim;
   const int first_position = step.positions[span.rows.first_row];
   const int context = layer.sees_all ? step.context_lens[span.rows.sequence] : 0;
   const int32_t* ends_seen = step.ends_seen == nullptr ? nullptr : step.ends_seen + span.rows.first_row;
   const Tile tile{layer, table_of(step, span.rows), kv_head, group, rows, first_position,
-                  context, ends_seen, width, q, q + rows * layer.head_dim};
+                  context, ends_seen, width, q, scores, scores + rows * kChunkKeys};
   load_queries(step, call, span.rows, tile);
   return tile;
 }

@@ -69,7 +69,7 @@ size_t AttentionLayer::part_floats() const {
 size_t AttentionLayer::scratch_floats() const {
   const size_t rows = size_t(tile_tokens()) * group();
   const size_t floats = rows * (2 * part_floats() + view_.head_dim + kChunkKeys);
-  if (view_.kv_type != KvType::kCodes) return floats;
+  if (view_.kv_type != KvType::kCodes) return floats + size_t(kCopiedGroups * kGroupKeys) * view_.head_dim;
   return floats + 2 * kMaxTileRows * kChunkKeys + rows * (view_.head_dim / 4 + 2);
 }
 

@@ -39,7 +39,6 @@ inline int64_t block_offset(const LayerView& layer, const int32_t* table, int kv
 }
 
 constexpr int kMaxGroups = kChunkKeys / kGroupKeys;
-constexpr int kMaxTileGroups = 4;  // of a score tile, see tiles.h
 
 // The keys and values of one chunk. It begins at a multiple of kChunkKeys, whatever part of it a row sees.
 template <typename T>
@@ -47,27 +46,76 @@ struct Chunk {
   int first_key;
   int first_group;  // no row of the tile sees groups before this one
   int end_group;
-  const T* keys[kMaxGroups + kMaxTileGroups];  // [dim, stride block_size]; the last ones are only prefetched
-  const T* values[kMaxGroups];                 // [slot, stride head_dim]
+  int key_stride;
+  const T* keys[kMaxGroups];    // [dim, stride key_stride]
+  const T* values[kMaxGroups];  // [slot, stride head_dim]
 };
 
-// The groups of a chunk that hold keys [first, end) of the sequence.
+constexpr int kAheadGroups = 4;  // twice as many would not stay in L1 beside what another thread of the core needs
+
+// What is fetched while the groups of a chunk are scored: their values, and the keys some groups further on.
+struct Ahead {
+  int key_step;  // bytes from one dimension's keys to the next one's
+  int value_step;
+  const char* keys[kMaxGroups];
+  const char* values[kMaxGroups];
+};
+
+// Goes through a sequence's groups without a division for each of them.
+class GroupPlaces {
+ public:
+  GroupPlaces(const LayerView& layer, const int32_t* table, int kv_head, int position)
+      : layer_(layer),
+        block_(table + position / layer.block_size),
+        slot_(position % layer.block_size),
+        kv_head_(kv_head),
+        head_size_(int64_t(layer.head_dim) * layer.block_size) {}
+
+  int slot() const { return slot_; }
+  // Of the group's head in its block.
+  int64_t offset() const { return (*block_ * int64_t(layer_.num_kv_heads) + kv_head_) * head_size_; }
+  void advance() {
+    slot_ += kGroupKeys;
+    if (slot_ < layer_.block_size) return;
+    slot_ = 0;
+    ++block_;
+  }
+
+ private:
+  const LayerView& layer_;
+  const int32_t* block_;
+  int slot_;
+  int kv_head_;
+  int64_t head_size_;
+};
+
+// The groups of a chunk that hold keys [first, end) of the sequence, and those before `last` that follow them.
 template <typename T>
 inline void find_chunk(const LayerView& layer, const int32_t* table, int kv_head, int first_key, int first, int end,
-                       Chunk<T>* chunk) {
+                       int last, Chunk<T>* chunk, Ahead* ahead) {
   const T* keys = static_cast<const T*>(layer.keys);
   const T* values = static_cast<const T*>(layer.values);
   chunk->first_key = first_key;
   chunk->first_group = clamp(first - first_key, 0, kChunkKeys) / kGroupKeys;
   chunk->end_group = (clamp(end - first_key, 0, kChunkKeys) + kGroupKeys - 1) / kGroupKeys;
-  for (int g = chunk->first_group; g < chunk->end_group + kMaxTileGroups; ++g) {
-    const int position = first_key + g * kGroupKeys, slot = position % layer.block_size;
-    if (position >= end) {
-      chunk->keys[g] = chunk->keys[g - 1];
-      continue;
+  chunk->key_stride = layer.block_size;
+  ahead->key_step = layer.block_size * int(sizeof(T));
+  ahead->value_step = kGroupKeys * int(sizeof(T));
+  GroupPlaces place(layer, table, kv_head, first_key + chunk->first_group * kGroupKeys);
+  for (int g = chunk->first_group; g < chunk->end_group; ++g, place.advance()) {
+    chunk->keys[g] = keys + place.offset() + place.slot();
+    chunk->values[g] = values + place.offset() + int64_t(place.slot()) * layer.head_dim;
+    ahead->values[g] = reinterpret_cast<const char*>(chunk->values[g]);
+  }
+  const int following = (last - first_key + kGroupKeys - 1) / kGroupKeys;
+  for (int g = chunk->first_group; g < chunk->end_group; ++g) {
+    const int next = g + kAheadGroups;
+    const bool is_beyond = next >= chunk->end_group && next < following;
+    const T* from = next < chunk->end_group ? chunk->keys[next] : chunk->keys[g];
+    if (is_beyond) {
+      from = keys + place.offset() + place.slot();
+      place.advance();
     }
-    const int64_t offset = block_offset(layer, table, kv_head, position);
-    chunk->keys[g] = keys + offset + slot;
-    if (g < kMaxGroups) chunk->values[g] = values + offset + int64_t(slot) * layer.head_dim;
+    ahead->keys[g] = reinterpret_cast<const char*>(from);
   }
 }

@@ -13,6 +13,7 @@ struct Tile {
   int width;     // columns of the sums
   float* q;      // [num_rows, head_dim], rotated and scaled
   float* scores; // [num_rows, kChunkKeys]
+  float* copies; // [kCopiedGroups * kGroupKeys, head_dim]; not there if keys and values are codes
 
   int position(int row) const { return first_position + row / group; }
   int end_seen(int row) const {

@@ -2,16 +2,20 @@
 // one chain of fused multiply-adds in the order of dimensions or keys, so the blocking changes no bits.
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 6;
+constexpr int kTileRows = 6;    // of many
+constexpr int kMostRows = 8;    // that are not computed in two tiles
 constexpr int kTileLanes = 24;  // accumulators; 32 registers hold one Lanes each
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
+constexpr int kMostRows = 6;
 constexpr int kTileLanes = 6;  // 16 registers hold half a Lanes each
 #elif defined(__aarch64__)
 constexpr int kTileRows = 5;
+constexpr int kMostRows = 5;
 constexpr int kTileLanes = 5;  // 32 registers hold a quarter of a Lanes each
 #else
 constexpr int kTileRows = 2;
+constexpr int kMostRows = 2;
 constexpr int kTileLanes = 2;
 #endif
 
@@ -19,26 +23,28 @@ constexpr int kTileLanes = 2;
 constexpr int tile_width(int rows) {
   return rows * 4 <= kTileLanes ? 4 : rows * 2 <= kTileLanes ? 2 : 1;
 }
-static_assert(tile_width(1) <= kMaxTileGroups, "a chunk's keys are found that far ahead");
 
-// scores[M, G * 16] = q[M, dim] . keys, for M rows and the G groups from group `first` of the chunk. With
-// `is_first_touch` the same groups' values and the next groups' keys are prefetched meanwhile: a group is a page of
-// memory or less, and the processor's own prefetching starts again at each page.
+constexpr int kMaxTileGroups = 4;
+static_assert(tile_width(1) <= kMaxTileGroups && tile_width(kMostRows) * kMostRows <= kTileLanes);
+
+// scores[M, G * 16] = q[M, dim] . keys, for M rows and the G groups from group `first` of the chunk. What `ahead` names
+// is fetched meanwhile: a group is a page of memory or less, and the processor's own prefetching starts again at each
+// page.
 template <int M, int G, typename T>
-void score_tile(const float* q, int dim, const Chunk<T>& chunk, int first, int key_stride, bool is_first_touch,
-                float* scores) {
+void score_tile(const float* q, int dim, const Chunk<T>& chunk, int first, const Ahead* ahead, float* scores) {
   const T* const* keys = chunk.keys + first;
+  const int key_stride = chunk.key_stride;
   Lanes sums[M][G];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g) sums[m][g] = broadcast(0.0f);
   for (int d = 0; d < dim; ++d) {
-    if (is_first_touch) {
+    if (ahead != nullptr) {
 #pragma GCC unroll 8
       for (int g = 0; g < G; ++g) {
-        __builtin_prefetch(keys[g + G] + int64_t(d) * key_stride);
-        __builtin_prefetch(chunk.values[first + g] + d * kGroupKeys);
+        __builtin_prefetch(ahead->keys[first + g] + int64_t(d) * ahead->key_step);
+        __builtin_prefetch(ahead->values[first + g] + int64_t(d) * ahead->value_step);
       }
     }
     Lanes k[G];
@@ -100,11 +106,10 @@ void value_tile(const float* weights, const Chunk<T>& chunk, Keys keys, int dim,
 
 // All scores of M rows and a chunk's groups from `group` on.
 template <int M, int G = tile_width(M), typename T>
-void score_rows(const float* q, int dim, const Chunk<T>& chunk, int group, int key_stride, bool is_first_touch,
-                float* scores) {
+void score_rows(const float* q, int dim, const Chunk<T>& chunk, int group, const Ahead* ahead, float* scores) {
   for (; group + G <= chunk.end_group; group += G)
-    score_tile<M, G>(q, dim, chunk, group, key_stride, is_first_touch, scores + group * kGroupKeys);
-  if constexpr (G > 1) score_rows<M, G / 2>(q, dim, chunk, group, key_stride, is_first_touch, scores);
+    score_tile<M, G>(q, dim, chunk, group, ahead, scores + group * kGroupKeys);
+  if constexpr (G > 1) score_rows<M, G / 2>(q, dim, chunk, group, ahead, scores);
 }
 
 // All columns of M rows from `column` on. If the last ones do not fill a Lanes, the last sixteen columns are computed
@@ -129,15 +134,14 @@ inline void scale_columns(const float* sums, int dim, float factor, float* to) {
   for (int d = whole; d < dim; ++d) to[d] = sums[d + round_up(dim) - dim] * factor;
 }
 
-// These call the instance for the actual number of rows.
-template <int M = kTileRows, typename T>
-void score(int rows, const float* q, int dim, const Chunk<T>& chunk, int key_stride, bool is_first_touch,
-           float* scores) {
-  if (rows == M) return score_rows<M>(q, dim, chunk, chunk.first_group, key_stride, is_first_touch, scores);
-  if constexpr (M > 1) score<M - 1>(rows, q, dim, chunk, key_stride, is_first_touch, scores);
+// These call the instance for the actual number of rows, at most kMostRows.
+template <int M = kMostRows, typename T>
+void score(int rows, const float* q, int dim, const Chunk<T>& chunk, const Ahead* ahead, float* scores) {
+  if (rows == M) return score_rows<M>(q, dim, chunk, chunk.first_group, ahead, scores);
+  if constexpr (M > 1) score<M - 1>(rows, q, dim, chunk, ahead, scores);
 }
 
-template <int M = kTileRows, typename T>
+template <int M = kMostRows, typename T>
 void add_values(int rows, const float* weights, const Chunk<T>& chunk, Keys keys, int dim, float* out) {
   if (rows == M) return value_rows<M>(weights, chunk, keys, dim, 0, out);
   if constexpr (M > 1) add_values<M - 1>(rows, weights, chunk, keys, dim, out);
