@@ -18,6 +18,7 @@ from engines.found import add_options, command_line, find_peers
 from report import write_result
 from rows.comparison import Comparison, compare
 from rows.footprint import memory, memory_8b, start
+from rows.long import long
 from rows.setup import Setup
 from rows.speed import decode, moe, pipeline, prefill, rpc, serve, tensor_parallel
 
@@ -32,6 +33,7 @@ _ROWS: dict[str, Callable[[Setup], Iterator[Comparison]]] = {
     "memory": memory,
     "memory-8b": memory_8b,
     "start": start,
+    "long": long,
 }
 
 

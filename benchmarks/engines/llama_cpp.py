@@ -25,10 +25,25 @@ class LlamaCpp:
         self._programs = programs
         self.model = model
 
-    def bench(self, *, prompt_tokens: int, output_tokens: int, threads: int, rpc_workers: int = 0) -> Reading:
-        """Tokens/s of `llama-bench`: prefill of one prompt, or decode of one stream; RPC servers as in `serving`."""
+    def bench(
+        self,
+        *,
+        prompt_tokens: int,
+        output_tokens: int,
+        threads: int,
+        depth: int = 0,
+        cache: str = "",
+        rpc_workers: int = 0,
+    ) -> Reading:
+        """Tokens/s of `llama-bench`: prefill of one prompt, or decode of one stream; RPC servers as in `serving`.
+
+        `depth`: tokens before what is measured. `cache`: how keys and values are held, with fused attention; empty: as
+        llama-bench does by itself.
+        """
         command = [self._program("llama-bench"), "-m", str(self.model), "-t", str(threads), "-r", "3"]
         command += ["-p", str(prompt_tokens), "-n", str(output_tokens), "-o", "json"]
+        command += ["-d", str(depth)] if depth else []
+        command += ["-fa", "1", "-ctk", cache, "-ctv", cache] if cache else []
         with self._rpc_option(rpc_workers) as rpc, watched() as peak:
             result = subprocess.run([*command, *rpc], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
         tokens_per_s = float(json.loads(result.stdout)[0]["avg_ts"])
@@ -40,14 +55,16 @@ class LlamaCpp:
         return time_to_first_output([self._program("llama-completion"), "-m", str(self.model), *options])
 
     @contextmanager
-    def serving(self, *, threads: int, slots: int, rpc_workers: int = 0) -> Iterator[HttpServer]:
+    def serving(
+        self, *, threads: int, slots: int, context: int = CONTEXT, rpc_workers: int = 0
+    ) -> Iterator[HttpServer]:
         """A llama-server; with `rpc_workers` the model lies on that many RPC servers of 1 thread.
 
         Finished prompts are not kept beside the slots: no prompt comes twice.
         """
         port = free_port()
         command = [self._program("llama-server"), "-m", str(self.model), "--host", "127.0.0.1", "--port", str(port)]
-        command += ["-t", str(threads), "-tb", str(threads), "-np", str(slots), "-c", str(slots * CONTEXT)]
+        command += ["-t", str(threads), "-tb", str(threads), "-np", str(slots), "-c", str(slots * context)]
         command += ["--cache-ram", "0"]
         with ExitStack() as stack:
             command += stack.enter_context(self._rpc_option(rpc_workers))

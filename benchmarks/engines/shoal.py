@@ -29,9 +29,9 @@ class Shoal:
         tokens_per_s = prompt_tokens / result["ttft_s"]
         return Reading(value=tokens_per_s, computed_tokens_per_s=tokens_per_s, memory=memory)
 
-    def decode(self, output_tokens: int, *, split: str, threads: int) -> Reading:
-        """Output tokens/s of one stream, without its prompt."""
-        load = StreamLoad(streams=1, num_requests=_NUM_LONE_REQUESTS, prompt_tokens=8, output_tokens=output_tokens)
+    def decode(self, output_tokens: int, *, split: str, threads: int, depth: int = 8) -> Reading:
+        """Output tokens/s of one stream, without its prompt, which has `depth` tokens."""
+        load = StreamLoad(streams=1, num_requests=_NUM_LONE_REQUESTS, prompt_tokens=depth, output_tokens=output_tokens)
         result, memory = self._bench(load, split, threads)
         return Reading(value=1 / result["tpot_s"], computed_tokens_per_s=1 / result["tpot_s"], memory=memory)
 
@@ -46,10 +46,10 @@ class Shoal:
         return time_to_first_output([*SHOAL, "run", self._model, "--prompt", "Hi", "--max-tokens", "1"])
 
     @contextmanager
-    def serving(self, *, split: str, threads: int, slots: int) -> Iterator[HttpServer]:
-        """A server with room for so many streams."""
+    def serving(self, *, split: str, threads: int, slots: int, context: int = CONTEXT) -> Iterator[HttpServer]:
+        """A server with room for so many streams, each of `context` tokens."""
         port = free_port()
-        room = ("--max-seqs", str(slots), "--max-context", str(CONTEXT))
+        room = ("--max-seqs", str(slots), "--max-context", str(context))
         command = [*SHOAL, "serve", self._model, "--split", split, "--threads", str(threads), *room]
         command += ["--port", str(port), "--name", MODEL_NAME]
         with running(command, health_url=f"http://127.0.0.1:{port}/health"):

@@ -56,13 +56,13 @@ class HttpServer:
     """A server with OpenAI's /v1/completions. The clients are a process of their own."""
 
     def __init__(self, base_url: str) -> None:
-        self._base_url = base_url
+        self.base_url = base_url
 
     def run(self, load: StreamLoad) -> Reading:
         """See `Served`. The prompts are a function of the number of streams and differ from each other."""
         lengths = ("--prompt-tokens", str(load.prompt_tokens), "--output-tokens", str(load.output_tokens))
         streams = ("--concurrency", str(load.streams), "--num-prompts", str(load.num_requests))
-        server = ("--base-url", self._base_url, "--model", MODEL_NAME)
+        server = ("--base-url", self.base_url, "--model", MODEL_NAME)
         run = shoal_json("bench", "serve", *server, *streams, *lengths)["runs"][0]
         return load.checked(run["total_output_tokens"], run["duration_s"])
 
@@ -70,7 +70,7 @@ class HttpServer:
         """See `Served`."""
         body = {"model": MODEL_NAME, "prompt": list(range(1000, 1000 + PROMPT_TOKENS)), "max_tokens": 8}
         request = urllib.request.Request(
-            f"{self._base_url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            f"{self.base_url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             answer.read()
