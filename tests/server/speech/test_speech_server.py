@@ -57,6 +57,8 @@ def test_every_form_says_the_same(client: openai.OpenAI) -> None:
     assert verbose.duration == pytest.approx(0.9)
     assert "".join(segment.text for segment in verbose.segments).strip() == text
     assert all(0 <= one.start < one.end <= 0.9 + WINDOW_S for one in verbose.segments)
+    short = ask(**{**common, "file": ("tone.wav", SOUNDS[0])}).usage
+    assert (short.type, short.seconds) == ("duration", 1)
     assert ask(**common, response_format="srt").startswith("1\n00:00:00,")
     assert ask(**common, response_format="vtt").startswith("WEBVTT\n\n00:00:00.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 
 import msgspec
@@ -143,5 +144,5 @@ def _written(transcript: Transcript, form: SpeechForm) -> Response:
     if form.response_format == "verbose_json":
         language = LANGUAGES.get(transcript.language, transcript.language)
         return JSONResponse(as_verbose(transcript, language, form.granularities))
-    usage = {"type": "duration", "seconds": round(transcript.duration_s)}
+    usage = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
     return JSONResponse({"text": transcript.text, "usage": usage})
