@@ -30,17 +30,20 @@ class JsonBounds:
     max_items: int
     """Most elements of lists and fields of objects, all together, >= 1."""
     max_groups: int
-    """Most lists and objects, all together; also most fields, >= 1."""
+    """Most lists and objects, all together, >= 1."""
+    max_fields: int | None = None
+    """Most fields of all objects; None: as many as there may be lists and objects."""
 
 
 def check_json(body: bytes | bytearray | memoryview, bounds: JsonBounds) -> None:
     """Raises InvalidRequest if the text contains more. Text that is not JSON passes, because the parser reports it
     better."""
     num_items, num_groups, num_fields = _count(body)
-    if num_groups > bounds.max_groups or num_fields > bounds.max_groups:
+    max_fields = bounds.max_groups if bounds.max_fields is None else bounds.max_fields
+    if num_groups > bounds.max_groups or num_fields > max_fields:
         raise InvalidRequest(
-            f"the body has {num_groups} lists and objects and {num_fields} fields, but at most "
-            f"{bounds.max_groups} of each are allowed"
+            f"the body has {num_groups} lists and objects and {num_fields} fields, but at most {bounds.max_groups} and "
+            f"{max_fields} are allowed"
         )
     if num_items > bounds.max_items:
         raise InvalidRequest(f"the body has {num_items} values, but at most {bounds.max_items} are allowed")

@@ -40,7 +40,8 @@ def array_from_json_text(name: str, datatype: str, shape: Sequence[int], text: m
         check_json(text, _STRINGS)
         return array_from_json(name, datatype, shape, msgspec.json.decode(text))
     structure = _structure_of(text)
-    if not 0 < count <= len(text) or structure not in (b"[%b]" % (b"," * (count - 1)), _structure(shape)):
+    is_flat = structure == b"[%b]" % (b"," * (min(count, len(text)) - 1))
+    if not 0 < count <= len(text) or not (is_flat or _is_nested(structure, shape)):
         raise InvalidRequest(
             f"input {name!r}: `data` must be one flat list of {count} values, or be nested as `shape` is: {list(shape)}"
         )
@@ -55,12 +56,17 @@ def array_from_json_text(name: str, datatype: str, shape: Sequence[int], text: m
     return array.reshape(shape)
 
 
-def _structure(shape: Sequence[int]) -> bytes:
-    """The brackets and commas of lists that are nested according to a shape."""
+def _is_nested(structure: bytes, shape: Sequence[int]) -> bool:
+    """Whether these are the brackets and commas of lists that are nested according to a shape."""
+    length = 0
+    for size in reversed(shape):
+        length = 2 + size * length + max(0, size - 1)
+    if length != len(structure):  # so that no more is built than was sent
+        return False
     text = b""
     for size in reversed(shape):
         text = b"[" + b",".join([text] * size) + b"]"
-    return text
+    return text == structure
 
 
 def _structure_of(text: memoryview) -> bytes:

@@ -109,7 +109,8 @@ SMALL_JSON_BYTES = 1 << 14
 MAX_JSON_BYTES = 8 << 20
 """Most bytes of a request's JSON; binary tensors may have more. A picture of 512 x 512 x 3 bytes fits, and skipping
 over it, which must be done at once, takes a few hundredths of a second."""
-_BOUNDS = JsonBounds(max_items=2_000_000, max_groups=20_000)
+_BOUNDS = JsonBounds(max_items=2_000_000, max_groups=2_000_000, max_fields=20_000)
+"""Nested data may have a list around each value: no list is created for it."""
 _MAX_SHAPE_BYTES = 1_024
 
 
