@@ -15,6 +15,7 @@ from shoal.errors import CapacityError, ConfigError, InvalidRequest, ModelLoadEr
 from shoal.model.device.failures import device_loss, is_out_of_memory, unusable
 from shoal.model.device.opening import check_nodes
 from shoal.model.graph.file.graph_file import GraphFile
+from shoal.model.graph.stage.arena_room import ArenaRoom
 from shoal.model.graph.stage.device_faults import avoid_faults
 from shoal.model.graph.stage.device_room import check_room, describe_room
 from shoal.model.graph.stage.ort_values import NUMPY_KINDS, to_array, to_value
@@ -95,6 +96,7 @@ class GraphStage:
         self._is_plain = all(spec.dtype in NUMPY_KINDS for spec in (*self._outputs, *taken))
         self._dtypes = {spec.name: spec.dtype for spec in taken}
         self._limit = RunLimit()
+        self._room = ArenaRoom() if device is None else None
 
     def _describe_room(self, graph: GraphFile, stage: StageLike, threads: int) -> str:
         assert self._device is not None
@@ -118,6 +120,8 @@ class GraphStage:
         """
         feed = {name: tensors[name] for name in self._dtypes}
         with refusing(self._device), self._limit.run(limit_s) as options:
+            if self._room is not None:
+                self._room.prepare(options, feed.values())
             if self._is_plain:
                 outputs = cast(list[Array], self._session.run(self._names, feed, options))
                 return dict(zip(self._names, outputs, strict=True))
