@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from shoal.chains.functions import FunctionPool
+from shoal.chains.functions import FunctionPool, require_pool
 from shoal.chains.steps import FunctionStep
-from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, RequestError, WorkerLost
+from shoal.errors import ConfigError, DeadlineExceeded, InvalidRequest, MissingExtra, RequestError, WorkerLost
 
 FILE = Path(__file__).with_name("functions.py")
 
@@ -39,6 +39,12 @@ def call(pool: FunctionPool, function: str, *outputs: str, **values: Any) -> tup
         return (await pool.call(step(function, *outputs), values))[0]
 
     return asyncio.run(run())
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pebble", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'shoal-inference\[chains\]'"):
+        require_pool()
 
 
 def test_values(pool: FunctionPool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,12 @@ _LARGE_BYTES = 1 << 20
 """Values from this size on are decoded in a thread."""
 _RUN_TIMEOUT_S = 60.0
 """Time limit for running a file of functions once, which may import a lot. A judgment."""
+
+
+def require_pool() -> None:
+    """For those who would load models first. Raises MissingExtra if functions of chains cannot be run here."""
+    if find_spec("pebble") is None:
+        raise MissingExtra("functions in chains need pebble", "chains")
 
 
 class FunctionPool:
@@ -102,10 +109,9 @@ class FunctionPool:
 
     def _new_pool(self) -> ProcessPool:
         """Raises MissingExtra."""
-        try:
-            from pebble import ProcessPool
-        except ModuleNotFoundError:
-            raise MissingExtra("functions in chains need pebble", "chains") from None
+        require_pool()
+        from pebble import ProcessPool
+
         return ProcessPool(max_workers=self._num_workers, context=FunctionContext(), initializer=child.prepare)
 
     def _replace(self, broken: ProcessPool) -> None:

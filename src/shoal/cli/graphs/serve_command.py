@@ -9,6 +9,8 @@ from pathlib import Path
 import typer
 
 from shoal.chains.definition import Chain, places_of, read_chain
+from shoal.chains.functions import require_pool
+from shoal.chains.steps import FunctionStep
 from shoal.cli.graphs.files import read_arrays
 from shoal.cli.graphs.launch_config import graph_config
 from shoal.cli.graphs.loading import plan_for_command
@@ -50,6 +52,8 @@ def load_and_serve(context: typer.Context, models: Sequence[str], server: Server
         ModelLoadError, WorkerLost: as `serve_graphs`.
     """
     chains = [read_chain(model) for model in models if is_chain(model)]
+    if any(isinstance(step, FunctionStep) for chain in chains for step in chain.steps):
+        require_pool()
     places = places_of([model for model in models if not is_chain(model)], chains)
     _serve(context, places, server, context.params["name"], chains)
 

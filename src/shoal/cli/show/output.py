@@ -74,7 +74,7 @@ def measuring(*, quiet: bool = False, way_out: str = "") -> Iterator[Callable[[s
             yield lambda what: status.update(f"measuring this machine with the model, once{way_out}: {what}")
     else:
         has_begun = False
-        silence = Timer(_SILENT_S, note, ("still planning; that takes minutes for hundreds of unlike machines",))
+        silence = Timer(_SILENT_S, note, ("still planning; only hundreds of unlike machines take minutes",))
         silence.daemon = True
         silence.start()
 
