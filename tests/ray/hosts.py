@@ -20,6 +20,8 @@ _COMMAND_TIMEOUT_S = 120.0
 _HEALTH_CHECKS = "100"
 """that a host may miss until Ray takes it for dead and its raylet ends: tests pull cables for longer than Ray's default
 of 5 and put them back"""
+_NUM_STARTS = 4
+"""of Ray on a host: it waits a minute for its own processes, which is not enough on a busy machine"""
 _HAS_JOINED = "Ray runtime started."
 """what `ray start` says once Ray's head knows the host"""
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
@@ -177,15 +179,24 @@ def _raylet(
         *(*_RAY, "start", *join, *folder, f"--node-ip-address={host.address}", "--num-cpus=1", "--block"),
         *(f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats", "--include-log-monitor=false"),
     )
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True
-    ) as starting:
-        assert starting.stdout is not None
-        try:
-            assert any(_HAS_JOINED in line for line in starting.stdout), f"Ray did not start on {host.address}"
-            yield
-        finally:
-            _end(starting)
+    for _ in range(_NUM_STARTS):
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        ) as starting:
+            assert starting.stdout is not None
+            try:
+                if any(_HAS_JOINED in line for line in starting.stdout):
+                    yield
+                    return
+            finally:
+                _end(starting)
+        _end_all(host.namespace)
+    raise AssertionError(f"Ray did not start on {host.address}")
 
 
 def _command_of(pid: str) -> str:
