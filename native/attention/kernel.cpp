@@ -86,7 +86,8 @@ void attend_chunk(const Tile& tile, const Chunk<T>& chunk, const Ahead& ahead, c
 }
 
 // The same for many rows, which share fp32 copies of keys and values. They meet the keys in the same order.
-void attend_copied_chunk(const Tile& tile, const Chunk<uint16_t>& chunk, const Ahead& ahead, const Sums& sums) {
+template <typename T>
+void attend_copied_chunk(const Tile& tile, const Chunk<T>& chunk, const Ahead& ahead, const Sums& sums) {
   const int dim = tile.layer.head_dim;
   const auto each_copied = [&](const auto& run) {
     for (int g = chunk.first_group; g < chunk.end_group; g += kCopiedGroups)
@@ -110,7 +111,7 @@ void attend_segment(const Tile& tile, int segment, const Sums& sums) {
   clear(sums, tile.num_rows, tile.width);
   for (int key = first / kChunkKeys * kChunkKeys; key < end; key += kChunkKeys) {
     find_chunk(tile.layer, tile.table, tile.kv_head, key, first, end, tile.end(), &chunk, &ahead);
-    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+    if constexpr (kCopiesHalves && sizeof(T) == sizeof(uint16_t)) {
       if (tile.num_rows > kMostRows) {
         attend_copied_chunk(tile, chunk, ahead, sums);
         continue;

@@ -5,18 +5,22 @@
 constexpr int kTileRows = 6;    // of many
 constexpr int kMostRows = 8;    // that are not computed in two tiles
 constexpr int kTileLanes = 24;  // accumulators; 32 registers hold one Lanes each
+constexpr bool kCopiesHalves = true;  // for many rows: conversions take turns from multiply-adds
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
 constexpr int kMostRows = 6;
 constexpr int kTileLanes = 6;  // 16 registers hold half a Lanes each
+constexpr bool kCopiesHalves = false;  // loads are the bottleneck, and a copy has twice the bytes: 2 to 10 % slower
 #elif defined(__aarch64__)
 constexpr int kTileRows = 5;
 constexpr int kMostRows = 5;
 constexpr int kTileLanes = 5;  // 32 registers hold a quarter of a Lanes each
+constexpr bool kCopiesHalves = false;  // not measured
 #else
 constexpr int kTileRows = 2;
 constexpr int kMostRows = 2;
 constexpr int kTileLanes = 2;
+constexpr bool kCopiesHalves = true;  // conversions are done in integers
 #endif
 
 // Lanes beside each other in a tile of some rows.
