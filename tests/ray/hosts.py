@@ -146,6 +146,7 @@ def ray_hosts(count: int, *, has_own_core: bool = False) -> Iterator[RayHosts]:
         environment = os.environ | {
             "RAY_ADDRESS": f"{made[0].address}:{_PORT}",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",  # else a token in the user's home turns half of it on
             "RAY_health_check_failure_threshold": _HEALTH_CHECKS,
             "RAY_memory_monitor_refresh_ms": "0",  # other tests, which run beside these, may need the machine's memory
             "XDG_CACHE_HOME": str(folder / "cache"),
