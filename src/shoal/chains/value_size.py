@@ -13,11 +13,17 @@ down."""
 
 
 def size_of(value: Any, most: int) -> int:
-    """Bytes of a value with everything in it; counting stops above `most`, as lists may contain themselves."""
+    """Bytes of a value with everything in it, each list and mapping once: they may contain themselves. Counting stops
+    above `most`."""
     total, waiting = 0, [value]
+    seen: set[int] = set()
     while waiting and total <= most:
         item = waiting.pop()
         total += _ITEM_BYTES
+        if isinstance(item, Mapping | list | tuple | set | frozenset):
+            if id(cast(object, item)) in seen:
+                continue
+            seen.add(id(cast(object, item)))
         if isinstance(item, np.ndarray):
             if item.dtype.hasobject:
                 waiting += cast(list[Any], item.reshape(-1).tolist())
