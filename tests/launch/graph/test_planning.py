@@ -118,7 +118,7 @@ def test_threads_make_the_layouts(chain: Path) -> None:
         (PlanningConfig(objective="speed"), "unknown objective 'speed'"),
         (PlanningConfig(latency_slo_s=-1.0), "more than 0"),
         (PlanningConfig(latency_slo_s=1e-6), "no split takes a micro-batch through the graph within 1e-06 s"),
-        (PlanningConfig(cluster="machines.yaml"), "machines.yaml cannot be read"),
+        (PlanningConfig(cluster="machines.yaml"), "machines.yaml does not exist"),
         (PlanningConfig(cluster="/dev/zero"), "has more than 16,777,216 bytes"),
     ],
 )
