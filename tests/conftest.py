@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Generator, Iterator
+from ctypes.util import find_library
 from functools import cache
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def webgpu_python(monkeypatch: pytest.MonkeyPatch) -> str:
     """A Python whose ONNX Runtime has WebGPU, which computes on Vulkan in software."""
     if not SWIFTSHADER.exists():
         pytest.skip(f"there is no {SWIFTSHADER}: Debian's package chromium brings it")
+    if find_library("vulkan") is None:
+        pytest.skip("there is no Vulkan loader: Debian's package libvulkan1 brings it")
     monkeypatch.setenv("VK_ICD_FILENAMES", str(SWIFTSHADER))
     try:
         return str(device_python("webgpu"))

