@@ -80,7 +80,8 @@ def covered(states: FleetStates, farthest: I64 | U16, num_stages: int) -> list[I
         if len(layer.starts):
             at = place_at[layer.before]
             at += (layer.group * (num_places * num_limits))[:, np.newaxis]
-            reached = np.maximum.reduceat(flat.take(at), layer.starts, axis=0).astype(np.int64)
+            ahead: I64 | U16 = flat.take(at)
+            reached = np.maximum.reduceat(ahead, layer.starts, axis=0).astype(np.int64)
             current[layer.targets] = reached
             place_at[layer.targets] = reached * num_limits + offsets
         all_covered.append(current)
