@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def covered(states: FleetStates, farthest: I64 | U16, num_stages: int) -> list[I
         if len(layer.starts):
             at = place_at[layer.before]
             at += (layer.group * (num_places * num_limits))[:, np.newaxis]
-            ahead: I64 | U16 = flat.take(at)
+            ahead = cast(I64 | U16, flat.take(at))
             reached = np.maximum.reduceat(ahead, layer.starts, axis=0).astype(np.int64)
             current[layer.targets] = reached
             place_at[layer.targets] = reached * num_limits + offsets
